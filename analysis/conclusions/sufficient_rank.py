@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 from analysis.conclusions.conclusion import Conclusion
 from analysis.results import Group, Results
@@ -12,7 +13,7 @@ from analysis.stats.intervals import items_needed, upper_bound
 from analysis.sweeps import Sweep
 from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.records.schema import TrialRecord
-from trainables.results.repeats import LEVEL
+from trainables.results.repeats import LEVEL, metrics_over
 from trainables.results.wording import how_many
 
 NEGLIGIBLE = 0.02
@@ -30,6 +31,8 @@ class _Candidate:
         items: number that they are compared on.
         needed: number with which the bound would be `NEGLIGIBLE` if none differed.
         is_tried: whether it and all above it have `_FEWEST_OF_RANK` trials.
+        is_refuted: whether a higher rank's best gains more than `NEGLIGIBLE` over its best in the
+            means over repeats with other seeds, where both have any.
     """
 
     rank: int
@@ -37,15 +40,16 @@ class _Candidate:
     items: int
     needed: int
     is_tried: bool
+    is_refuted: bool
 
 
 def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     """The smallest rank whose best trial is at most `NEGLIGIBLE` worse than every higher rank's.
 
     The best is that in the domain, of trials that keep the constraints if the rank has any, where
-    those that diverged with another seed come last. Each of these ranks needs `_FEWEST_OF_RANK`
-    trials: one trial of a higher rank shows how bad a learning rate is rather than what the rank
-    gains.
+    those that diverged with another seed come last; the means over repeats of two bests may refute
+    it. Each of these ranks needs `_FEWEST_OF_RANK` trials: one trial of a higher rank shows how bad
+    a learning rate is rather than what the rank gains.
     """
     if not results.tasks("in_domain"):
         return []
@@ -61,7 +65,7 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     highest, stopped = max(groups), results.more_stopped(sweep)
     items, needed = candidates[0].items, min(candidate.needed for candidate in candidates)
     within = [candidate for candidate in candidates if candidate.most <= NEGLIGIBLE]
-    if found := next((candidate for candidate in within if candidate.is_tried), None):
+    if found := next((c for c in within if c.is_tried and not c.is_refuted), None):
         return [
             Conclusion(
                 f"Rank {found.rank} suffices in the domain: the best trial of no higher rank gains "
@@ -78,7 +82,11 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
         )
         told = f"n = {items}; {needed} are needed even if ranks differ in none{stopped}"
         return [Conclusion(statement, told, "too few data")]
-    lacking = f"; one that suffices and all above it need {_FEWEST_OF_RANK} each" if within else ""
+    lacking = ""
+    if not all(candidate.is_tried for candidate in within):
+        lacking = f"; one that suffices and all above it need {_FEWEST_OF_RANK} each"
+    if refuted := [str(candidate.rank) for candidate in within if candidate.is_refuted]:
+        lacking += f"; repeats with other seeds refute rank {', '.join(refuted)}"
     return [
         Conclusion(
             f"No rank below {highest} is shown to suffice in the domain to within "
@@ -102,6 +110,8 @@ def _candidates(
     """
     tasks = list(results.tasks("in_domain"))
     *ranks, _ = best
+    repeated = {r: metrics_over(results.repeats(best[r])).get(IN_DOMAIN_ACC) for r in best}
+    means = {rank: fmean(values) for rank, values in repeated.items() if values}
     for rank in ranks:
         higher = [results.items.differences(best[r], best[rank], tasks) for r in best if r > rank]
         gains = [gain for gain in higher if gain is not None]
@@ -114,6 +124,8 @@ def _candidates(
             items=sum(map(len, gains[0][0])),
             needed=items_needed(*gains[0], bound=NEGLIGIBLE, level=level),
             is_tried=all(groups[r].picked_from >= _FEWEST_OF_RANK for r in best if r >= rank),
+            is_refuted=rank in means
+            and any(means[r] - means[rank] > NEGLIGIBLE for r in means if r > rank),
         )
 
 

@@ -137,6 +137,34 @@ def test_of_a_ranks_trials_those_that_diverged_with_another_seed_count_last(tmp_
     assert found(after, "Rank 4 suffices in the domain").verdict == "shown"
 
 
+@pytest.mark.parametrize(
+    ("of_rank_4", "of_rank_64", "told"),
+    [
+        (0.9, 0.915, "Rank 4 suffices"),
+        (0.9, 0.93, "Rank 16 suffices"),
+        (None, 0.93, "Rank 4 suffices"),
+        (0.87, None, "Rank 4 suffices"),
+    ],
+)
+def test_a_rank_does_not_suffice_where_repeats_of_a_higher_ones_best_gain_more(
+    tmp_path, of_rank_4, of_rank_64, told
+):
+    results = with_in_domain(tmp_path, {1: 0.2, 4: 0.9, 16: 0.9, 64: 0.9}, items=800)
+    ledger = Ledger(tmp_path)
+    for rank, value in ((4, of_rank_4), (64, of_rank_64)):
+        best = next(record for record in results.complete if record.rank == rank)
+        for number in () if value is None else (100, 101):
+            write_repeat(ledger, best, number + rank, value)
+    assert found(Results(open_sweeps([tmp_path])), told).verdict == "shown"
+    if told == "Rank 16 suffices":
+        best = next(record for record in results.complete if record.rank == 16)
+        write_repeat(ledger, best, 300, 0.9)
+        conclusion = found(Results(open_sweeps([tmp_path])), "No rank below 64 is shown to suffice")
+        refuted = "; repeats with other seeds refute rank 4, 16"
+        counts = "best of 4, 4, 4, 4 trials of ranks 1, 4, 16, 64"
+        assert conclusion.evidence == f"simultaneous 95 % bounds, {counts}{refuted}"
+
+
 def test_of_trials_that_all_break_a_constraint_one_that_diverged_with_another_seed_is_last(
     tmp_path,
 ):
