@@ -68,7 +68,7 @@ def test_an_address_without_a_bucket_is_no_path(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     told = "error: the address of an object store must name a bucket, got {}; write s3://bucket/"
-    for address in ("s3://", "s3:///"):
+    for address in ("s3://", "s3:///", "s3:///sweeps"):
         for main, arguments in (
             (command_line.main, ["quickstart", "--dry-run", "--output-dir", address]),
             (analysis_main, ["report", address]),

@@ -108,11 +108,11 @@ def parse_location(text: str) -> Location:
     if text.startswith("file://"):  # pyarrow would make no folders there, as in a store
         rule = f"a folder on a disk must be given as its path, got {text}"
         raise UserError([Fault("", rule, f"write {text.removeprefix('file://')}")])
-    address = text.rstrip("/")
-    if address.endswith(":"):
+    store, _, name = text.partition("://")
+    if not name or name.startswith("/"):
         rule = f"the address of an object store must name a bucket, got {text}"
-        raise UserError([Fault("", rule, f"write {address}//bucket/sweeps")])
-    return address
+        raise UserError([Fault("", rule, f"write {store}://bucket/sweeps")])
+    return text.rstrip("/")
 
 
 def read_or_none(storage: Storage, name: str) -> bytes | None:
