@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from analysis.conclusions.conclusion import Conclusion, p_text
 from analysis.conclusions.sufficient_rank import FEWEST_RANKS
 from analysis.results import Results
-from analysis.stats.trends import Trend, alike, jonckheere, spearman
+from analysis.stats.trends import Trend, jonckheere, spearman
 from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.schema import TrialRecord
@@ -16,7 +16,6 @@ from trainables.results.repeats import LEVEL
 from trainables.results.wording import NAMES, rate
 
 _FEWEST_TRIALS = 8
-_ALIKE = 4  # trials of similar learning rate, where each has its own
 
 
 def forgetting_and_step_size(results: Results, sweep: Sweep) -> list[Conclusion]:
@@ -39,25 +38,36 @@ def forgetting_and_step_size(results: Results, sweep: Sweep) -> list[Conclusion]
 
 
 def trend_over_ranks(results: Results, sweep: Sweep) -> list[Conclusion]:
-    """Whether each score rises or falls with the rank, at similar learning rate."""
+    """Whether each score rises or falls with the rank, at equal learning rate."""
     lora = results.of(sweep, results.lora)
     if not _tell_ranks_apart(lora):
         return [_too_few_of_ranks("anything", lora)]
-    over = "rank at equal or similar learning rate"
+    over = "rank at equal learning rate"
     conclusions = []
     for metric in results.scores:
         trials = [record for record in lora if record.metric(metric) is not None]
         if not _tell_ranks_apart(trials):
             conclusions.append(_too_few_of_ranks(NAMES[metric], trials))
             continue
-        strata = alike([record.config.learning_rate for record in trials], _ALIKE)
-        found = jonckheere(_ranks(trials), _values(trials, metric), strata)
-        told = (
-            f"Jonckheere-Terpstra within {len(set(strata))} strata of learning rate, "
-            f"Kendall's tau {found.statistic:.2f}"
-        )
-        conclusions.append(_trend(results, sweep, metric, over, found, told))
+        conclusions.append(_trend(results, sweep, metric, over, *_over_ranks(trials, metric)))
     return conclusions
+
+
+def _over_ranks(trials: Sequence[TrialRecord], metric: str) -> tuple[Trend, str]:
+    """The trend at equal learning rate, and its statistic in words.
+
+    Within the rates of a grid, of which one may be the best; of rates that were drawn few trials
+    share one, and strata of neighbours would leave too few pairs to tell anything from.
+    """
+    ranks, values = _ranks(trials), _values(trials, metric)
+    rates = [record.config.learning_rate for record in trials]
+    strata = len(set(rates))
+    if 2 * strata <= len(trials):
+        found = jonckheere(ranks, values, rates)
+        tested = f"Jonckheere-Terpstra within {strata} strata of learning rate, Kendall's tau"
+        return found, f"{tested} {found.statistic:.2f}"
+    found = spearman(ranks, values, given=rates)
+    return found, f"partial Spearman's rho {found.statistic:.2f} given the learning rate"
 
 
 def _ranks(trials: Sequence[TrialRecord]) -> list[float]:
@@ -81,7 +91,7 @@ def _trend(
     Without those, a trend may be one of the selection: at ranks that forget most only the trials
     that forget least are left, at learning rates at which other metrics differ, too.
     """
-    # It is NaN if no two trials, in ranks' case of similar learning rate, differ in both.
+    # It is NaN if no two trials, at equal rank or learning rate, differ in both.
     tested = (
         "no two trials that compare differ in both"
         if math.isnan(found.statistic)

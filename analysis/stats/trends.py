@@ -69,7 +69,7 @@ def _standardised(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
     return standardised
 
 
-def jonckheere(groups: Sequence[float], values: Sequence[float], strata: Sequence[int]) -> Trend:
+def jonckheere(groups: Sequence[float], values: Sequence[float], strata: Sequence[float]) -> Trend:
     """The Jonckheere-Terpstra test for ordered groups, such as ranks (Jonckheere 1954).
 
     Its statistic counts the pairs from different groups whose values are in the groups' order. It
@@ -99,16 +99,6 @@ def jonckheere(groups: Sequence[float], values: Sequence[float], strata: Sequenc
         return Trend(float("nan"), 1.0, len(values_N))
     agreement = float(agreements_K[0])
     return Trend(agreement / pairs, _p_value(agreements_K[1:], agreement), len(values_N))
-
-
-def alike(values: Sequence[float], size: int) -> list[int]:
-    """Strata of equal values or, if most values occur once, of `size` neighbours or a few more."""
-    levels, labels = np.unique(values, return_inverse=True)
-    if 2 * len(levels) > len(values):
-        strata = np.array_split(np.argsort(values, kind="stable"), max(1, len(values) // size))
-        for stratum, members in enumerate(strata):
-            labels[members] = stratum
-    return [int(label) for label in labels]
 
 
 def _arranged(

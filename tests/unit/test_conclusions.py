@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -261,7 +263,7 @@ def test_where_no_trial_forgets_anything_no_number_is_made_up_for_a_trend(tmp_pa
         metrics = {**record.last.metrics, FORGETTING_MEAN: 0.0}
         ledger.write_trial(with_metrics(record, metrics))
     told = Results(open_sweeps([tmp_path]))
-    for over in ("learning rate x scale at equal rank", "rank at equal or similar learning rate"):
+    for over in ("learning rate x scale at equal rank", "rank at equal learning rate"):
         trend = found(told, f"No trend of forgetting with {over} is shown.")
         assert (trend.evidence, trend.verdict) == (
             "no two trials that compare differ in both, n = 16 LoRA trials",
@@ -269,20 +271,36 @@ def test_where_no_trial_forgets_anything_no_number_is_made_up_for_a_trend(tmp_pa
         )
 
 
-def test_a_trend_over_ranks_is_seen_beside_what_learning_rates_do(tmp_path):
-    ledger = Ledger(SyntheticSweep(trials=30, items=4, full_every=0).write(tmp_path))
-    for record in ledger.trials():
-        place, rank = divmod(record.number, 5)
-        lora = record.config.lora.model_copy(update={"rank": 8 * 2**rank})
-        changes = {"lora": lora, "learning_rate": 1e-5 * 2**place}
-        forgetting = 0.1 * place + 0.004 * rank
+def trend_of_forgetting(folder, trials: Sequence[tuple[int, float, float]]):
+    """Of trials of these ranks, learning rates and values of forgetting."""
+    ledger = Ledger(SyntheticSweep(trials=len(trials), items=4, full_every=0).write(folder))
+    for record, (rank, rate, forgetting) in zip(ledger.trials(), trials, strict=True):
+        lora = record.config.lora.model_copy(update={"rank": rank})
+        config = record.config.model_copy(update={"lora": lora, "learning_rate": rate})
         metrics = {**record.last.metrics, FORGETTING_MEAN: forgetting}
-        config = record.config.model_copy(update=changes)
         ledger.write_trial(with_metrics(record, metrics, config=config))
-    told = Results(open_sweeps([tmp_path]))
-    trend = found(told, "Forgetting rises with rank at equal or similar learning rate.")
+    return found(Results(open_sweeps([folder])), "Forgetting rises with rank at equal learning")
+
+
+def test_a_trend_over_ranks_is_seen_beside_what_learning_rates_do(tmp_path):
+    grid = itertools.product(range(6), range(5))
+    trials = [(8 * 2**r, 1e-5 * 2**place, 0.1 * place + 0.004 * r) for place, r in grid]
+    trend = trend_of_forgetting(tmp_path, trials)
     assert trend.verdict == "shown"
     assert "within 6 strata of learning rate, Kendall's tau 1.00" in trend.evidence
+
+
+def test_a_trend_over_ranks_is_seen_in_few_trials_of_a_learning_rate_each(tmp_path):
+    draw = random.Random(0)
+    drawn = [(draw.randrange(5), 4 * draw.random()) for _ in range(12)]
+    trials = [
+        (8 * 2**r, 1e-5 * 2**place, 0.02 * (place + r) + draw.gauss(0, 0.03)) for r, place in drawn
+    ]
+    trend = trend_of_forgetting(tmp_path, trials)
+    assert trend.verdict == "shown"
+    ranks, rates, forgetting = map(list, zip(*trials, strict=True))
+    rho = spearman(ranks, forgetting, given=rates).statistic
+    assert f"partial Spearman's rho {rho:.2f} given the learning rate, p" in trend.evidence
 
 
 def test_what_is_said_of_the_recommended_trial_is_its_difference_from_the_base(results):

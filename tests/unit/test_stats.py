@@ -33,7 +33,7 @@ from analysis.stats.intervals import (
     upper_bound,
 )
 from analysis.stats.significance import holm, mcnemar, mcnemar_over_tasks, sign_flips
-from analysis.stats.trends import alike, jonckheere, spearman
+from analysis.stats.trends import jonckheere, spearman
 from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.records.ledger import Ledger
 
@@ -436,14 +436,8 @@ def test_an_effect_of_rank_is_found_beside_a_larger_one_of_the_learning_rate():
     ranks, rates = np.repeat([8, 16, 32, 64, 128], 6), np.tile(np.arange(6), 5)
     values = 0.1 * (rates / 5) ** 2 + 0.004 * np.log2(ranks) + generator.normal(0, 0.005, 30)
     assert jonckheere(ranks.tolist(), values.tolist(), [0] * 30).p_value > 0.1
-    found = jonckheere(ranks.tolist(), values.tolist(), alike(rates.tolist(), 4))
+    found = jonckheere(ranks.tolist(), values.tolist(), rates.tolist())
     assert found.p_value < 0.01
-
-
-def test_values_are_alike_where_they_are_equal_or_else_neighbours():
-    assert alike([3e-4, 1e-4, 1e-4, 3e-4], 4) == [1, 0, 0, 1]
-    assert alike([9, 2, 3, 4, 1, 5, 6, 7, 8], 4) == [1, 0, 0, 0, 0, 0, 1, 1, 1]
-    assert alike([1, 2, 3], 4) == [0, 0, 0]
 
 
 def test_jonckheere_of_a_thousand_trials_takes_no_minute():
