@@ -14,7 +14,7 @@ from rich.text import Text
 from analysis.sweep_settings import SweepSettings
 from analysis.sweeps import no_sweep
 from trainables import metric_keys
-from trainables.errors import UserError
+from trainables.errors import Fault, UserError, first_line
 from trainables.records.ledger import Ledger
 from trainables.records.schema import FAULTS, Measurement, SweepRecord, TrialRecord, TrialStatus
 from trainables.results.pareto import is_feasible
@@ -46,7 +46,7 @@ def watch(sweep_dir: Path, once: bool, console: Console | None = None) -> None:
         console: to write to; default standard output.
 
     Raises:
-        UserError: the folder holds no sweep, or disappears.
+        UserError: the folder holds no sweep, disappears, or cannot be read.
     """
     console = console or _standard_output()
     watched = WatchedSweep(sweep_dir)
@@ -136,8 +136,15 @@ class WatchedSweep:
         """Read what has changed; returns the changed trials in the order in which they ended.
 
         Raises:
-            UserError: the folder holds no sweep.
+            UserError: the folder holds no sweep, or cannot be read.
         """
+        try:
+            return self._refresh()
+        except OSError as error:
+            rule = f"cannot be read: {self._ledger.folder.root} ({first_line(error)})"
+            raise UserError([Fault("SWEEP_DIR", rule)]) from error
+
+    def _refresh(self) -> list[TrialRecord]:
         folder = self._ledger.folder
         if not self._ledger.exists():
             # The base is evaluated before the sweep's record is written.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -254,6 +255,16 @@ def test_a_read_only_folder(read_only: Path, capsys: pytest.CaptureFixture[str])
     message = refused(read_only, capsys)
     assert f"cannot write to {read_only}: {read_only} is read-only" in message
     assert "make it writable" in message
+
+
+def test_a_log_that_another_user_has_begun(
+    sweep: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, allowed = sweep.folder.log, os.access
+    log.touch()  # root could write to it whatever its mode bits are
+    monkeypatch.setattr(os, "access", lambda path, mode: path != log and allowed(path, mode))
+    message = refused(sweep.folder.root, capsys)
+    assert f"cannot write to {sweep.folder.root}: {log} is read-only; make room or make" in message
 
 
 def test_a_folder_that_only_says_so_when_it_is_written_to(

@@ -192,6 +192,18 @@ def test_a_torn_line_waits_for_its_rest_and_a_damaged_record_is_named(tmp_path: 
     assert rows(watched)["trial"].startswith("trial 0: its record cannot be read")
 
 
+def test_a_folder_that_does_not_answer_ends_the_watch_with_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a stale mount, or a sweep that another user lets nobody read."""
+    file = record_sweep(tmp_path, running(0)).folder.trial_json(0)
+    file.unlink()
+    file.mkdir()  # not even root can read that
+    assert main(["watch", str(tmp_path), "--once"]) == 2
+    told = f"error: SWEEP_DIR: cannot be read: {tmp_path} ([Errno 21] Is a directory: '{file}')\n"
+    assert capsys.readouterr().err == told
+
+
 def test_what_is_seen_follows_the_driver_from_its_first_file_to_its_last(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     folder.mkdir()
