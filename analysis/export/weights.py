@@ -90,7 +90,7 @@ def _choose(sweep: Sweep, number: int | None) -> TrialRecord:
 
 def _without_weights(sweep: Sweep, record: TrialRecord) -> Fault:
     if record.weights_dir is not None:
-        why = f"they are gone from {record.weights_dir}"
+        why = f"this folder lacks those written to {record.weights_dir}"
     elif record.status is TrialStatus.COMPLETE:
         why = "train.save_weights is false"
     else:

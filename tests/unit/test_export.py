@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from analysis.report.answer import answer
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.config import DataConfig, ModelConfig, Replay
+from trainables.errors import UserError
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TaskScore, TrialRecord, TrialStatus
 
@@ -392,6 +394,12 @@ def test_weights_of_a_sweep_that_is_now_where_this_one_was_are_not_taken(
     found = answer(Results(open_sweeps([Path("moved")])))
     assert found is not None
     assert found.weights == str(folder / "trials/0000/attempt_1/weights")
+    shutil.rmtree(found.weights)
+    with pytest.raises(UserError, match=f"this folder lacks those written to {other}"):
+        export(folder, tmp_path / "none")
+    found = answer(Results(open_sweeps([Path("moved")])))
+    assert found is not None
+    assert found.weights is None
 
 
 @pytest.mark.parametrize("config", ["{", None], ids=["cut off", "missing"])
@@ -431,8 +439,8 @@ def test_weights_that_are_gone_are_missed(
     for number in (0, 1):
         (sweep / f"trials/000{number}/attempt_1/weights").rename(tmp_path / f"gone{number}")
     assert refused(capsys, sweep, tmp_path / "out") == (
-        "--trial: trial 1 has no weights: they are gone from /elsewhere/tiny/trials/0001/"
-        "attempt_1/weights; no trial of the sweep has weights"
+        "--trial: trial 1 has no weights: this folder lacks those written to /elsewhere/tiny/"
+        "trials/0001/attempt_1/weights; no trial of the sweep has weights"
     )
 
 

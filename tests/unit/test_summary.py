@@ -441,6 +441,13 @@ def summary(
     return console.file.getvalue()
 
 
+def kept(folder: Path, number: int, name: str = "weights") -> str:
+    """The place of a trial's weights in a sweep's folder, made."""
+    place = Ledger(folder).folder.attempt(number, 1) / name
+    place.mkdir(parents=True)
+    return str(place)
+
+
 def test_a_task_is_told_of_by_its_name_though_it_looks_like_markup(tmp_path):
     odd = "forgetting/hard [/b]"
     named = {"in_domain": ["a"], "retention": ["hard [/b]"]}
@@ -449,9 +456,10 @@ def test_a_task_is_told_of_by_its_name_though_it_looks_like_markup(tmp_path):
 
 
 def test_the_summary_tells_front_recommendation_failures_places_and_next_steps(tmp_path):
+    weights = kept(tmp_path / "x", 1, "it's")
     records = [
         trial(0, {GAIN: 0.5, LOSS: -0.00004, OOD: 0.4}),
-        trial(1, {GAIN: 0.8, LOSS: 0.02, OOD: 0.5}, weights_dir="/w/it's"),
+        trial(1, {GAIN: 0.8, LOSS: 0.02, OOD: 0.5}, weights_dir=weights),
         trial(2, {GAIN: 1.0, LOSS: 0.1, OOD: 0.3}, method="full"),
         trial(3, {GAIN: 0.1, LOSS: 0.9, OOD: 0.3}),
         trial(4, status=TrialStatus.OUT_OF_MEMORY, reason="no memory"),
@@ -482,7 +490,7 @@ def test_the_summary_tells_front_recommendation_failures_places_and_next_steps(t
     assert "too bad" not in text
     assert f"  everything   {tmp_path}/x" in lines
     assert f"  all trials   {tmp_path}/x/results.csv" in lines
-    assert "  weights      /w/it's" in lines
+    assert f"  weights      {weights}" in lines
     assert f"  {hint}" in lines
     report = f"  python -m analysis report {tmp_path}/x   # all of it on one page"
     export = f"  python -m analysis export {tmp_path}/x --to winner   # the recommended trial"
@@ -490,7 +498,7 @@ def test_the_summary_tells_front_recommendation_failures_places_and_next_steps(t
     load = next(line for line in lines if "from_pretrained" in line).strip()
     assert load == (
         "from peft import AutoPeftModelForCausalLM; "
-        'model = AutoPeftModelForCausalLM.from_pretrained("/w/it\'s")'
+        f'model = AutoPeftModelForCausalLM.from_pretrained("{weights}")'
     )
     compile(load, "hint", "exec")
 
@@ -527,22 +535,25 @@ def test_what_inspections_found_is_among_the_results(tmp_path):
 
 
 def test_full_fine_tuning_is_loaded_with_transformers(tmp_path):
-    records = [trial(0, {GAIN: 0.5, LOSS: 0.0}, method="full", weights_dir="w")]
+    records = [trial(0, {GAIN: 0.5, LOSS: 0.0}, method="full", weights_dir=kept(tmp_path, 0))]
     text = summary(sweep_config(), records, tmp_path)
     assert "from transformers import AutoModelForCausalLM; " in text
     assert "Peft" not in text
 
 
 def test_weights_of_a_sweep_that_was_moved_are_where_it_is_now(tmp_path):
-    earlier, folder = tmp_path / "earlier", tmp_path / "now"
-    for place in (earlier, folder):  # another sweep may be where this one was
-        (place / "trials" / "0000" / "attempt_1" / "weights").mkdir(parents=True)
-    recorded = earlier / "trials" / "0000" / "attempt_1" / "weights"
-    records = [trial(0, {GAIN: 0.5, LOSS: 0.0}, weights_dir=str(recorded))]
+    # Another sweep may be where this one was.
+    folder, recorded = tmp_path / "now", kept(tmp_path / "earlier", 0)
+    records = [trial(0, {GAIN: 0.5, LOSS: 0.0}, weights_dir=recorded)]
     text = summary(sweep_config(), records, folder, width=400)
-    assert f"  weights      {folder}/trials/0000/attempt_1/weights\n" in text
-    assert f"from_pretrained('{folder}/trials/0000/attempt_1/weights')" in text
-    assert str(earlier) not in text
+    assert f"  weights      gone, written to {recorded}\n" in text
+    assert "from_pretrained" not in text
+    assert "--to winner" not in text
+    now = kept(folder, 0)
+    text = summary(sweep_config(), records, folder, width=400)
+    assert f"  weights      {now}\n" in text
+    assert f"from_pretrained('{now}')" in text
+    assert recorded not in text
 
 
 def test_weights_in_an_object_store_are_to_be_copied_first(tmp_path):
@@ -556,9 +567,10 @@ def test_weights_in_an_object_store_are_to_be_copied_first(tmp_path):
 
 def test_an_adapter_is_not_to_be_loaded_on_other_weights_than_its_4_bits(tmp_path):
     model = ModelConfig(name="some/model", load_in_4bit=True)
-    records = [trial(0, {GAIN: 0.5, LOSS: 0.0}, weights_dir="/w", model=model)]
+    weights = kept(tmp_path, 0)
+    records = [trial(0, {GAIN: 0.5, LOSS: 0.0}, weights_dir=weights, model=model)]
     text = summary(sweep_config(), records, tmp_path)
-    assert "weights      /w" in text
+    assert f"weights      {weights}\n" in text
     assert "from_pretrained" not in text
     assert "analysis export" in text
 
@@ -574,9 +586,10 @@ def test_an_adapter_is_to_be_loaded_on_what_the_base_s_files_stand_for(
         f'{{"quantization_config": {{"quant_method": "{quantised}"}}}}'
     )
     model = ModelConfig(name=str(tmp_path))
-    record = trial(0, {GAIN: 0.5, LOSS: 0.0}, weights_dir="/w", model=model, method=method)
+    weights = kept(tmp_path, 0)
+    record = trial(0, {GAIN: 0.5, LOSS: 0.0}, weights_dir=weights, model=model, method=method)
     line = summary(sweep_config(), [record], tmp_path).rstrip().splitlines()[-1].strip()
-    loads = "from_pretrained('/w'"
+    loads = f"from_pretrained('{weights}'"
     if method == "full":
         assert line.endswith(f"AutoModelForCausalLM.{loads})")
     else:
@@ -620,7 +633,8 @@ def test_a_front_whose_trial_repeats_speak_against_says_so(tmp_path):
 
 def test_infeasible_trials_alone_give_a_recommendation_and_no_front(tmp_path):
     config = sweep_config(constraints=[f"{LOSS} < 0"])
-    text = summary(config, [trial(0, {GAIN: 0.5, LOSS: 0.0}, weights_dir="w")], tmp_path)
+    record = trial(0, {GAIN: 0.5, LOSS: 0.0}, weights_dir=kept(tmp_path, 0))
+    text = summary(config, [record], tmp_path)
     assert "Pareto front" not in text
     assert "\nNearest: trial 0 (" in text
     assert "Recommended" not in text

@@ -226,15 +226,15 @@ class Ledger:
         return _each_line(ItemScore, lines, self.folder.place(file), "restore it from a copy")
 
     def weights(self, record: TrialRecord) -> Path | None:
-        """A trial's weights on this machine; None if it kept none.
+        """A trial's weights on this machine; None if the sweep's folder has none.
 
-        Also found if the sweep's folder was moved, or copied out of an object store. The folder's
-        own come first: where it was before, another sweep of the same name may be by now.
+        Also found if the folder was moved, or copied out of an object store, but only within it:
+        where it was before, another sweep of the same name may be by now.
         """
         return self._kept(record, record.weights_dir)
 
     def located(self, record: TrialRecord) -> TrialRecord:
-        """The record with all weights that are on this machine named where they are now."""
+        """The record with all weights that its folder has named where they are now."""
         recorded = {name: getattr(record, name) for name in ("weights_dir", "best_weights_dir")}
         found = {name: self._kept(record, place) for name, place in recorded.items()}
         now = {name: str(place.absolute()) for name, place in found.items() if place}
@@ -245,7 +245,7 @@ class Ledger:
             return None
         name = Path(recorded).name
         here = [attempt / name for attempt in reversed(self.folder.attempts(record))]
-        return next((place for place in (*here, Path(recorded)) if place.is_dir()), None)
+        return next((place for place in here if place.is_dir()), None)
 
     def _numbers(self) -> list[int]:
         """Numbers of the trials that have a folder."""

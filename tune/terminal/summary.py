@@ -54,8 +54,8 @@ def print_summary(
 ) -> None:
     """Print what the sweep found, what failed, where everything is and what to run next."""
     recommendation = recommend(config, records)
-    commands = _commands(recommendation, folder) if records else []
     weights = _weights(recommendation, folder)
+    commands = _commands(recommendation, weights, folder) if records else []
     parts = chain(
         _counts(config, records),
         _front(config, records, console.width),
@@ -162,8 +162,10 @@ def _weights(recommendation: Recommendation | None, root: Location) -> str | Non
     if recommendation is None:
         return None
     trial = recommendation.trial
-    found = Ledger(root).weights(trial) if isinstance(root, Path) else None
-    return str(found.absolute()) if found else trial.weights_dir
+    if isinstance(root, Path) and (found := Ledger(root).weights(trial)):
+        return str(found.absolute())
+    written = trial.weights_dir
+    return written if written and is_address(written) else None
 
 
 def _places(
@@ -181,14 +183,18 @@ def _places(
     if (inside := InsideFolder(folder.root).root).is_dir():
         yield Text(f"  inside       {inside}")
     if recommendation is not None:
-        yield Text(f"  weights      {weights or 'not kept (train.save_weights is false)'}")
+        written = recommendation.trial.weights_dir
+        why = f"gone, written to {written}" if written else "not kept (train.save_weights is false)"
+        yield Text(f"  weights      {weights or why}")
 
 
-def _commands(recommendation: Recommendation | None, root: Location) -> list[str]:
+def _commands(
+    recommendation: Recommendation | None, weights: str | None, root: Location
+) -> list[str]:
     """What shows the sweep, and what takes its winner."""
     sweep = shlex.quote(str(root))
     lines = [f"python -m analysis report {sweep}   # all of it on one page"]
-    if recommendation and recommendation.trial.weights_dir and not is_address(str(root)):
+    if recommendation and weights and not is_address(str(root)):
         command = f"python -m analysis export {sweep} --to winner"
         lines.append(f"{command}   # the {recommendation.word} trial")
     return lines
