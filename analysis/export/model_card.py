@@ -183,13 +183,15 @@ def _eval_results(record: TrialRecord, base: BaseRecord) -> list[EvalResult]:
 
 def _why(record: TrialRecord, goals: Goals, recommendation: Recommendation | None) -> str:
     searched = f"The sweep searched for {goals_in_words(goals)}"
+    repeat = f", a repeat of trial {record.confirms} with seed {record.config.seed},"
+    by_hand = f"This trial{'' if record.confirms is None else repeat} was chosen by hand"
     if recommendation is None:
-        return f"{searched}. This trial was chosen by hand."
+        return f"{searched}. {by_hand}."
     if recommendation.trial.number != record.number:
         number = recommendation.trial.number
         nearest = f"trial {number} came nearest"
         other = f"the sweep recommends trial {number}" if recommendation.feasible else nearest
-        return f"{searched}. This trial was chosen by hand; {other}."
+        return f"{searched}. {by_hand}; {other}."
     found = "recommends this trial" if recommendation.feasible else "this trial came nearest"
     return f"{searched}, and {found}: {recommendation.reason}"
 

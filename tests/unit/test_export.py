@@ -14,6 +14,7 @@ from builders import (
     SWEEP_ID,
     change_base,
     record_sweep,
+    repeat_of,
     running,
     scores,
     trial,
@@ -359,7 +360,16 @@ def test_a_trial_chosen_by_hand_is_said_to_be(sweep: Path, tmp_path: Path) -> No
     to = export(sweep, tmp_path / "out", number=0)
     assert number_in(to) == 0
     text = (to / "README.md").read_text()
-    assert "chosen by hand; the sweep recommends trial 1." in text
+    assert "This trial was chosen by hand; the sweep recommends trial 1." in text
+
+
+def test_a_repeat_chosen_by_hand_is_said_to_be_one(sweep: Path, tmp_path: Path) -> None:
+    of_weights = trained(sweep, 7, gain=0.8, forgetting=0.1)
+    first = Ledger(sweep).trials()[1]
+    place = {"weights_dir": of_weights.weights_dir}
+    record_sweep(sweep, repeat_of(first, 7, {}).model_copy(update=place))
+    text = (export(sweep, tmp_path / "out", number=7) / "README.md").read_text()
+    assert "This trial, a repeat of trial 1 with seed 7, was chosen by hand; the sweep" in text
 
 
 @pytest.mark.parametrize(
