@@ -292,6 +292,17 @@ def test_a_trial_without_weights_says_so(finished: Path) -> None:
     assert record.forgetting_nll is not None
 
 
+def test_what_was_found_of_weights_that_are_gone_since_stays(
+    finished: Path, records: list[Any], tmp_path: Path
+) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(finished, copied, ignore=shutil.ignore_patterns("weights"))
+    assert look_inside(copied, [2]) == [records[2]]
+    shutil.rmtree(InsideFolder(copied).root)
+    gone = look_inside(copied, [2])[0]
+    assert (gone.reason, gone.matrices) == ("its weights are gone", ())
+
+
 def test_weights_are_found_where_the_folder_was_moved_to(
     finished: Path, records: list[Any], tmp_path: Path
 ) -> None:

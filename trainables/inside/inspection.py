@@ -45,7 +45,8 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
     """Inspect a trial's model, or of it what no record of the very same model has already.
 
     Writes the record and the main directions of each matrix's update below `SWEEP/inside`. A trial
-    without weights, or with damaged ones, gives a record that says so.
+    without weights, or with damaged ones, gives a record that says so; what was found of weights
+    that are gone stays as it is.
 
     Cost: one decomposition per matrix, and one of the base's matrix if no trial on this node has
     needed it yet; a forward pass of base and tuned model over 64 prompts.
@@ -59,7 +60,11 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
     trial = ledger.trial(number)
     weights_dir = ledger.weights(trial)
     if weights_dir is None:
-        record = _record(trial, reason="it kept no weights")
+        earlier = folder.read(number)
+        if earlier and earlier.matrices and earlier.trial_id == trial.config.trial_id:
+            return earlier  # it cannot be found again
+        reason = "it kept no weights" if trial.weights_dir is None else "its weights are gone"
+        record = _record(trial, reason=reason)
         folder.write(record)
         return record
     base = ledger.base()
