@@ -61,7 +61,7 @@ def test_every_trial_of_every_sweep_has_a_row(sweeps):
 
 
 def test_weights_of_a_sweep_that_was_moved_are_named_where_they_are_now(tmp_path, monkeypatch):
-    before = SyntheticSweep(trials=2).write(tmp_path / "before")
+    before = SyntheticSweep(trials=3).write(tmp_path / "before")
     best = before / "trials/0001/attempt_1/best"
     for folder in (before / "trials/0000/attempt_1/weights", best):
         folder.mkdir(parents=True)
@@ -69,6 +69,7 @@ def test_weights_of_a_sweep_that_was_moved_are_named_where_they_are_now(tmp_path
     gone_on = {"attempt": 2, "weights_dir": None, "best_weights_dir": str(best)}
     ledger.write_trial(ledger.trials()[1].model_copy(update=gone_on))
     before.rename(tmp_path / "now")
+    (before / "trials/0002/attempt_1/weights").mkdir(parents=True)  # of another sweep by now
     monkeypatch.chdir(tmp_path)
     now = Ledger(Path("now"))
     Recorder(now).sweep_ended(now.trials())

@@ -563,6 +563,7 @@ def test_weights_in_an_object_store_are_to_be_copied_first(tmp_path):
         "copy s3://bucket/x/trials/0000/weights to this machine, to a folder weights"
     )
     assert lines[copy + 1].endswith("from_pretrained('weights')")
+    assert not [line for line in lines if "--to winner" in line]
 
 
 def test_an_adapter_is_not_to_be_loaded_on_other_weights_than_its_4_bits(tmp_path):

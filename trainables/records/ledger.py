@@ -29,7 +29,7 @@ from pathlib import Path
 
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError
-from trainables.files.storage import Location, open_storage, read_or_none
+from trainables.files.storage import Location, is_address, open_storage, read_or_none
 from trainables.records.faults import Record, read_each, read_record
 from trainables.records.folder import SweepFolder
 from trainables.records.items import items_file
@@ -234,11 +234,15 @@ class Ledger:
         return self._kept(record, record.weights_dir)
 
     def located(self, record: TrialRecord) -> TrialRecord:
-        """The record with all weights that its folder has named where they are now."""
-        recorded = {name: getattr(record, name) for name in ("weights_dir", "best_weights_dir")}
-        found = {name: self._kept(record, place) for name, place in recorded.items()}
-        now = {name: str(place.absolute()) for name, place in found.items() if place}
+        """The record with all weights named where they are now, and none that are gone."""
+        names = "weights_dir", "best_weights_dir"
+        now = {name: self._place_now(record, getattr(record, name)) for name in names}
         return record.model_copy(update=now)
+
+    def _place_now(self, record: TrialRecord, recorded: str | None) -> str | None:
+        if found := self._kept(record, recorded):
+            return str(found.absolute())
+        return recorded if recorded and is_address(recorded) else None
 
     def _kept(self, record: TrialRecord, recorded: str | None) -> Path | None:
         if recorded is None:

@@ -162,10 +162,7 @@ def _weights(recommendation: Recommendation | None, root: Location) -> str | Non
     if recommendation is None:
         return None
     trial = recommendation.trial
-    if isinstance(root, Path) and (found := Ledger(root).weights(trial)):
-        return str(found.absolute())
-    written = trial.weights_dir
-    return written if written and is_address(written) else None
+    return (Ledger(root).located(trial) if isinstance(root, Path) else trial).weights_dir
 
 
 def _places(
@@ -194,7 +191,7 @@ def _commands(
     """What shows the sweep, and what takes its winner."""
     sweep = shlex.quote(str(root))
     lines = [f"python -m analysis report {sweep}   # all of it on one page"]
-    if recommendation and weights and not is_address(str(root)):
+    if recommendation and weights and not is_address(weights):
         command = f"python -m analysis export {sweep} --to winner"
         lines.append(f"{command}   # the {recommendation.word} trial")
     return lines
