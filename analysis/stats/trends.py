@@ -34,13 +34,15 @@ def spearman(first: Sequence[float], second: Sequence[float], given: Sequence[fl
     Args:
         first: of each thing; rho is NaN and p is 1 if it is constant, or goes as `given` exactly.
         second: to compare with it, likewise.
-        given: what both may go with, such as LoRA's rank; if it is constant, rho is the plain one.
-            The residuals on it are permuted (Freedman & Lane 1983).
+        given: what both may rise or fall with, or be best at one value of, such as the learning
+            rate; if it is constant, rho is the plain one. The residuals on its ranks and their
+            squares are permuted (Freedman & Lane 1983).
     """
     from scipy.stats import rankdata
 
-    beside, *both = (_standardised(rankdata(values)) for values in (given, first, second))
-    one, other = (_standardised(ranks - (ranks @ beside) * beside) for ranks in both)
+    beside_NP = _up_to_squares(rankdata(given))
+    both = (_standardised(rankdata(values)) for values in (first, second))
+    one, other = (_standardised(ranks - beside_NP @ (ranks @ beside_NP)) for ranks in both)
     n = len(first)
     if not (one.any() and other.any()):
         return Trend(float("nan"), 1.0, n)
@@ -50,7 +52,7 @@ def spearman(first: Sequence[float], second: Sequence[float], given: Sequence[fl
     for count in _in_parts(n):
         permuted = generator.permuted(np.tile(one, (count, 1)), axis=1)
         # What a permutation has of `given` by chance is left out of it, too.
-        left = np.maximum(1 - (permuted @ beside) ** 2, _ROUNDING)
+        left = np.maximum(1 - np.square(permuted @ beside_NP).sum(axis=1), _ROUNDING)
         drawn.append(permuted @ other / np.sqrt(left))
     return Trend(rho, _p_value(np.concatenate(drawn), rho), n)
 
@@ -67,6 +69,15 @@ def _standardised(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
     norm = np.linalg.norm(centred)
     standardised: NDArray[np.float64] = centred / norm if norm > _ROUNDING else centred * 0
     return standardised
+
+
+def _up_to_squares(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Orthonormal columns (N, up to 3) that make up a constant, the ranks, and their squares."""
+    middle = ranks - ranks.mean()
+    left_NP, sizes_P, _ = np.linalg.svd(
+        np.stack([middle**0, middle, middle**2 / len(ranks)], axis=1), full_matrices=False
+    )
+    return np.asarray(left_NP[:, sizes_P > _ROUNDING * sizes_P[0]])
 
 
 def jonckheere(groups: Sequence[float], values: Sequence[float], strata: Sequence[float]) -> Trend:

@@ -332,17 +332,19 @@ def test_spearman_is_scipys():
     assert spearman([1, 1, 1], [1, 2, 3], given=[8] * 3).p_value == 1.0
 
 
-def test_spearman_given_a_third_is_the_partial_correlation_of_ranks():
+@pytest.mark.parametrize("levels", [2, 5])
+def test_spearman_given_a_third_is_the_partial_correlation_of_ranks(levels):
+    """Given ranks and their squares, of two levels the ranks alone: by the inverse correlations."""
     generator = np.random.default_rng(2)
-    third = generator.integers(0, 5, 40)
+    third = generator.integers(0, levels, 40)
     first, second = (third + generator.normal(0, 2, 40) for _ in range(2))
-    (_, both, one), _, (_, _, other) = scipy.stats.spearmanr([first, second, third], axis=1)[0][
-        [0, 2, 1]
-    ]
-    rho = (both - one * other) / np.sqrt((1 - one**2) * (1 - other**2))
+    ranks = [scipy.stats.rankdata(values) for values in (first, second, third)]
+    precision = np.linalg.inv(np.corrcoef([*ranks, ranks[2] ** 2][: 3 + (levels > 2)]))
+    rho = -precision[0, 1] / np.sqrt(precision[0, 0] * precision[1, 1])
     found = spearman(first.tolist(), second.tolist(), third.tolist())
     assert found.statistic == pytest.approx(rho)
-    exact = 2 * scipy.stats.t.sf(abs(rho) * np.sqrt(37 / (1 - rho**2)), 37)
+    left = 37 - (levels > 2)
+    exact = 2 * scipy.stats.t.sf(abs(rho) * np.sqrt(left / (1 - rho**2)), left)
     assert found.p_value == pytest.approx(exact, abs=0.02)
     told = spearman([1 / (1 + rank) for rank in third], second.tolist(), third.tolist())
     assert np.isnan(told.statistic)
@@ -356,6 +358,17 @@ def test_spearman_given_what_explains_both_is_shown_as_rarely_as_it_says():
         first, second = (np.log2(third) + draw.normal(0, 1, 40) for _ in range(2))
         shown += spearman(first.tolist(), second.tolist(), third.tolist()).p_value < 0.05
     assert shown / 300 <= 0.08
+
+
+def test_spearman_given_what_both_are_best_at_is_shown_as_rarely_as_it_says():
+    """As where a sampler tries higher ranks nearer the learning rate that is best for all."""
+    draw, shown = np.random.default_rng(0), 0
+    for _ in range(100):
+        rank = draw.integers(0, 5, 40)
+        rate = draw.uniform(-1, 1, 40) * (1 - 0.15 * rank)
+        accuracy = -0.1 * rate**2 + draw.normal(0, 0.01, 40)
+        shown += spearman(rank.tolist(), accuracy.tolist(), rate.tolist()).p_value < 0.05
+    assert shown / 100 <= 0.1
 
 
 def test_permutations_drawn_in_parts_are_those_drawn_at_once(monkeypatch):
