@@ -23,9 +23,9 @@ class Comparison:
         picked_from: number of comparisons that this is the best of; the interval and the p-value
             hold for all of them at once (Bonferroni).
         over_repeats: the same difference of the means over both models' repeats with other seeds;
-            None if neither has any. The base needs none.
-        is_once: whether one of them has none there, so that its own run stands for them. It was
-            picked, as if by luck: it can but refute.
+            None if neither has a complete one. The base needs none.
+        is_once: whether one of them has no complete one, so that its own run stands for them. It
+            was picked, as if by luck: it can but refute.
         seeds: its interval; None for fewer than two repeats of either.
         diverged: how many repeats of the two are not in that, as they diverged.
     """

@@ -141,7 +141,11 @@ def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
             f"over seeds {points(seeds.low)} to {points(seeds.high)} points, n = {seeds.n} repeats"
         )
     elif comparison.over_repeats is not None:
-        of = "repeats of one, without any of the other," if comparison.is_once else "repeats"
+        of = (
+            "repeats of one, without a complete one of the other,"
+            if comparison.is_once
+            else "repeats"
+        )
         told.append(f"over {of} {points(comparison.over_repeats)} points, too few for an interval")
     if comparison.diverged:
         told.append(f"repeats that diverged: {comparison.diverged}")

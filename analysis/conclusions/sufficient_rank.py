@@ -13,10 +13,11 @@ from analysis.stats.intervals import items_needed, upper_bound
 from analysis.sweeps import Sweep
 from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.records.schema import TrialRecord
-from trainables.results.repeats import LEVEL, metrics_over
+from trainables.results.repeats import LEVEL, diverged, metrics_over
 from trainables.results.wording import how_many
 
 NEGLIGIBLE = 0.02
+_ROUNDING = 1e-9
 """A difference in accuracy that counts as none: 2 points."""
 FEWEST_RANKS = 3
 _FEWEST_OF_RANK = 4  # trials; of fewer the best is often at a learning rate far from the best
@@ -31,8 +32,8 @@ class _Candidate:
         items: number that they are compared on.
         needed: number with which the bound would be `NEGLIGIBLE` if none differed.
         is_tried: whether it and all above it have `_FEWEST_OF_RANK` trials.
-        is_refuted: whether a higher rank's best gains more than `NEGLIGIBLE` over its best in the
-            means over repeats with other seeds, where both have any.
+        is_refuted: whether its best diverged with another seed, or a higher rank's best gains more
+            than `NEGLIGIBLE` over it in the means over repeats, where both have any.
     """
 
     rank: int
@@ -75,7 +76,7 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
                 f"{_bests(results, groups, best)}, picked on these items{stopped}",
             )
         ]
-    if items < needed:
+    if items < needed and not within:
         statement = (
             f"Too few items to show to within {100 * NEGLIGIBLE:g} points that a rank below "
             f"{highest} suffices in the domain."
@@ -112,6 +113,7 @@ def _candidates(
     *ranks, _ = best
     repeated = {r: metrics_over(results.repeats(best[r])).get(IN_DOMAIN_ACC) for r in best}
     means = {rank: fmean(values) for rank, values in repeated.items() if values}
+    most = NEGLIGIBLE + _ROUNDING
     for rank in ranks:
         higher = [results.items.differences(best[r], best[rank], tasks) for r in best if r > rank]
         gains = [gain for gain in higher if gain is not None]
@@ -124,8 +126,8 @@ def _candidates(
             items=sum(map(len, gains[0][0])),
             needed=items_needed(*gains[0], bound=NEGLIGIBLE, level=level),
             is_tried=all(groups[r].picked_from >= _FEWEST_OF_RANK for r in best if r >= rank),
-            is_refuted=rank in means
-            and any(means[r] - means[rank] > NEGLIGIBLE for r in means if r > rank),
+            is_refuted=bool(diverged(results.repeats(best[rank])))
+            or any(means[r] - means.get(rank, 1.0) > most for r in means if r > rank),
         )
 
 

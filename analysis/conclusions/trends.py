@@ -64,8 +64,8 @@ def _over_ranks(trials: Sequence[TrialRecord], metric: str) -> tuple[Trend, str]
     strata = len(set(rates))
     if 2 * strata <= len(trials):
         found = jonckheere(ranks, values, rates)
-        tested = f"Jonckheere-Terpstra within {strata} strata of learning rate, Kendall's tau"
-        return found, f"{tested} {found.statistic:.2f}"
+        within = "" if strata == 1 else f" within {strata} strata of learning rate"
+        return found, f"Jonckheere-Terpstra{within}, Kendall's tau {found.statistic:.2f}"
     found = spearman(ranks, values, given=rates)
     return found, f"partial Spearman's rho {found.statistic:.2f} given the learning rate"
 

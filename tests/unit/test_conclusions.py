@@ -140,22 +140,23 @@ def test_of_a_ranks_trials_those_that_diverged_with_another_seed_count_last(tmp_
 
 
 @pytest.mark.parametrize(
-    ("of_rank_4", "of_rank_64", "told"),
+    ("repeats", "told"),
     [
-        (0.9, 0.915, "Rank 4 suffices"),
-        (0.9, 0.93, "Rank 16 suffices"),
-        (None, 0.93, "Rank 4 suffices"),
-        (0.87, None, "Rank 4 suffices"),
+        ({4: 0.9, 64: 0.92}, "Rank 4 suffices"),
+        ({4: 0.9, 64: 0.93}, "Rank 16 suffices"),
+        ({4: 0.9, 1: 0.95}, "Rank 4 suffices"),
+        ({64: 0.93}, "Rank 4 suffices"),
+        ({4: 0.87}, "Rank 4 suffices"),
     ],
 )
 def test_a_rank_does_not_suffice_where_repeats_of_a_higher_ones_best_gain_more(
-    tmp_path, of_rank_4, of_rank_64, told
+    tmp_path, repeats, told
 ):
     results = with_in_domain(tmp_path, {1: 0.2, 4: 0.9, 16: 0.9, 64: 0.9}, items=800)
     ledger = Ledger(tmp_path)
-    for rank, value in ((4, of_rank_4), (64, of_rank_64)):
+    for rank, value in repeats.items():
         best = next(record for record in results.complete if record.rank == rank)
-        for number in () if value is None else (100, 101):
+        for number in (100, 101):
             write_repeat(ledger, best, number + rank, value)
     assert found(Results(open_sweeps([tmp_path])), told).verdict == "shown"
     if told == "Rank 16 suffices":
@@ -165,6 +166,23 @@ def test_a_rank_does_not_suffice_where_repeats_of_a_higher_ones_best_gain_more(
         refuted = "; repeats with other seeds refute rank 4, 16"
         counts = "best of 4, 4, 4, 4 trials of ranks 1, 4, 16, 64"
         assert conclusion.evidence == f"simultaneous 95 % bounds, {counts}{refuted}"
+
+
+def test_a_rank_does_not_suffice_where_all_its_trials_diverge_with_another_seed(tmp_path):
+    results = with_in_domain(tmp_path, {1: 0.2, 4: 0.9, 16: 0.9, 64: 0.9}, items=800)
+    for record in [record for record in results.complete if record.rank == 4]:
+        write_repeat(Ledger(tmp_path), record, 100 + record.number, 0.9, TrialStatus.DIVERGED)
+    assert found(Results(open_sweeps([tmp_path])), "Rank 16 suffices").verdict == "shown"
+
+
+def test_what_repeats_refute_is_not_taken_for_too_few_items(tmp_path):
+    """A run that is far above all higher ranks' needs few items, were it not for its repeats."""
+    results = with_in_domain(tmp_path, {1: 0.2, 4: 0.95, 16: 0.8, 64: 0.8}, items=150)
+    for rank, value in ((4, 0.8), (64, 0.9)):
+        best = next(record for record in results.complete if record.rank == rank)
+        write_repeat(Ledger(tmp_path), best, 100 + rank, value)
+    told = found(Results(open_sweeps([tmp_path])), "No rank below 64 is shown to suffice")
+    assert told.evidence.endswith("; repeats with other seeds refute rank 4")
 
 
 def test_of_trials_that_all_break_a_constraint_one_that_diverged_with_another_seed_is_last(
@@ -303,6 +321,21 @@ def test_a_trend_over_ranks_is_seen_in_few_trials_of_a_learning_rate_each(tmp_pa
     assert f"partial Spearman's rho {rho:.2f} given the learning rate, p" in trend.evidence
 
 
+@pytest.mark.parametrize(
+    ("rates", "told"),
+    [
+        (1, "Jonckheere-Terpstra, Kendall's tau"),
+        (6, "Jonckheere-Terpstra within 6 strata of learning rate, Kendall's tau"),
+        (7, "partial Spearman's rho"),
+    ],
+)
+def test_trials_are_compared_at_the_same_learning_rate_where_two_of_each_share_one(
+    tmp_path, rates, told
+):
+    trials = [(8 * 2 ** (n % 4), 1e-5 * 2 ** (n % rates), 0.1 * (n % 4)) for n in range(12)]
+    assert trend_of_forgetting(tmp_path, trials).evidence.startswith(told)
+
+
 def test_what_is_said_of_the_recommended_trial_is_its_difference_from_the_base(results):
     trial = results.recommendation.trial
     gain = 100 * (trial.metric(IN_DOMAIN_ACC) - results.base.metrics[IN_DOMAIN_ACC])
@@ -376,7 +409,7 @@ def test_repeats_of_one_method_alone_may_refute_what_one_run_of_each_shows(tmp_p
     ]
     assert told in conclusion.statement
     over = points(full.metric(IN_DOMAIN_ACC) - sum(of_lora) / 2)
-    once = f"over repeats of one, without any of the other, {over} points, too few for an interval"
+    once = f"over repeats of one, without a complete one of the other, {over} points, too few"
     assert once in conclusion.evidence
 
 
