@@ -78,7 +78,7 @@ def _update_maps(results: Results, shown: Inspected) -> Figure | None:
     if not shown:
         return None
     charts = []
-    most = max(m.relative_norm for _, inside in shown for m in inside.matrices)
+    most = max(m.relative_norm or 0.0 for _, inside in shown for m in inside.matrices)
     for record, inside in shown:
         modules = list(dict.fromkeys(matrix.module for matrix in inside.matrices))
         layers = sorted({matrix.layer for matrix in inside.matrices})
@@ -241,7 +241,10 @@ def _against_forgetting(results: Results, seen: Inspected) -> Figure | None:
         return None
     found = [(r, i.intruders_per_matrix) for r, i in known]
     intruders = [(r, count) for r, count in found if count is not None]
-    norms = [(r, fmean(matrix.relative_norm for matrix in i.matrices)) for r, i in known]
+    sizes = [
+        (r, [m.relative_norm for m in i.matrices if m.relative_norm is not None]) for r, i in known
+    ]
+    norms = [(r, fmean(of_matrices)) for r, of_matrices in sizes if of_matrices]
     charts = [
         Chart(
             key,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from analysis.inside import attention, by_trial, look_inside, matrices, represen
 from trainables.errors import UserError
 from trainables.inputs.model import load_model
 from trainables.inside import activations, inspection
-from trainables.inside.records import InsideFolder
+from trainables.inside.records import InsideFolder, InsideRecord
+from trainables.inside.updates import MatrixUpdate
 from trainables.records.ledger import Ledger
 from trainables.records.schema import SweepRecord, TrialRecord, TrialStatus
 from trainables.under_ray.tasks import as_task, inspect_on_worker
@@ -25,7 +27,6 @@ from tune.folder.provenance import provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from trainables.config import TrialConfig
     from tune.config.sweep_config import SweepConfig
@@ -283,6 +284,22 @@ def test_found_again_unless_the_weights_changed(finished: Path, records: list[An
         shutil.rmtree(weights)
         kept.rename(weights)
         assert look_inside(finished, [0])[0].matrices == records[0].matrices
+
+
+def test_a_matrix_of_zeros_is_compared_with_nothing(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the output of a block that was inserted to be trained has."""
+    name = "model.layers.0.self_attn.o_proj.weight"
+    update = MatrixUpdate(name, torch.zeros(8, 8), dense_OI=torch.eye(8))
+    monkeypatch.setattr(inspection, "updates", lambda *arguments: iter([update]))
+    config = Ledger(finished).trial(0).config
+    [(_, change, _)] = inspection.matrix_changes(config, Path(config.weights_dir))
+    assert change.stable_rank == pytest.approx(8)
+    assert (change.relative_norm, change.intruders, change.cosine_by_index) == (None, None, None)
+    record = InsideRecord(number=0, trial_id="0", matrices=(change,))
+    InsideFolder(tmp_path).write(record)
+    assert InsideFolder(tmp_path).read(0) == record
 
 
 def test_a_trial_without_weights_says_so(finished: Path) -> None:

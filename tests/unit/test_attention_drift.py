@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from builders import base_record
 from scipy.spatial.distance import jensenshannon
 
-from trainables.inside.activations import choose_prompts
+from trainables.errors import CannotInspect
+from trainables.inside.activations import attending_layers, choose_prompts
 from trainables.inside.attention import LayerAttention, js_divergence, normalised_entropy
 from trainables.inside.representation import linear_cka_drift
 from trainables.records.items import write_items
@@ -28,6 +31,32 @@ def drift(base: torch.Tensor, tuned: torch.Tensor, mask: torch.Tensor | None = N
     layer = LayerAttention(0)
     layer.add(base, tuned, torch.ones(base.shape[0], base.shape[-1]) if mask is None else mask)
     return layer.result()
+
+
+HYBRID = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2,
+          "num_key_value_heads": 2, "vocab_size": 32, "num_hidden_layers": 4}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.LlamaConfig(**HYBRID),
+        transformers.Lfm2Config(**HYBRID, full_attn_idxs=[1, 3]),
+        transformers.Qwen3NextConfig(**HYBRID, head_dim=8, num_experts=0),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_attention_is_of_the_layers_that_have_it(config: Any) -> None:
+    config._attn_implementation = "eager"
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    found = model(torch.arange(5)[None], output_attentions=True).attentions
+    attend = [n for n, layer in enumerate(model.model.layers) if hasattr(layer, "self_attn")]
+    assert attending_layers(config, len(found)) == attend
+
+
+def test_attention_of_unknown_layers_is_not_compared() -> None:
+    with pytest.raises(CannotInspect, match="attention in 3 of 4 layers, unknown in which"):
+        attending_layers(transformers.LlamaConfig(**HYBRID), 3)
 
 
 def test_js_of_known_distributions() -> None:

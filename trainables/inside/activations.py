@@ -96,7 +96,8 @@ def activation_drift(config: TrialConfig, weights_dir: Path, prompts: list[str])
     batch at a time, hidden states for at most 2048 token positions.
 
     Raises:
-        CannotInspect: no prompt has three tokens, or the model has no attention probabilities.
+        CannotInspect: no prompt has three tokens, or the model has no attention probabilities, or
+            does not tell of which layers.
     """
     with _both_models(config, weights_dir) as (base, tuned, model_config):
         tokenizer = load_tokenizer(config.model)
@@ -110,7 +111,7 @@ def activation_drift(config: TrialConfig, weights_dir: Path, prompts: list[str])
         )
         batch_size = max(1, _ATTENTION_ELEMENTS // per_prompt)
         tokens = sum(map(len, encoded))
-        comparison = _Comparison(stride=-(-tokens // POSITIONS))
+        comparison = _Comparison(model_config, stride=-(-tokens // POSITIONS))
         for start in range(0, len(encoded), batch_size):
             batch = encoded[start : start + batch_size]
             ids_BS = padded(batch, tokenizer.pad_token_id)
@@ -119,14 +120,33 @@ def activation_drift(config: TrialConfig, weights_dir: Path, prompts: list[str])
         return ActivationDrift(*comparison.results(), prompts=len(encoded), tokens=tokens)
 
 
+def attending_layers(model_config: Any, count: int) -> list[int]:
+    """Layers that `count` attentions are of: all, or those of a hybrid that are of no other kind.
+
+    Hybrids have layers of linear attention, state spaces or convolutions, which give none.
+
+    Raises:
+        CannotInspect: its configuration does not tell.
+    """
+    total = model_config.num_hidden_layers
+    kinds = enumerate(getattr(model_config, "layer_types", None) or ())
+    attending = [n for n, kind in kinds if "attention" in kind and kind != "linear_attention"]
+    for layers in (list(range(total)), attending):
+        if len(layers) == count:
+            return layers
+    raise CannotInspect(f"the model has attention in {count} of {total} layers, unknown in which")
+
+
 class _Comparison:
     """Accumulates the outputs of both models batch by batch.
 
     Args:
+        model_config: the decoder's.
         stride: one in this many token positions is kept.
     """
 
-    def __init__(self, stride: int) -> None:
+    def __init__(self, model_config: Any, stride: int) -> None:
+        self._model_config = model_config
         self._stride = stride
         self._seen = 0
         self._attention: dict[int, LayerAttention] = {}
@@ -134,11 +154,10 @@ class _Comparison:
         self._is_first: list[torch.Tensor] = []
 
     def add(self, base: Any, tuned: Any, mask_BS: torch.Tensor) -> None:
-        if not base.attentions or base.attentions[0] is None:
+        if not base.attentions or None in base.attentions:
             raise CannotInspect("the model has no attention probabilities to compare")
-        for layer, (before, after) in enumerate(
-            zip(base.attentions, tuned.attentions, strict=True)
-        ):
+        layers = attending_layers(self._model_config, len(base.attentions))
+        for layer, before, after in zip(layers, base.attentions, tuned.attentions, strict=True):
             moved = self._attention.setdefault(layer, LayerAttention(layer))
             moved.add(before, after, mask_BS.to(before.device))
         kept = self._positions(mask_BS)

@@ -38,7 +38,7 @@ from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialRecord
 
-_VERSION = 1  # raise it when the code no longer reproduces the numbers of an old record
+_VERSION = 2  # raise it when the code no longer reproduces the numbers of an old record
 
 
 def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
@@ -110,7 +110,7 @@ def matrix_changes(
     for update in updates(config, weights_dir, base, hollow, device()):
         spectrum = update_spectrum(update)
         change = describe(update, spectrum)
-        if len(spectrum.values_K):
+        if len(spectrum.values_K) and update.base_OI.any():
             moved = vector_change(
                 left_vectors(base_key, update.name, update.base_OI),
                 dense_spectrum(update.tuned(), top=COMPARED_VECTORS).left_OK,
@@ -123,12 +123,13 @@ def describe(update: MatrixUpdate, spectrum: Spectrum) -> MatrixChange:
     """The part of the change that needs only the update's spectrum, not that of W0 or W."""
     values_K = spectrum.values_K
     outputs, inputs = update.base_OI.shape
+    before = float(update.base_OI.norm())
     change = MatrixChange(
         layer=update.layer,
         module=update.module,
         shape=(outputs, inputs),
         rank_limit=update.rank_limit,
-        relative_norm=float(values_K.norm() / update.base_OI.norm()),
+        relative_norm=float(values_K.norm()) / before if before else None,
     )
     if not len(values_K):
         return change

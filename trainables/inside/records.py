@@ -34,7 +34,8 @@ def is_rounded(config: TrialConfig) -> bool:
 class MatrixChange(Frozen):
     """How training changed one weight matrix, W0 to W = W0 + dW.
 
-    If dW is zero, all measures but the relative norm are None. Raw ranks of LoRA and of full
+    If dW is zero, all measures but the relative norm are None; if W0 is, as in blocks that were
+    inserted to be trained, that and those of W0's singular vectors. Raw ranks of LoRA and of full
     fine-tuning are not comparable, as LoRA's cannot exceed `rank_limit`; divide by it first.
 
     Attributes:
@@ -60,7 +61,7 @@ class MatrixChange(Frozen):
     module: str
     shape: tuple[int, int]
     rank_limit: int
-    relative_norm: float
+    relative_norm: float | None
     stable_rank: float | None = None
     effective_rank: float | None = None
     rank_90: int | None = None
