@@ -13,20 +13,25 @@ from analysis.sweeps import Sweep
 from trainables.files.disk import write_whole
 from trainables.inside.records import InsideRecord
 from trainables.records.schema import TrialRecord
-from trainables.results.wandb_names import RUN_SETTINGS
+from trainables.results.wandb_names import DELETED, RUN_SETTINGS
 
 SPECTRA, ATTENTION, REPRESENTATION = "inside/spectra", "inside/attention", "inside/representation"
 
 
 def log_inside(sweep: Sweep, mode: Literal["online", "offline"]) -> None:
-    """Add the tables to the trials' runs, each only once."""
+    """Add the tables to the trials' runs, each only once; not to runs that were deleted at W&B."""
     done_file = sweep.ledger.folder.root / "wandb" / "inside.json"
     done: dict[str, Any] = json.loads(done_file.read_bytes()) if done_file.exists() else {}
     for trial, found in inspected(sweep, sweep.trials):
         tables = tables_of(found)
-        if tables and done.get(trial.config.trial_id) != found.key:
-            _log(sweep, trial, mode, tables)
-            done[trial.config.trial_id] = found.key
+        told = [found.key, *tables]  # a second look at the same model may have found more
+        if tables and done.get(trial.config.trial_id) != told:
+            try:
+                _log(sweep, trial, mode, tables)
+            except wandb.Error as error:
+                if DELETED not in str(error):
+                    raise
+            done[trial.config.trial_id] = told
             write_whole(done_file, json.dumps(done))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -12,10 +13,13 @@ from typing import Literal
 
 import pytest
 import wandb
-from builders import SWEEP_ID, base_record, sweep_config, sweep_record
+from builders import SWEEP_ID, base_record, record_sweep, sweep_config, sweep_record
 from wandb_driver import measurement, trial
 from wandb_server import WandbServer, wandb_server
 
+from analysis.sweeps import open_sweeps
+from analysis.tracking import wandb_inside
+from trainables.inside.records import InsideFolder, InsideRecord, RepresentationDrift
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialRecord, TrialStatus
 from tune.config.sweep_config import WandbConfig
@@ -152,6 +156,28 @@ def test_a_run_deleted_in_the_browser_is_told_and_keeps_no_later_start_offline(
     assert end_sweep(tmp_path, again) == []
     assert again.is_online()
     assert server.runs[name_of(1)].steps == [2]
+
+
+def test_what_changed_inside_a_model_is_not_sent_to_a_run_deleted_in_the_browser(
+    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no views could be made of the others."""
+    monkeypatch.setitem(wandb_inside.RUN_SETTINGS, "init_timeout", 3)
+    listener = start_sweep(tmp_path, ONLINE)
+    start(tmp_path, listener, 0)
+    train(tmp_path, listener, 0, 2)
+    end(tmp_path, listener, 0)
+    assert end_sweep(tmp_path, listener) == []
+    server.delete(name_of(0))
+    record_sweep(tmp_path, *Ledger(tmp_path).trials())
+    drift = RepresentationDrift(layer=0, cka_drift=0.1, cka_drift_without_first=0.2)
+    InsideFolder(tmp_path).write(
+        InsideRecord(number=0, trial_id=name_of(0), key="a", representation=(drift,))
+    )
+    [sweep] = open_sweeps([tmp_path])
+    wandb_inside.log_inside(sweep, "online")
+    told = json.loads((tmp_path / "wandb/inside.json").read_bytes())
+    assert told == {name_of(0): ["a", wandb_inside.REPRESENTATION]}
 
 
 def test_on_a_new_head_no_finished_run_is_logged_again(tmp_path: Path, server: WandbServer) -> None:

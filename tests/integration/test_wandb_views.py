@@ -342,10 +342,12 @@ def test_spectra_and_attention_go_to_the_trials_own_run_once(sweep: Path, tmp_pa
     assert [row[:3] for row in heads["data"]] == [
         [layer, head, (0.1, 0.2)[head]] for layer in range(3) for head in (0, 1)
     ]
-    # Another look, other tables.
-    InsideFolder(sweep).write(FOUND.model_copy(update={"key": "def"}))
-    log_inside(opened, "offline")
-    assert len(list(sweep.glob("wandb/offline-run-*"))) == 2
+    # Another look, other tables: at other weights, or at what broke off before.
+    other = FOUND.model_copy(update={"key": "def", "attention": ()})
+    for count, look in enumerate((other, FOUND.model_copy(update={"key": "def"})), start=2):
+        InsideFolder(sweep).write(look)
+        log_inside(opened, "offline")
+        assert len(list(sweep.glob("wandb/offline-run-*"))) == count
     # And a panel for each.
     described = wandb_views(sweep, tmp_path, "http://127.0.0.1:9", key=None).stdout
     assert "Inside the models: inside/spectra; inside/attention" in described

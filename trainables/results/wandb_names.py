@@ -12,6 +12,8 @@ from trainables.results.wording import status_in_full
 SETTING_GROUP = "setting/group"
 """Key of a W&B run's configuration by which runs are grouped."""
 BASE_GROUP = "base"
+DELETED = "was previously created and deleted"
+"""What W&B says of a run that its user has deleted: it takes none under that id any more."""
 RUN_SETTINGS: dict[str, Any] = {
     "silent": True,
     "console": "off",

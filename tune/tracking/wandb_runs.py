@@ -17,7 +17,7 @@ from trainables.files.disk import flush
 from trainables.files.storage import Location
 from trainables.records.folder import SweepFolder
 from trainables.records.schema import Measurement
-from trainables.results.wandb_names import RUN_SETTINGS
+from trainables.results.wandb_names import DELETED, RUN_SETTINGS
 from trainables.results.wording import one_line
 from tune.config.sweep_config import WandbConfig
 from tune.tracking.wandb_endings import ENDING, Endings
@@ -42,9 +42,6 @@ _RUN_SETTINGS = {
     "finish_timeout": 30,
     "finish_timeout_raises": True,
 }
-
-# W&B takes a run that its user deleted under this id no more.
-_DELETED = "was previously created and deleted"
 
 
 class WandbRuns:
@@ -126,7 +123,7 @@ class WandbRuns:
             if self.mode() == "online":
                 return self._init(run_id, name, job_type, config)
         except Exception as error:
-            if _DELETED in str(error):
+            if DELETED in str(error):
                 self._deleted.add(run_id)
                 return None
             # The id stays in use in W&B's service process, so only a new service process can take
