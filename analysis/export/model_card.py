@@ -213,6 +213,13 @@ def _picked(record: TrialRecord, sweep: Sweep) -> str:
 
 
 def _loading(kind: Kind, model: ModelConfig) -> str:
+    code = _plain_loading(kind, model)
+    if model.trust_remote_code:
+        code = re.sub(r"from_pretrained\([^,)]+", r"\g<0>, trust_remote_code=True", code)
+    return code
+
+
+def _plain_loading(kind: Kind, model: ModelConfig) -> str:
     if kind == "adapter":
         code = (
             "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"

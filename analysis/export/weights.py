@@ -140,7 +140,7 @@ def _tokenizer(model: ModelConfig, weights: Path) -> Any:
     """The one saved with the weights, else one made anew, of files that may have moved since."""
     from trainables.inputs.model import load_tokenizer, saved_tokenizer
 
-    return saved_tokenizer(weights) or load_tokenizer(model)
+    return saved_tokenizer(model, weights) or load_tokenizer(model)
 
 
 def _settings(file: Path) -> dict[str, Any]:

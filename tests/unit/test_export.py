@@ -290,6 +290,15 @@ def test_an_adapter_whose_turns_end_otherwise_than_its_base_s_is_loaded_so(
     assert 'tokenizer = AutoTokenizer.from_pretrained("PATH")' in code
 
 
+@pytest.mark.parametrize("kind", ["adapter", "merged", "full"])
+def test_a_model_of_own_code_is_loaded_with_it(kind: Kind) -> None:
+    model = ModelConfig(name="some/model", trust_remote_code=True)
+    code = _loading(kind, model)
+    compile(code, "card", "exec")
+    assert code.count("from_pretrained(") == code.count(", trust_remote_code=True)") == 2
+    assert "trust" not in _loading(kind, ModelConfig(name="some/model"))
+
+
 def test_a_full_model_s_card_says_what_reads_and_serves_it(sweep: Path, tmp_path: Path) -> None:
     config = sweep / "trials/0001/attempt_1/weights/config.json"
     config.write_text(json.dumps({"transformers_version": "5.3.1"}))

@@ -534,6 +534,16 @@ def test_what_inspections_found_is_among_the_results(tmp_path):
     assert f"\n  inside       {tmp_path}/inside\n" in summary(sweep_config(), records, tmp_path)
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_model_of_own_code_is_to_be_loaded_with_it(tmp_path, method):
+    model = ModelConfig(name="some/model", trust_remote_code=True)
+    record = trial(
+        0, {GAIN: 0.5, LOSS: 0.0}, method=method, weights_dir=kept(tmp_path, 0), model=model
+    )
+    text = summary(sweep_config(), [record], tmp_path)
+    assert text.rstrip().endswith("/weights', trust_remote_code=True)")
+
+
 def test_full_fine_tuning_is_loaded_with_transformers(tmp_path):
     records = [trial(0, {GAIN: 0.5, LOSS: 0.0}, method="full", weights_dir=kept(tmp_path, 0))]
     text = summary(sweep_config(), records, tmp_path)

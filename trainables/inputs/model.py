@@ -72,10 +72,11 @@ def save_own_tokenizer(model: ModelConfig, tokenizer: Any, folder: Path) -> None
         tokenizer.save_pretrained(folder)
 
 
-def saved_tokenizer(folder: Path) -> Any:
+def saved_tokenizer(model: ModelConfig, folder: Path) -> Any:
     """The tokenizer in a folder of weights; None if there is none."""
-    has_one = (folder / "tokenizer_config.json").exists()
-    return AutoTokenizer.from_pretrained(folder) if has_one else None
+    if not (folder / "tokenizer_config.json").exists():
+        return None
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
 
 
 def load_model(model: ModelConfig, *, is_hollow: bool = False) -> Any:

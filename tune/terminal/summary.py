@@ -215,14 +215,16 @@ def _next(
 
 def _loading(trial: TrialConfig, weights: str) -> str:
     """Python that loads a trial's weights, of an adapter with its base as what its files hold."""
+    options = ", trust_remote_code=True" if trial.model.trust_remote_code else ""
     if trial.method == "full":
         name = "AutoModelForCausalLM"
-        return f"from transformers import {name}; model = {name}.from_pretrained({weights!r})"
-    name, imported, options = "AutoPeftModelForCausalLM", "", ""
+        load = f"model = {name}.from_pretrained({weights!r}{options})"
+        return f"from transformers import {name}; {load}"
+    name, imported = "AutoPeftModelForCausalLM", ""
     method = method_of(config_of(trial.model, may_fetch=False))
     if method in READ_AS_PLAIN:
         plain = READ_AS_PLAIN[method]
         imported = f"from transformers import {plain}; "
-        options = f", quantization_config={plain}(dequantize=True)"
+        options += f", quantization_config={plain}(dequantize=True)"
     load = f"model = {name}.from_pretrained({weights!r}{options})"
     return f"from peft import {name}; {imported}{load}"
