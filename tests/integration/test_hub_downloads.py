@@ -110,6 +110,15 @@ def test_processes_that_start_together_on_a_new_node_fetch_each_file_once(
     assert files == sorted(hub.downloads)
 
 
+def test_weights_that_the_hub_has_twice_are_fetched_once(token: str, tmp_path: Path) -> None:
+    """As Mistral's, which are there in a format of its own, too."""
+    folder = Path(shutil.copytree(FOLDER, tmp_path / "model"))
+    (folder / "consolidated.safetensors").write_bytes(b"the same otherwise")
+    with hub_server(MODEL, folder, token) as hub:
+        output_of(start(hub, token, tmp_path / "cache", "-c", LOAD))
+    assert hub.downloads == dict.fromkeys((file.name for file in FOLDER.iterdir()), 1)
+
+
 def test_who_may_not_read_the_model_is_told_where_the_token_belongs(
     hub: Hub, tmp_path: Path
 ) -> None:

@@ -223,8 +223,14 @@ def local_folder(model: ModelConfig) -> Path:
         location = source(model)
         if is_local(location):
             return Path(location)
-        patterns = ["*.safetensors", "*.json"]
-        return Path(snapshot_download(location, revision=model.revision, allow_patterns=patterns))
+        # Some have all weights twice: in other folders, or as one file in Mistral's own format.
+        fetched = snapshot_download(
+            location,
+            revision=model.revision,
+            allow_patterns=["*.safetensors", "*.json"],
+            ignore_patterns=["*/*", "consolidated*.safetensors"],
+        )
+        return Path(fetched)
     except (OSError, ModuleNotFoundError) as error:
         raise UserError([Fault("model.name", f"cannot find {model.name}: {error}")]) from error
 
