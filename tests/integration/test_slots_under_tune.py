@@ -272,6 +272,7 @@ def test_hosts_that_no_trial_will_need_end_and_others_train_on(
         assert set(host_processes()) <= others  # Ray restarts none of them
 
 
+@pytest.mark.slow
 def test_a_host_that_waits_for_its_node_ends_before_one_that_is_idle(
     load: Callable[..., SweepConfig], make_trial: Callable[..., TrialConfig]
 ) -> None:
@@ -298,9 +299,15 @@ def test_a_host_that_waits_for_its_node_ends_before_one_that_is_idle(
 def test_a_host_that_is_lost_while_it_loads_the_model_is_asked_again(
     make_trial: Callable[..., TrialConfig],
 ) -> None:
+    class SlotHostUpSlowly(SlotHostActor):
+        def __init__(self) -> None:
+            time.sleep(3)
+            super().__init__()
+
     # Those of an earlier test may still be ending.
     others = set(host_processes())
-    actor = start_slot_host({"CPU": 0.5})
+    slow = ray.remote(SlotHostUpSlowly)
+    actor = slow.options(num_cpus=0.5, max_restarts=-1, max_concurrency=10).remote()
     try:
         ray.get(actor.load.remote())
         answer = actor.reason_against.remote(make_trial())
