@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # else Accelerate takes all cores under DeepSpeed
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# bitsandbytes would load the compiler into each process that imports PEFT: a second or more.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

@@ -86,7 +86,10 @@ def start(
     return start
 
 
-@pytest.mark.parametrize("stopping", ["early_stopping=null", "early_stopping={}"])
+@pytest.mark.parametrize(
+    "stopping",
+    [pytest.param("early_stopping=null", marks=pytest.mark.slow), "early_stopping={}"],
+)
 def test_what_waits_for_room_is_left_to_the_next_start(
     start: Callable[..., Any],
     load: Callable[..., SweepConfig],

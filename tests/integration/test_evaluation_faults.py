@@ -67,7 +67,13 @@ def crash_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "step"), [("lora", 6), ("lora", 9), ("full, stage 3", 6), ("full, stage 3", 9)]
+    ("kind", "step"),
+    [
+        pytest.param("lora", 6, marks=pytest.mark.slow),
+        ("lora", 9),
+        ("full, stage 3", 6),
+        pytest.param("full, stage 3", 9, marks=pytest.mark.slow),
+    ],
 )
 def test_training_is_kept_and_the_evaluation_made_up_for(
     make_trial: Callable[..., TrialConfig],

@@ -75,7 +75,7 @@ def test_a_model_is_saved_with_the_settings_of_its_generation_that_are_valid(
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("slots", [0, 2])
+@pytest.mark.parametrize("slots", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_trials_read_no_row_themselves(
     load: Callable[..., SweepConfig],
     sweep_config: SweepConfig,

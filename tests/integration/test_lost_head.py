@@ -86,6 +86,7 @@ def test_the_same_command_on_a_new_head_goes_on(
         assert steps == list(range(1, len(steps) + 1))
 
 
+@pytest.mark.slow
 def test_a_head_with_another_token_is_told_from_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from trainables.records.schema import TrialStatus
 if TYPE_CHECKING:
     from trainables.evaluation.base import Base
 
-pytestmark = [pytest.mark.integration, pytest.mark.ray]
+pytestmark = [pytest.mark.integration, pytest.mark.ray, pytest.mark.slow]
 
 SCRIPT = Path(__file__).with_name("sweep_losing_nodes.py")
 TRIAL = (
@@ -29,7 +29,6 @@ TRIAL = (
 )
 
 
-@pytest.mark.slow
 def test_a_lost_node_costs_no_failure_and_few_steps_and_no_token_is_written_down(
     base: Base, base_cache: Path, tmp_path: Path
 ) -> None:

@@ -302,6 +302,7 @@ def test_the_record_says_so(run_sweep: Callable[..., SweepOutcome], tmp_path: Pa
     assert "out of memory at micro-batch size 8" in log
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_trial_that_never_fits_is_told_as_out_of_memory(
     run_sweep: Callable[..., SweepOutcome],

@@ -79,7 +79,7 @@ def comparable(metrics: dict[str, float]) -> dict[str, float]:
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(LORA, id="alone"),
+        pytest.param(LORA, id="alone", marks=pytest.mark.slow),
         pytest.param(IN_SLOTS, id="in slots"),
         pytest.param(IN_A_GROUP, id="in a group", marks=pytest.mark.slow),
     ],

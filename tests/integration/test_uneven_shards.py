@@ -149,6 +149,7 @@ def test_workers_share_an_evaluation_though_a_forward_pass_takes_them_all(
     assert len(set(lengths)) > 1, lengths
 
 
+@pytest.mark.slow
 def test_losses_in_tiles_are_those_of_all_logits_at_once(
     train: Train,
     undisturbed: dict[int, dict[str, float]],

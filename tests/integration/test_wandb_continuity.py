@@ -133,7 +133,7 @@ def test_offline_parts_of_killed_drivers_join_to_whole_runs(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     folder = tmp_path / "a sweep"
-    hint = killed_again_and_again(folder, "offline", environment, 12, partial(tear, folder))
+    hint = killed_again_and_again(folder, "offline", environment, 8, partial(tear, folder))
 
     parts = {n: parts_of(folder, f"{SWEEP_ID}-{n:04d}") for n in range(TRIALS)}
     assert max(map(len, parts.values())) > 3

@@ -333,6 +333,7 @@ def test_a_group_that_lost_a_worker_is_replaced_and_goes_on(
     assert workers().isdisjoint(before)
 
 
+@pytest.mark.slow
 def test_a_group_that_lost_a_worker_in_an_evaluation_goes_on_in_another(
     cold: Any, train: Train, make_group_trial: Callable[..., TrialConfig], tmp_path: Path
 ) -> None:

@@ -136,7 +136,7 @@ ON_ITEMS = (
 )
 
 
-@pytest.mark.parametrize(("items", "told"), [(40, " and ".join), (4000, None)])
+@pytest.mark.parametrize(("items", "told"), [(40, " and ".join), (2000, None)])
 def test_constraints_on_a_task_and_on_the_most_forgotten_are_judged(tmp_path, items, told):
     results = results_of(tmp_path, items=items, constraints=ON_ITEMS)
     found = answer(results)
