@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
+from trainables.inputs.chats import forms_of_calls
 from trainables.inputs.data import IGNORED_LABEL, TokenizedData, tokenize
 
 QUESTION = {"role": "user", "content": "What is 1 + 2?"}
@@ -101,6 +102,12 @@ def test_calls_are_text_where_the_chat_template_joins_it(
         before, after = learned(tokenizer, sample)
         assert before + after == written(tokenizer, as_text[:end])
         assert '\n{"a": "é", "b": 2}\n' in after
+
+
+def test_no_chat_template_is_given_a_null_that_it_might_write() -> None:
+    calling = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    forms = [*forms_of_calls([QUESTION, calling])]
+    assert [[turn["content"] for turn in form] for form in forms] == [[QUESTION["content"], ""]] * 2
 
 
 def test_where_the_chat_template_joins_the_content_alone_arguments_are_not_quoted_twice(

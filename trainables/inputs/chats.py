@@ -114,12 +114,13 @@ def without_nulls(value: Any) -> Any:
 
 
 def forms_of_calls(turns: Turns) -> Iterator[Turns]:
-    """The turns, and if some call tools, forms of these for chat templates that refuse the first.
+    """The turns, and if some call tools, the form of these that DeepSeek-V3's chat template wants.
 
-    First all have a content. Then the arguments are JSON text too, as DeepSeek-V3's template wants.
+    There the arguments are JSON text. No content is null, as it is beside calls in OpenAI's format:
+    many templates would write it, as "None", and Transformers 5.21 would let them.
     """
-    yield turns
     if not any("tool_calls" in turn for turn in turns):
+        yield turns
         return
     turns = [turn | {"content": turn.get("content") or ""} for turn in turns]
     yield turns
