@@ -1010,9 +1010,9 @@ def test_what_decides_the_numbers_is_what_functions_do_and_not_where_they_lie(
 ) -> None:
     """Of a partial function the harness tells its address, another one in every process."""
 
-    def description(rows: str) -> str:
+    def description(rows: str, besides: str = "") -> str:
         (folder / "texts.py").write_text(
-            "from functools import partial\n"
+            f"from functools import partial\n{besides}"
             f"def some(docs, number):\n    return docs.select({rows})\n"
             "few = partial(some, number=3)\n"
         )
@@ -1026,6 +1026,28 @@ def test_what_decides_the_numbers_is_what_functions_do_and_not_where_they_lie(
     assert " at 0x" not in first
     assert "docs.select(range(number))" in first
     assert first != edited
+    # The function may use what stands beside it in its file.
+    beside = [description("range(number)", f"PART = {part}\n") for part in (1, 2, 2)]
+    assert first not in beside
+    assert beside[0] != beside[1] == beside[2]
+
+
+def test_the_class_of_a_task_decides_its_numbers_too(tokenizer: Any, folder: Path) -> None:
+    def description(word: str) -> str:
+        (folder / "own.py").write_text(
+            "from lm_eval.api.task import ConfigurableTask\n\n\n"
+            "class Own(ConfigurableTask):\n"
+            "    def __init__(self, config=None):\n"
+            "        config.pop('class')\n        super().__init__(config=config)\n\n"
+            f"    def doc_to_target(self, doc, *_):\n        return {word!r}\n"
+        )
+        write_task(folder, "own", folder / "test.jsonl")
+        file = folder / "own.yaml"
+        file.write_text(file.read_text() + "class: !function own.Own\n")
+        asked = suite(task_dirs=(str(folder),), in_domain=["own"])
+        return json.dumps(Evaluator(asked, tokenizer).describe())
+
+    assert len({description(word) for word in ("a", "b", "b")}) == 2
 
 
 @pytest.mark.parametrize("value", [1, 0.5, np.float32(0.5), np.int64(1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import os
@@ -12,6 +13,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -199,10 +201,15 @@ class Evaluator:
 
 
 def _config(task: Any) -> dict[str, Any]:
-    """A task's configuration, with its functions, and without the place that its file is in."""
+    """A task's configuration, with its functions, and without the place that its file is in.
+
+    With its class, too, unless this is the harness's.
+    """
     config = dict(task.config.to_dict(keep_callable=True))
     metadata = dict(config.get("metadata") or {})
     metadata.pop("config_source", None)
+    if not type(task).__module__.startswith("lm_eval."):
+        config["class"] = type(task)
     return config | {"metadata": metadata}
 
 
@@ -210,12 +217,22 @@ def _described(value: object) -> object:
     """What decides what a function or another object does; the same in all processes."""
     if isinstance(value, partial):
         return [value.func, value.args, value.keywords]
-    with suppress(TypeError, OSError):  # as the harness describes it
-        return inspect.getsource(value)  # type: ignore[arg-type]
+    with suppress(TypeError, OSError):
+        return _written(value)
     text = re.sub(r" at 0x[0-9a-f]+", "", str(value))
     with suppress(TypeError, OSError):
-        return [text, inspect.getsource(type(value))]
+        return [text, *_written(type(value))]
     return text
+
+
+def _written(value: Any) -> list[str]:
+    """The source of a function or class, and a digest of its file, of which it may use more.
+
+    Raises:
+        TypeError, OSError: it is not written in Python, or its file is gone.
+    """
+    file = Path(inspect.getsourcefile(value) or "")
+    return [inspect.getsource(value), hashlib.sha256(file.read_bytes()).hexdigest()]
 
 
 @lru_cache(maxsize=2)  # a trial that ran out of memory resumes with smaller batches
