@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from ray.exceptions import RayActorError, RayError
-from torch.distributed import DistBackendError
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from torch.distributed import DistBackendError, DistNetworkError
 
 from trainables.errors import Diverged
 from trainables.training.reporter import ListReporter
@@ -106,6 +106,21 @@ def test_workers_that_lose_each_other_end_as_one_that_died(
     monkeypatch.setattr(group, "_ready_group", lambda trial: Group(RayError(), [cause]))
     trial: Any = SimpleNamespace(workers=2)
     with pytest.raises(raised, match=says):
+        group.train_on_workers(trial, ListReporter().report)
+
+
+@pytest.mark.parametrize(
+    ("cause", "raised"), [(DistNetworkError("reset by peer"), RayActorError), (KeyError(), KeyError)]
+)
+def test_so_they_do_where_one_is_lost_as_they_meet(
+    cause: Exception, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meet(trial: Any) -> Any:
+        raise RayTaskError("join", "", cause).as_instanceof_cause()
+
+    monkeypatch.setattr(group, "_ready_group", meet)
+    trial: Any = SimpleNamespace(workers=2)
+    with pytest.raises(raised):
         group.train_on_workers(trial, ListReporter().report)
 
 

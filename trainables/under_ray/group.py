@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trainables.config import TrialConfig
@@ -41,7 +41,10 @@ def train_on_workers(trial: TrialConfig, report: Report) -> TrialResult:
         RayActorError: a worker's process has died, or the workers have lost each other.
         Exception: else the most informative error of the workers.
     """
-    group = _ready_group(trial)
+    try:
+        group = _ready_group(trial)
+    except RayTaskError as error:
+        raise (_loss(error.cause) or error) from None
     try:
         return group.train(trial, report)
     except RayError as error:
@@ -50,9 +53,13 @@ def train_on_workers(trial: TrialConfig, report: Report) -> TrialResult:
             _replace(group)
         cause = most_telling(failures)
         traceback.print_exception(cause)
-        if is_lost_worker(cause) or isinstance(cause, OutOfMemoryError):
-            raise RayActorError(error_msg=named(cause)) from None
-        raise cause from None
+        raise (_loss(cause) or cause) from None
+
+
+def _loss(cause: BaseException) -> RayActorError | None:
+    """The error of a trial whose process has died, where a worker's was no fault of the trial."""
+    is_loss = is_lost_worker(cause) or isinstance(cause, OutOfMemoryError)
+    return RayActorError(error_msg=named(cause)) if is_loss else None
 
 
 def _ready_group(trial: TrialConfig) -> _Group:
