@@ -24,9 +24,11 @@ from trainables.under_ray.slots import (
     _join,
     _load,
     has_process,
+    life_of,
     start_slot_host,
 )
 from tune.cluster.slots import HostPool
+from tune.cluster.waiting import answer_of
 from tune.listeners import SweepListener
 from tune.sweep import Sweep, SweepOutcome
 
@@ -310,9 +312,13 @@ def test_a_host_that_is_lost_while_it_loads_the_model_is_asked_again(
     actor = slow.options(num_cpus=0.5, max_restarts=-1, max_concurrency=10).remote()
     try:
         ray.get(actor.load.remote())
-        answer = actor.reason_against.remote(make_trial())
         (process,) = set(host_processes()) - others
-        process.kill()
-        assert ray.get(answer, timeout=120) is None
+        with ThreadPoolExecutor() as pool:
+            asked = "reason_against", (make_trial(),), {"CPU": 0.5}, print
+            answer = pool.submit(answer_of, actor, *asked)
+            time.sleep(0.5)  # it loads the model
+            process.kill()
+            assert answer.result(timeout=120) is None
+        assert life_of(actor) == ("ALIVE", 1)
     finally:
         ray.kill(actor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from trainables.slots.guest import Guest
 from trainables.slots.host import UNKNOWN, SlotHost
 from trainables.slots.speed import Speed, best, may_pay
 from trainables.under_ray.tasks import trial_process_seconds
+from tune.cluster import waiting
 from tune.cluster.slots import (
     HostPool,
     beside_hosts,
@@ -40,6 +42,21 @@ PROJECT = Path(__file__).parents[2]
 
 def config(**changes: Any) -> SweepConfig:
     return SweepConfig.model_validate(yaml.safe_load(edited(**changes)))
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host answers what its method returns, or raises it; it is up again at once."""
+
+    def get(answer: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    restarts = count()
+    monkeypatch.setattr("ray.get", get)
+    monkeypatch.setattr("ray.wait", lambda asked, **options: (asked, []))
+    monkeypatch.setattr(waiting, "life_of", lambda host: ("ALIVE", next(restarts)))
 
 
 def test_plain_lora_can_have_a_slot() -> None:
@@ -112,12 +129,12 @@ def test_trials_in_slots_start_on_the_cpus_of_the_driver_s_node(
     seconds: float,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    answers: None,
 ) -> None:
     asked: list[Any] = []
     probe = SimpleNamespace(remote=lambda *arguments: asked.extend(arguments))
     pool = HostPool(config(), {"CPU": cpus}, lambda *point: trial_config(), {}, print)
     pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe),), 12.0
-    monkeypatch.setattr("ray.get", lambda answer: answer)
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: range(64))
     monkeypatch.setattr("ray._private.utils._get_docker_cpus", lambda: container)
@@ -165,7 +182,7 @@ def test_hosts_are_for_the_trials_that_are_still_to_run(
     ("trials", "hosts", "most"), [(12, 8, 2), (20, 8, 3), (16, 8, 2), (3, 8, 1)]
 )
 def test_as_many_slots_are_tried_as_a_host_may_get_trials(
-    trials: int, hosts: int, most: int, monkeypatch: pytest.MonkeyPatch
+    trials: int, hosts: int, most: int, answers: None
 ) -> None:
     asked: list[Any] = []
     told: list[str] = []
@@ -173,44 +190,55 @@ def test_as_many_slots_are_tried_as_a_host_may_get_trials(
     sweep = config(budget__trials=trials)
     pool = HostPool(sweep, {"CPU": 16.0}, lambda *point: trial_config(), {}, told.append)
     pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe),) * hosts, 1.0
-    monkeypatch.setattr("ray.get", lambda answer: answer)
     train = config().train.model_copy(update={"batch_size": 8, "micro_batch_size": 4})
     assert pool._measured(trial_config(train=train), samples=100) == 1
     assert asked[1:3] == [most, most * train.total_steps(100) * 2]
     assert f"{hosts} hosts of 1 slot: memory runs out" in told[0]
 
 
-def raised(answer: Any) -> Any:
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
 @pytest.mark.parametrize(
     "error", [ActorUnavailableError("restarting", None), OutOfMemoryError("low on memory")]
 )
 def test_where_a_host_dies_of_measuring_the_sweep_goes_on_with_one_slot(
-    error: RayError, monkeypatch: pytest.MonkeyPatch
+    error: RayError, answers: None
 ) -> None:
     """As Ray kills it where its machine runs out of memory; each start would end the same way."""
     told: list[str] = []
     pool = HostPool(config(), {"CPU": 4.0}, lambda *point: trial_config(), {}, told.append)
-    probe = SimpleNamespace(remote=lambda *arguments: error)
+    asked: list[Any] = []
+    probe = SimpleNamespace(remote=lambda *arguments: asked.append(arguments) or error)
     pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe),) * 2, 1.0
-    monkeypatch.setattr("ray.get", raised)
     assert pool._measured(trial_config(), samples=100) == 1
-    (line,) = told
+    assert len(asked) == 4
+    line = told[-1]
     assert line.startswith("warning: 2 hosts of 1 slot: a host lost its process")
     assert "resources.lora.slots" in line
 
 
-def test_a_host_that_does_not_come_back_from_measuring_ends_the_sweep(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_host_that_lost_its_node_is_asked_again_once_it_has_another(
+    answers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Ray may take a while to notice; who waits is told what for."""
+    lives = [("ALIVE", 2), ("ALIVE", 2), ("RESTARTING", 3), ("RESTARTING", 3), ("ALIVE", 3)]
+    left, told = iter([*lives, ("ALIVE", 3), ("ALIVE", 4)]), list[str]()
+    said = iter([ActorUnavailableError("restarting", None), "an answer"])
+    monkeypatch.setattr(waiting, "life_of", lambda host: next(left))
+    monkeypatch.setattr(waiting, "_POLL_S", 0.001)
+    monkeypatch.setattr(waiting, "_TELL_EVERY_S", 0.0)
+    monkeypatch.setattr(waiting, "nodes_up", list)
+    monkeypatch.setattr(waiting, "last_failure", lambda gcs: None)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address=""))
+    host = SimpleNamespace(probe=SimpleNamespace(remote=lambda: next(said)))
+    assert waiting.answer_of(host, "probe", (), {"GPU": 1}, told.append) == "an answer"
+    assert "lost its process" in told[0]
+    assert set(told[1:]) == {"waiting for a node with 1 GPU"}
+    assert next(left) == ("ALIVE", 4)  # it was asked again as soon as it was up
+
+
+def test_a_host_that_does_not_come_back_from_measuring_ends_the_sweep(answers: None) -> None:
     pool = HostPool(config(), {"CPU": 4.0}, lambda *point: trial_config(), {}, print)
     probe = SimpleNamespace(remote=lambda *arguments: ActorDiedError())
     pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe),), 1.0
-    monkeypatch.setattr("ray.get", raised)
     with pytest.raises(ActorDiedError):
         pool._measured(trial_config(), samples=100)
 

@@ -110,7 +110,8 @@ def test_workers_that_lose_each_other_end_as_one_that_died(
 
 
 @pytest.mark.parametrize(
-    ("cause", "raised"), [(DistNetworkError("reset by peer"), RayActorError), (KeyError(), KeyError)]
+    ("cause", "raised"),
+    [(DistNetworkError("reset by peer"), RayActorError), (KeyError(), KeyError)],
 )
 def test_so_they_do_where_one_is_lost_as_they_meet(
     cause: Exception, raised: type[Exception], monkeypatch: pytest.MonkeyPatch

@@ -55,11 +55,6 @@ class SlotHostActor(host.SlotHost):
         use_credentials()
         super().__init__(stop_is_requested)
 
-    # The driver waits for these before the first trial, so a restarted host is asked again.
-    reason_against = ray.method(max_task_retries=3)(host.SlotHost.reason_against)
-    probe = ray.method(max_task_retries=3)(host.SlotHost.probe)
-
-    @ray.method(max_task_retries=3)
     async def evaluate_base(self, *arguments: Any) -> UserError | None:
         """Run `evaluate_base_on_worker`, which leaves base and tasks in memory for trials here."""
         fault: UserError | None = await self._in_thread(evaluate_base_on_worker, *arguments)
@@ -94,8 +89,13 @@ def start_slot_host(held: Mapping[str, float]) -> Any:
 
 def has_process(actor: Any) -> bool:
     """Whether a host is up: it waits for no node, be it its first or one to restart on."""
+    return life_of(actor)[0] == "ALIVE"
+
+
+def life_of(actor: Any) -> tuple[str, int]:
+    """A host's state, in Ray's word, and how often it was restarted."""
     known = ray._private.state.state.actor_table(actor._actor_id.hex())
-    return bool(known.get("State") == "ALIVE")
+    return known.get("State", ""), known.get("NumRestarts", 0)
 
 
 def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, report: Report) -> TrialResult:

@@ -57,14 +57,13 @@ def have_base_evaluated(
             marker,
             _demands(config.search, config.train),
         )
-        in_host = hosts.start()
-        held = held_by_worker(config, "lora" if in_host else config.search.methods[0], cluster)
-        answer = (
-            hosts.evaluate_base(*arguments)
-            if in_host
-            else as_task(evaluate_base_on_worker, held).remote(*arguments)
-        )
-        fault: UserError | None = awaited(answer, held, tell)
+        fault: UserError | None
+        if hosts.start():
+            fault = hosts.evaluate_base(*arguments)
+        else:
+            held = held_by_worker(config, config.search.methods[0], cluster)
+            answer = as_task(evaluate_base_on_worker, held).remote(*arguments)
+            fault = awaited(answer, held, tell)
     if fault is not None:
         raise fault
     if told := time_of_evaluations(config, ledger.base()):

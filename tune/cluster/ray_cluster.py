@@ -36,9 +36,6 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # A base that its node has no memory for is tried again as often, and not for ever.
     "RAY_task_oom_retries": "2",
-    # Calls of an actor that has lost its process are tried again; by default, all within a second,
-    # while the new process is still coming up.
-    "RAY_task_actor_unavailable_retry_delay_base_ms": "5000",
     # Else Tune itself restarts a trial of a preempted node, with its attempt's number and folder.
     "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
 }

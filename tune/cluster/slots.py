@@ -22,7 +22,7 @@ from trainables.under_ray.slots import SlotHosts, has_process, start_slot_host
 from trainables.under_ray.tasks import trial_process_seconds
 from tune.cluster.node_checks import nodes_up
 from tune.cluster.ray_cluster import usable_cpus
-from tune.cluster.waiting import answering, awaited
+from tune.cluster.waiting import answer_of, answering
 from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
 from tune.resources.capacity import (
@@ -88,11 +88,14 @@ class HostPool(SweepListener):
             self._kill()
 
     def evaluate_base(self, *arguments: Any) -> Any:
-        """A reference to the result of `evaluate_base_on_worker` in a host; call after `start`.
+        """The result of `evaluate_base_on_worker` in the first host; call after `start`.
 
         The host then has the base in memory.
         """
-        return self._actors[0].evaluate_base.remote(*arguments)
+        return self._answer("evaluate_base", *arguments)
+
+    def _answer(self, method: str, *arguments: Any) -> Any:
+        return answer_of(self._actors[0], method, arguments, self._held, self._tell)
 
     def ready(self, samples: int, most_at_once: Callable[[], int]) -> SlotHosts | None:
         """Hosts that accept trials; None if each of the sweep's LoRA trials trains by itself.
@@ -109,8 +112,7 @@ class HostPool(SweepListener):
         largest = largest_point(self._config.search, "lora")
         trial = self._make_trial(0, largest, 1, self._config.seed)
         with answering("a host of slots"):
-            answer = self._actors[0].reason_against.remote(trial)
-            if reason := awaited(answer, self._held, self._tell):
+            if reason := self._answer("reason_against", trial):
                 self._give_up(reason)
                 return None
             # The first host's node, if newly started, has more room.
@@ -222,10 +224,9 @@ class HostPool(SweepListener):
         process_seconds = ray.get(self._process_seconds) * hosts / cpus
         costs = steps * trial.accumulation_steps, process_seconds
         most = math.ceil(at_once(config) / hosts)
-        answer = self._actors[0].probe.remote(trial, most, *costs)
         try:
-            speeds = ray.get(answer)
-        except (ActorUnavailableError, OutOfMemoryError) as error:  # each time Ray asked it again
+            speeds = self._answer("probe", trial, most, *costs)
+        except (ActorUnavailableError, OutOfMemoryError) as error:  # each time it was asked
             logger.info("lost as it measured: %s", error)
             self._warn(
                 f"{hosts} hosts of 1 slot: a host lost its process whenever it measured more, as "
