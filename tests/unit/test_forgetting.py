@@ -263,6 +263,12 @@ def test_a_task_that_only_one_was_evaluated_on_is_refused(
         forgetting_metrics({"t": score(1.0)}, tuned, found, found)
 
 
+def test_other_tasks_need_no_score_of_each_item() -> None:
+    scores = {"t": score(1.0), "d": score(0.5, role="in_domain")}
+    before, after = ([*items("t", [1]), *items("d", [1.0] * read)] for read in (2, 1))
+    assert forgetting_metrics(scores, scores, before, after)[keys.FORGETTING_MEAN] == 0.0
+
+
 def test_the_same_document_may_stand_in_a_task_twice() -> None:
     before = items("t", [1, 0, 1, 1], ["a", "a", "b", "c"])
     after = items("t", [0, 1, 1, 1], ["a", "a", "b", "c"])

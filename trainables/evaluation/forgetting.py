@@ -34,7 +34,8 @@ def forgetting_metrics(
     tasks = [label for label, score in base.items() if score.role == "retention"]
     if not tasks:
         return {}
-    flips = count_flips(base_items, tuned_items)
+    # Items of other tasks may have no partner: a task may score only what it can read.
+    flips = count_flips(_of(tasks, base_items), _of(tasks, tuned_items))
     metrics: dict[str, float] = {}
     for task in tasks:
         if task not in tuned or task not in flips:
@@ -51,6 +52,10 @@ def forgetting_metrics(
         above = [ratio for task, ratio in ratios.items() if not is_at_chance(base[task])]
         metrics[metric_keys.RETENTION_RATIO] = fmean(above or ratios.values())
     return metrics
+
+
+def _of(tasks: Sequence[str], items: Sequence[ItemScore]) -> list[ItemScore]:
+    return [item for item in items if item.task in tasks]
 
 
 def _of_task(
