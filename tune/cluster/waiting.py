@@ -48,7 +48,8 @@ def answer_of(
         ActorUnavailableError, OutOfMemoryError: it loses its process each time.
     """
     for _ in range(_MOST_LOSSES):
-        _, restarts = life_of(host)
+        state, restarts = life_of(host)
+        restarts -= state == "RESTARTING"  # Ray counts it as it begins
         with suppress(ActorUnavailableError, OutOfMemoryError):
             return awaited(getattr(host, method).remote(*arguments), held, tell)
         tell("a host of slots lost its process; it is asked again once it has another")
