@@ -1012,7 +1012,7 @@ def test_what_decides_the_numbers_is_what_functions_do_and_not_where_they_lie(
 
     def description(rows: str, besides: str = "") -> str:
         (folder / "texts.py").write_text(
-            f"from functools import partial\n{besides}"
+            f"from functools import cache, partial\n{besides}@cache\n"
             f"def some(docs, number):\n    return docs.select({rows})\n"
             "few = partial(some, number=3)\n"
         )

@@ -220,8 +220,10 @@ def prove(
     return tally
 
 
-@pytest.mark.parametrize("kills", [8, pytest.param(200, marks=pytest.mark.slow)])
-@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    "kills", [8, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+)
+@pytest.mark.timeout(600)
 def test_killed_drivers_lose_nothing(
     drivers: Drivers,
     tmp_path: Path,

@@ -315,7 +315,7 @@ def test_a_host_that_is_lost_while_it_loads_the_model_is_asked_again(
         (process,) = set(host_processes()) - others
         with ThreadPoolExecutor() as pool:
             asked = "reason_against", (make_trial(),), {"CPU": 0.5}, print
-            answer = pool.submit(answer_of, actor, *asked)
+            answer = pool.submit(answer_of, [actor], *asked)
             time.sleep(0.5)  # it loads the model
             process.kill()
             assert answer.result(timeout=120) is None

@@ -215,30 +215,69 @@ def test_where_a_host_dies_of_measuring_the_sweep_goes_on_with_one_slot(
     assert "resources.lora.slots" in line
 
 
-def test_a_host_that_lost_its_node_is_asked_again_once_it_has_another(
-    answers: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ray may take a while to notice; who waits is told what for."""
-    lives = [("ALIVE", 2), ("ALIVE", 2), ("RESTARTING", 3), ("RESTARTING", 3), ("ALIVE", 3)]
-    left, told = iter([*lives, ("ALIVE", 3), ("ALIVE", 4)]), list[str]()
-    said = iter([ActorUnavailableError("restarting", None), "an answer"])
-    monkeypatch.setattr(waiting, "life_of", lambda host: next(left))
+Lives = dict[str, list[tuple[str, int]]]
+
+
+@pytest.fixture
+def lives(answers: None, monkeypatch: pytest.MonkeyPatch) -> Lives:
+    """By host, the states that are seen of it, one after the other; the last one stays."""
+    lives: Lives = {}
+
+    def life_of(host: Any) -> tuple[str, int]:
+        left = lives[host.name]
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    monkeypatch.setattr(waiting, "life_of", life_of)
     monkeypatch.setattr(waiting, "_POLL_S", 0.001)
     monkeypatch.setattr(waiting, "_TELL_EVERY_S", 0.0)
     monkeypatch.setattr(waiting, "nodes_up", list)
     monkeypatch.setattr(waiting, "last_failure", lambda gcs: None)
     monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address=""))
-    host = SimpleNamespace(probe=SimpleNamespace(remote=lambda: next(said)))
-    assert waiting.answer_of(host, "probe", (), {"GPU": 1}, told.append) == "an answer"
+    return lives
+
+
+def a_host(name: str, *answers: object) -> Any:
+    left = iter(answers)
+    return SimpleNamespace(name=name, probe=SimpleNamespace(remote=lambda: next(left)))
+
+
+UNAVAILABLE = ActorUnavailableError("restarting", None)
+
+
+@pytest.mark.parametrize("error", [UNAVAILABLE, ActorDiedError()])  # the latter of a drained node
+def test_a_host_that_lost_its_node_is_asked_again_once_it_has_another(
+    error: RayError, lives: Lives
+) -> None:
+    """Ray may take a while to notice; who waits is told what for."""
+    restarting = [("RESTARTING", 3)] * 3
+    lives["a"] = [("ALIVE", 2), ("ALIVE", 2), ("ALIVE", 2), *restarting, ("ALIVE", 3)]
+    told: list[str] = []
+    host = a_host("a", error, "an answer")
+    assert waiting.answer_of([host], "probe", (), {"GPU": 1}, told.append) == "an answer"
+    assert lives["a"] == [("ALIVE", 3)]
     assert "lost its process" in told[0]
     assert set(told[1:]) == {"waiting for a node with 1 GPU"}
-    assert next(left) == ("ALIVE", 4)  # it was asked again as soon as it was up
 
 
-def test_a_host_that_does_not_come_back_from_measuring_ends_the_sweep(answers: None) -> None:
+def test_another_host_that_is_up_is_asked_instead(lives: Lives) -> None:
+    """The nodes that are left may have no room for the one that lost its own."""
+    lives |= {"a": [("ALIVE", 0), ("RESTARTING", 1)], "b": [("ALIVE", 0)]}
+    hosts = [a_host("a", UNAVAILABLE), a_host("b", "an answer")]
+    assert waiting.answer_of(hosts, "probe", (), {}, print) == "an answer"
+
+
+def test_a_host_that_dies_in_each_start_is_not_waited_for_without_end(lives: Lives) -> None:
+    lives["a"] = [("ALIVE", 0), *(("RESTARTING", number) for number in range(1, 100))]
+    host = a_host("a", *[UNAVAILABLE] * 4)
+    with pytest.raises(ActorUnavailableError):
+        waiting.answer_of([host], "probe", (), {}, print)
+
+
+def test_a_host_that_does_not_come_back_from_measuring_ends_the_sweep(lives: Lives) -> None:
     pool = HostPool(config(), {"CPU": 4.0}, lambda *point: trial_config(), {}, print)
     probe = SimpleNamespace(remote=lambda *arguments: ActorDiedError())
-    pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe),), 1.0
+    pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe, name="a"),), 1.0
+    lives["a"] = [("ALIVE", 0), ("DEAD", 0)]
     with pytest.raises(ActorDiedError):
         pool._measured(trial_config(), samples=100)
 

@@ -208,7 +208,7 @@ def _config(task: Any) -> dict[str, Any]:
     config = dict(task.config.to_dict(keep_callable=True))
     metadata = dict(config.get("metadata") or {})
     metadata.pop("config_source", None)
-    if not type(task).__module__.startswith("lm_eval."):
+    if not type(task).__module__.startswith("lm_eval.api."):
         config["class"] = type(task)
     return config | {"metadata": metadata}
 
@@ -231,6 +231,7 @@ def _written(value: Any) -> list[str]:
     Raises:
         TypeError, OSError: it is not written in Python, or its file is gone.
     """
+    value = inspect.unwrap(value)
     file = Path(inspect.getsourcefile(value) or "")
     return [inspect.getsource(value), hashlib.sha256(file.read_bytes()).hexdigest()]
 

@@ -95,7 +95,7 @@ class HostPool(SweepListener):
         return self._answer("evaluate_base", *arguments)
 
     def _answer(self, method: str, *arguments: Any) -> Any:
-        return answer_of(self._actors[0], method, arguments, self._held, self._tell)
+        return answer_of(self._actors, method, arguments, self._held, self._tell)
 
     def ready(self, samples: int, most_at_once: Callable[[], int]) -> SlotHosts | None:
         """Hosts that accept trials; None if each of the sweep's LoRA trials trains by itself.

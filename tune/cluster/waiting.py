@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from trainables.errors import Fault, UserError, first_line
 from trainables.under_ray.autoscaler import last_failure
+from trainables.under_ray.endings import LOST
 from trainables.under_ray.slots import life_of
 from tune.cluster.node_checks import nodes_up
 from tune.resources.capacity import wording, workers_in
@@ -34,40 +35,55 @@ def awaited(answer: Any, held: Mapping[str, float], tell: Callable[[str], None])
 
 
 def answer_of(
-    host: Any,
+    hosts: Sequence[Any],
     method: str,
     arguments: tuple[Any, ...],
     held: Mapping[str, float],
     tell: Callable[[str], None],
 ) -> Any:
-    """What a host of slots answers; asked again, up to three times, where it loses its process.
+    """What the first host of slots answers; where it loses its process, another, or it once more.
 
-    Ray's own retries would be over before a new process, let alone another node, is up.
+    That is done up to three times. Ray's own retries would be over before a new process, let alone
+    another node, is up.
 
     Raises:
-        ActorUnavailableError, OutOfMemoryError: it loses its process each time.
+        RayActorError, OutOfMemoryError: a process was lost each time, or is lost for good.
     """
+    host = hosts[0]
     for _ in range(_MOST_LOSSES):
         state, restarts = life_of(host)
         restarts -= state == "RESTARTING"  # Ray counts it as it begins
-        with suppress(ActorUnavailableError, OutOfMemoryError):
+        try:
             return awaited(getattr(host, method).remote(*arguments), held, tell)
-        tell("a host of slots lost its process; it is asked again once it has another")
-        _await_restart(host, restarts, held, tell)
+        except LOST:
+            if life_of(host)[0] == "DEAD":
+                raise
+        tell("a host of slots lost its process; one that is up is asked again")
+        host = _next_up(hosts, host, restarts, held, tell)
     return awaited(getattr(host, method).remote(*arguments), held, tell)
 
 
-def _await_restart(
-    host: Any, restarts: int, held: Mapping[str, float], tell: Callable[[str], None]
-) -> None:
-    """Wait until a host is up again, or for good not; or until it cannot have been down."""
+def _next_up(
+    hosts: Sequence[Any],
+    lost: Any,
+    restarts: int,
+    held: Mapping[str, float],
+    tell: Callable[[str], None],
+) -> Any:
+    """The first host that is up; the lost one counts once it has another process.
+
+    It counts, too, if it is dead for good, or again and again, or cannot have been lost.
+    """
     started = told = time.monotonic()
     while True:
         now = time.monotonic()
-        state, known = life_of(host)
-        is_another = known > restarts or now - started > _UNNOTICED_S
-        if state == "DEAD" or (state == "ALIVE" and is_another):
-            return
+        for host in hosts:
+            state, known = life_of(host)
+            is_another = host != lost or known > restarts or now - started > _UNNOTICED_S
+            if (state == "ALIVE" and is_another) or (host == lost and state == "DEAD"):
+                return host
+            if host == lost and known > restarts + _MOST_LOSSES:
+                return host
         if now - told > _TELL_EVERY_S:
             _tell_of_wait(held, tell)
             told = now
