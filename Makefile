@@ -35,7 +35,7 @@ integration: $(INSTALLED)
 
 # What a GPU changes but its kernels, by a device whose memory and arithmetic are the CPU's.
 pretended_gpu: $(INSTALLED)
-	PYTHONPATH=tests $(BIN)/pytest -p pretended_gpu tests/integration -m gpu
+	PYTHONPATH=tests $(BIN)/pytest -p pretended_gpu tests/integration -m "gpu and not slow"
 
 e2e: $(INSTALLED)
 	$(BIN)/pytest tests/e2e -m "not slow and not gpu and not cluster"
@@ -47,6 +47,7 @@ cluster: $(INSTALLED)
 # Outside `make test`: minutes each, or much like another. Before a change of how losses are met, run it.
 slow: $(INSTALLED)
 	$(BIN)/pytest tests/integration -m "slow and not gpu"
+	$(BIN)/pytest tests/e2e -m slow
 
 # On a machine with a GPU.
 gpu: $(INSTALLED)

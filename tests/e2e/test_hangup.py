@@ -48,6 +48,7 @@ def run_and_hang_up(output_dir: Path) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
+@pytest.mark.slow
 def test_trials_save_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert run_and_hang_up(tmp_path) == INTERRUPTED
     ledger = Ledger(tmp_path / "quickstart")

@@ -23,6 +23,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 def test_an_option_that_can_be_turned_on_afterwards(tmp_path: Path) -> None:
     def run(*settings: str) -> None:
         overrides = [part for setting in settings for part in ("--set", setting)]

@@ -1,4 +1,4 @@
-"""The driver is killed, more than once; the same command ends where an undisturbed one does."""
+"""The driver is killed; the same command ends where an undisturbed one does."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from trainables.records.ledger import Ledger
 from trainables.records.schema import ItemScore, TrialStatus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+SLOW = pytest.mark.slow
 
 # Random search does not learn, so what is suggested does not depend on who ends first.
 ARGUMENTS = (
@@ -63,15 +64,20 @@ def items(ledger: Ledger) -> dict[int, list[ItemScore]]:
     return found
 
 
-def test_sweep_whose_driver_is_killed_twice_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "moments", [pytest.param([35], id="once"), pytest.param([15, 55], id="twice", marks=SLOW)]
+)
+def test_sweep_whose_driver_is_killed_ends_like_an_undisturbed_one(
+    tmp_path: Path, moments: list[int]
+) -> None:
     undisturbed = run_command(*ARGUMENTS, "--output-dir", tmp_path / "undisturbed")
     assert undisturbed.exit_code == 0, undisturbed.errors
     expected = results(Ledger(tmp_path / "undisturbed" / "quickstart"))
 
     killed = tmp_path / "killed"
     ledger = Ledger(killed / "quickstart")
-    run_and_kill(killed, measurements=15)
-    run_and_kill(killed, measurements=55)
+    for measurements in moments:
+        run_and_kill(killed, measurements)
     before = {r.number: r for r in ledger.trials() if r.status is TrialStatus.COMPLETE}
     last = run_command(*ARGUMENTS, "--output-dir", killed)
     assert last.exit_code == 0, last.output + last.errors

@@ -175,6 +175,7 @@ def test_the_same_command_again_changes_nothing(
     assert Ledger(folder).trials() == records
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_is_extended(quickstart: Quickstart, records: list[TrialRecord]) -> None:
     folder, _ = quickstart
     more = run_command(

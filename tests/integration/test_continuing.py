@@ -137,6 +137,7 @@ class Told(SweepListener):
         self.lines += [f"warning: {line}" for line in sweep.provenance.warnings_with(base)]
 
 
+@pytest.mark.slow
 def test_what_a_wider_search_asks_of_the_base_is_checked_before_its_trials_run(
     load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path
 ) -> None:
@@ -237,6 +238,7 @@ def test_failed_trials_alone_are_run_again_on_request(start: Callable[..., Any])
     assert [records[0], records[4]] == [before[0], before[4]]
 
 
+@pytest.mark.slow
 def test_what_a_mended_search_leaves_outside_is_told_to_who_reads_the_sweep(
     start: Callable[..., Any], tmp_path: Path
 ) -> None:

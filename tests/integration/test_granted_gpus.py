@@ -108,6 +108,7 @@ def test_what_is_given_no_gpu_sees_none(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_whatever_was_given_it_says_so(
     make_trial: Callable[..., TrialConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

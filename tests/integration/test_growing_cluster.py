@@ -116,6 +116,7 @@ def growing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Growing
         yield GrowingCluster(address, process)
 
 
+@pytest.mark.slow
 def test_a_cluster_grows_by_what_trials_ask_for_and_shrinks(
     growing: GrowingCluster, tmp_path: Path, base_cache: Path
 ) -> None:

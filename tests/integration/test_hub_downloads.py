@@ -237,6 +237,7 @@ def test_a_sweep_on_one_machine_fetches_the_model_once(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_each_node_of_a_cluster_fetches_it_once_with_the_token_of_the_command(
     hub: Hub, token: str, tmp_path: Path, sessions: Path
 ) -> None:
@@ -256,6 +257,7 @@ def test_each_node_of_a_cluster_fetches_it_once_with_the_token_of_the_command(
     assert files_with_secrets(token, *caches, output, sessions) == []
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_not_reached_is_told_as_such(tmp_path: Path) -> None:
     code = """
 from trainables.config import DataConfig, EvalSuite, ModelConfig

@@ -221,7 +221,7 @@ def prove(
 
 
 @pytest.mark.parametrize(
-    "kills", [8, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+    "kills", [4, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
 @pytest.mark.timeout(600)
 def test_killed_drivers_lose_nothing(
@@ -238,7 +238,7 @@ def test_killed_drivers_lose_nothing(
     assert tally.completed_before_a_kill > 0
 
 
-@pytest.mark.parametrize("wanted", [8, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("wanted", [4, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.timeout(600)
 def test_killed_trial_processes_lose_nothing(
     drivers: Drivers, tmp_path: Path, capsys: pytest.CaptureFixture[str], wanted: int

@@ -63,6 +63,7 @@ def test_trial_that_dies_again_and_again_fails_at_the_limit(
     assert ledger.trials() == outcome.records
 
 
+@pytest.mark.slow
 def test_a_trial_that_ray_kills_for_its_node_s_memory_goes_on(
     base: Base, base_cache: Path, tmp_path: Path
 ) -> None:

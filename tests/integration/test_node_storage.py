@@ -92,6 +92,7 @@ def test_a_node_without_the_shared_storage_is_named(tmp_path: Path) -> None:
     assert left == "[]"
 
 
+@pytest.mark.slow
 def test_a_node_that_joins_without_it_evaluates_no_base(tmp_path: Path) -> None:
     done = run(tmp_path, "--set", "eval.limit=4", "--set", "wandb.mode=disabled")
     ended, left = done.stdout.strip().splitlines()[-2:]

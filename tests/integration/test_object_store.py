@@ -121,6 +121,7 @@ def test_trials_in_slots_leave_what_trials_by_themselves_leave(
         load_file(tmp_path / str(record.number) / "adapter_model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_group_publishes_its_best_weights_and_leaves_nothing_on_its_node(
     load: Callable[..., SweepConfig], bucket: str, tmp_path: Path
 ) -> None:
@@ -146,7 +147,11 @@ def test_a_group_publishes_its_best_weights_and_leaves_nothing_on_its_node(
 
 @pytest.mark.parametrize(
     "trains",
-    [pytest.param("lora.workers=1", marks=pytest.mark.slow), "lora.workers=2", "lora.slots=2"],
+    [
+        pytest.param("lora.workers=1", marks=pytest.mark.slow),
+        pytest.param("lora.workers=2", marks=pytest.mark.slow),
+        "lora.slots=2",
+    ],
 )
 def test_a_trial_that_is_stopped_leaves_nothing_on_its_node_and_no_weights_in_the_store(
     trains: str, load: Callable[..., SweepConfig], bucket: str

@@ -314,6 +314,7 @@ def test_a_trial_that_never_fits_is_told_as_out_of_memory(
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.slow
 def test_a_group_of_workers_agrees_on_smaller_micro_batches(
     run_sweep: Callable[..., SweepOutcome],
 ) -> None:

@@ -48,6 +48,7 @@ def test_groups_are_packed_where_they_fit_and_wait_for_each_other(
     assert told["left"] == 0
 
 
+@pytest.mark.slow
 def test_trials_lie_on_gpus_of_the_type_that_they_ask_for(
     make_trial: Callable[..., TrialConfig], tmp_path: Path
 ) -> None:

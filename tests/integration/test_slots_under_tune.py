@@ -213,6 +213,7 @@ def test_a_host_whose_answer_is_lost_does_not_train_a_trial_beside_another(
             ray.kill(actor)
 
 
+@pytest.mark.slow
 def test_a_trial_without_a_free_slot_has_one_on_a_host_that_comes_up(
     make_trial: Callable[..., TrialConfig],
 ) -> None:
@@ -239,6 +240,7 @@ def test_a_trial_without_a_free_slot_has_one_on_a_host_that_comes_up(
             ray.kill(actor)
 
 
+@pytest.mark.slow
 def test_hosts_that_no_trial_will_need_end_and_others_train_on(
     load: Callable[..., SweepConfig], make_trial: Callable[..., TrialConfig]
 ) -> None:

@@ -125,6 +125,7 @@ def test_it_ends_soon_and_the_others_train_on_and_measure_the_same(
         assert comparable(beside.last.metrics) == expected
 
 
+@pytest.mark.slow
 def test_a_request_that_a_driver_did_not_live_to_meet_ends_the_trial_at_the_next_start(
     load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path
 ) -> None:

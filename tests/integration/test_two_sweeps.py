@@ -27,6 +27,7 @@ SETTINGS = (
 )
 
 
+@pytest.mark.slow
 def test_two_sweeps_of_one_name_keep_to_their_gpus_and_folders(
     tmp_path: Path, base_cache: Path
 ) -> None:

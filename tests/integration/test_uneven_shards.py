@@ -131,6 +131,7 @@ def test_its_measurements_are_those_of_one_worker(
     assert "in_domain/target_relay_generate/exact_match" in alone.last
 
 
+@pytest.mark.slow
 def test_workers_share_an_evaluation_though_a_forward_pass_takes_them_all(
     train: Train, make_sharded_trial: Callable[..., TrialConfig], tokenizer: Any
 ) -> None:

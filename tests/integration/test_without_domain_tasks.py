@@ -39,6 +39,7 @@ DATA_ALONE = (
 )
 
 
+@pytest.mark.slow
 def test_data_without_a_task_of_their_own_are_swept_shown_and_exported(
     load: Callable[..., SweepConfig],
     base_cache: Path,

@@ -143,6 +143,7 @@ class Groups(SweepListener):
         self.seen |= workers()
 
 
+@pytest.mark.slow
 def test_a_sweep_s_trials_share_a_group_inside_their_placement(
     load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ from typing import Any
 from trainables.config import TrainConfig, TrialConfig
 from trainables.errors import EvaluationOutOfMemory, OutOfMemory, first_line, traced
 from trainables.process import hang_watch
+from trainables.process.imports import large_imports
 from trainables.process.lost_device import end_with_lost_device
 from trainables.records.schema import Measurement
 from trainables.slots.guest import Guest
@@ -125,7 +126,12 @@ class SlotHost:
 
     async def load_libraries(self) -> None:
         """Import what training needs, before there is anything to train."""
-        await self._in_thread(import_module, "trainables.slots.engine")
+
+        def load() -> None:
+            with large_imports():
+                import_module("trainables.slots.engine")
+
+        await self._in_thread(load)
 
     async def reason_against(self, trial: TrialConfig) -> str | None:
         """Why trials like this one cannot share the base; None if they can.

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trainables.config import TrialConfig
+from trainables.process.imports import large_imports
 from trainables.records.schema import TrialResult
 from trainables.training.reporter import Reporter
 
 
 def trial_function(trial: TrialConfig) -> Callable[[TrialConfig, Reporter], TrialResult]:
     """The function that trains with the trial's method."""
-    if trial.method == "lora":
-        from trainables.training.lora import train_lora
+    with large_imports():
+        if trial.method == "lora":
+            from trainables.training.lora import train_lora
 
-        return train_lora
-    from trainables.training.full_sft import train_full_sft
+            return train_lora
+        from trainables.training.full_sft import train_full_sft
 
-    return train_full_sft
+        return train_full_sft

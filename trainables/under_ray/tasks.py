@@ -16,6 +16,7 @@ from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError, named, noted
 from trainables.files.locations import node_cache
 from trainables.files.storage import open_storage
+from trainables.process.imports import large_imports
 from trainables.process.lost_device import end_with_lost_device
 from trainables.records.schema import BASE_RECORD
 from trainables.under_ray.credentials import use_credentials
@@ -45,9 +46,10 @@ def evaluate_base_on_worker(
     """
     use_credentials()  # before the hub's client is imported, which reads them then
 
-    from trainables.evaluation.base import evaluate_base
-    from trainables.inputs.tokenized import DATA_FOLDER, DATA_RECORD
-    from trainables.process.out_of_memory import evaluated_within_memory
+    with large_imports():
+        from trainables.evaluation.base import evaluate_base
+        from trainables.inputs.tokenized import DATA_FOLDER, DATA_RECORD
+        from trainables.process.out_of_memory import evaluated_within_memory
 
     cache_dir = Path(cache) if cache else node_cache() / "bases"
     log = cache_dir / "base.log"
@@ -77,7 +79,8 @@ def check_base_on_worker(model: ModelConfig, demands: Demands) -> UserError | No
     """
     use_credentials()  # before the hub's client is imported, which reads them then
 
-    from trainables.evaluation.base_inputs import check_base
+    with large_imports():
+        from trainables.evaluation.base_inputs import check_base
 
     log = node_cache() / "bases" / "base.log"
     return _fault_of(partial(check_base, model, demands), log)
@@ -120,7 +123,8 @@ def inspect_on_worker(sweep_dir: str, number: int) -> str | None:
     """Run `inspect_trial` on a worker; returns why something could not be inspected, if so."""
     use_credentials()  # before the hub's client is imported, which reads them then
 
-    from trainables.inside.inspection import inspect_trial
+    with large_imports():
+        from trainables.inside.inspection import inspect_trial
     from trainables.inside.records import InsideFolder
 
     with log_to(InsideFolder(Path(sweep_dir)).log(number)):

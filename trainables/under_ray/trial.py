@@ -13,6 +13,7 @@ import ray.tune
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.process import hang_watch
+from trainables.process.imports import large_imports
 from trainables.process.lost_device import end_with_lost_device
 from trainables.records.schema import BASE_RECORD, Outcome, TrialResult, TrialStatus
 from trainables.slots.eligibility import reason_against
@@ -99,7 +100,8 @@ def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) 
     """
     if slot_hosts is not None:
         return train_in_slot(slot_hosts, trial, report_to_tune)
-    from trainables.process.out_of_memory import train_within_memory
+    with large_imports():
+        from trainables.process.out_of_memory import train_within_memory
 
     if trial.workers > 1:
         return train_within_memory(lambda smaller: train_on_workers(smaller, report_to_tune), trial)

@@ -15,6 +15,7 @@ from trainables.config import TrialConfig
 from trainables.errors import Diverged
 from trainables.process import hang_watch
 from trainables.process.background import in_background
+from trainables.process.imports import large_imports
 from trainables.process.lost_device import end_with_lost_device
 from trainables.records.schema import BASE_RECORD, Measurement, TrialResult
 from trainables.training.attempt_folder import (
@@ -64,7 +65,8 @@ class Worker:
 
     def serve(self, address: str) -> int:
         """Open the group's rendezvous store and return its port; rank 0 only."""
-        from torch.distributed import TCPStore
+        with large_imports():
+            from torch.distributed import TCPStore
 
         self._store = TCPStore(address, 0, is_master=True, wait_for_workers=False)
         return int(self._store.port)
@@ -77,7 +79,8 @@ class Worker:
                 the process needs.
         """
         os.environ |= environment  # before CUDA enumerates its devices
-        import torch
+        with large_imports():
+            import torch
 
         if torch.cuda.is_available():  # each sees all the group's GPUs on the node
             torch.cuda.set_device(int(environment["LOCAL_RANK"]))
