@@ -16,10 +16,10 @@ import pandas as pd
 from analysis.quiet import quiet_libraries
 from analysis.sweep_settings import SweepSettings
 from analysis.sweeps import Sweep, ledger_of
+from trainables.collector import collector_paused
 from trainables.errors import Fault, UserError
 from trainables.inside.choice import notable_trials
 from trainables.inside.records import ROUNDED, InsideFolder, InsideRecord, is_rounded
-from trainables.process.imports import large_imports
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialRecord
 
@@ -45,7 +45,7 @@ def look_inside(
             folder cannot be written to.
     """
     numbers = _existing(sweep_dir, numbers)
-    with quiet_libraries(), large_imports():
+    with quiet_libraries(), collector_paused():
         from trainables.inside.inspection import inspect_trial
     records = []
     for number in numbers:

@@ -30,7 +30,7 @@ def run_command(*arguments: object, **environment: str) -> Command:
         [sys.executable, str(PROJECT / "tune" / "run.py"), *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=560,  # on a slow machine; a test's own, if shorter, comes first
         check=False,
         env={**os.environ, **environment},
     )

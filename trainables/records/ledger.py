@@ -21,12 +21,12 @@ in `stop`.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from trainables.collector import collector_paused
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, is_address, open_storage, read_or_none
@@ -42,18 +42,6 @@ from trainables.records.schema import (
     TrialRecord,
     TrialStatus,
 )
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Pause the collector: records hold no cycles, and searching so many doubles the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 class Ledger:
@@ -80,7 +68,7 @@ class Ledger:
         """Whether the base's evaluation exists."""
         return self._exists(self.folder.base_json)
 
-    @_collector_paused()
+    @collector_paused()
     def check(self) -> None:
         """Read everything.
 
@@ -143,7 +131,7 @@ class Ledger:
         file = self.folder.trial_json(number)
         return self._trial(file, self._content(file))
 
-    @_collector_paused()
+    @collector_paused()
     def trials(self) -> list[TrialRecord]:
         """Every trial's record, by number."""
         files = [self.folder.trial_json(number) for number in self._numbers()]
@@ -179,7 +167,7 @@ class Ledger:
         """
         return _in_order(self._metrics_file(number).measurements)
 
-    @_collector_paused()
+    @collector_paused()
     def histories(self, as_they_came: bool = False) -> dict[int, list[Measurement]]:
         """The measurements of every trial, by number; faster than reading them one by one.
 

@@ -29,10 +29,10 @@ from itertools import pairwise
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from trainables.collector import collector_paused
 from trainables.config import TrainConfig, TrialConfig
 from trainables.errors import EvaluationOutOfMemory, OutOfMemory, first_line, traced
 from trainables.process import hang_watch
-from trainables.process.imports import large_imports
 from trainables.process.lost_device import end_with_lost_device
 from trainables.records.schema import Measurement
 from trainables.slots.guest import Guest
@@ -128,7 +128,7 @@ class SlotHost:
         """Import what training needs, before there is anything to train."""
 
         def load() -> None:
-            with large_imports():
+            with collector_paused():
                 import_module("trainables.slots.engine")
 
         await self._in_thread(load)

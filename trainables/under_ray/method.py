@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from trainables.collector import collector_paused
 from trainables.config import TrialConfig
-from trainables.process.imports import large_imports
 from trainables.records.schema import TrialResult
 from trainables.training.reporter import Reporter
 
 
 def trial_function(trial: TrialConfig) -> Callable[[TrialConfig, Reporter], TrialResult]:
     """The function that trains with the trial's method."""
-    with large_imports():
+    with collector_paused():
         if trial.method == "lora":
             from trainables.training.lora import train_lora
 

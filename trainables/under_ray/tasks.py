@@ -12,11 +12,11 @@ from typing import Any
 
 import ray
 
+from trainables.collector import collector_paused
 from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError, named, noted
 from trainables.files.locations import node_cache
 from trainables.files.storage import open_storage
-from trainables.process.imports import large_imports
 from trainables.process.lost_device import end_with_lost_device
 from trainables.records.schema import BASE_RECORD
 from trainables.under_ray.credentials import use_credentials
@@ -46,7 +46,7 @@ def evaluate_base_on_worker(
     """
     use_credentials()  # before the hub's client is imported, which reads them then
 
-    with large_imports():
+    with collector_paused():
         from trainables.evaluation.base import evaluate_base
         from trainables.inputs.tokenized import DATA_FOLDER, DATA_RECORD
         from trainables.process.out_of_memory import evaluated_within_memory
@@ -79,7 +79,7 @@ def check_base_on_worker(model: ModelConfig, demands: Demands) -> UserError | No
     """
     use_credentials()  # before the hub's client is imported, which reads them then
 
-    with large_imports():
+    with collector_paused():
         from trainables.evaluation.base_inputs import check_base
 
     log = node_cache() / "bases" / "base.log"
@@ -123,7 +123,7 @@ def inspect_on_worker(sweep_dir: str, number: int) -> str | None:
     """Run `inspect_trial` on a worker; returns why something could not be inspected, if so."""
     use_credentials()  # before the hub's client is imported, which reads them then
 
-    with large_imports():
+    with collector_paused():
         from trainables.inside.inspection import inspect_trial
     from trainables.inside.records import InsideFolder
 

@@ -10,10 +10,10 @@ from typing import Any
 import ray
 import ray.tune
 
+from trainables.collector import collector_paused
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.process import hang_watch
-from trainables.process.imports import large_imports
 from trainables.process.lost_device import end_with_lost_device
 from trainables.records.schema import BASE_RECORD, Outcome, TrialResult, TrialStatus
 from trainables.slots.eligibility import reason_against
@@ -100,7 +100,7 @@ def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) 
     """
     if slot_hosts is not None:
         return train_in_slot(slot_hosts, trial, report_to_tune)
-    with large_imports():
+    with collector_paused():
         from trainables.process.out_of_memory import train_within_memory
 
     if trial.workers > 1:

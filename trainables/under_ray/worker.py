@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import ray
 
+from trainables.collector import collector_paused
 from trainables.config import TrialConfig
 from trainables.errors import Diverged
 from trainables.process import hang_watch
 from trainables.process.background import in_background
-from trainables.process.imports import large_imports
 from trainables.process.lost_device import end_with_lost_device
 from trainables.records.schema import BASE_RECORD, Measurement, TrialResult
 from trainables.training.attempt_folder import (
@@ -65,7 +65,7 @@ class Worker:
 
     def serve(self, address: str) -> int:
         """Open the group's rendezvous store and return its port; rank 0 only."""
-        with large_imports():
+        with collector_paused():
             from torch.distributed import TCPStore
 
         self._store = TCPStore(address, 0, is_master=True, wait_for_workers=False)
@@ -79,7 +79,7 @@ class Worker:
                 the process needs.
         """
         os.environ |= environment  # before CUDA enumerates its devices
-        with large_imports():
+        with collector_paused():
             import torch
 
         if torch.cuda.is_available():  # each sees all the group's GPUs on the node

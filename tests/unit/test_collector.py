@@ -1,4 +1,4 @@
-"""The garbage collector while large libraries are imported."""
+"""The garbage collector, paused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from trainables.process.imports import large_imports
+from trainables.collector import collector_paused
 
 COLLECTIONS = """
 import gc
@@ -22,13 +22,13 @@ print(len(seen), gc.isenabled())
 
 
 def test_it_rests_and_goes_on() -> None:
-    with large_imports():
+    with collector_paused():
         assert not gc.isenabled()
     assert gc.isenabled()
 
 
 def test_it_goes_on_if_an_import_fails() -> None:
-    with pytest.raises(ImportError), large_imports():
+    with pytest.raises(ImportError), collector_paused():
         raise ImportError
     assert gc.isenabled()
 
@@ -36,7 +36,7 @@ def test_it_goes_on_if_an_import_fails() -> None:
 def test_who_has_turned_it_off_finds_it_off() -> None:
     gc.disable()
     try:
-        with large_imports():
+        with collector_paused():
             pass
         assert not gc.isenabled()
     finally:
