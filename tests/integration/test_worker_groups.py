@@ -13,6 +13,7 @@ import pytest
 import ray
 import torch
 from ray.exceptions import RayActorError
+from safetensors.torch import load_file, save_file
 from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 from worker_group import group_of, values
@@ -286,6 +287,33 @@ def test_so_they_do_though_their_tokens_are_for_other_experts(
     alone = make_trial("full", learning_rate=1e-3, train=TRAIN | short | {"micro_batch_size": 8})
     expected = run(alone.model_copy(update=model)).curve()
     trial = make_group_trial(stage, learning_rate=1e-3, train=TRAIN | short)
+    measurements, error = train(trial.model_copy(update=model))
+    assert error is None
+    assert [m.metrics["train/loss"] for m in measurements] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_weight_that_files_hold_under_both_its_names_is_one_in_every_worker(
+    train: Train,
+    make_group_trial: Callable[..., TrialConfig],
+    make_trial: Callable[..., TrialConfig],
+    run: Callable[..., Run],
+    tokenizer: Any,
+    tmp_path: Path,
+) -> None:
+    """As in files of Qwen3; the one that loads no values, and so compares none, may not differ."""
+    config = AutoConfig.for_model(
+        "qwen3", vocab_size=len(tokenizer), **SHAPE, tie_word_embeddings=True
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    save_file(weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}, file)
+    short = {"steps": 3, "report_every": 3, "save_weights": False}
+    model = {"model": ModelConfig(name=str(tmp_path), dtype="float32")}
+    alone = make_trial("full", learning_rate=1e-3, train=TRAIN | short | {"micro_batch_size": 8})
+    expected = run(alone.model_copy(update=model)).curve()
+    trial = make_group_trial(3, learning_rate=1e-3, train=TRAIN | short)
     measurements, error = train(trial.model_copy(update=model))
     assert error is None
     assert [m.metrics["train/loss"] for m in measurements] == pytest.approx(expected, abs=1e-3)

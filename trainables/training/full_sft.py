@@ -68,7 +68,7 @@ def prepare(config: TrialConfig, samples: int, settings: dict[str, Any]) -> tupl
     model = load_model(config.model, is_hollow=is_sharded and os.environ["RANK"] != "0")
     arguments = sft_config(config, samples, settings)
     if is_sharded:
-        shard(model, getattr(torch, config.model.dtype))
+        shard(model, getattr(torch, config.model.dtype), config.workers)
     return model, arguments
 
 

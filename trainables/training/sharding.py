@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import deepspeed_config
 
+from trainables.process.workers import agreed
 
-def shard(model: nn.Module, dtype: torch.dtype) -> None:
+
+def shard(model: PreTrainedModel, dtype: torch.dtype, workers: int) -> None:
     """Leave this worker its shard of each parameter, and all buffers. Every worker calls it.
 
     The first worker's values count, sent one parameter at a time; models of others may be hollow.
@@ -21,9 +24,14 @@ def shard(model: nn.Module, dtype: torch.dtype) -> None:
     Args:
         model: is changed in place.
         dtype: what DeepSpeed trains all parameters in, as at its other stages. Buffers keep theirs.
+        workers: number in the group.
     """
     from deepspeed import zero
 
+    # Files may hold a weight under both its names, alike or not: a hollow model cannot tell, and
+    # with a parameter more or less its worker would wait for ever.
+    model.all_tied_weights_keys = agreed(model.all_tied_weights_keys, workers)
+    model.tie_weights(recompute_mapping=False)
     shards: Any = zero.Init(module=nn.Module(), config_dict_or_path=deepspeed_config())
     for buffer in model.buffers():
         _put(buffer, shards.local_device, buffer.dtype)
