@@ -11,11 +11,12 @@ import pytest
 import torch
 from numpy.linalg import norm
 from scipy.spatial.distance import jensenshannon
+from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from analysis.__main__ import main
 from analysis.inside import attention, by_trial, look_inside, matrices, representation, similarity
-from trainables.errors import UserError
+from trainables.errors import CannotInspect, UserError
 from trainables.inputs.model import load_model
 from trainables.inside import activations, inspection
 from trainables.inside.records import InsideFolder, InsideRecord
@@ -403,3 +404,37 @@ def test_on_a_worker_it_is_the_same(finished: Path, records: list[Any], tmp_path
     assert ray.get(options.remote(str(copy), 4)) == "it kept no weights"
     shutil.rmtree(copy / "base")
     assert "base.json" in ray.get(options.remote(str(copy), 2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "reason"),
+    [
+        ("mamba", {"state_size": 4}, "has no attention probabilities to compare"),
+        (
+            "gemma3n_text",
+            {
+                **{"vocab_size_per_layer_input": 64, "hidden_size_per_layer_input": 4},
+                **{"laurel_rank": 4, "num_kv_shared_layers": 0},
+                "layer_types": ["sliding_attention", "full_attention"],
+                "activation_sparsity_pattern": [0.0, 0.0],
+            },
+            "has several hidden states for each token",
+        ),
+    ],
+)
+def test_a_model_whose_activations_are_of_another_kind_is_told(
+    kind: str,
+    sizes: dict[str, Any],
+    reason: str,
+    tokenizer: Any,
+    make_trial: Callable[..., TrialConfig],
+    tmp_path: Path,
+) -> None:
+    config = AutoConfig.for_model(kind)
+    shape = {name: size for name, size in SHAPE.items() if hasattr(config, name)}
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **shape, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    trial = make_trial("full", model={"name": str(tmp_path), "dtype": "float32"})
+    with pytest.raises(CannotInspect, match=reason):
+        activations.activation_drift(trial, tmp_path, ["max 4 7 2 ="])

@@ -104,11 +104,8 @@ def activation_drift(config: TrialConfig, weights_dir: Path, prompts: list[str])
         encoded = encode(tokenizer, prompts)
         if not encoded:
             raise CannotInspect(f"no prompt has {_FEWEST_TOKENS} tokens")
-        per_prompt = (
-            model_config.num_hidden_layers
-            * model_config.num_attention_heads
-            * max(map(len, encoded)) ** 2
-        )
+        heads = getattr(model_config, "num_attention_heads", 1)  # state spaces have none
+        per_prompt = model_config.num_hidden_layers * heads * max(map(len, encoded)) ** 2
         batch_size = max(1, _ATTENTION_ELEMENTS // per_prompt)
         tokens = sum(map(len, encoded))
         comparison = _Comparison(model_config, stride=-(-tokens // POSITIONS))
@@ -154,16 +151,19 @@ class _Comparison:
         self._is_first: list[torch.Tensor] = []
 
     def add(self, base: Any, tuned: Any, mask_BS: torch.Tensor) -> None:
-        if not base.attentions or None in base.attentions:
+        attentions = getattr(base, "attentions", None)
+        if not attentions or None in attentions:
             raise CannotInspect("the model has no attention probabilities to compare")
-        layers = attending_layers(self._model_config, len(base.attentions))
-        for layer, before, after in zip(layers, base.attentions, tuned.attentions, strict=True):
+        layers = attending_layers(self._model_config, len(attentions))
+        for layer, before, after in zip(layers, attentions, tuned.attentions, strict=True):
             moved = self._attention.setdefault(layer, LayerAttention(layer))
             moved.add(before, after, mask_BS.to(before.device))
         kept = self._positions(mask_BS)
         first_BS = torch.zeros_like(kept)
         first_BS[:, 0] = True
         self._is_first.append(first_BS[kept])
+        if any(states.shape[:2] != mask_BS.shape for states in base.hidden_states):
+            raise CannotInspect("the model has several hidden states for each token")  # Gemma 3n
         # The first entry is the embeddings, before any layer.
         pairs = zip(base.hidden_states[1:], tuned.hidden_states[1:], strict=True)
         for layer, states in enumerate(pairs):
