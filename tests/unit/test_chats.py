@@ -370,6 +370,7 @@ def test_what_parquet_fills_in_is_not_learned(tmp_path: Path) -> None:
         ({"content": ["a"]}, "must have a `content` of text alone, got a part of type str"),
         ({"content": {"text": "a"}}, "must be turns of a `role` and a `content`"),
         ({"role": None, "content": "a"}, "must be turns of a `role` and a `content`"),
+        ({"role": {}, "content": "a"}, "must be turns of a `role` and a `content`"),
     ],
 )
 def test_content_that_is_no_text_is_refused(
@@ -439,3 +440,9 @@ def test_no_chat_is_in_both_splits_and_long_samples_are_left_out_one_by_one(
 def test_only_chats_have_several_answers() -> None:
     with pytest.raises(ValidationError, match="answers must be last without messages, got all"):
         DataConfig(path="x", answers="all")
+
+
+def test_a_turn_of_sharegpt_by_nobody_is_refused(tmp_path: Path) -> None:
+    rows = [{"messages": [{"from": ["human"], "value": "q"}, {"from": "gpt", "value": "3"}]}]
+    (fault,) = faults(tmp_path, of_bytes("qwen3"), rows)
+    assert fault.rule.startswith("must be turns of a `role` and a `content`")

@@ -152,7 +152,7 @@ def _turn(turn: Turn) -> Turn:
 def _of_sharegpt(turn: Turn) -> Turn:
     role, value = turn["from"], turn.get("value")
     if role != "function_call":
-        return {"role": _ROLES.get(role, role), "content": value}
+        return {"role": _ROLES.get(str(role), role), "content": value}
     calls = _parsed(str(value), (dict, list), "a function_call")
     functions = calls if isinstance(calls, list) else [calls]
     of_openai = [{"type": "function", "function": function} for function in functions]
