@@ -587,6 +587,17 @@ def test_options_at_fault_are_told_together_as_they_were_typed(
     ]
 
 
+def test_an_adapter_as_the_model_is_told_before_anything_runs(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = sweep.parent / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    assert run(sweep, "--set", f"model.name={adapter}") == command_line.BAD_INPUT
+    told = f"error: model.name: must be a whole model, is an adapter on one: {adapter}; merge it "
+    assert capsys.readouterr().err.startswith(told)
+
+
 def test_general_text_without_texts_is_told_before_anything_runs(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from builders import trial
 from faults import faults
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, BertTokenizer
 
 from trainables.config import ModelConfig
 from trainables.errors import UserError, named
@@ -169,3 +170,24 @@ def test_a_json_file_that_is_half_of_a_download(
     (fault,) = faults(load_tokenizer, model)
     assert fault.rule.startswith(f"cannot load {model.name}: {told.format(path)}")
     assert fault.remedy == "fetch the model again, whole"
+
+
+def test_an_adapter_on_a_model_is_refused(model: ModelConfig, tmp_path: Path) -> None:
+    """Transformers loads it on its base; trials' own adapters would take its place there."""
+    adapted = peft.get_peft_model(load_model(model), peft.LoraConfig(target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    adapter = model.model_copy(update={"name": str(tmp_path / "adapter")})
+    (fault,) = faults(load_model, adapter)
+    assert fault.field == "model.name"
+    assert fault.rule == f"must be a whole model, is an adapter on one: {adapter.name}"
+
+
+def test_a_tokenizer_without_a_token_that_ends_texts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n")
+    BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    AutoConfig.for_model("gpt2", vocab_size=7).save_pretrained(tmp_path)
+    model = ModelConfig(name=str(tmp_path), dtype="float32")
+    (fault,) = faults(load_tokenizer, model)
+    assert fault.field == "model.eos_token"
+    assert fault.remedy == "name one, as [SEP]"
+    assert load_tokenizer(model.model_copy(update={"eos_token": "[SEP]"})).eos_token_id == 3

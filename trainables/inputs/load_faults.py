@@ -39,6 +39,12 @@ def fault_of_loading(model: ModelConfig, error: Exception, attention: str | None
     return Fault("model.name", f"cannot load {model.name}: {_told(error)}", _remedy(error))
 
 
+def fault_of_adapter(name: str) -> Fault:
+    """The fault of a model that is a base and an adapter on it."""
+    remedy = "merge it into its base, as `python -m analysis export SWEEP_DIR --merge` does"
+    return Fault("model.name", f"must be a whole model, is an adapter on one: {name}", remedy)
+
+
 def _told_by_torch(error: Exception) -> str | None:
     if "mismatched" in str(error):
         return "its weights have other sizes than its config.json tells"

@@ -22,7 +22,12 @@ from trainables.files.disk import hash_file, whole_folder
 from trainables.files.locations import absence, expanded, is_local, node_cache, resolve
 from trainables.inputs.chat_date import freeze_chat_date
 from trainables.inputs.four_bits import compute_in, keep_trainable, quantisation
-from trainables.inputs.load_faults import FETCH_AGAIN, LOAD_ERRORS, fault_of_loading
+from trainables.inputs.load_faults import (
+    FETCH_AGAIN,
+    LOAD_ERRORS,
+    fault_of_adapter,
+    fault_of_loading,
+)
 from trainables.inputs.model_shape import config_of
 from trainables.inputs.quantised_files import READ_AS_PLAIN, faults_of_files, method_of
 from trainables.process import hang_watch
@@ -41,7 +46,8 @@ def load_tokenizer(model: ModelConfig) -> Any:
     Its chat template has the variables of `model.chat_template_args`, whoever applies it.
 
     Raises:
-        UserError: it, or its chat template, cannot be loaded, or it has no `model.eos_token`.
+        UserError: it, or its chat template, cannot be loaded, or it has no `model.eos_token`, or no
+            token that ends a text.
     """
     freeze_chat_date()
     tokenizer = _load(AutoTokenizer, model)
@@ -50,6 +56,11 @@ def load_tokenizer(model: ModelConfig) -> Any:
             rule = f"the tokenizer of {model.name} has no token {model.eos_token}"
             raise UserError([Fault("model.eos_token", rule, "name the one that ends a turn")])
         tokenizer.eos_token = model.eos_token
+    if tokenizer.eos_token_id is None:
+        rule = f"is not set, and the tokenizer of {model.name} names no token that ends a text"
+        names = tokenizer.sep_token or tokenizer.pad_token
+        remedy = f"name one{f', as {names}' if names else ''}"
+        raise UserError([Fault("model.eos_token", rule, remedy)])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.chat_template is not None:
@@ -105,7 +116,8 @@ def load_model(model: ModelConfig, *, is_hollow: bool = False) -> Any:
     elif is_hollow:
         options["device_map"] = {"": "meta"}
     loaded, told = _load(AutoModelForCausalLM, model, **options, output_loading_info=True)
-    _check_files(model, loaded.config.to_dict())  # an adapter's folder names its base alone
+    if getattr(loaded, "_hf_peft_config_loaded", False):  # trials would take it off, unasked
+        raise UserError([fault_of_adapter(model.name)])
     if model.load_in_4bit:
         compute_in(loaded, options["dtype"])
     _check_is_whole(model, loaded, told["missing_keys"])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
 from trainables.files.locations import PACKAGE_SCHEME, absence, expanded, is_local, resolve
 from trainables.files.storage import Location, is_address
+from trainables.inputs.load_faults import fault_of_adapter
 from trainables.inputs.model_shape import config_of, faults_of_modules
 from trainables.inputs.quantised_files import faults_of_files
 from trainables.inputs.rows import (
@@ -115,13 +115,11 @@ def _missing_paths(config: SweepConfig) -> list[Fault]:
             continue
         if told := absence(path, "file or folder"):
             faults.append(Fault(field, f"{told}: {path}", _RELATIVE))
-        elif field == "model.name" and path.is_dir() and _holds_no_model(path):
+        elif field == "model.name" and (path / "adapter_config.json").is_file():
+            faults.append(fault_of_adapter(location))
+        elif field == "model.name" and path.is_dir() and not (path / "config.json").is_file():
             faults.append(Fault(field, f"holds no config.json of a model: {path}", _RELATIVE))
     return faults
-
-
-def _holds_no_model(folder: Path) -> bool:
-    return not any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
 
 
 def _unreadable_text(config: SweepConfig) -> list[Fault]:
