@@ -83,7 +83,9 @@ def did_you_mean(word: object, known: Iterable[str], cutoff: float = 0.6) -> str
 
 def hub_remedy(error: BaseException) -> str:
     """What to do if the hub was not reached; else empty."""
-    if not re.search("couldn't (connect|reach)", str(error), re.IGNORECASE):
+    told = " ".join(f"{type(each).__name__} {each}" for each in causes(error))
+    unreached = "ProxyError|couldn't (connect|reach)|outgoing traffic has been disabled"
+    if not re.search(unreached, told, re.IGNORECASE):
         return ""
     variables = "HTTPS_PROXY, HF_ENDPOINT, HF_HUB_OFFLINE"
     return f"see that the workers reach the hub ({variables}), or name a local copy"

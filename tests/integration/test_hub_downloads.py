@@ -17,6 +17,7 @@ from uuid import uuid4
 import pytest
 from conftest import SMALL
 from hub_server import COMMIT, Hub, hub_server
+from loopback import Reply, served
 
 from trainables.config import ModelConfig
 from trainables.files.locations import resolve
@@ -26,6 +27,7 @@ from trainables.records.schema import TrialStatus
 
 pytestmark = pytest.mark.integration
 
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
 HERE, PROJECT = Path(__file__).parent, Path(__file__).parents[2]
 MODEL, WEIGHTS = "lab/tiny", "model.safetensors"
 FOLDER = Path(resolve("package://trainables/embedded/model"))
@@ -257,16 +259,22 @@ def test_each_node_of_a_cluster_fetches_it_once_with_the_token_of_the_command(
     assert files_with_secrets(token, *caches, output, sessions) == []
 
 
-@pytest.mark.slow
-def test_a_hub_that_is_not_reached_is_told_as_such(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "is_refused", [pytest.param(False, marks=pytest.mark.slow, id="offline"), True]
+)
+def test_a_hub_that_is_not_reached_is_told_as_such(is_refused: bool, tmp_path: Path) -> None:
     code = """
 from trainables.config import DataConfig, EvalSuite, ModelConfig
 from trainables.errors import UserError
 from trainables.evaluation.tasks import load_tasks
 from trainables.inputs.rows import load_rows
-from trainables.inputs.model import load_tokenizer
+from trainables.inputs.model import load_model, load_tokenizer, local_folder, pinned
+model = ModelConfig(name="lab/not_fetched")
+assert pinned(model) == model
 for load, of in (
-    (load_tokenizer, ModelConfig(name="lab/not_fetched")),
+    (load_model, model),
+    (local_folder, model),
+    (load_tokenizer, model),
     (load_rows, DataConfig(path="lab/not_fetched")),
     (load_tasks, EvalSuite(in_domain=["gsm8k"])),
 ):
@@ -275,16 +283,18 @@ for load, of in (
     except UserError as error:
         print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
-        timeout=120,
-    )
+    with served(lambda request: Reply(403)) as proxy:
+        reach = {"HF_HUB_OFFLINE": "0", "HTTPS_PROXY": proxy} if is_refused else OFFLINE
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **reach, "HF_HOME": str(tmp_path)},
+            timeout=120,
+        )
     told = done.stdout.splitlines()
     fields = [line.partition(":")[0] for line in told]
-    assert fields == ["model.name", "data.path", "eval.in_domain"]
+    assert fields == [*["model.name"] * 3, "data.path", "eval.in_domain"], done.stderr[-2000:]
     for line in told:
         assert line.endswith(
             "; see that the workers reach the hub (HTTPS_PROXY, HF_ENDPOINT, HF_HUB_OFFLINE), "

@@ -14,10 +14,11 @@ import torch
 import transformers
 from filelock import FileLock
 from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import HTTPError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from trainables.config import ModelConfig
-from trainables.errors import Fault, UserError
+from trainables.errors import Fault, UserError, hub_remedy
 from trainables.files.disk import hash_file, whole_folder
 from trainables.files.locations import absence, expanded, is_local, node_cache, resolve
 from trainables.inputs.chat_date import freeze_chat_date
@@ -243,8 +244,9 @@ def local_folder(model: ModelConfig) -> Path:
             ignore_patterns=["*/*", "consolidated*.safetensors"],
         )
         return Path(fetched)
-    except (OSError, ModuleNotFoundError) as error:
-        raise UserError([Fault("model.name", f"cannot find {model.name}: {error}")]) from error
+    except (OSError, HTTPError, ModuleNotFoundError) as error:
+        rule = f"cannot find {model.name}: {error}"
+        raise UserError([Fault("model.name", rule, hub_remedy(error))]) from error
 
 
 def pinned(model: ModelConfig) -> ModelConfig:
@@ -252,7 +254,7 @@ def pinned(model: ModelConfig) -> ModelConfig:
 
     A model that cannot be found is also left unchanged: loading it will report that.
     """
-    with suppress(OSError, ModuleNotFoundError, ValueError):
+    with suppress(OSError, HTTPError, ModuleNotFoundError, ValueError):
         if not is_local(origin := source(model)):
             return model.model_copy(update={"revision": _commit(origin, model.revision)})
     return model
@@ -288,7 +290,7 @@ def _load(auto_class: Any, model: ModelConfig, **options: Any) -> Any:
             trust_remote_code=model.trust_remote_code,
             **options,
         )
-    except LOAD_ERRORS as error:
+    except (*LOAD_ERRORS, HTTPError) as error:
         fault = fault_of_loading(model, error, options.get("attn_implementation"))
         if fault is None:
             raise

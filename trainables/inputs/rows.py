@@ -76,13 +76,14 @@ def _read_local(location: str, field: str, other: str = ".jsonl") -> list[Row]:
 
 def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
     import datasets
+    from huggingface_hub.errors import HTTPError
 
     split = data.split
     if field == "data.validation_path":
         split = data.validation_split or split
     try:
         hub = datasets.load_dataset(name, data.subset, split=split)
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: one with a script
+    except (OSError, HTTPError, ValueError, RuntimeError) as error:  # the last: one with a script
         rule = f"cannot load data set {name}: {error}"
         raise UserError([Fault(field, rule, hub_remedy(error))]) from error
     except datasets.exceptions.DatasetsError as error:  # as of files with unlike fields
