@@ -90,8 +90,9 @@ class SyntheticSweep:
         )
         ledger.folder.base_json.write_text(base.model_dump_json())
         write_items(ledger.folder.base_items, base_items)
+        wrong, right = (_answered(base_items, score) for score in (0.0, 1.0))
         for number in range(self.trials):
-            self._write_trial(ledger, number, base_items, base_scores, draw)
+            self._write_trial(ledger, number, base_items, wrong, right, base_scores, draw)
         return folder
 
     def _record(self) -> SweepRecord:
@@ -121,6 +122,8 @@ class SyntheticSweep:
         ledger: Ledger,
         number: int,
         base_items: list[ItemScore],
+        wrong: list[ItemScore],
+        right: list[ItemScore],
         base_scores: dict[str, TaskScore],
         draw: random.Random,
     ) -> None:
@@ -132,7 +135,8 @@ class SyntheticSweep:
         for step in range(10, last_step + 1, 10):
             metrics = _costs(config, step)
             if step in evaluations:
-                items = self._answers(config, step / STEPS, base_items, draw)
+                is_right = self._answers(config, step / STEPS, base_items, draw)
+                items = [(wrong, right)[is_it][i] for i, is_it in enumerate(is_right)]
                 metrics |= _metrics(base_scores, _scores(items), base_items, items)
                 metrics |= {metric_keys.FORGETTING_NLL: 0.2, metric_keys.KL_BASE_TO_TUNED: 1.5}
                 write_items(Path(config.output_dir) / "items" / f"step_{step:08d}.jsonl", items)
@@ -171,7 +175,7 @@ class SyntheticSweep:
 
     def _answers(
         self, config: TrialConfig, done: float, base_items: list[ItemScore], draw: random.Random
-    ) -> list[ItemScore]:
+    ) -> list[bool]:
         """Right before, forgotten with one probability; wrong before, learnt with another."""
         lora = config.lora
         strength = config.learning_rate * (lora.scaling if lora else 20) * 300 * done
@@ -182,10 +186,9 @@ class SyntheticSweep:
         for item in base_items:
             role = TASKS[item.task][0]
             if item.score > 0.5:
-                score = float(draw.random() > (forgets if role == "retention" else 0.02))
+                answers.append(draw.random() > (forgets if role == "retention" else 0.02))
             else:
-                score = float(draw.random() < learnt.get(role, 0.02))
-            answers.append(item.model_copy(update={"score": score, "answer": f"answer {score:g}"}))
+                answers.append(draw.random() < learnt.get(role, 0.02))
         return answers
 
     def _items(self, accuracies: dict[str, float], draw: random.Random) -> list[ItemScore]:
@@ -202,6 +205,11 @@ class SyntheticSweep:
             for task, accuracy in accuracies.items()
             for index in range(self.items)
         ]
+
+
+def _answered(items: list[ItemScore], score: float) -> list[ItemScore]:
+    update = {"score": score, "answer": f"answer {score:g}"}
+    return [item.model_copy(update=update) for item in items]
 
 
 def _parts(model: str) -> dict[str, Any]:

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import gc
-import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
+from builders import trial_config
 
 from trainables.collector import collector_paused
-
-COLLECTIONS = """
-import gc
-from trainables.config import TrialConfig
 from trainables.under_ray.method import trial_function
-seen = []
-gc.callbacks.append(lambda phase, info: seen.append(phase) if phase == "stop" else None)
-trial_function(TrialConfig.model_construct(method="lora"))
-print(len(seen), gc.isenabled())
-"""
+
+DOORS: dict[str, Callable[[], object]] = {
+    "trainables.training.lora": lambda: trial_function(trial_config(method="lora")),
+    "trainables.training.full_sft": lambda: trial_function(trial_config(method="full")),
+}
+
+
+class Looks:
+    """Finds no module; notes whether the collector is at work as one of a name is looked for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.is_enabled: list[bool] = []
+
+    def find_spec(self, name: str, *_: object) -> None:
+        """Called by Python."""
+        if name == self._name:
+            self.is_enabled.append(gc.isenabled())
+            raise ImportError(name)
 
 
 def test_it_rests_and_goes_on() -> None:
@@ -43,10 +54,14 @@ def test_who_has_turned_it_off_finds_it_off() -> None:
         gc.enable()
 
 
-def test_a_process_looks_for_no_garbage_as_it_imports_what_trains() -> None:
-    told = subprocess.run(
-        [sys.executable, "-c", COLLECTIONS], capture_output=True, text=True, check=True, timeout=200
-    )
-    collections, is_enabled = told.stdout.split()
-    assert int(collections) <= 1  # the one that is due when all is imported
-    assert is_enabled == "True"
+@pytest.mark.parametrize("module", DOORS)
+def test_it_rests_while_what_trains_is_imported(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = Looks(module)
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [looks, *sys.meta_path])
+    with pytest.raises(ImportError):
+        DOORS[module]()
+    assert looks.is_enabled == [False]
+    assert gc.isenabled()
