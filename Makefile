@@ -48,6 +48,7 @@ cluster: $(INSTALLED)
 slow: $(INSTALLED)
 	$(BIN)/pytest tests/integration -m "slow and not gpu"
 	$(BIN)/pytest tests/e2e -m slow
+	PYTHONPATH=tests $(BIN)/pytest -p pretended_gpu tests/integration -m "slow and gpu"
 
 # On a machine with a GPU.
 gpu: $(INSTALLED)

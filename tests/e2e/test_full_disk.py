@@ -29,7 +29,8 @@ def fill_at_first_measurement(disk: Path, ledger: Ledger, leave: int) -> None:
 
 
 # With a little room it is a trial's weights that find none, while records can be written still.
-@pytest.mark.parametrize("leave", [pytest.param(0, marks=pytest.mark.slow), 65536])
+@pytest.mark.parametrize("leave", [0, 65536])
+@pytest.mark.slow
 def test_command_says_so_and_goes_on_once_there_is_room(tmp_path: Path, leave: int) -> None:
     with small_disk(tmp_path / "disk", "256m") as disk:
         ledger = Ledger(disk / "quickstart")

@@ -111,6 +111,7 @@ def test_what_waits_for_room_is_left_to_the_next_start(
     assert [record.status for record in records] == [TrialStatus.COMPLETE] * 3
 
 
+@pytest.mark.slow
 def test_ray_does_not_complain_of_a_sweep_that_went_well(
     start: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -162,6 +163,7 @@ def test_what_a_wider_search_asks_of_the_base_is_checked_before_its_trials_run(
     assert len(Ledger(tmp_path / "sweep").trials()) == 1
 
 
+@pytest.mark.slow
 def test_warnings_are_told_before_and_after_the_trials(
     load: Callable[..., SweepConfig],
     base_cache: Path,
@@ -200,6 +202,7 @@ def test_how_long_a_trial_is_evaluated_is_told_at_the_first_start(
     assert [len(lines) for lines in said] == [1, 0]
 
 
+@pytest.mark.slow
 def test_what_a_warm_start_takes_and_leaves_out_is_told(
     load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def test_training_is_kept_and_the_evaluation_made_up_for(
     assert Path(second.weights_dir).exists()
 
 
+@pytest.mark.slow
 def test_so_it_is_in_a_slot_whose_adapter_is_rounded_for_products(
     make_trial: Callable[..., TrialConfig],
     sweep_config: SweepConfig,

@@ -65,7 +65,11 @@ def logits(model: Any) -> torch.Tensor:
     [
         (EMBEDDED, LoraConfig(rank=4, alpha=16)),
         (EMBEDDED, LoraConfig(rank=4, alpha=16, rslora=True, dora=True)),
-        (GGUF, LoraConfig(rank=2, alpha=4, target_modules=("q_proj", "down_proj"))),
+        pytest.param(
+            GGUF,
+            LoraConfig(rank=2, alpha=4, target_modules=("q_proj", "down_proj")),
+            marks=pytest.mark.slow,
+        ),
         (EMBEDDED, LoraConfig(rank=4, alpha=16, target_modules=("embed_tokens", "q_proj"))),
         (EMBEDDED, LoraConfig(rank=4, alpha=16, target_modules=("lm_head", "q_proj"))),
         (EMBEDDED, LoraConfig(rank=4, alpha=16, target_modules=("embed_tokens", "lm_head"))),

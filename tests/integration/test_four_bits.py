@@ -177,10 +177,11 @@ def test_layers_whose_weights_are_the_other_way_round_are_merged_and_inspected(
     assert base_weights(model)["transformer.h.0.attn.c_attn.weight"].shape == original.T.shape
 
 
+FP16, BF16 = "fp16, FP4, kept as fp16", "bf16, NF4, not all layers"
 # What files of 4 bits may have been written with: the dtype that they stand for, and settings.
 FILES: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
-    "fp16, FP4, kept as fp16": (torch.float16, {"bnb_4bit_quant_storage": torch.float16}),
-    "bf16, NF4, not all layers": (
+    FP16: (torch.float16, {"bnb_4bit_quant_storage": torch.float16}),
+    BF16: (
         torch.bfloat16,
         {
             "bnb_4bit_quant_type": "nf4",
@@ -192,7 +193,7 @@ FILES: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(params=FILES)
+@pytest.fixture(params=[pytest.param(FP16, marks=pytest.mark.slow), BF16])
 def files(request: Any, in_4_bits: ModelConfig, tmp_path: Path) -> ModelConfig:
     """Of 4 bits themselves, as others have written them."""
     dtype, options = FILES[request.param]

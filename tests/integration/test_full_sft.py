@@ -193,6 +193,7 @@ def test_a_loss_that_is_no_number_is_told_also_without_a_norm(
         run(trial)
 
 
+@pytest.mark.slow
 def test_a_lora_trial_is_the_same_after_a_sharded_one(
     make_trial: MakeTrial, run: RunTrial, at_stage: Callable[[int], Stage]
 ) -> None:

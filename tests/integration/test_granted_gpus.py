@@ -92,7 +92,9 @@ with ray_cluster(address):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("is_up", "expected"), [(True, ["", "0"]), (False, [""])])
+@pytest.mark.parametrize(
+    ("is_up", "expected"), [(True, ["", "0"]), pytest.param(False, [""], marks=pytest.mark.slow)]
+)
 def test_what_is_given_no_gpu_sees_none(
     is_up: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def ended(ledger: Ledger) -> dict[int, object]:
     return {r.number: r for r in ledger.trials() if r.status is not TrialStatus.RUNNING}
 
 
+@pytest.mark.slow
 def test_the_same_command_on_a_new_head_goes_on(
     base: Base, base_cache: Path, tmp_path: Path
 ) -> None:

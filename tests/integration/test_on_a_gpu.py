@@ -70,7 +70,7 @@ def train(trial: TrialConfig) -> list[Measurement]:
 @pytest.mark.parametrize(
     ("model", "recomputes"),
     [
-        ({"dtype": "float32"}, False),
+        pytest.param({"dtype": "float32"}, False, marks=pytest.mark.slow),
         ({"dtype": "float32"}, True),
         ({"dtype": "bfloat16"}, False),
         pytest.param({"dtype": "float32", "load_in_4bit": True}, False, marks=of_its_kernels),
@@ -158,7 +158,7 @@ def on_long_samples(trial: TrialConfig, model: ModelConfig) -> TrialConfig:
     "parts",
     [
         {"method": "lora", "lora": {"rank": 64}},
-        {"method": "full", "deepspeed": {"zero_stage": 2}},
+        pytest.param({"method": "full", "deepspeed": {"zero_stage": 2}}, marks=pytest.mark.slow),
         {"method": "full", "deepspeed": {"zero_stage": 3}},
     ],
 )

@@ -143,7 +143,7 @@ def test_ends_out_of_memory_at_one_sample(
     assert train(make_trial(train=TRAIN))  # the process is fit for the next
 
 
-@pytest.mark.parametrize("kind", ["lora", "full, stage 3"])
+@pytest.mark.parametrize("kind", ["lora", pytest.param("full, stage 3", marks=SLOW)])
 def test_smaller_evaluation_batches_measure_the_same(
     make_trial: Callable[..., TrialConfig], device: Device, kind: str
 ) -> None:
@@ -290,6 +290,7 @@ LORA = "search={lora: {rank: 4, alpha: 8, learning_rate: 1.0e-3}}"
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.slow
 def test_the_record_says_so(run_sweep: Callable[..., SweepOutcome], tmp_path: Path) -> None:
     (record,) = run_sweep(2, LORA).records
     assert (record.status, record.reason) == (TrialStatus.COMPLETE, None)

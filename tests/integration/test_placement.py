@@ -36,6 +36,7 @@ def placed(trial: TrialConfig, folder: Path, workers: list[int], **environment: 
     return json.loads((folder / "placed").read_text())
 
 
+@pytest.mark.slow
 def test_groups_are_packed_where_they_fit_and_wait_for_each_other(
     make_trial: Callable[..., TrialConfig], tmp_path: Path
 ) -> None:

@@ -177,7 +177,12 @@ def test_the_model_card_s_code_loads_what_was_measured(
 
 
 @pytest.mark.parametrize(
-    "method", [{}, {"method": "full", "deepspeed": {"zero_stage": 3}}], ids=["lora", "full"]
+    "method",
+    [
+        {},
+        pytest.param({"method": "full", "deepspeed": {"zero_stage": 3}}, marks=pytest.mark.slow),
+    ],
+    ids=["lora", "full"],
 )
 def test_trials_measure_on_them_what_those_values_give(
     files: tuple[ModelConfig, ModelConfig],

@@ -105,7 +105,13 @@ def interrupted(
     return first
 
 
-@pytest.mark.parametrize("kind", KINDS)
+MUCH_ALIKE = ("full, stage 0, bfloat16", "full, stage 1, bfloat16, gradients in float32")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.slow] * (kind in MUCH_ALIKE)) for kind in KINDS],
+)
 def test_resumed_trial_measures_what_an_undisturbed_one_does(
     make_trial: Callable[..., TrialConfig], kind: str
 ) -> None:
@@ -125,7 +131,12 @@ def test_resumed_trial_measures_what_an_undisturbed_one_does(
     ("dtype", "before", "after"),
     [
         ("float32", {"zero_stage": 0}, {"zero_stage": 2}),
-        ("float32", {"zero_stage": 2}, {"zero_stage": 3, "offload_optimizer": True}),
+        pytest.param(
+            "float32",
+            {"zero_stage": 2},
+            {"zero_stage": 3, "offload_optimizer": True},
+            marks=pytest.mark.slow,
+        ),
         ("bfloat16", {"zero_stage": 2}, {"zero_stage": 3, "offload_parameters": True}),
     ],
 )

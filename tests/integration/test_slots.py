@@ -345,7 +345,9 @@ def in_slot(trial: TrialConfig, reporter: ListReporter) -> None:
         raise error
 
 
-@pytest.mark.parametrize("in_4_bits", [False, True], ids=["whole", "4 bits"])
+@pytest.mark.parametrize(
+    "in_4_bits", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["whole", "4 bits"]
+)
 @pytest.mark.parametrize(
     ("before", "after"),
     [(in_slot, in_slot), (in_slot, train_lora), (train_lora, in_slot)],

@@ -129,6 +129,7 @@ def check(server: WandbServer, folder: Path) -> None:
     assert base_record().metrics.items() <= run.history[0].items()
 
 
+@pytest.mark.slow
 def test_offline_parts_of_killed_drivers_join_to_whole_runs(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:

@@ -139,6 +139,7 @@ def test_what_a_revoked_key_kept_from_wandb_is_told_and_logged_later(
     assert server.questions == asked  # all is noted
 
 
+@pytest.mark.slow
 def test_a_run_deleted_in_the_browser_is_told_and_keeps_no_later_start_offline(
     tmp_path: Path, server: WandbServer
 ) -> None:
