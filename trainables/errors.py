@@ -81,11 +81,18 @@ def did_you_mean(word: object, known: Iterable[str], cutoff: float = 0.6) -> str
     return f"did you mean {near[0]}?" if near else ""
 
 
+# Names of the hub client's errors, whose module depends on its version, and words of Transformers.
+_UNREACHED = re.compile(
+    r"\b(Proxy|Connect|Read|RemoteProtocol)Error|\b(Connect|Read|Pool)Timeout"
+    "|couldn't (connect|reach)|outgoing traffic has been disabled",
+    re.IGNORECASE,
+).search
+
+
 def hub_remedy(error: BaseException) -> str:
     """What to do if the hub was not reached; else empty."""
     told = " ".join(f"{type(each).__name__} {each}" for each in causes(error))
-    unreached = "ProxyError|couldn't (connect|reach)|outgoing traffic has been disabled"
-    if not re.search(unreached, told, re.IGNORECASE):
+    if not _UNREACHED(told):
         return ""
     variables = "HTTPS_PROXY, HF_ENDPOINT, HF_HUB_OFFLINE"
     return f"see that the workers reach the hub ({variables}), or name a local copy"

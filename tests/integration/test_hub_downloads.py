@@ -259,6 +259,11 @@ def test_each_node_of_a_cluster_fetches_it_once_with_the_token_of_the_command(
     assert files_with_secrets(token, *caches, output, sessions) == []
 
 
+def through(proxy: str) -> dict[str, str]:
+    """The variables that a client looks for a proxy in."""
+    return {"https_proxy": proxy, "HTTPS_PROXY": proxy, "no_proxy": "", "NO_PROXY": ""}
+
+
 @pytest.mark.parametrize(
     "is_refused", [pytest.param(False, marks=pytest.mark.slow, id="offline"), True]
 )
@@ -284,7 +289,8 @@ for load, of in (
         print(error)
 """
     with served(lambda request: Reply(403)) as proxy:
-        reach = {"HF_HUB_OFFLINE": "0", "HTTPS_PROXY": proxy} if is_refused else OFFLINE
+        refused = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "https://huggingface.co", **through(proxy)}
+        reach = refused if is_refused else OFFLINE
         done = subprocess.run(
             [sys.executable, "-c", code],
             capture_output=True,

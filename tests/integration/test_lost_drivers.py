@@ -1,7 +1,7 @@
 """The proof: drivers and trial processes are killed again and again, and nothing is lost.
 
 The trials are fake, so that a life takes seconds; the sweep, Tune, Ray and the ledger are real.
-`pytest tests/integration/test_lost_drivers.py` kills eight drivers and as many processes of trials;
+`pytest tests/integration/test_lost_drivers.py` kills four drivers and as many processes of trials;
 with `-m slow`, 200 drivers and 20 processes.
 """
 

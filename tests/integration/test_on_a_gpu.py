@@ -1,7 +1,8 @@
 """What only a GPU can show: `make gpu` where there is one.
 
 On a CPU the same code is tested beside this file; what differs on a GPU are its kernels, its random
-numbers and its memory. Where there is none, `make pretended_gpu` shows all but its kernels.
+numbers and its memory. Where there is none, `make pretended_gpu` and `make slow` show all but its
+kernels.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import pytest
 import torch
 from builders import trial
 from faults import faults
+from huggingface_hub.errors import HTTPError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, BertTokenizer
 
 from trainables.config import ModelConfig
 from trainables.errors import UserError, named
-from trainables.inputs.model import load_model, load_tokenizer, pinned
+from trainables.inputs.model import fingerprint, load_model, load_tokenizer, pinned
 from trainables.records.schema import TrialStatus
 from trainables.under_ray.endings import verdict
 
@@ -191,3 +193,23 @@ def test_a_tokenizer_without_a_token_that_ends_texts_is_refused(tmp_path: Path) 
     assert fault.field == "model.eos_token"
     assert fault.remedy == "name one, as [SEP]"
     assert load_tokenizer(model.model_copy(update={"eos_token": "[SEP]"})).eos_token_id == 3
+
+
+@pytest.mark.parametrize("kind", ["ConnectError", "ReadTimeout", "ProxyError"])
+def test_a_hub_that_is_lost_during_a_download_is_told_as_such(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = sys.modules[HTTPError.__module__.partition(".")[0]]  # named by the hub's version
+    error = getattr(client, kind)("no route")
+
+    def lost(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("trainables.inputs.model.hf_hub_download", lost)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lost)
+    model = ModelConfig(name="lab/model", dtype="float32")
+    (fault,) = faults(load_model, model)
+    assert fault.remedy.startswith("see that the workers reach the hub (HTTPS_PROXY, ")
+    assert pinned(model) == model
+    with pytest.raises(OSError, match=kind):
+        fingerprint(model)

@@ -56,7 +56,8 @@ class ModelConfig(Frozen):
         chat_template_args: variables of its chat template, in training and evaluation alike, such
             as `{enable_thinking: false}` for a model that would else think before it answers.
         eos_token: takes the place of the tokenizer's, where chats end their turns in another one
-            than the base's texts, such as `<|im_end|>`. Generation then also stops there.
+            than the base's texts, such as `<|im_end|>`. Generation then also stops there. One must
+            be named where the tokenizer has none.
         shape: for the memory estimate of a hub model whose `config.json` is not on this machine and
             cannot be fetched. The estimate counts eager attention where `attention` says so.
     """

@@ -55,7 +55,7 @@ def _told_by_torch(error: Exception) -> str | None:
 
 def _told(error: Exception) -> str:
     for cause in causes(error):
-        if type(cause).__name__ == "ProxyError":  # its module depends on the hub's client
+        if type(cause).__name__ == "ProxyError":
             return f"the proxy answers {first_line(cause)}"
     told = first_line(error).rstrip(".")
     if _is_of_damaged_file(error):

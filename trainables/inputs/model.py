@@ -18,7 +18,7 @@ from huggingface_hub.errors import HTTPError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from trainables.config import ModelConfig
-from trainables.errors import Fault, UserError, hub_remedy
+from trainables.errors import Fault, UserError, hub_remedy, named
 from trainables.files.disk import hash_file, whole_folder
 from trainables.files.locations import absence, expanded, is_local, node_cache, resolve
 from trainables.inputs.chat_date import freeze_chat_date
@@ -117,6 +117,7 @@ def load_model(model: ModelConfig, *, is_hollow: bool = False) -> Any:
     elif is_hollow:
         options["device_map"] = {"": "meta"}
     loaded, told = _load(AutoModelForCausalLM, model, **options, output_loading_info=True)
+    _check_files(model, loaded.config.to_dict())  # the hub may have been slow to tell before
     if getattr(loaded, "_hf_peft_config_loaded", False):  # trials would take it off, unasked
         raise UserError([fault_of_adapter(model.name)])
     if model.load_in_4bit:
@@ -254,15 +255,23 @@ def pinned(model: ModelConfig) -> ModelConfig:
 
     A model that cannot be found is also left unchanged: loading it will report that.
     """
-    with suppress(OSError, HTTPError, ModuleNotFoundError, ValueError):
+    with suppress(OSError, ModuleNotFoundError, ValueError):
         if not is_local(origin := source(model)):
             return model.model_copy(update={"revision": _commit(origin, model.revision)})
     return model
 
 
 def _commit(origin: str, revision: str | None) -> str:
-    # The client's cache has a folder for each commit.
-    return Path(hf_hub_download(origin, "config.json", revision=revision)).parent.name
+    """The commit of a hub model.
+
+    Raises:
+        OSError: the hub does not give it, or is not reached.
+    """
+    try:
+        file = Path(hf_hub_download(origin, "config.json", revision=revision))
+    except HTTPError as error:  # the client's own, some of which are an OSError too
+        raise error if isinstance(error, OSError) else OSError(named(error)) from error
+    return file.parent.name  # the client's cache has a folder for each commit
 
 
 def fingerprint(model: ModelConfig) -> str:
