@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from faults import faults
 
-from trainables.config import ModelConfig
 from trainables.inputs.model import load_model
 from tune.config.preflight import check_files
 from tune.config.sweep_config import SweepConfig
@@ -88,17 +87,3 @@ def test_a_damaged_file_is_left_to_who_loads_it(content: str, sweep: Any, tmp_pa
     check_files(config, tmp_path)
     (fault,) = faults(load_model, config.model)
     assert fault.rule.startswith(f"cannot load {tmp_path}")
-
-
-def test_an_adapter_of_such_a_base_is_refused_once_that_is_loaded(tmp_path: Path) -> None:
-    """Its folder names the base alone."""
-    from peft import LoraConfig, get_peft_model
-
-    base = ModelConfig(name="package://trainables/embedded/model", load_in_4bit=True)
-    load_model(base).save_pretrained(tmp_path / "base")
-    model = base.model_copy(update={"name": str(tmp_path / "base")})
-    adapted = get_peft_model(load_model(model), LoraConfig(target_modules=["q_proj"]))
-    adapted.save_pretrained(tmp_path / "adapter")
-    update = {"name": str(tmp_path / "adapter"), "load_in_4bit": False}
-    (fault,) = faults(load_model, model.model_copy(update=update))
-    assert fault.field == "model.load_in_4bit"

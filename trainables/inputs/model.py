@@ -117,9 +117,9 @@ def load_model(model: ModelConfig, *, is_hollow: bool = False) -> Any:
     elif is_hollow:
         options["device_map"] = {"": "meta"}
     loaded, told = _load(AutoModelForCausalLM, model, **options, output_loading_info=True)
-    _check_files(model, loaded.config.to_dict())  # the hub may have been slow to tell before
     if getattr(loaded, "_hf_peft_config_loaded", False):  # trials would take it off, unasked
         raise UserError([fault_of_adapter(model.name)])
+    _check_files(model, loaded.config.to_dict())  # the hub may have been slow to tell before
     if model.load_in_4bit:
         compute_in(loaded, options["dtype"])
     _check_is_whole(model, loaded, told["missing_keys"])
