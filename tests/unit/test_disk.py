@@ -206,6 +206,21 @@ def test_a_hash_is_of_what_a_file_begins_has_in_its_middle_and_ends_with(
     assert len(found) == 2
 
 
+def test_a_hash_is_of_each_matrix(tmp_path: Path) -> None:
+    """Of 60 MiB, of which each is another matrix."""
+    weights = tmp_path / "weights"
+    found = set()
+    for matrix in range(60):
+        with weights.open("wb") as file:
+            file.truncate(60 * MIB)
+            file.seek(matrix * MIB)
+            file.write(b"a" * MIB)
+        digest = hashlib.sha256()
+        hash_file(digest, weights)
+        found.add(digest.hexdigest())
+    assert len(found) == 60
+
+
 SEGMENT = "/dev/shm/nccl-1"  # noqa: S108 - NCCL's
 NO_SEGMENT = f"creating shared memory segment {SEGMENT} (size 9): No space left on device (28)"
 
