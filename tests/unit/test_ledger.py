@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from builders import measurement, running, trial
+from builders import base_record, measurement, running, trial
 
 from trainables.errors import Fault, UserError
 from trainables.files import storage as storage_module
@@ -15,6 +15,7 @@ from trainables.files.storage import Location
 from trainables.records.items import items_file
 from trainables.records.ledger import Ledger
 from trainables.records.schema import (
+    BaseRecord,
     ItemScore,
     Measurement,
     Provenance,
@@ -260,6 +261,13 @@ def test_a_number_that_json_has_not_never_makes_a_sweep_unreadable(
     assert ledger.trials()[0].last == last
     (found,) = ledger.measurements(0)
     assert found.metrics == {"kl/base_to_tuned": 0.5}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nor_does_one_of_the_base(value: float) -> None:
+    base = base_record(metrics={"ood/own/perplexity": value, "ood/own/acc": 0.5})
+    assert BaseRecord.model_validate_json(base.model_dump_json()) == base
+    assert base.metrics == {"ood/own/acc": 0.5}
 
 
 def test_the_log_of_a_driver_on_another_machine_is_not_lost(

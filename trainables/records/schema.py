@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from trainables.config import Frozen, Role, TrialConfig
 from trainables.metric_keys import METRICS, domain_metric, task_score
@@ -37,6 +37,16 @@ FAULTS = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.FAILED)
 FAILURES = (*FAULTS, TrialStatus.CANCELLED)
 
 
+def _finite_alone(metrics: dict[str, float]) -> dict[str, float]:
+    """JSON has no other numbers; those that are not finite count as not measured."""
+    if all(map(math.isfinite, metrics.values())):  # fast path: read by the hundred thousand
+        return metrics
+    return {key: value for key, value in metrics.items() if math.isfinite(value)}
+
+
+Metrics = Annotated[dict[str, float], AfterValidator(_finite_alone)]
+
+
 class Measurement(Frozen):
     """One report of a trial: every metric known at an optimizer step.
 
@@ -52,16 +62,8 @@ class Measurement(Frozen):
     attempt: int = 1
     step: int = Field(ge=0)
     total_steps: int | None = Field(default=None, ge=1)
-    metrics: dict[str, float]
+    metrics: Metrics
     time: float
-
-    @field_validator("metrics")
-    @classmethod
-    def _finite_alone(cls, metrics: dict[str, float]) -> dict[str, float]:
-        """JSON has no other numbers; those that are not finite count as not measured."""
-        if all(map(math.isfinite, metrics.values())):  # fast path: read by the hundred thousand
-            return metrics
-        return {key: value for key, value in metrics.items() if math.isfinite(value)}
 
     @property
     def is_evaluation(self) -> bool:
@@ -300,7 +302,7 @@ class BaseRecord(Frozen):
     scores_key: str
     revision: str | None = None
     scores: dict[str, TaskScore]
-    metrics: dict[str, float]
+    metrics: Metrics
     general_nll: float | None
     parameters: int
     train_samples: int
