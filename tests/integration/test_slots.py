@@ -14,6 +14,8 @@ import torch
 from in_slots import drain, measured_in_slots, slots_for
 from measured import TOLERANCE, assert_measured
 from safetensors.torch import load_file
+from tiny_decoder import SHAPE
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from trainables.config import LoraConfig
 from trainables.errors import Diverged
@@ -549,6 +551,38 @@ def test_a_base_that_cannot_be_shared_says_why(base_model: Any, spoil: Any, word
     spoil(base_model)
     with pytest.raises(NotBatchable, match=word):
         check_batchable(base_model, names)
+
+
+LONG_ROPE = {
+    **{"rope_type": "longrope", "original_max_position_embeddings": 16, "factor": 4.0},
+    **{"short_factor": [1.0] * 4, "long_factor": [2.0] * 4},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rope", "sizes"),
+    [
+        ("phi3", LONG_ROPE, {"max_position_embeddings": 64}),
+        ("llama", {"rope_type": "dynamic", "factor": 2.0}, {"max_position_embeddings": 16}),
+    ],
+)
+def test_samples_that_would_change_the_positions_of_others_get_no_slots(
+    kind: str, rope: dict[str, Any], sizes: dict[str, int]
+) -> None:
+    sizes = sizes | {"vocab_size": 32, "original_max_position_embeddings": 16}
+    parameters = {"rope_theta": 10000.0, **rope}
+    config = AutoConfig.for_model(kind, **SHAPE, **sizes, rope_parameters=parameters)
+    base = AutoModelForCausalLM.from_config(config).eval()
+    names = [name for name, _ in base.named_modules() if name.endswith("down_proj")]
+    ids = torch.randint(2, 32, (2, 17))
+    one = {"input_ids": ids[:, :8], "position_ids": torch.arange(8)[None]}
+    with torch.no_grad():
+        alone = base(**one, use_cache=False).logits
+        beside = base(input_ids=ids, use_cache=False).logits[:, :8]  # causal
+    assert not torch.allclose(alone, beside, atol=1e-6)
+    check_batchable(base, names, longest=16)
+    with pytest.raises(NotBatchable, match=r"above 16 tokens changes .*; data.max_length is 17"):
+        check_batchable(base, names, longest=17)
 
 
 def test_adapters_that_never_decay_alone_get_no_slots(base_model: Any) -> None:

@@ -43,10 +43,15 @@ def resolve_targets(base: Any, lora: LoraConfig) -> tuple[list[str], peft.LoraCo
     return names, resolved
 
 
-def check_batchable(base: Any, names: list[str]) -> None:
+def check_batchable(base: Any, names: list[str], longest: int = 0) -> None:
     """Check that the base keeps sequences independent and adapts only plain linear layers.
 
     All of them must be in its dtype, which the adapters of a group compute in.
+
+    Args:
+        base: the base model.
+        names: of the adapted layers.
+        longest: tokens of the longest sequence.
 
     Raises:
         NotBatchable: it does not.
@@ -62,6 +67,7 @@ def check_batchable(base: Any, names: list[str]) -> None:
     if _is_random(base):
         raise NotBatchable("the base itself draws random numbers in training, as for dropout")
     _check_layers_see_sequences(base, names)
+    _check_positions(base, longest)
 
 
 @torch.no_grad()
@@ -81,6 +87,21 @@ def _is_random(base: Any) -> bool:
             ends.append(torch.cat([torch.get_rng_state(), *of_devices]))
     base.train(was_training)
     return not torch.equal(*ends)
+
+
+def _check_positions(base: Any, longest: int) -> None:
+    """Some take the frequencies of all a batch's positions by the longest of its sequences."""
+    config = base.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    of_layers = [kind for kind in rope.values() if isinstance(kind, dict)]  # by their types
+    for kind in of_layers or [rope]:
+        if kind.get("rope_type") in ("longrope", "dynamic"):
+            most = kind.get("original_max_position_embeddings") or config.max_position_embeddings
+            if longest > most:
+                raise NotBatchable(
+                    f"one sample above {most} tokens changes the positions of all in its batch; "
+                    f"data.max_length is {longest}"
+                )
 
 
 def _tokens(base: Any) -> torch.Tensor:

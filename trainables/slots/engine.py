@@ -56,15 +56,18 @@ class SlotEngine:
         model: the base, frozen until `close`.
         lora: the layers that all trials adapt.
         recomputes: activations in the backward pass, `train.gradient_checkpointing`.
+        longest: tokens of the trials' longest sample at most, `data.max_length`.
 
     Raises:
         NotBatchable: the base cannot be shared.
     """
 
-    def __init__(self, model: ModelConfig, lora: LoraConfig, recomputes: bool = False) -> None:
+    def __init__(
+        self, model: ModelConfig, lora: LoraConfig, recomputes: bool = False, longest: int = 0
+    ) -> None:
         self._base = shared_base(model)
         names, self._resolved = resolve_targets(self._base, lora)
-        check_batchable(self._base, names)
+        check_batchable(self._base, names, longest)
         self._targets = lay_out([(name, self._base.get_submodule(name)) for name in names])
         self._layers = AdaptedLayers(self._targets)
         self._groups: dict[int, AdapterGroup] = {}  # by rank

@@ -348,7 +348,8 @@ class SlotHost:
             from trainables.slots.engine import SlotEngine
 
             assert trial.lora is not None  # noqa: S101 - none but LoRA trials come here
-            self._engine = SlotEngine(trial.model, trial.lora, trial.train.gradient_checkpointing)
+            recomputes, longest = trial.train.gradient_checkpointing, trial.data.max_length
+            self._engine = SlotEngine(trial.model, trial.lora, recomputes, longest)
         return self._engine
 
     async def _uncharged(self, work: Callable[..., Any], *arguments: Any) -> Any:
