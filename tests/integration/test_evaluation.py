@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import datasets
 import numpy as np
 import peft
 import pytest
@@ -26,6 +27,7 @@ from trainables.evaluation.base import Base, evaluate_base
 from trainables.evaluation.evaluator import Evaluation, Evaluator
 from trainables.evaluation.forgetting import mean_over_members
 from trainables.evaluation.outcomes import answer_text, is_number
+from trainables.evaluation.tasks import documents_digest
 from trainables.files.locations import resolve
 from trainables.inputs.model import load_tokenizer
 
@@ -278,6 +280,46 @@ def test_more_examples_than_there_are_is_a_fault_before_any_model_runs(
     assert evaluation.items[0].prompt.count("max") == most + 1
     with pytest.raises(UserError, match=told):
         Evaluator(suite(**asked, num_fewshot=most + 1), tokenizer)
+
+
+def test_examples_that_a_task_names_itself_are_never_its_questions(
+    tokenizer: Any, folder: Path
+) -> None:
+    example = {"question": "max 1 2 =", "choices": ["1", "2"], "answer": 1}
+    files = {"data_files": {"validation": str(folder / "test.jsonl")}}
+    shown = {"sampler": "first_n", "samples": [example, example]}
+    fields = {"dataset_kwargs": files, "validation_split": "validation", "fewshot_config": shown}
+    write_task(folder, "own", folder / "test.jsonl", **fields, test_split=None, num_fewshot=2)
+    Evaluator(suite(task_dirs=(str(folder),), in_domain=["own"]), tokenizer)
+
+
+def test_a_task_that_shuffles_as_it_is_loaded_asks_alike_in_every_process(
+    tokenizer: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As GPQA, and as the harness has it: it seeds before it loads."""
+    (folder / "shuffled.py").write_text(
+        "import random\n\n\ndef process(docs):\n"
+        "    return docs.map(lambda doc: {'choices': random.sample(doc['choices'], 2)})\n"
+    )
+    write_task(folder, "shuffled", folder / "test.jsonl")
+    file = folder / "shuffled.yaml"
+    file.write_text(file.read_text() + "process_docs: !function shuffled.process\n")
+
+    def elsewhere(node: str) -> None:  # where none of its data are cached yet
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / node)
+
+    elsewhere("harness")
+    random.seed(0)
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    task = manager.load(["shuffled"])["tasks"]["shuffled"]
+    expected = {"shuffled": documents_digest(task, None)}
+    asked = suite(task_dirs=(str(folder),), in_domain=["shuffled"])
+    for seed in (1, 2):
+        elsewhere(f"node {seed}")
+        random.seed(seed)
+        state = random.getstate()
+        assert Evaluator(asked, tokenizer).describe()[0]["documents"] == expected
+        assert random.getstate() == state
 
 
 @pytest.mark.parametrize(("file", "shots"), [("test.jsonl", 0), ("train.jsonl", 2)])

@@ -35,7 +35,14 @@ from trainables.evaluation.outcomes import (
     samples,
     scores_itself,
 )
-from trainables.evaluation.tasks import LoadedTask, documents_digest, load_tasks, questions_of
+from trainables.evaluation.tasks import (
+    PYTHON_SEED,
+    SEED,
+    LoadedTask,
+    documents_digest,
+    load_tasks,
+    questions_of,
+)
 from trainables.inputs.chat_date import dated
 from trainables.inputs.model import load_tokenizer
 from trainables.records.schema import ItemScore, TaskScore
@@ -45,9 +52,6 @@ _OF_A_HUNDRED = ("bleu", "chrf")  # whatever the base reaches
 # and in a Ray worker waits for their end for ever.
 os.environ["DISABLE_MULTIPROC"] = "1"
 
-# The harness's own defaults.
-_PYTHON_SEED = 0
-_SEED = 1234
 _PREFERRED_METRICS = ("acc", "exact_match", "mcq_acc", "em", "f1", "bleu")
 _STDERR_RESAMPLES = 100
 _ByFilter = dict[tuple[str, str], float]  # by metric and filter
@@ -183,9 +187,9 @@ class Evaluator:
         return task
 
     def _run(self, loaded: LoadedTask, lm: HarnessModel) -> dict[str, Any]:
-        random.seed(_PYTHON_SEED)
-        np.random.seed(_SEED)
-        torch.manual_seed(_SEED)
+        random.seed(PYTHON_SEED)
+        np.random.seed(SEED)
+        torch.manual_seed(SEED)
         result = evaluate(
             lm=lm,
             task_dict=loaded.tasks,

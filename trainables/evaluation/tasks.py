@@ -9,7 +9,7 @@ import re
 import reprlib
 import traceback
 from collections.abc import Callable, Iterator, Sized
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,8 +25,8 @@ from trainables.errors import Fault, UserError, hub_remedy, named
 from trainables.evaluation.unknown_task import unknown_task
 from trainables.files.locations import resolve
 
-# The harness's own default; few-shot examples are drawn from it.
-_FEWSHOT_SEED = 1234
+# The harness's own defaults: Python's, and all others', of which few-shot examples are drawn.
+PYTHON_SEED, SEED = 0, 1234
 # What tasks do with one document at a time.
 _OF_A_DOCUMENT = ("fewshot_context", "construct_requests", "process_results")
 # Keys of a task that the harness fills in on its first document as it loads it.
@@ -69,7 +69,8 @@ def load_tasks(suite: EvalSuite) -> list[LoadedTask]:
             faults.append(_unknown_task(role, task.task, list(manager.task_index), folders))
             continue
         try:
-            loaded.append(LoadedTask(role, task, _build(manager, suite, task)))
+            with _seeded():
+                loaded.append(LoadedTask(role, task, _build(manager, suite, task)))
         except Exception as error:  # a task is a user's own code and data: it may raise anything
             name = f"{task.name} ({task.task})" if task.name else task.task
             rule = f"task {name} cannot be loaded: {_reason(error)}"
@@ -78,6 +79,22 @@ def load_tasks(suite: EvalSuite) -> list[LoadedTask]:
     if faults:
         raise UserError(faults)
     return loaded
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """The harness's own random state for its first task, for each.
+
+    Some shuffle their choices while they are loaded, as GPQA does: each node must ask alike.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    random.seed(PYTHON_SEED)
+    np.random.seed(SEED)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 class _Unfit(Exception):
@@ -190,7 +207,8 @@ def _check_has_examples(member: Any) -> None:
     if not isinstance(documents, Sized):
         return
     # Where they are drawn from the questions, there is one to spare, as none is shown to itself.
-    wanted = shots + (member.fewshot_cfg.split == member.config.test_split)
+    split = member.fewshot_cfg.split
+    wanted = shots + (split is not None and split == member.config.test_split)
     if len(documents) < wanted:
         rule = f"num_fewshot {shots} takes {wanted} documents to draw from, it has {len(documents)}"
         raise _Unfit(rule)
@@ -228,7 +246,7 @@ def _build_requests_once(task: Any) -> None:
     build = task.build_all_requests
 
     def build_and_keep(**options: Any) -> None:
-        task.set_fewshot_seed(seed=_FEWSHOT_SEED)
+        task.set_fewshot_seed(seed=SEED)
         documents = list(task.doc_iterator(limit=options["limit"]))
         for name in _OF_A_DOCUMENT:
             setattr(task, name, _naming_documents(getattr(task, name), documents))
