@@ -81,9 +81,9 @@ def did_you_mean(word: object, known: Iterable[str], cutoff: float = 0.6) -> str
     return f"did you mean {near[0]}?" if near else ""
 
 
-# Names of the hub client's errors, whose module depends on its version, and words of Transformers.
+# Errors of the hub's client, whose module depends on its version, and words of Transformers.
 _UNREACHED = re.compile(
-    r"\b(Proxy|Connect|Read|RemoteProtocol)Error|\b(Connect|Read|Pool)Timeout"
+    r"\bhttpx\d*\.((Proxy|Connect|Read|Write|RemoteProtocol)Error|\w+Timeout)\b"
     "|couldn't (connect|reach)|outgoing traffic has been disabled",
     re.IGNORECASE,
 ).search
@@ -91,7 +91,8 @@ _UNREACHED = re.compile(
 
 def hub_remedy(error: BaseException) -> str:
     """What to do if the hub was not reached; else empty."""
-    told = " ".join(f"{type(each).__name__} {each}" for each in causes(error))
+    kinds = ((type(each), each) for each in causes(error))
+    told = " ".join(f"{kind.__module__}.{kind.__name__} {each}" for kind, each in kinds)
     if not _UNREACHED(told):
         return ""
     variables = "HTTPS_PROXY, HF_ENDPOINT, HF_HUB_OFFLINE"

@@ -293,13 +293,19 @@ def test_examples_that_a_task_names_itself_are_never_its_questions(
     Evaluator(suite(task_dirs=(str(folder),), in_domain=["own"]), tokenizer)
 
 
-def test_a_task_that_shuffles_as_it_is_loaded_asks_alike_in_every_process(
-    tokenizer: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        "docs.map(lambda doc: {'choices': random.sample(doc['choices'], 2)})",
+        "docs.select(random.sample(range(len(docs)), 5))",  # at each look
+    ],
+)
+def test_a_task_that_draws_as_it_is_loaded_asks_alike_in_every_process(
+    drawn: str, tokenizer: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As GPQA, and as the harness has it: it seeds before it loads."""
     (folder / "shuffled.py").write_text(
-        "import random\n\n\ndef process(docs):\n"
-        "    return docs.map(lambda doc: {'choices': random.sample(doc['choices'], 2)})\n"
+        f"import random\n\n\ndef process(docs):\n    return {drawn}\n"
     )
     write_task(folder, "shuffled", folder / "test.jsonl")
     file = folder / "shuffled.yaml"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, BertTokenizer
 
 from trainables.config import ModelConfig
-from trainables.errors import UserError, named
+from trainables.errors import UserError, hub_remedy, named
 from trainables.inputs.model import fingerprint, load_model, load_tokenizer, pinned
 from trainables.records.schema import TrialStatus
 from trainables.under_ray.endings import verdict
@@ -213,3 +214,7 @@ def test_a_hub_that_is_lost_during_a_download_is_told_as_such(
     assert pinned(model) == model
     with pytest.raises(OSError, match=kind):
         fingerprint(model)
+
+
+def test_a_damaged_archive_is_no_hub_that_is_not_reached() -> None:
+    assert hub_remedy(tarfile.ReadError("file could not be opened successfully")) == ""

@@ -85,7 +85,8 @@ def load_tasks(suite: EvalSuite) -> list[LoadedTask]:
 def _seeded() -> Iterator[None]:
     """The harness's own random state for its first task, for each.
 
-    Some shuffle their choices while they are loaded, as GPQA does: each node must ask alike.
+    Some shuffle their choices while they are loaded, as GPQA does: each node must ask alike. One
+    that has cached the data in another order, as by an earlier version, keeps that.
     """
     python, numpy = random.getstate(), np.random.get_state()
     random.seed(PYTHON_SEED)
@@ -214,6 +215,7 @@ def _check_has_examples(member: Any) -> None:
         raise _Unfit(rule)
 
 
+@_seeded()
 def documents_digest(task: Any, limit: int | None) -> str:
     """Digest of the documents that a task asks about and of those it shows as examples.
 

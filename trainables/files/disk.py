@@ -196,6 +196,5 @@ def hash_file(digest: Any, file: Path) -> None:
         for offset in (0, size // 2, size - _SAMPLED_BYTES):
             stream.seek(offset)
             digest.update(stream.read(_SAMPLED_BYTES))
-        for block in range(_BLOCKS):
-            stream.seek(size * block // _BLOCKS)
-            digest.update(stream.read(_BLOCK_BYTES))
+        for block in range(_BLOCKS):  # without a buffer, which may be of MiB
+            digest.update(os.pread(stream.fileno(), _BLOCK_BYTES, size * block // _BLOCKS))
