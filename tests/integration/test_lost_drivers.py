@@ -205,7 +205,8 @@ def prove(
         drivers.start(tmp_path / f"undisturbed{number}", overrides)
         assert drivers.wait() == 0
         undisturbed.append((tmp_path / f"undisturbed{number}", time.monotonic() - started))
-    while tally.kills["drivers"] < kills:
+    # None may have been killed yet that had a finished trial to lose.
+    while tally.kills["drivers"] < kills or tally.completed_before_a_kill == 0:
         kind = tally.sweeps % 2
         folder, duration = undisturbed[kind]
         killed = tmp_path / f"killed{tally.sweeps}"
