@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -158,14 +159,23 @@ def test_tasks_may_stand_beside_the_sweep_s_file_and_all_that_it_writes(tmp_path
         check_same_inputs(recorded, digests(load_sweep(str(sweep), [])))
 
 
-def test_an_edit_amid_large_data_that_leaves_its_size_is_told(
-    config: SweepConfig, tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("rows.jsonl", "data.path"),
+        ("test.jsonl", "eval.ood.c.data_files.test"),
+        ("tasks/part-1.csv", "eval.task_dirs.0"),
+        ("general.txt", "eval.general_text"),
+    ],
+)
+def test_an_edit_amid_a_large_file_that_leaves_its_size_is_told(
+    config: SweepConfig, tmp_path: Path, name: str, field: str
 ) -> None:
-    rows = tmp_path / "rows.jsonl"
+    rows = tmp_path / name
     rows.write_bytes(b"a" * (5 << 20))
     recorded = digests(config)
     with rows.open("r+b") as file:
-        file.seek(3 << 19)
+        file.seek((3 << 19) + 5)
         file.write(b"b")
-    with pytest.raises(UserError, match=r"data\.path"):
+    with pytest.raises(UserError, match=re.escape(field)):
         check_same_inputs(recorded, digests(config))

@@ -78,16 +78,16 @@ def _on_disk(config: SweepConfig) -> Iterator[tuple[str, str]]:
 
 
 def _digest(field: str, path: Path) -> str:
-    """Of a file, or of the files of a folder that count; those that are no data are sampled."""
+    """Of a file, or of the files of a folder that count; those of a model are sampled."""
     digest = hashlib.sha256()
     for file in _files(field, path):
         inside = file.relative_to(path).as_posix()
         digest.update(f"{inside}:{file.stat().st_size}\n".encode())
-        if field in _DATA_FIELDS:  # an edit may leave the size of a large file
+        if field == "model.name":
+            hash_file(digest, file)
+        else:  # an edit may leave the size of a large file
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
-        else:
-            hash_file(digest, file)
     return digest.hexdigest()
 
 
