@@ -213,6 +213,20 @@ def test_a_host_whose_answer_is_lost_does_not_train_a_trial_beside_another(
             ray.kill(actor)
 
 
+def test_a_host_that_can_never_start_is_left_out_and_trials_do_not_wait_for_none(
+    make_trial: Callable[..., TrialConfig],
+) -> None:
+    broken = {"conda": "no_such_environment"}
+    never = ray.remote(SlotHostActor).options(num_cpus=0.5, runtime_env=broken).remote()
+    up = start_slot_host({"CPU": 0.5})
+    try:
+        assert _join(SlotHosts((never, up), slots=1), make_trial(), "a") == up
+    finally:
+        ray.kill(up)
+    with pytest.raises(RayActorError, match="no host of slots is left"):
+        _join(SlotHosts((never, up), slots=1), make_trial(), "a")
+
+
 @pytest.mark.slow
 def test_a_trial_without_a_free_slot_has_one_on_a_host_that_comes_up(
     make_trial: Callable[..., TrialConfig],

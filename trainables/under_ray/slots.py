@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from trainables.config import TrialConfig
 from trainables.errors import UserError
@@ -132,6 +132,7 @@ def _join(slot_hosts: SlotHosts, trial: TrialConfig, listener: str) -> Any:
 
     Raises:
         StopTrial: the trial should stop before there is a slot for it.
+        RayActorError: all hosts have ended for good.
     """
     question = {"trial": trial, "slots": slot_hosts.slots, "listener": listener}
     asked: dict[Any, Any] = {}
@@ -148,6 +149,8 @@ def _join(slot_hosts: SlotHosts, trial: TrialConfig, listener: str) -> Any:
             return actors[0]
         if stop_is_requested(trial.number):
             raise StopTrial
+        if all(life_of(actor)[0] == "DEAD" for actor in slot_hosts.actors):
+            raise RayActorError(error_msg="no host of slots is left")
         time.sleep(_POLL_S)
 
 
@@ -175,7 +178,11 @@ def _by_load(slot_hosts: SlotHosts, asked: dict[Any, Any]) -> list[Any]:
 
 
 def _load(answer: Any) -> int | None:
-    with suppress(*LOST):  # it has died and is restarting
+    """What a host answers; None if it is restarting, or its node could never start it."""
+    try:
         load: int | None = ray.get(answer)
-        return load
-    return None
+    except RayTaskError:
+        raise
+    except RayError:
+        return None
+    return load
