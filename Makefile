@@ -44,7 +44,7 @@ e2e: $(INSTALLED)
 cluster: $(INSTALLED)
 	$(BIN)/pytest tests/cluster -m cluster
 
-# Outside `make test`: minutes each, or much like another. Before a change of how losses are met, run it.
+# Outside `make test`: minutes each, or much like another. Run it before a change of how lost processes are met.
 slow: $(INSTALLED)
 	$(BIN)/pytest tests/integration -m "slow and not gpu"
 	$(BIN)/pytest tests/e2e -m slow

@@ -206,7 +206,7 @@ def as_table(records: Sequence[InsideRecord], sweep_dir: Path) -> Table:
             str(record.number),
             config.method,
             str(lora.rank) if lora else "-",
-            f"{config.learning_rate * (lora.scaling if lora else 1):.1e}",
+            f"{config.step_size:.1e}",
             *map(_cell, values),
         )
     return table

@@ -17,7 +17,7 @@ from trainables import metric_keys
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
 from trainables.records.schema import TrialRecord
-from trainables.results.repeats import diverged, metrics_over
+from trainables.results.repeats import diverged
 from trainables.results.wording import NAMES, SHORT_NAMES, points, rate
 
 UNLIKE_BASE, UNLIKE_FULL = "*", "†"
@@ -274,8 +274,7 @@ def _cell(results: Results, group: Group, metric: str, tasks: Sequence[str]) -> 
         to_full = results.items.compare(trial, full.best, tasks, of * full.picked_from)
     if metric == FORGETTING_MEAN:  # base minus tuned: it falls as accuracy rises
         to_base, to_full = (found and found.negated() for found in (to_base, to_full))
-    repeats = results.repeats(trial)
-    values = metrics_over(repeats).get(metric, [])
+    repeats, values = results.repeats(trial), results.repeated(trial, metric)
     return Cell(
         value=trial.metric(metric) or 0.0,
         to_base=to_base,

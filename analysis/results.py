@@ -28,7 +28,7 @@ from trainables.results.repeats import (
     metrics_over,
     repeats_of,
 )
-from trainables.results.wording import method_name, scores_of
+from trainables.results.wording import scores_of
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,23 @@ class Group:
     """The complete trials of one sweep and method and, for LoRA, of one rank.
 
     Attributes:
-        label: such as `LoRA, rank 8`, with the sweep if there are several.
+        short_label: such as `rank 8`, with the sweep if there are several.
         rank: of LoRA; None for full fine-tuning.
         best: see `Results.nearest_to_ideal`.
         picked_from: number of trials that the best was picked from, as `Results.candidates`.
     """
 
-    label: str
+    short_label: str
     sweep: Sweep
     rank: int | None
     trials: tuple[TrialRecord, ...]
     best: TrialRecord
     picked_from: int
+
+    @property
+    def label(self) -> str:
+        """Such as `LoRA, rank 8`, with the sweep if there are several."""
+        return self.short_label if self.rank is None else f"LoRA, {self.short_label}"
 
 
 def with_metric(groups: Sequence[Group], metric: str) -> list[Group]:
@@ -187,7 +192,7 @@ class Results:
         if not trials:
             return None
         picked_from = sum(r.rank == rank for r in self.of(sweep, self.candidates))
-        label = method_name(rank) + self.whose(sweep)
+        label = ("full fine-tuning" if rank is None else f"rank {rank}") + self.whose(sweep)
         best = self.nearest_to_ideal(trials)
         return Group(label, sweep, rank, tuple(trials), best, picked_from)
 
@@ -261,10 +266,14 @@ class Results:
         It ends where the metric's values do. The trial itself is left out: it was picked for being
         the best, so it was lucky.
         """
-        values, scores = metrics_over(self.repeats(record)).get(metric, []), self.base.scores
-        found = over_seeds(values, rounding(metric, scores))
+        scores = self.base.scores
+        found = over_seeds(self.repeated(record, metric), rounding(metric, scores))
         return found and found.within(*limits(metric, scores))
 
     def repeats(self, record: TrialRecord) -> list[TrialRecord]:
         """A trial's complete or diverged repeats with other seeds."""
         return repeats_of(record, self.sweep(record).trials)
+
+    def repeated(self, record: TrialRecord, metric: str) -> list[float]:
+        """A metric in each of a trial's complete repeats; empty unless all of them have it."""
+        return metrics_over(self.repeats(record)).get(metric, [])

@@ -13,5 +13,5 @@
     under_ray   all of it as Ray runs it; the only package that imports Ray
     embedded    the small model and the tasks of the quickstart
 
-Each imports only those above it. None knows the search, or W&B.
+Each imports only those above it. None imports Optuna, or W&B.
 """

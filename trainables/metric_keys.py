@@ -1,7 +1,8 @@
 """Names of everything that is logged, with unit and direction.
 
-Keys are namespaced with slashes and have a unit as suffix. Keys per task are made by the functions
-at the end; a task is found in its score's key by `results/pareto.py` alone.
+Keys are namespaced with slashes; those of time, memory, speed and cost end in their unit. Keys per
+task are made by the functions at the end; a task is found in its score's key by
+`results/pareto.py` alone.
 """
 
 from __future__ import annotations

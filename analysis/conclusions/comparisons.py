@@ -14,7 +14,7 @@ from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
 from trainables.records.schema import TrialRecord
 from trainables.results.item_metrics import rounding
-from trainables.results.repeats import LEVEL, diverged, metrics_over
+from trainables.results.repeats import LEVEL, diverged
 from trainables.results.wording import how_many, method_name, points
 
 _ROLES: tuple[tuple[Role, str, tuple[str, str], str], ...] = (
@@ -90,15 +90,14 @@ def _with_own_repeats(
     results: Results, found: Comparison, trial: TrialRecord, metric: str
 ) -> Comparison:
     """The comparison with the base, which runs once, with what the trial's repeats say of it."""
-    repeats = results.repeats(trial)
-    values = metrics_over(repeats).get(metric, [])
+    values = results.repeated(trial, metric)
     base = 0.0 if metric == FORGETTING_MEAN else results.base.metrics[metric]
     seeds = over_seeds([value - base for value in values], rounding(metric, results.base.scores))
     return replace(
         found,
         over_repeats=fmean(values) - base if values else None,
         seeds=seeds and seeds.within(-1, 1),
-        diverged=diverged(repeats),
+        diverged=diverged(results.repeats(trial)),
     )
 
 
@@ -277,8 +276,7 @@ def _with_repeats(results: Results, found: Comparison, pair: _Pair, metric: str)
     Where one was never repeated, as where all of the best three are LoRA, its own run is compared.
     """
     models = pair.first, pair.second
-    repeats = [results.repeats(record) for record in models]
-    values = [metrics_over(of_one).get(metric, []) for of_one in repeats]
+    values = [results.repeated(record, metric) for record in models]
     own = [record.metric(metric) or 0.0 for record in models]  # both have it, as they have items
     one, other = (of_repeats or [run] for of_repeats, run in zip(values, own, strict=True))
     return replace(
@@ -286,5 +284,5 @@ def _with_repeats(results: Results, found: Comparison, pair: _Pair, metric: str)
         over_repeats=fmean(one) - fmean(other) if any(values) else None,
         is_once=not all(values),
         seeds=difference_over_seeds(one, other, rounding(metric, results.base.scores)),
-        diverged=sum(map(diverged, repeats)),
+        diverged=sum(diverged(results.repeats(record)) for record in models),
     )

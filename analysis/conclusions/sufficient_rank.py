@@ -13,12 +13,12 @@ from analysis.stats.intervals import items_needed, upper_bound
 from analysis.sweeps import Sweep
 from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.records.schema import TrialRecord
-from trainables.results.repeats import LEVEL, diverged, metrics_over
+from trainables.results.repeats import LEVEL, diverged
 from trainables.results.wording import how_many
 
 NEGLIGIBLE = 0.02
-_ROUNDING = 1e-9
 """A difference in accuracy that counts as none: 2 points."""
+_ROUNDING = 1e-9  # of a difference of two accuracies
 FEWEST_RANKS = 3
 _FEWEST_OF_RANK = 4  # trials; of fewer the best is often at a learning rate far from the best
 
@@ -111,7 +111,7 @@ def _candidates(
     """
     tasks = list(results.tasks("in_domain"))
     *ranks, _ = best
-    repeated = {r: metrics_over(results.repeats(best[r])).get(IN_DOMAIN_ACC) for r in best}
+    repeated = {rank: results.repeated(best[rank], IN_DOMAIN_ACC) for rank in best}
     means = {rank: fmean(values) for rank, values in repeated.items() if values}
     most = NEGLIGIBLE + _ROUNDING
     for rank in ranks:

@@ -30,7 +30,7 @@ def forgetting_and_step_size(results: Results, sweep: Sweep) -> list[Conclusion]
     trials = [record for record in lora if record.metric(FORGETTING_MEAN) is not None]
     if len(trials) < _FEWEST_TRIALS:
         return [_too_few_trials("whether forgetting follows learning rate x scale", trials)]
-    steps = [r.config.learning_rate * r.config.lora.scaling for r in trials if r.config.lora]
+    steps = [record.config.step_size for record in trials]
     found = spearman(steps, _values(trials, FORGETTING_MEAN), given=_ranks(trials))
     told = f"partial Spearman's rho {found.statistic:.2f} given the rank"
     over = "learning rate x scale at equal rank"

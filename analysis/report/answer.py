@@ -12,7 +12,7 @@ from trainables.files.storage import is_address
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.recommendation import Recommendation
-from trainables.results.repeats import diverged, metrics_over
+from trainables.results.repeats import diverged
 from trainables.results.wording import metric_name, metric_text, points, setting_in_full
 
 
@@ -127,7 +127,7 @@ def _over_seeds(results: Results, trial: TrialRecord, metric: str) -> str | None
     """Such as `+5.2 points (+4.1 to +6.3, n = 4), 1 of 5 diverged`."""
     repeats = results.repeats(trial)
     told = []
-    if values := metrics_over(repeats).get(metric, []):
+    if values := results.repeated(trial, metric):
         interval = _range(results.over_seeds(trial, metric), metric)
         told.append(f"{_written(metric, fmean(values))} ({interval or 'n = 1'})")
     if lost := diverged(repeats):

@@ -49,7 +49,8 @@ class Chart:
     def json(self) -> dict[str, Any]:
         """Plotly's JSON, with non-finite numbers as null; a `Figure` has the legend."""
         layout = {**self.layout, "height": self.height, "showlegend": False}
-        return finite({"data": self.data, "layout": layout})  # type: ignore[no-any-return]
+        chart: dict[str, Any] = finite({"data": self.data, "layout": layout})
+        return chart
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def cost_figure(results: Results) -> Figure | None:
         return None
     rows, colours = [_cost(group) for group in groups], rank_colours(results)
     shades = [colour_of(group, colours) for group in groups]
-    names = [row.label.replace("LoRA, ", "") for row in rows]
+    names = [group.short_label for group in groups]
     title = "tokens/s per GPU, on CPUs per worker, mean"
     speeds, memory = [row.tokens_per_second for row in rows], [row.memory for row in rows]
     charts = [_bars("throughput", title, names, speeds, shades)]

@@ -69,7 +69,7 @@ def _rank_chart(results: Results, lora: Sequence[Group], metric: str) -> Chart:
         **_references(results, metric),
     }
     told = ", ".join(
-        f"{group.label.removeprefix('LoRA, ')} {metric_text(metric, group.best.metric(metric))}"
+        f"{group.short_label} {metric_text(metric, group.best.metric(metric))}"
         for _, own in curves
         for group in own
     )
@@ -240,7 +240,7 @@ def _told_apart(values: Sequence[float]) -> list[str]:
 
 def _rate_chart(results: Results, metric: str, columns: Sequence[_Column]) -> Chart:
     lora = results.lora_groups()
-    rows = [group.label.removeprefix("LoRA, rank ") for group in lora]
+    rows = [f"{group.rank}{results.whose(group.sweep)}" for group in lora]
     grid = [_cells(group.trials, metric, columns) for group in lora]
     means = [[sum(cell) / len(cell) if cell else None for cell in row] for row in grid]
     labels = [column.label for column in columns]
@@ -310,7 +310,7 @@ def _step_size_chart(results: Results, metric: str) -> Chart:
     drawn = [record for record in results.lora if record.metric(metric) is not None]
     for rank, colour in rank_colours(results).items():
         own = [record for record in drawn if record.rank == rank]
-        steps = [r.config.learning_rate * r.config.lora.scaling for r in own if r.config.lora]
+        steps = [record.config.step_size for record in own]
         values = [r.metric(metric) for r in own]
         if own:
             marker = {"color": colour, **symbols(results, own)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from analysis.report.charts import Chart, Figure, heatmap
 from analysis.results import Results
@@ -26,7 +27,7 @@ def task_figure(results: Results) -> Figure | None:
     if bests and retention:
         keys = [metric_keys.task_forgetting(label) for label in retention]
         forgetting = [[best.metric(key) for key in keys] for best in bests]
-        charts.append(_matrix(results, "Forgetting", retention, forgetting))
+        charts.append(_matrix(results, "Forgetting", retention, forgetting, better="low"))
     roles: tuple[Role, ...] = ("in_domain", "ood")
     gained = [
         (label, metric_keys.task_score(role, label, task.metric), task.value)
@@ -38,7 +39,8 @@ def task_figure(results: Results) -> Figure | None:
             [None if (own := best.metric(key)) is None else own - base for _, key, base in gained]
             for best in bests
         ]
-        charts.append(_matrix(results, "Gain", [label for label, *_ in gained], values))
+        labels = [label for label, *_ in gained]
+        charts.append(_matrix(results, "Gain", labels, values, better="high"))
     if not charts:
         return None
     where = "in the domain and out of it" if results.tasks("in_domain") else "out of the domain"
@@ -50,15 +52,19 @@ def task_figure(results: Results) -> Figure | None:
 
 
 def _matrix(
-    results: Results, title: str, tasks: Sequence[str], values: Sequence[Sequence[float | None]]
+    results: Results,
+    title: str,
+    tasks: Sequence[str],
+    values: Sequence[Sequence[float | None]],
+    better: Literal["low", "high"],
 ) -> Chart:
-    rows = [group.label.replace("LoRA, ", "") for group in results.groups]
+    rows = [group.short_label for group in results.groups]
     texts = [["" if v is None else points(v) for v in row] for row in values]
-    loss = -100 if title == "Gain" else 100
+    points_lost = {"low": 100, "high": -100}[better]
     trace = heatmap(
         tasks,
         rows,
-        [[None if v is None else loss * v for v in row] for row in values],
+        [[None if v is None else points_lost * v for v in row] for row in values],
         diverging=True,
         texts=texts,
         hovers=[[f"{group.label}, {task}" for task in tasks] for group in results.groups],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from trainables.config import LoraConfig
 from trainables.records.schema import TrialRecord
 from trainables.results.settings import settings_of
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 Settings = dict[str, Any]
 
 _SHARED_AXES = ("learning_rate", "batch_size", "epochs", "warmup", "weight_decay")
-_LORA_AXES = ("rank", "alpha", "target_modules", "dropout", "rslora", "dora")
+_LORA_AXES = tuple(LoraConfig.model_fields)
 FEWEST_TRIALS = 10
 _FEW_VALUES = 8
 # Half of Optuna's default: twice as fast, and for 200 trials only the third digit changes.

@@ -119,6 +119,11 @@ class TrialConfig(Frozen):
         return f"{self.output_dir}/weights"
 
     @property
+    def step_size(self) -> float:
+        """Learning rate x scale, by which trials of other alphas compare; of `full` the rate."""
+        return self.learning_rate * (self.lora.scaling if self.lora else 1)
+
+    @property
     def accumulation_steps(self) -> int:
         """Forward passes of one worker per optimizer step."""
         return self.train.batch_size // (self.train.micro_batch_size * self.workers)

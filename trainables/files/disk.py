@@ -131,7 +131,7 @@ def log_stream(file: Path | int) -> TextIO:
         file: its path, or a descriptor that is already open and stays open.
     """
     raw = LossyFile(file, "a", _FULL, closefd=not isinstance(file, int))
-    return io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)  # type: ignore[arg-type]
+    return io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -47,8 +47,8 @@ def read_record(
             remedy = _UPDATE
         faults = [_fault(detail, content, file, remedy, line) for detail in details]
         raise UserError(faults) from None
-    if getattr(record, "schema_version", 0) > SCHEMA_VERSION:
-        raise _too_new(record.schema_version, file, line)  # type: ignore[attr-defined]
+    if (version := getattr(record, "schema_version", 0)) > SCHEMA_VERSION:
+        raise _too_new(version, file, line)
     return record
 
 

@@ -36,6 +36,7 @@ from trainables.process import hang_watch
 from trainables.process.lost_device import end_with_lost_device
 from trainables.records.schema import Measurement
 from trainables.slots.guest import Guest
+from trainables.slots.speed import Speed
 from trainables.training.attempt_folder import (
     clear_node,
     on_this_node,
@@ -150,7 +151,7 @@ class SlotHost:
 
     async def probe(
         self, trial: TrialConfig, most: int, passes: int, slot_seconds: float
-    ) -> list[Any]:
+    ) -> list[Speed]:
         """Measure how fast numbers of slots train; see `trainables.slots.probe`.
 
         This neither reads the trial's folders nor leaves anything in them.
@@ -160,13 +161,13 @@ class SlotHost:
         """
         from trainables.slots.probe import probe
 
-        def measure() -> list[Any]:
+        def measure() -> list[Speed]:
             with TemporaryDirectory() as scratch:
                 elsewhere = {"output_dir": scratch, "published_dir": None, "earlier_attempts": ()}
                 config = on_this_node(trial).model_copy(update=elsewhere)
-                return list(probe(self._engine_for(config), config, most, passes, slot_seconds))
+                return probe(self._engine_for(config), config, most, passes, slot_seconds)
 
-        speeds: list[Any] = await self._in_thread(measure)
+        speeds: list[Speed] = await self._in_thread(measure)
         return speeds
 
     async def join(

@@ -168,7 +168,7 @@ def load_random_state(checkpoint: Path, rank: int) -> None:
 
 
 def _random_state() -> dict[str, torch.Tensor]:
-    _, keys, position, has_gauss, gauss = np.random.get_state()  # type: ignore[misc]
+    _, keys, position, has_gauss, gauss = np.random.get_state()
     version, internal, _ = random.getstate()
     state = {
         "torch": torch.get_rng_state(),

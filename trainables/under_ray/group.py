@@ -44,7 +44,7 @@ def train_on_workers(trial: TrialConfig, report: Report) -> TrialResult:
     try:
         group = _ready_group(trial)
     except RayTaskError as error:
-        raise (_loss(error.cause) or error) from None
+        raise (_as_lost_process(error.cause) or error) from None
     try:
         return group.train(trial, report)
     except RayError as error:
@@ -53,13 +53,13 @@ def train_on_workers(trial: TrialConfig, report: Report) -> TrialResult:
             _replace(group)
         cause = most_telling(failures)
         traceback.print_exception(cause)
-        raise (_loss(cause) or cause) from None
+        raise (_as_lost_process(cause) or cause) from None
 
 
-def _loss(cause: BaseException) -> RayActorError | None:
+def _as_lost_process(cause: BaseException) -> RayActorError | None:
     """The error of a trial whose process has died, where a worker's was no fault of the trial."""
-    is_loss = is_lost_worker(cause) or isinstance(cause, OutOfMemoryError)
-    return RayActorError(error_msg=named(cause)) if is_loss else None
+    is_lost = is_lost_worker(cause) or isinstance(cause, OutOfMemoryError)
+    return RayActorError(error_msg=named(cause)) if is_lost else None
 
 
 def _ready_group(trial: TrialConfig) -> _Group:

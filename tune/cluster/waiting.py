@@ -19,7 +19,7 @@ from tune.resources.capacity import wording, workers_in
 
 _TELL_EVERY_S = 30.0
 _POLL_S = 1.0
-_MOST_LOSSES = 3
+_MOST_LOST_PROCESSES = 3
 # Ray notices within it that a node is gone; before, a host there seems to be up.
 _UNNOTICED_S = 60.0
 
@@ -50,7 +50,7 @@ def answer_of(
         RayActorError, OutOfMemoryError: a process was lost each time, or is lost for good.
     """
     host = hosts[0]
-    for _ in range(_MOST_LOSSES):
+    for _ in range(_MOST_LOST_PROCESSES):
         state, restarts = life_of(host)
         restarts -= state == "RESTARTING"  # Ray counts it as it begins
         try:
@@ -82,7 +82,7 @@ def _next_up(
             is_another = host != lost or known > restarts or now - started > _UNNOTICED_S
             if (state == "ALIVE" and is_another) or (host == lost and state == "DEAD"):
                 return host
-            if host == lost and known > restarts + _MOST_LOSSES:
+            if host == lost and known > restarts + _MOST_LOST_PROCESSES:
                 return host
         if now - told > _TELL_EVERY_S:
             _tell_of_wait(held, tell)

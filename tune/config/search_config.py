@@ -17,10 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-from trainables.config import Frozen, Method
+from trainables.config import Frozen, Method, TrainConfig
 from trainables.errors import Fault, as_written
-
-OF_TRAINING = ("batch_size", "epochs", "warmup", "weight_decay")
 
 
 class LogUniform(Frozen):
@@ -99,6 +97,10 @@ class MethodSpace(Frozen):
     epochs: Choices[_Rate] | None = None
     warmup: Choices[_Share] | None = None
     weight_decay: Choices[_Decay] | None = None
+
+
+# Axes that take the place of a key of `train`.
+OF_TRAINING = tuple(axis for axis in MethodSpace.model_fields if axis in TrainConfig.model_fields)
 
 
 class LoraSpace(MethodSpace):

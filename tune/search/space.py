@@ -74,8 +74,7 @@ def distributions(search: SearchConfig, params: Params) -> dict[str, BaseDistrib
 
 def method_of(search: SearchConfig, params: Params) -> Method:
     """The method of a point."""
-    method: Method = params[_METHOD] if _METHOD in params else search.methods[0]  # type: ignore[assignment]
-    return method
+    return next(method for method in search.methods if params.get(_METHOD, method) == method)
 
 
 def axes(search: SearchConfig, method: Method) -> Iterator[tuple[str, BaseDistribution]]:
