@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from trainables.errors import Fault, UserError
-from trainables.files.storage import Location, is_address, parse_location
+from trainables.files.storage import Location, parse_location
 
 NOT_READ, INTERRUPTED = 1, 130
 _FORMATS = ("html", "md", "csv", "json")
@@ -88,10 +88,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _folder(text: str) -> Path:
     """Parse the folder of a sweep on this machine."""
-    if is_address(text):
+    location = parse_location(text)
+    if isinstance(location, str):
         rule = f"must be a folder, got {text}: copy the sweep to this machine first"
         raise argparse.ArgumentTypeError(rule)
-    return Path(text)
+    return location
 
 
 def _report(sweep_dirs: list[Location], file: Path | None, kind: str | None) -> None:

@@ -92,6 +92,10 @@ class WatchedSweep:
     Args:
         sweep_dir: the sweep's folder.
         clock: seconds since the epoch.
+
+    Attributes:
+        has_ended: whether its driver had exited cleanly, finished or interrupted, before the
+            folder was read last, so that all it wrote has been read.
     """
 
     def __init__(self, sweep_dir: Path, clock: Callable[[], float] = time.time) -> None:
@@ -104,24 +108,7 @@ class WatchedSweep:
         self._began = 0.0
         self._outside: frozenset[int] = frozenset()
         self._table: SweepTable | None = None
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether its driver has exited cleanly, finished or interrupted."""
-        if self._settings is None:
-            return False
-        running = any(r.status is TrialStatus.RUNNING for r in self._records.values())
-        searched = sum(record.confirms is None for record in self._records.values())
-        # With repeats of the winners, the end of the search is not the end of the sweep.
-        is_all = searched >= self._settings.planned_trials and self._settings.confirm is None
-        if is_all and not running and not self._is_held:
-            return True  # else a driver is about to try again those that failed
-        # Each start of the command writes one first and the other last.
-        begun, ended = self._ledger.folder.sweep_json, self._ledger.folder.results_csv
-        # Of a copy, both times are those of copying; what no driver holds has been let go of.
-        return ended.exists() and (
-            ended.stat().st_mtime_ns > begun.stat().st_mtime_ns or not any(self._locks())
-        )
+        self.has_ended = False
 
     @property
     def _is_held(self) -> bool:
@@ -152,6 +139,7 @@ class WatchedSweep:
                 return []
             rule = "holds no sweep" if self._settings is None else "holds no sweep any more"
             raise UserError([no_sweep(folder.root, rule)])
+        is_over = self._is_over()
         if self._has_changed(folder.sweep_json):
             self._begin(self._ledger.sweep())
         table = self._table
@@ -169,7 +157,28 @@ class WatchedSweep:
             table.take(record)
             for measurement in (*_newest_evaluation(measurements), *measurements[-1:]):
                 table.update(record, measurement)
+        self.has_ended = table.has_ended = is_over or self._is_complete()
         return [record for record, _ in read]
+
+    def _is_over(self) -> bool:
+        """Whether the driver wrote last what it writes last."""
+        begun, ended = self._ledger.folder.sweep_json, self._ledger.folder.results_csv
+        # Of a copy, both times are those of copying; what no driver holds has been let go of.
+        return ended.exists() and (
+            ended.stat().st_mtime_ns > begun.stat().st_mtime_ns or not any(self._locks())
+        )
+
+    def _is_complete(self) -> bool:
+        """Whether all trials have ended and no driver is about to try again those that failed.
+
+        With repeats of the winners, the end of the search is not the end of the sweep.
+        """
+        if self._settings is None or self._settings.confirm is not None or self._is_held:
+            return False
+        records = self._records.values()
+        searched = sum(record.confirms is None for record in records)
+        running = any(record.status is TrialStatus.RUNNING for record in records)
+        return searched >= self._settings.planned_trials and not running
 
     def line(self, record: TrialRecord) -> str:
         """A trial that has changed, as plain text."""
@@ -187,7 +196,6 @@ class WatchedSweep:
         """The table, followed by the best trial, the throughput and the failures."""
         if self._table is None:
             return single(f"{self._ledger.folder.root.name}: the base is being evaluated", "bold")
-        self._table.has_ended = self.has_ended
         below = [*self._best(), *self._pace(), *self._failures()]
         return Group(self._table.render(console, self._now(), footer=len(below)), *below)
 

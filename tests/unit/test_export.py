@@ -534,6 +534,19 @@ def test_a_sweep_in_an_object_store_is_to_be_copied_first(
     assert "copy the sweep to this machine first" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["watch", "--once"], ["inside"], ["export", "--to", "x"]])
+def test_a_folder_may_be_below_the_user_s_home(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+) -> None:
+    """As `report` and the sweep's own command take it, also where no shell expands it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main([*command, "~/nothing"]) == 2
+    assert f"holds no sweep: {tmp_path}/nothing;" in capsys.readouterr().err
+
+
 def test_an_empty_folder_one_is_in_will_do(
     sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -220,6 +220,8 @@ def test_what_is_seen_follows_the_driver_from_its_first_file_to_its_last(tmp_pat
     # Interrupted by Ctrl-C: the driver writes its table, the trial stays RUNNING.
     time.sleep(0.01)
     ledger.folder.results_csv.touch()
+    assert not watched.has_ended  # what was written before that has yet to be read
+    watched.refresh()
     assert watched.has_ended
     time.sleep(0.01)
     ledger.folder.lock.touch()
@@ -301,8 +303,10 @@ def test_a_sweep_that_a_driver_holds_goes_on(tmp_path: Path) -> None:
     for file, modified in ((lock, taken), (heartbeat, renewed)):
         file.touch()
         os.utime(file, (modified, modified))
+    watched.refresh()
     assert not watched.has_ended
     os.utime(heartbeat, (taken, taken))  # it was killed
+    watched.refresh()
     assert watched.has_ended
 
 
