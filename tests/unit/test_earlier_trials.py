@@ -355,15 +355,35 @@ def test_a_warm_start_takes_what_fits_and_says_what_it_leaves_out(tmp_path: Path
     assert "has rank 32" in line
 
 
-def test_a_grid_that_has_not_begun_takes_no_warm_start(tmp_path: Path) -> None:
-    """Its points would count as run: with another seed none was left. One that began goes on."""
+@pytest.mark.parametrize("began_as", [None, "tpe", "grid"])
+def test_a_grid_takes_no_warm_start(tmp_path: Path, began_as: str | None) -> None:
+    """Its points would count as run: with another seed none was left."""
     earlier = written(tmp_path / "earlier", sweep(), finished(sweep()))
     methods = {"lora": PLAIN["lora"] | {"learning_rate": [1e-4]}}
+    if began_as:
+        warm = sweep(began_as, search=methods, warm_start=[str(earlier)])
+        written(tmp_path / "own", warm, [])
+    own = Ledger(tmp_path / "own")
     config = sweep("grid", search=methods, warm_start=[str(earlier)])
     with pytest.raises(UserError, match="warm_start: must not be given to a grid"):
-        earlier_trials(config, Ledger(tmp_path / "new"), {})
-    begun = Ledger(written(tmp_path / "begun", config, []))
-    assert not earlier_trials(config, begun, {}).is_new
+        earlier_trials(config, own, {})
+    without = earlier_trials(sweep("grid", search=methods), own, {})
+    assert (without.is_new, without.warm) == (True, []) if began_as else without.is_new
+
+
+def test_a_warm_start_leaves_out_trials_of_another_optimizer(tmp_path: Path) -> None:
+    """Of full fine-tuning alone; sharding otherwise changes no result."""
+    other = {"config": {"optimizer": {"type": "OneBitAdam"}, "gradient_clipping": 0.1}}
+    trained = sweep(deepspeed=other)
+    records = finished(trained)
+    earlier = str(written(tmp_path / "earlier", trained, records))
+    found, (line,) = import_trials(sweep(warm_start=[earlier]), {})
+    assert {record.config.method for record in found} == {"lora"}
+    assert "was trained with another deepspeed.config" in line
+    sharded = sweep(warm_start=[earlier], deepspeed=other | {"zero_stage": 3})
+    taken, left_out = import_trials(sharded, {})
+    assert not left_out
+    assert {record.config.method for record in taken} == {"lora", "full"}
 
 
 def test_a_warm_start_from_another_question_or_from_nothing_is_refused(tmp_path: Path) -> None:

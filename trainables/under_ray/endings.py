@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.exceptions import (
+    ActorUnschedulableError,
+    OutOfMemoryError,
+    RayActorError,
+    RuntimeEnvSetupError,
+)
 
 from trainables.config import TrialConfig
 from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, named
@@ -14,8 +19,9 @@ from trainables.files.object_storage import is_store_out
 from trainables.records.schema import Outcome, TrialStatus
 from trainables.training.reporter import StopTrial
 
-# The process that raises them is gone: by itself, or killed by Ray as its node ran out of memory.
-LOST = (RayActorError, OutOfMemoryError)
+# The process that was to answer is gone, by itself or killed by Ray as its node ran out of memory; or
+# it never was, as its node could not set it up or is no more.
+LOST = (RayActorError, OutOfMemoryError, RuntimeEnvSetupError, ActorUnschedulableError)
 
 
 def verdict(trial: TrialConfig, error: BaseException) -> Outcome:

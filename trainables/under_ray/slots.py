@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError
 
 from trainables.config import TrialConfig
 from trainables.errors import UserError
@@ -178,11 +178,7 @@ def _by_load(slot_hosts: SlotHosts, asked: dict[Any, Any]) -> list[Any]:
 
 
 def _load(answer: Any) -> int | None:
-    """What a host answers; None if it is restarting, or its node could never start it."""
-    try:
+    with suppress(*LOST):  # it is restarting, or could never start
         load: int | None = ray.get(answer)
-    except RayTaskError:
-        raise
-    except RayError:
-        return None
-    return load
+        return load
+    return None

@@ -91,6 +91,9 @@ def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str
     Raises:
         UserError: the sweep cannot go on from them.
     """
+    if config.warm_start and config.sampler == "grid":  # their points would count as run
+        rule = "must not be given to a grid, which learns from no trial"
+        raise UserError([Fault("warm_start", rule, "leave it out, or take another sampler")])
     own: list[TrialRecord] = []
     outside: list[TrialRecord] = []
     is_new, sweep_id = True, ""
@@ -176,6 +179,9 @@ def _placed(config: SweepConfig, record: TrialRecord) -> TrialRecord:
         Misfit: it is none.
     """
     params = params_of(config.search, config.train, record.config)
+    trained = record.config.deepspeed
+    if trained and trained.config != config.deepspeed.config:  # it may name the optimizer
+        raise Misfit("deepspeed.config", "was trained with another deepspeed.config")
     return record.model_copy(update={"params": params})
 
 
@@ -232,7 +238,7 @@ def import_trials(
 
     Raises:
         UserError: a folder holds no sweep, or one with another model, data or evaluation, or one
-            whose trials are known already; or no trial fits; or the sampler is a grid.
+            whose trials are known already; or no trial fits.
     """
     known = {sweep_id}
     faults: list[Fault] = []
@@ -255,9 +261,6 @@ def import_trials(
             points, reasons = usable_trials(config, ledger.trials())
             found += points
             left_out += [f"{count} of {folder}: {why}" for why, count in reasons.most_common()]
-    if config.warm_start and config.sampler == "grid":  # their points would count as run
-        rule = "must not be given to a grid, which learns from no trial"
-        faults = [Fault("warm_start", rule, "leave it out, or take another sampler")]
     if config.warm_start and not (found or faults):
         faults.append(_nothing_taken(left_out))
     if faults:

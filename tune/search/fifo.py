@@ -45,6 +45,7 @@ class Fifo(FIFOScheduler, SweepListener):
         self._waiting = [trial for trial in self._waiting if trial.status == Trial.PENDING]
         if self._is_stopping:
             for trial in self._waiting:
+                trial.init_local_path()  # Tune's results ask for it also where nothing ran there
                 tune_controller.stop_trial(trial)
             self._waiting = []
         return self._waiting[0] if self._waiting else None
