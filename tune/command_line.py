@@ -141,6 +141,7 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
     print(f"{config.name}: {where} ...", flush=True)  # noqa: T201
     from tune.cluster.ray_cluster import ray_cluster
     from tune.folder.lock import SweepLock
+    from tune.signals import interrupting
     from tune.sweep import Sweep
     from tune.terminal.chatter import chatter_to
     from tune.terminal.console import ConsoleListener
@@ -150,11 +151,13 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
 
     ledger = Ledger(location)
     with (
+        interrupting(),
         SweepLock(location) as lock,
         _cleared_on_fault(ledger, options.output_dir, lock, is_new),
         _mirrored(ledger, lock),
         chatter_to(ledger.folder.log) as console,
         ray_cluster(options.address, lambda: _end_without_head(console, options.address)),
+        interrupting(),  # again: Ray has set a handler of its own
     ):
         base_cache = join(options.output_dir, ".base")
         sweep = Sweep(config, location, base_cache, options.retry_failed, may_write=lock.check)

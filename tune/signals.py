@@ -32,6 +32,32 @@ def ignoring_hangup() -> Iterator[None]:
 
 
 @contextmanager
+def interrupting() -> Iterator[None]:
+    """Within this context, SIGTERM and SIGHUP interrupt as Ctrl-C does; Ray's own handler aborts.
+
+    Of a closing terminal's two SIGHUPs only the first does. Under `nohup` SIGHUP stays ignored.
+    """
+    if current_thread() is not main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    numbers = {signal.SIGTERM, signal.SIGHUP}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        numbers.remove(signal.SIGHUP)
+    earlier = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def stopping_gently(stop: Callable[[], None]) -> Iterator[None]:
     """Within this context, call `stop` at the first Ctrl-C, SIGTERM or SIGHUP.
 

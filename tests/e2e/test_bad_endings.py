@@ -97,6 +97,24 @@ def test_wandb_without_a_key_is_told_on_the_terminal(tmp_path: Path) -> None:
     assert Ledger(tmp_path / "quickstart").sweep().config["wandb"]["project"] == "mine"
 
 
+def test_a_job_that_is_ended_before_its_first_trial_says_so(tmp_path: Path) -> None:
+    """SIGTERM, as of a batch system, while the base is evaluated: Ray's own handler would abort."""
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "tune" / "run.py"), "quickstart", "--output-dir", tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ, PYTHONUNBUFFERED="1"),
+    )
+    assert process.stdout is not None
+    assert any("evaluating the base" in line for line in process.stdout)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1] == "interrupted; the same command goes on"
+    assert "Traceback" not in errors
+
+
 def test_ctrl_c_stops_and_the_same_command_finishes(tmp_path: Path) -> None:
     arguments = [
         "quickstart", "--output-dir", str(tmp_path), "--num-trials", "2",

@@ -26,6 +26,7 @@ from trainables.under_ray.reporters import OUTCOME
 from trainables.under_ray.stop_request import StopRequest
 from tune.listeners import SweepListener
 from tune.resources.placement import beside_driver
+from tune.search.study import Study
 from tune.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -84,6 +85,27 @@ def start(
         return started.numbers, sweep.run([started]).records
 
     return start
+
+
+def test_ctrl_c_as_the_first_trial_is_drawn_ends_like_any_other(
+    load: Callable[..., SweepConfig],
+    base_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ask = Study.ask
+
+    def press_and_ask(study: Study, *arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)  # until the sweep's thread has heard of it
+        return ask(study, *arguments)
+
+    monkeypatch.setattr(Study, "ask", press_and_ask)
+    trial = fake_sweep.fake_trial
+    outcome = Sweep(load(*THREE), tmp_path / "sweep", base_cache, trainable=trial).run([])
+    assert outcome.interrupted
+    assert outcome.records == []
+    assert (tmp_path / "sweep" / "study.journal").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from tune.signals import ignoring_hangup, stopping_gently
+from tune.signals import ignoring_hangup, interrupting, stopping_gently
 
 
 @pytest.fixture
@@ -70,6 +70,37 @@ def _is_signalled_at(instruction: int) -> bool:
         sys.settrace(None)
         signal.setitimer(signal.ITIMER_REAL, 0)
     return next(instructions) > instruction
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_before_there_is_a_trial_each_signal_interrupts(
+    number: signal.Signals, survivable: list[int]
+) -> None:
+    with pytest.raises(KeyboardInterrupt), interrupting():
+        os.kill(os.getpid(), number)
+    os.kill(os.getpid(), number)
+    assert survivable == [number]
+
+
+def test_of_a_terminal_that_is_gone_twice_the_cleaning_up_hears_once(
+    survivable: list[int],
+) -> None:
+    cleaned_up = False
+    with pytest.raises(KeyboardInterrupt), interrupting():
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+        finally:
+            os.kill(os.getpid(), signal.SIGHUP)
+            cleaned_up = True
+    assert cleaned_up
+    assert survivable == []
+
+
+def test_nohup_holds_before_there_is_a_trial(survivable: list[int]) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with interrupting():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_a_terminal_that_is_gone_twice_ends_nothing_at_once(survivable: list[int]) -> None:
