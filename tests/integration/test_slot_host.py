@@ -80,6 +80,26 @@ def test_a_host_whose_slots_are_taken_says_so(make_trial: MakeTrial) -> None:
     assert asyncio.run(run()) == ([True, True, False], True, {UNKNOWN: True})
 
 
+def test_of_trials_that_may_have_ended_a_host_it_takes_one_at_a_time(
+    make_trial: MakeTrial,
+) -> None:
+    first, second, other = (make_trial(trial_id=name) for name in ("first", "second", "other"))
+
+    async def run() -> None:
+        host = SlotHost()
+        assert await host.join(first, 3, is_suspect=True)
+        assert not await host.join(second, 3, is_suspect=True)
+        assert await host.join(other, 3)
+        assert await host.join(first, 3, is_suspect=True)  # in its next attempt
+        assert MEASUREMENT in await host.next_event("first")
+        assert await host.join(second, 3, is_suspect=True)
+        names = ("first", "second", "other")
+        for events in await asyncio.gather(*(follow(host, name) for name in names)):
+            assert RESULT in events[-1]
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("work", ["publish_results", "clear_node", "on_this_node"])
 def test_the_files_of_others_take_none_of_a_trials_time(
     make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch, work: str

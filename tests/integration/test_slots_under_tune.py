@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError
 
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialRecord, TrialStatus
+from trainables.slots.guest import Guest
 from trainables.slots.host import MEASUREMENT
 from trainables.under_ray.slots import (
     SlotHostActor,
@@ -113,6 +115,29 @@ def test_trials_of_a_host_that_dies_go_on_and_measure_the_same(
     assert {r.attempt for r in outcome.records} >= {2}
     assert not list(ledger.folder.root.rglob("checkpoints"))
     assert_same(finals(outcome), one_by_one)
+
+
+def test_a_trial_that_ends_its_host_each_time_fails_alone(
+    run_sweep: RunSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Host(SlotHostActor):
+        async def _admit(self, guest: Guest, busy: int) -> bool:
+            if guest.trial.number == 0:
+                os._exit(1)
+            return await super()._admit(guest, busy)
+
+    def start(held: dict[str, float]) -> Any:
+        return ray.remote(Host).options(num_cpus=2, max_restarts=-1, max_concurrency=100).remote()
+
+    monkeypatch.setattr("tune.cluster.slots.start_slot_host", start)
+    outcome, _ = run_sweep(
+        *FOUR_TRIALS,
+        "resources.lora={slots: 4, cpus_per_worker: 2}",
+        "budget.retries=1",
+    )
+    statuses = {r.number: r.status for r in outcome.records}
+    assert statuses[0] is TrialStatus.FAILED
+    assert {statuses[number] for number in (1, 2, 3)} == {TrialStatus.COMPLETE}
 
 
 def test_a_trial_that_diverges_or_is_stopped_leaves_the_others(run_sweep: RunSweep) -> None:

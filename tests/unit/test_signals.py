@@ -85,14 +85,10 @@ def test_before_there_is_a_trial_each_signal_interrupts(
 def test_of_a_terminal_that_is_gone_twice_the_cleaning_up_hears_once(
     survivable: list[int],
 ) -> None:
-    cleaned_up = False
-    with pytest.raises(KeyboardInterrupt), interrupting():
-        try:
+    with interrupting():
+        with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGHUP)
-        finally:
-            os.kill(os.getpid(), signal.SIGHUP)
-            cleaned_up = True
-    assert cleaned_up
+        os.kill(os.getpid(), signal.SIGHUP)
     assert survivable == []
 
 

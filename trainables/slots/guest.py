@@ -19,6 +19,7 @@ class Guest:
 
     trial: TrialConfig
     listener: str = ""
+    is_suspect: bool = False  # until it measures something
     events: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
     slot: Any = None
     is_gone: bool = False  # nobody listens any more

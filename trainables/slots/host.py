@@ -73,7 +73,7 @@ class _Mailbox:
         guest, total = self._guest, measurement.total_steps
         hang_watch.wind(guest.trial.minutes_per_report)
         publish_items(guest.trial)
-        event = {MEASUREMENT: measurement}
+        event, guest.is_suspect = {MEASUREMENT: measurement}, False
         assert total is not None  # noqa: S101 - `Measuring` tells it
         if measurement.step not in _steps_to_record(guest.trial.train, total):
             self._loop.call_soon_threadsafe(guest.events.put_nowait, event)
@@ -171,7 +171,12 @@ class SlotHost:
         return speeds
 
     async def join(
-        self, trial: TrialConfig, slots: int, may_wait: bool = True, listener: str = ""
+        self,
+        trial: TrialConfig,
+        slots: int,
+        may_wait: bool = True,
+        listener: str = "",
+        is_suspect: bool = False,
     ) -> bool:
         """Accept a trial; an earlier attempt at it, which nobody listens to any more, leaves.
 
@@ -180,6 +185,9 @@ class SlotHost:
             slots: trials that may train here at a time.
             may_wait: whether to accept it even if all slots are taken.
             listener: who will ask for its events.
+            is_suspect: whether it may be what ended a host's process. One such trial is accepted
+                at a time, until it measures something: of those that were there together, each
+                would else be held to account for the one that does it again.
 
         Returns:
             Whether it was accepted.
@@ -188,8 +196,10 @@ class SlotHost:
         await self.leave(trial.trial_id)
         if self._is_retired or (len(self._guests) >= slots and not may_wait):
             return False
+        if is_suspect and any(guest.is_suspect for guest in self._guests.values()):
+            return False
         self._minutes = trial.minutes_per_report
-        guest = Guest(trial, listener)
+        guest = Guest(trial, listener, is_suspect)
         self._guests[trial.trial_id] = guest
         self._waiting.append(guest)
         if self._running is None:

@@ -19,8 +19,8 @@ from trainables.files.object_storage import is_store_out
 from trainables.records.schema import Outcome, TrialStatus
 from trainables.training.reporter import StopTrial
 
-# The process that was to answer is gone, by itself or killed by Ray as its node ran out of memory; or
-# it never was, as its node could not set it up or is no more.
+# The process that was to answer is gone, by itself or killed by Ray as its node ran out of memory;
+# or it never was, as its node could not set it up or is no more.
 LOST = (RayActorError, OutOfMemoryError, RuntimeEnvSetupError, ActorUnschedulableError)
 
 

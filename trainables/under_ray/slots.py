@@ -98,10 +98,16 @@ def life_of(actor: Any) -> tuple[str, int]:
     return known.get("State", ""), known.get("NumRestarts", 0)
 
 
-def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, report: Report) -> TrialResult:
-    """Have a host train the trial alongside others, and pass on its reports."""
+def train_in_slot(
+    slot_hosts: SlotHosts, trial: TrialConfig, report: Report, *, is_suspect: bool
+) -> TrialResult:
+    """Have a host train the trial alongside others, and pass on its reports.
+
+    One that is suspect has lost its host before it measured anything new. It may be what ends it,
+    so it joins no other that is.
+    """
     listener = secrets.token_hex(8)
-    actor = _join(slot_hosts, trial, listener)
+    actor = _join(slot_hosts, trial, listener, is_suspect=is_suspect)
     logger.warning("trains in a slot, beside up to %d other trials", slot_hosts.slots - 1)
     try:
         while True:
@@ -119,7 +125,9 @@ def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, report: Report) -> 
         actor.leave.remote(trial.trial_id, listener)
 
 
-def _join(slot_hosts: SlotHosts, trial: TrialConfig, listener: str) -> Any:
+def _join(
+    slot_hosts: SlotHosts, trial: TrialConfig, listener: str, *, is_suspect: bool = False
+) -> Any:
     """Have a host accept the trial, preferably one with a free slot.
 
     There is a slot for each trial that is started, but perhaps on a host that still waits for its
@@ -134,7 +142,12 @@ def _join(slot_hosts: SlotHosts, trial: TrialConfig, listener: str) -> Any:
         StopTrial: the trial should stop before there is a slot for it.
         RayActorError: all hosts have ended for good.
     """
-    question = {"trial": trial, "slots": slot_hosts.slots, "listener": listener}
+    question = {
+        "trial": trial,
+        "slots": slot_hosts.slots,
+        "listener": listener,
+        "is_suspect": is_suspect,
+    }
     asked: dict[Any, Any] = {}
     while True:
         actors = _by_load(slot_hosts, asked)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +33,30 @@ from trainables.under_ray.group import train_on_workers
 from trainables.under_ray.log import log_to
 from trainables.under_ray.method import trial_function
 from trainables.under_ray.node import check_sees
-from trainables.under_ray.reporters import OUTCOME, Watched, report_to_tune
+from trainables.under_ray.reporters import OUTCOME, Report, Watched, report_to_tune
 from trainables.under_ray.slots import SlotHosts, train_in_slot
 from trainables.under_ray.stop_request import is_ended_by_hand
 
+Train = Callable[[TrialConfig, Report], TrialResult]
+
 
 def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> None:
-    """Tune's function trainable. `config["trial"]` is a `TrialConfig` as plain data."""
+    """Tune's function trainable.
+
+    `config["trial"]` is a `TrialConfig` as plain data, `config["is_suspect"]` whether it has lost
+    its process without progress before.
+    """
     trial = TrialConfig.model_validate(config["trial"])
-    here = trial
+    here, in_slot = trial, None
     use_credentials()
     try:
         check_sees(trial.base_dir, BASE_RECORD)
-        if reason_against(trial):
-            slot_hosts = None  # it trains alone
-        waits = trial.workers > 1 or slot_hosts is not None
+        if slot_hosts is not None and not reason_against(trial):
+            in_slot = partial(train_in_slot, slot_hosts, is_suspect=config["is_suspect"])
+        waits = trial.workers > 1 or in_slot is not None
         here = beside_workers(trial) if waits else on_this_node(trial)
         with log_to(Path(here.output_dir) / "trial.log"):
-            outcome = _outcome(trial, here, slot_hosts)
+            outcome = _outcome(trial, here, in_slot)
         publish_rest(here)
     except (OSError, UserError) as error:  # no place even for the log, or it is not shared
         outcome = verdict(here, error)
@@ -62,7 +70,7 @@ def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> No
         os._exit(0)  # node, is going away
 
 
-def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) -> Outcome:
+def _outcome(trial: TrialConfig, here: TrialConfig, in_slot: Train | None) -> Outcome:
     """Run the trial with its folders here; whatever happens becomes a status and a reason.
 
     If the error has broken this process's GPU, the process ends and Tune restarts the trial.
@@ -74,7 +82,7 @@ def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None
     if is_ended_by_hand(trial.number):  # while it waited; from now on this process hears of it
         return Outcome(status=TrialStatus.RUNNING)
     try:
-        result = _train(trial, here, slot_hosts)
+        result = _train(trial, here, in_slot)
     except LOST:
         raise
     except Exception as error:  # one trial's error must never end the sweep
@@ -92,14 +100,14 @@ def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None
     )
 
 
-def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) -> TrialResult:
+def _train(trial: TrialConfig, here: TrialConfig, in_slot: Train | None) -> TrialResult:
     """Run the trial; a group of workers that runs out of memory is restarted as a whole.
 
     Raises:
         UserError: the node's GPU is unusable.
     """
-    if slot_hosts is not None:
-        return train_in_slot(slot_hosts, trial, report_to_tune)
+    if in_slot is not None:
+        return in_slot(trial, report_to_tune)
     with collector_paused():
         from trainables.process.out_of_memory import train_within_memory
 

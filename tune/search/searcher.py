@@ -137,6 +137,7 @@ class OptunaSearcher(Searcher, SweepListener):
             "params": trial.params,
             "attempt": trial.attempt,
             "confirms": trial.confirms,
+            "is_suspect": trial.failures > 0,
         }
 
     def _with_room(self, room: Room) -> TrialRecord | None:
