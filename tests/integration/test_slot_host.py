@@ -92,6 +92,8 @@ def test_of_trials_that_may_have_ended_a_host_it_takes_one_at_a_time(
         assert await host.join(other, 3)
         assert await host.join(first, 3, is_suspect=True)  # in its next attempt
         assert MEASUREMENT in await host.next_event("first")
+        assert not await host.join(second, 3, is_suspect=True)
+        assert MEASUREMENT in await host.next_event("first")  # so the one before is recorded
         assert await host.join(second, 3, is_suspect=True)
         names = ("first", "second", "other")
         for events in await asyncio.gather(*(follow(host, name) for name in names)):

@@ -73,7 +73,7 @@ class _Mailbox:
         guest, total = self._guest, measurement.total_steps
         hang_watch.wind(guest.trial.minutes_per_report)
         publish_items(guest.trial)
-        event, guest.is_suspect = {MEASUREMENT: measurement}, False
+        event = {MEASUREMENT: measurement}
         assert total is not None  # noqa: S101 - `Measuring` tells it
         if measurement.step not in _steps_to_record(guest.trial.train, total):
             self._loop.call_soon_threadsafe(guest.events.put_nowait, event)
@@ -186,8 +186,8 @@ class SlotHost:
             may_wait: whether to accept it even if all slots are taken.
             listener: who will ask for its events.
             is_suspect: whether it may be what ended a host's process. One such trial is accepted
-                at a time, until it measures something: of those that were there together, each
-                would else be held to account for the one that does it again.
+                at a time, until what it measured is recorded: of those that were there together,
+                each would else be held to account for the one that does it again.
 
         Returns:
             Whether it was accepted.
