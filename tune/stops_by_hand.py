@@ -39,7 +39,7 @@ class StopsByHand(SweepListener):
         self,
         ledger: Ledger,
         ask: Callable[[Set[int]], None],
-        may_write: Callable[[], None] = lambda: None,
+        may_write: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._storage = ledger.folder, ledger.storage

@@ -167,7 +167,7 @@ def train_in_slots(config: SweepConfig, jobs: Sequence[Job], base_dir: Path) -> 
     busy: dict[Any, tuple[Job, ListReporter, tempfile.TemporaryDirectory[str]]] = {}
     first = trial(config, *jobs[0], base_dir, "")
     assert first.lora is not None
-    engine = SlotEngine(first.model, first.lora)
+    engine = SlotEngine(first.model, first.lora, recomputes=False, longest=config.data.max_length)
     while busy or waiting:
         while waiting and len(busy) < SLOTS:
             job, reporter, folder = waiting.pop(), ListReporter(), tempfile.TemporaryDirectory()
@@ -226,15 +226,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=TABLE, help="default: grid.jsonl beside this")
     file = parser.parse_args().out
     import torch
+    from evaluated import evaluated_base
 
-    from trainables.evaluation.base import Base, evaluate_base
+    from trainables.evaluation.base import Base
 
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     config = sweep()
     with tempfile.TemporaryDirectory() as cache:
-        base_dir = evaluate_base(config.model, config.data, config.eval, config.seed, Path(cache))
+        base_dir = evaluated_base(config, Path(cache))
         if not file.exists():
             metrics = Base.load(base_dir).record.metrics
             base = {metric: round(metrics[metric], DIGITS) for metric in OBJECTIVES}

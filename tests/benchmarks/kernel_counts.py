@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pretended_gpu  # before torch
 import torch
+from evaluated import evaluated_base
 from packing import _quiet
 from packing_models import MADE, load, made
 
 from trainables.config import LoraConfig, TrialConfig
-from trainables.evaluation.base import evaluate_base
 from trainables.slots.engine import SlotEngine
 from trainables.training.reporter import ListReporter
 from tune.config.sweep_file import load_sweep
@@ -69,9 +69,7 @@ def main() -> None:
                 "train={steps: 999, batch_size: 1, micro_batch_size: 1, report_every: 999}",
             ],
         )
-        base = evaluate_base(
-            config.model, config.data, config.eval, config.seed, Path(folder) / "base"
-        )
+        base = evaluated_base(config, Path(folder) / "base")
         for dropout in DROPOUTS:
             alone = _alone(model, dropout, Path(folder) / "alone")
             of_slots = {}
@@ -130,7 +128,7 @@ def _alone(model: str, dropout: float, folder: Path) -> int:
 
 def _in_slots(config: SweepConfig, base: Path, loras: list[LoraConfig], output: Path) -> int:
     """Kernels of a step of all of them."""
-    engine = SlotEngine(config.model, loras[0])
+    engine = SlotEngine(config.model, loras[0], recomputes=False, longest=config.data.max_length)
     for number, lora in enumerate(loras):
         trial = TrialConfig(
             trial_id=str(number),

@@ -29,13 +29,14 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+from evaluated import evaluated_base
 from packing import _machine, _quiet
 from packing_models import MADE, made
 
 from trainables.config import LoraConfig, TrialConfig
-from trainables.evaluation.base import evaluate_base
 from trainables.slots.engine import SlotEngine
 from trainables.slots.passes import PassTimes, Share, padded_tokens
 from trainables.training.reporter import ListReporter
@@ -71,7 +72,7 @@ def _engine(folder: Path, slots: int, batch: int) -> SlotEngine:
     model = made(MADE["10M"], folder / "model")
     overrides = [f"model.name={model}", "eval.limit=1", f"train.batch_size={batch}"]
     config = load_sweep("quickstart", [*overrides, f"train.micro_batch_size={batch}"])
-    base = evaluate_base(config.model, config.data, config.eval, config.seed, folder / "base")
+    base = evaluated_base(config, folder / "base")
     trials = [
         TrialConfig(
             trial_id=str(number),
@@ -90,7 +91,8 @@ def _engine(folder: Path, slots: int, batch: int) -> SlotEngine:
         )
         for number in range(slots)
     ]
-    engine = SlotEngine(config.model, LoraConfig(rank=RANKS[0], alpha=16.0))
+    lora = LoraConfig(rank=RANKS[0], alpha=16.0)
+    engine = SlotEngine(config.model, lora, recomputes=False, longest=config.data.max_length)
     for trial in trials:
         engine.join(trial, ListReporter())
     return engine

@@ -162,7 +162,7 @@ class SimulatedSweep:
         ]
         for listener in listeners:
             listener.sweep_started(SWEEP, BASE, history.finished)
-        by_hand = StopsByHand(self._ledger, lambda numbers: None)
+        by_hand = StopsByHand(self._ledger, lambda numbers: None, lambda: None)
         earlier = history.finished, history.interrupted
         return TuneEvents(listeners, 0, *earlier, scheduler.outcome, by_hand)
 

@@ -21,9 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import object_store
 import pytest
 import torch
+from evaluated import evaluated_base
 
 from trainables.config import DeepSpeedConfig, LoraConfig, TrialConfig
-from trainables.evaluation.base import Base, evaluate_base
+from trainables.evaluation.base import Base
 from trainables.inputs.model import load_model, load_tokenizer
 from trainables.training.reporter import ListReporter
 from tune.cluster.ray_cluster import ray_cluster
@@ -118,9 +119,7 @@ def base_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def base_dir(sweep_config: SweepConfig, base_cache: Path) -> Path:
     """The one evaluation of the base that all trials compare themselves with."""
-    return evaluate_base(
-        sweep_config.model, sweep_config.data, sweep_config.eval, sweep_config.seed, base_cache
-    )
+    return evaluated_base(sweep_config, base_cache)
 
 
 @pytest.fixture(scope="session")

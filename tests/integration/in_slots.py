@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from trainables.records.schema import Measurement
 
 
+def engine_for(trial: TrialConfig, recomputes: bool = False) -> SlotEngine:
+    """An engine for trials of this one's base and layers."""
+    return SlotEngine(trial.model, trial.lora, recomputes, trial.data.max_length)
+
+
 @contextmanager
 def slots_for(trial: TrialConfig, recomputes: bool = False) -> Iterator[SlotEngine]:
-    """An engine for trials of this one's base and layers; the base is given back in the end."""
-    engine = SlotEngine(trial.model, trial.lora, recomputes)
+    """`engine_for` a trial; the base is given back in the end."""
+    engine = engine_for(trial, recomputes)
     try:
         yield engine
     finally:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from evaluated import evaluated_base
 from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from trainables.config import ModelConfig
 from trainables.errors import UserError
-from trainables.evaluation.base import Base, evaluate_base
+from trainables.evaluation.base import Base
 from trainables.inputs.model import load_model
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
@@ -83,7 +84,7 @@ def test_the_base_is_known_by_the_attention_that_it_was_evaluated_with(
     config = load("eval.limit=4", "eval.general_text=null", "eval.kl_prompts=0")
 
     def evaluate(model: ModelConfig) -> Path:
-        return evaluate_base(model, config.data, config.eval, config.seed, tmp_path / "cache")
+        return evaluated_base(config, tmp_path / "cache", model=model)
 
     model = saved(kind)
     found = evaluate(model)

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from evaluated import NO_DEMANDS, evaluated_base
 from transformers import AutoTokenizer
 
 from trainables.config import Demands, LoraConfig
 from trainables.errors import UserError
 from trainables.evaluation import base_inputs
-from trainables.evaluation.base import Base, evaluate_base
+from trainables.evaluation.base import Base
 from trainables.evaluation.evaluator import Evaluator
 from trainables.inputs.model import shared_base
 from trainables.inputs.tokenized import DATA_FOLDER, read_data
 from trainables.under_ray.tasks import evaluate_base_on_worker
+from tune.cluster.node_checks import marker_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,11 +37,25 @@ FEW = ("eval.retention=[list_last]", "eval.ood=[]", "eval.limit=12", "eval.gener
 OBJECTIVE = "objectives=[{metric: in_domain/acc_mean, mode: max}]"
 
 
+def evaluated_on_worker(config: SweepConfig, cache: Path, target: Path) -> UserError | None:
+    with marker_in(target) as marker:
+        return evaluate_base_on_worker(
+            config.model,
+            config.data,
+            config.eval,
+            config.seed,
+            str(cache),
+            str(target),
+            marker,
+            NO_DEMANDS,
+        )
+
+
 @pytest.fixture
 def evaluate(load: Callable[..., SweepConfig], tmp_path: Path) -> Callable[..., Path]:
     def evaluate(*overrides: str) -> Path:
         config = load(*FEW, OBJECTIVE, *overrides)
-        return evaluate_base(config.model, config.data, config.eval, config.seed, tmp_path)
+        return evaluated_base(config, tmp_path)
 
     return evaluate
 
@@ -232,7 +248,7 @@ def test_a_token_without_embedding_is_named_where_the_evaluation_alone_uses_it(
         used = f"eval={{task_dirs: [{tmp_path}], in_domain: [fresh], kl_prompts: 0}}"
     config = load(*FEW, OBJECTIVE, f"model.name={tmp_path / 'model'}", used)
     with pytest.raises(UserError, match=r"\(<new>\) is used"):
-        evaluate_base(config.model, config.data, config.eval, config.seed, tmp_path / "cache")
+        evaluated_base(config, tmp_path / "cache")
     base = shared_base(config.model)
     with pytest.raises(IndexError):  # nothing looks at what trials take
         base(torch.tensor([[len(tokenizer_of_one_more) - 1]]))
@@ -253,8 +269,7 @@ def test_where_memory_runs_out_the_batch_is_halved(
 
     whole = Evaluator._run
     monkeypatch.setattr(Evaluator, "_run", run)
-    arguments = (config.model, config.data, config.eval, config.seed, str(tmp_path / "cache"))
-    assert evaluate_base_on_worker(*arguments, str(tmp_path / "base")) is None
+    assert evaluated_on_worker(config, tmp_path / "cache", tmp_path / "base") is None
     assert tried[:3] == [16, 8, 4]
     assert Base.load(tmp_path / "base").record.scores.keys() == {"target_relay", "list_last"}
 
@@ -270,8 +285,7 @@ def test_nothing_stays_of_an_evaluation_that_no_trial_has_seen(
         ("eval.kl_prompts=0", "data.validation_path=null", "data.validation_fraction=0"),
     ):
         config = load(*FEW, OBJECTIVE, *overrides)
-        arguments = (config.model, config.data, config.eval, config.seed, str(tmp_path / "cache"))
-        assert evaluate_base_on_worker(*arguments, str(target)) is None
+        assert evaluated_on_worker(config, tmp_path / "cache", target) is None
         stored = read_data(target / DATA_FOLDER)
         is_measured = Base.load(target).kl_reference is not None
         assert bool(stored.validation) is is_measured is (not overrides)
@@ -286,8 +300,7 @@ def test_other_users_of_a_shared_folder_can_read_what_is_evaluated_once_for_all(
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     usual = {(tmp_path / name).stat().st_mode for name in ("file", "folder")}
-    arguments = (config.model, config.data, config.eval, config.seed, str(cache))
-    assert evaluate_base_on_worker(*arguments, str(target)) is None
+    assert evaluated_on_worker(config, cache, target) is None
     made = [path for root in (cache, target) for path in root.rglob("*")]
     assert {path.name for path in made if path.suffix == ".safetensors"}
     assert {path.stat().st_mode for path in made} == usual
@@ -305,8 +318,7 @@ def test_a_model_that_does_not_fit_is_tried_once_and_told_of(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 448.00 MiB")
 
     monkeypatch.setattr(base_inputs, "shared_base", shared_base)
-    arguments = (config.model, config.data, config.eval, config.seed, str(tmp_path / "cache"))
-    told = evaluate_base_on_worker(*arguments, str(tmp_path / "base"))
+    told = evaluated_on_worker(config, tmp_path / "cache", tmp_path / "base")
     assert told is not None
     (fault,) = told.faults
     assert fault.field == "model.name"
@@ -337,8 +349,7 @@ def test_what_fails_is_told_in_a_line(
         raise error
 
     monkeypatch.setattr(Evaluator, "_run", run)
-    arguments = (config.model, config.data, config.eval, config.seed, str(tmp_path / "cache"))
-    told = evaluate_base_on_worker(*arguments, str(tmp_path / "base"))
+    told = evaluated_on_worker(config, tmp_path / "cache", tmp_path / "base")
     assert told is not None
     (fault,) = told.faults
     assert fault.field == field
@@ -354,7 +365,7 @@ def test_adapters_that_the_base_does_not_take_are_told_of_with_all_else(
     adapters = tuple(LoraConfig(rank=1, alpha=1, target_modules=modules) for modules in asked)
     demands = Demands(adapters=adapters)
     with pytest.raises(UserError) as caught:
-        evaluate_base(config.model, config.data, config.eval, 0, tmp_path, demands=demands)
+        evaluated_base(config, tmp_path, demands)
     of_adapters = [f for f in caught.value.faults if f.field == "search.lora.target_modules"]
     misspelt, absent = of_adapters
     assert misspelt.rule == "the model has no v_porj"

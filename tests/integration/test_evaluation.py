@@ -17,13 +17,14 @@ import peft
 import pytest
 import torch
 import yaml
+from evaluated import evaluated_base
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from trainables.config import EvalSuite
 from trainables.errors import UserError, named
-from trainables.evaluation.base import Base, evaluate_base
+from trainables.evaluation.base import Base
 from trainables.evaluation.evaluator import Evaluation, Evaluator
 from trainables.evaluation.forgetting import mean_over_members
 from trainables.evaluation.outcomes import answer_text, is_number
@@ -594,9 +595,7 @@ def test_of_a_task_that_scores_itself_no_chance_level_is_known(
     file.write_text(file.read_text() + "process_results: !function mass.results\n")
     wanted = suite(task_dirs=(str(folder),), in_domain=["few"], retention=["mass"], kl_prompts=0)
     config = load()
-    record = Base.load(
-        evaluate_base(config.model, config.data, wanted, config.seed, folder / "cache")
-    ).record
+    record = Base.load(evaluated_base(config, folder / "cache", eval=wanted)).record
     assert record.scores["mass"].chance is record.scores["mass"].choices is None
     assert record.metrics["forgetting/mass"] == 0
     assert not [key for key in record.metrics if "ratio" in key or "adjusted" in key]
@@ -860,7 +859,7 @@ def test_a_base_far_below_chance_is_not_said_to_be_at_it(
         retention=asked,
         kl_prompts=0,
     )
-    base = evaluate_base(config.model, config.data, wanted, config.seed, folder / "cache")
+    base = evaluated_base(config, folder / "cache", eval=wanted)
     (warning,) = Base.load(base).record.warnings
     assert "mine: the base scores 0.000, below chance (0.3" in warning
     assert "look at its answers and prompt" in warning

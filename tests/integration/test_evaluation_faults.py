@@ -10,12 +10,12 @@ import peft
 import pytest
 import torch
 from chosen_scores import OBJECTIVE, scores
+from evaluated import evaluated_base
 from in_slots import drain, slots_for
 from measured import by_step
 from safetensors.torch import load_file
 
 from trainables.errors import EvaluationFailed
-from trainables.evaluation.base import evaluate_base
 from trainables.evaluation.evaluator import Evaluator
 from trainables.training.checkpoint_files import best_dir, best_weights, evaluated, newest_valid
 from trainables.training.full_sft import train_full_sft
@@ -115,7 +115,7 @@ def test_so_it_is_in_a_slot_whose_adapter_is_rounded_for_products(
 ) -> None:
     """What is evaluated is the checkpoint's, and not the fresh adapter that its slot began with."""
     model = sweep_config.model.model_copy(update={"dtype": "bfloat16"})
-    base_dir = evaluate_base(model, sweep_config.data, sweep_config.eval, 0, base_cache)
+    base_dir = evaluated_base(sweep_config, base_cache, model=model)
     changes = {"model": {"dtype": "bfloat16"}, "base_dir": str(base_dir), "train": TRAIN}
     undisturbed = by_step(in_slot(make_trial(**changes))[0])
     first = make_trial(**changes)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from evaluated import evaluated_base
 from in_slots import measured_in_slots
 from measured import assert_measured
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, set_seed
@@ -18,7 +19,7 @@ from analysis.export.model_card import _loading
 from analysis.export.weights import merge_adapter
 from trainables.config import LoraConfig
 from trainables.errors import UserError
-from trainables.evaluation.base import Base, evaluate_base
+from trainables.evaluation.base import Base
 from trainables.files.locations import resolve
 from trainables.inputs.adapter import adapt
 from trainables.inputs.four_bits import keep_trainable
@@ -64,7 +65,7 @@ def make(make_trial: MakeTrial, sweep_config: Any, base_cache: Path) -> MakeTria
     """A trial of a model, with that model's own base evaluation."""
 
     def make(model: ModelConfig, **changes: Any) -> TrialConfig:
-        base_dir = evaluate_base(model, sweep_config.data, sweep_config.eval, 0, base_cache)
+        base_dir = evaluated_base(sweep_config, base_cache, model=model)
         return make_trial(**changes, model=model.model_dump(), base_dir=str(base_dir))
 
     return make

@@ -23,22 +23,27 @@ pytestmark = [
 # The machine is said to have a GPU, and NVIDIA's driver seems to know it: all that may train on it.
 SCRIPT = """
 import json, os, sys
+from pathlib import Path
 import ray
-from trainables.config import TrialConfig
+from trainables.config import Demands, TrialConfig
 from trainables.errors import TrialError, UserError
 from trainables.training.reporter import ListReporter
 from trainables.under_ray.group import worker_actor
 from trainables.under_ray.slots import start_slot_host
 from trainables.under_ray.tasks import as_task, evaluate_base_on_worker
 from trainables.under_ray.trial import _train
+from tune.cluster.node_checks import marker_in
 
 ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 trial = TrialConfig.model_validate_json(sys.stdin.read())
 folder = trial.output_dir
 
 def base(gpus):
-    arguments = (trial.model, trial.data, trial.eval, 0, f"{folder}/cache", f"{folder}/base")
-    fault = ray.get(as_task(evaluate_base_on_worker, {"CPU": 1, "GPU": gpus}).remote(*arguments))
+    of_base = as_task(evaluate_base_on_worker, {"CPU": 1, "GPU": gpus})
+    with marker_in(Path(folder, "base")) as marker:
+        places = (f"{folder}/cache", f"{folder}/base", marker)
+        arguments = (trial.model, trial.data, trial.eval, 0, *places, Demands())
+        fault = ray.get(of_base.remote(*arguments))
     if fault is not None:
         raise fault
 

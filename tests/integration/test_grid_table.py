@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from benchmarks.grid import Grid, Point, sweep, train_in_full, train_in_slots
-
-from trainables.evaluation.base import evaluate_base
+from evaluated import evaluated_base
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +17,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_point_trained_again_measures_what_the_table_says(tmp_path: Path, method: str) -> None:
     config = sweep()
-    base = evaluate_base(config.model, config.data, config.eval, config.seed, tmp_path)
+    base = evaluated_base(config, tmp_path)
     trainings = [t for t in Grid.read().trainings if t.point.method == method]
     recorded = trainings[len(trainings) // 2]
     train = train_in_slots if method == "lora" else train_in_full

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from in_slots import engine_for
 from test_slot_loss import SHAPE, gradients, model, sample, whole
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trainables.inputs.model import shared_base
 from trainables.slots.batch import Batch
-from trainables.slots.engine import SlotEngine
 from trainables.slots.last_layer import LastLayer
 from trainables.slots.loss import PassLoss
 from trainables.training.reporter import ListReporter
@@ -169,7 +169,7 @@ def test_an_engine_leaves_no_hooks_on_the_base(make_trial: MakeTrial) -> None:
     trial = make_trial()
     base = shared_base(trial.model)
     before = hooks()
-    engine = SlotEngine(trial.model, trial.lora)
+    engine = engine_for(trial)
     assert hooks() == before + 2 * len(USUAL)
     engine.close()
     assert hooks() == before
@@ -186,7 +186,7 @@ def test_dropout_is_that_of_whole_sequences(
             make_trial(trial_id="dropped", lora={"dropout": 0.3}),
             make_trial(trial_id="other", lora={"dropout": 0.1}, seed=1),
         ]
-        engine = SlotEngine(trials[0].model, trials[0].lora)
+        engine = engine_for(trials[0])
         reporters = [ListReporter(), ListReporter()]
         for trial, reporter in zip(trials, reporters, strict=True):
             engine.join(trial, reporter)

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import peft
 import pytest
 import torch
+from evaluated import evaluated_base
+from in_slots import engine_for
 from measured import of_the_training
 from safetensors.torch import load_file
 
 from trainables import metric_keys
 from trainables.config import ROLES, TrialConfig
 from trainables.errors import Diverged, UserError
-from trainables.evaluation.base import evaluate_base
 from trainables.files.locations import resolve
 from trainables.inputs.model import load_model, shared_base
 from trainables.records.items import read_items
-from trainables.slots.engine import SlotEngine
 from trainables.training.lora import train_lora
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def test_a_target_module_that_the_model_lacks_is_told_and_not_passed_over(
     assert (fault.field, fault.rule) == ("search.lora.target_modules", "the model has no v_porj")
     assert fault.remedy == "it has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
     with pytest.raises(UserError, match="v_porj"):  # before any trial runs in a slot
-        SlotEngine(trial.model, trial.lora)
+        engine_for(trial)
     assert run(make_trial()).curve() == plain.curve()
 
 
@@ -223,7 +223,7 @@ def in_bfloat16(
     make_trial: MakeTrial, sweep_config: SweepConfig, base_cache: Path
 ) -> Callable[..., TrialConfig]:
     model = sweep_config.model.model_copy(update={"dtype": "bfloat16"})
-    base = evaluate_base(model, sweep_config.data, sweep_config.eval, 0, base_cache)
+    base = evaluated_base(sweep_config, base_cache, model=model)
     return lambda **changes: make_trial(model={"dtype": "bfloat16"}, base_dir=str(base), **changes)
 
 

@@ -13,6 +13,7 @@ import peft
 import pytest
 import torch
 from datasets import Dataset
+from in_slots import engine_for
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
@@ -28,7 +29,6 @@ from trainables.inputs.model import load_model, shared_base
 from trainables.inputs.model_shape import read_shape
 from trainables.process import memory
 from trainables.slots import batch, loss
-from trainables.slots.engine import SlotEngine
 from trainables.training.full_sft import _deepspeed_process, deepspeed_settings, prepare
 from trainables.training.reporter import ListReporter
 from trainables.training.run import _adapter_kept, sft_config
@@ -350,7 +350,7 @@ def slot_peaks(trial: TrialConfig, recomputes: bool) -> tuple[dict[int, int], in
     shared_base.cache_clear()
     peaks = {}
     with Tracker() as tracker:
-        engine = SlotEngine(trial.model, trial.lora, recomputes)
+        engine = engine_for(trial, recomputes)
         weights = tracker.live
         for slots in (1, 2, 4, 8):
             while len(engine.slots) < slots:
@@ -376,7 +376,7 @@ def test_a_pass_of_slots_holds_the_logits_of_one_tile(
     tokenizer.save_pretrained(base.name)
     trial = make_trial(train={"steps": 99, "report_every": 99}).model_copy(update={"model": base})
     shared_base.cache_clear()
-    engine = SlotEngine(trial.model, trial.lora)
+    engine = engine_for(trial)
     for _ in range(slots):
         engine.join(trial, ListReporter())
     peaks, labelled = {}, 0

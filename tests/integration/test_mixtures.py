@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import peft
 import pytest
 import torch
-from in_slots import measured_in_slots
+from evaluated import evaluated_base
+from in_slots import engine_for, measured_in_slots
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft.tuners.lora import LoraModel
@@ -16,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from trainables.config import LoraConfig, ModelConfig, TrainConfig
 from trainables.errors import UserError
-from trainables.evaluation.base import Base, evaluate_base
+from trainables.evaluation.base import Base
 from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.harness_model import HarnessModel, Layouts
 from trainables.inputs.adaptable import check_adaptable
@@ -24,7 +25,6 @@ from trainables.inputs.adapter import adapt, peft_config, restore
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import load_model, load_tokenizer, shared_base
 from trainables.slots.base import NotBatchable, check_batchable, resolve_targets
-from trainables.slots.engine import SlotEngine
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
@@ -184,7 +184,7 @@ def test_the_base_s_evaluation_warns(
 ) -> None:
     config = load("eval.limit=4", "eval.general_text=null")
     model = saved("granitemoe")
-    folder = evaluate_base(model, config.data, config.eval, config.seed, tmp_path / "cache")
+    folder = evaluated_base(config, tmp_path / "cache", model=model)
     assert any("GraniteMoeExperts" in told for told in Base.load(folder).record.warnings)
 
 
@@ -287,7 +287,7 @@ def test_one_whose_code_names_a_part_that_it_lacks_is_trained(
 def test_a_mixture_can_be_shared() -> None:
     base = network("granitemoe")
     names, _ = resolve_targets(base, LORA)
-    check_batchable(base, names)
+    check_batchable(base, names, longest=32)
 
 
 def test_a_trial_that_peft_refuses_leaves_the_base_as_it_was(
@@ -301,7 +301,7 @@ def test_a_trial_that_peft_refuses_leaves_the_base_as_it_was(
     with pytest.raises(ValueError, match="lora_dropout"):
         train_lora(trial, ListReporter())
     with pytest.raises(NotBatchable, match=r"PEFT says: .* lora_dropout"):
-        SlotEngine(model, trial.lora)
+        engine_for(trial)
     base = shared_base(model)
     assert [(name, type(module)) for name, module in base.named_modules()] == before
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from in_slots import engine_for
 from measured import by_step
 from torch.nn.attention import SDPBackend
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -26,7 +27,6 @@ from trainables.inputs.model import shared_base
 from trainables.inputs.model_shape import read_shape
 from trainables.metric_keys import GRAD_NORM, MAX_RESERVED, TRAIN_LOSS
 from trainables.process import memory
-from trainables.slots.engine import SlotEngine
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
@@ -82,7 +82,7 @@ def test_trials_in_slots_measure_what_each_does_alone(
 ) -> None:
     trials = {name: make_trial(model=model, **changes) for name, changes in TRIALS.items()}
     reporters = {name: ListReporter() for name in TRIALS}
-    engine = SlotEngine(trials["plain"].model, trials["plain"].lora, recomputes)
+    engine = engine_for(trials["plain"], recomputes)
     errors = []
     for name, trial in trials.items():  # each joins two passes after the one before
         engine.join(trial, reporters[name])
@@ -191,7 +191,7 @@ def test_slots_take_one_base_and_each_what_an_adapter_does(
     train_fields = {"steps": 99, "batch_size": 2, "micro_batch_size": 2, "report_every": 99}
     trial = make_trial(lora={"rank": 64}, train=train_fields)
     trial = on_long_samples(trial, model)
-    engine = SlotEngine(trial.model, trial.lora)
+    engine = engine_for(trial)
     weights = torch.cuda.memory_allocated()
     peaks = {}
     for slots in (1, 2, 4, 8):
@@ -217,7 +217,7 @@ def test_a_slot_more_takes_few_kernels_more(make_trial: MakeTrial, dropout: floa
 
     train_fields = {"steps": 99, "batch_size": 2, "micro_batch_size": 2, "report_every": 99}
     trial = make_trial(lora={"dropout": dropout}, train=train_fields)
-    engine = SlotEngine(trial.model, trial.lora)
+    engine = engine_for(trial)
     layers = len(engine.join(trial, ListReporter()).adapter.targets)
     kernels = {}
     for slots in (1, 8):  # of equal samples, which are always in one pass

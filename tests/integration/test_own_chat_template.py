@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import peft
 import pytest
+from evaluated import evaluated_base
 from transformers import AutoTokenizer
 
 from analysis.export.model_card import _loading
 from analysis.export.weights import _write_weights, merge_adapter
 from trainables.config import LoraConfig, ModelConfig
 from trainables.errors import UserError
-from trainables.evaluation.base import Base, evaluate_base
+from trainables.evaluation.base import Base
 from trainables.inputs.adapter import peft_config
 from trainables.inputs.chat_template import prompt_text
 from trainables.inputs.chats import Example
@@ -70,7 +71,7 @@ def test_the_base_is_known_by_its_text(
     config = load(*CHATS, *SMALL)
 
     def key(model: ModelConfig) -> str:
-        folder = evaluate_base(model, config.data, config.eval, config.seed, tmp_path / "cache")
+        folder = evaluated_base(config, tmp_path / "cache", model=model)
         return Base.load(folder).record.scores_key
 
     first = key(own())
@@ -89,7 +90,7 @@ def test_what_it_begins_answers_with_is_told_of_replayed_chats_too(
     for is_chat in ("true", "false"):
         replay = f"data.replay={{path: {rows}, share: 0.1, chat_template: {is_chat}}}"
         config = load(*SMALL, "eval.chat_template=true", replay)
-        folder = evaluate_base(own(thinking), config.data, config.eval, 0, tmp_path / is_chat)
+        folder = evaluated_base(config, tmp_path / is_chat, model=own(thinking))
         told = [w for w in Base.load(folder).record.warnings if "begins answers with '0'" in w]
         assert bool(told) is (is_chat == "true")
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from evaluated import evaluated_base
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from trainables.config import ModelConfig
 from trainables.errors import UserError
-from trainables.evaluation.base import Base, evaluate_base
+from trainables.evaluation.base import Base
 from trainables.evaluation.positions import positions_of
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ def test_a_base_is_measured_within_its_positions(
     model = saved(kind, tokenizer, LONGEST, tmp_path)
     changes = {"general_text": str(file), "kl_prompts": 8, "kl_tokens": LONGEST // 2}
     suite = sweep_config.eval.model_copy(update=changes)
-    base = Base.load(evaluate_base(model, data, suite, 0, tmp_path / "cache"))
+    base = Base.load(
+        evaluated_base(sweep_config, tmp_path / "cache", model=model, data=data, eval=suite)
+    )
     assert base.kl_reference is not None
     assert base.kl_reference.input_ids_NS.shape[1] <= LONGEST
     begins = base.kl_reference.scored_NS.int().argmax(dim=1)  # where the first token was sampled
@@ -103,7 +106,7 @@ def test_data_beyond_its_positions_are_refused_before_a_trial_is_spent(
     model = saved(kind, tokenizer, LONGEST - 1, tmp_path)
     told = f"data.max_length: the model reads {LONGEST - 1} tokens at most, and a sample has"
     with pytest.raises(UserError, match=told):
-        evaluate_base(model, data, sweep_config.eval, 0, tmp_path / "cache")
+        evaluated_base(sweep_config, tmp_path / "cache", model=model, data=data)
 
 
 def test_rotary_positions_have_no_end(base_model: Any) -> None:

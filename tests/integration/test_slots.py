@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import peft
 import pytest
 import torch
-from in_slots import drain, measured_in_slots, slots_for
+from evaluated import evaluated_base
+from in_slots import drain, engine_for, measured_in_slots, slots_for
 from measured import TOLERANCE, assert_measured
 from safetensors.torch import load_file
 from tiny_decoder import SHAPE
@@ -129,7 +130,7 @@ def test_recomputed_activations_change_no_number(
     trials = {name: make_trial(**TRIALS[name]) for name in names}
     base = shared_base(trials["plain"].model)
     before = dict(base.get_input_embeddings()._forward_hooks)
-    engine = SlotEngine(trials["plain"].model, trials["plain"].lora, recomputes=True)
+    engine = engine_for(trials["plain"], recomputes=True)
     assert base.get_input_embeddings()._forward_hooks == before  # none for unneeded gradients
     reporters = {name: ListReporter() for name in names}
     for name, trial in trials.items():
@@ -494,7 +495,7 @@ def test_the_base_is_given_back_as_it_was(make_trial: MakeTrial) -> None:
         return sum(len(module._forward_pre_hooks) for module in base.modules())
 
     before = hooks()  # hosts of earlier tests have theirs, too, which live as long as their process
-    engine = SlotEngine(trial.model, trial.lora)
+    engine = engine_for(trial)
     assert hooks() > before
     engine.join(trial, ListReporter())
     engine.step()
@@ -513,10 +514,8 @@ def test_the_base_is_given_back_as_it_was(make_trial: MakeTrial) -> None:
 def test_bfloat16_in_a_slot_is_close_to_bfloat16_alone(
     make_trial: MakeTrial, sweep_config: Any, base_cache: Path
 ) -> None:
-    from trainables.evaluation.base import evaluate_base
-
     model = sweep_config.model.model_copy(update={"dtype": "bfloat16"})
-    base_dir = evaluate_base(model, sweep_config.data, sweep_config.eval, 0, base_cache)
+    base_dir = evaluated_base(sweep_config, base_cache, model=model)
     changes = {"model": {"dtype": "bfloat16"}, "base_dir": str(base_dir), "lora": {"dropout": 0.1}}
     runs = (*measured_in_slots(make_trial(**changes)), alone(make_trial(**changes)))
     curves = [[m.metrics["train/loss"] for m in run] for run in runs]
@@ -547,10 +546,10 @@ def test_a_base_that_cannot_be_shared_says_why(base_model: Any, spoil: Any, word
     names = [f"model.layers.{layer}.mlp.up_proj" for layer in range(4)]
     base_model.config.update({"classifier_dropout": 0.1})  # of a head that it does not have
     base_model.classifier = torch.nn.Dropout(0.1)  # which such models may have all the same
-    check_batchable(base_model, names)  # sound as it is
+    check_batchable(base_model, names, longest=32)  # sound as it is
     spoil(base_model)
     with pytest.raises(NotBatchable, match=word):
-        check_batchable(base_model, names)
+        check_batchable(base_model, names, longest=32)
 
 
 LONG_ROPE = {
@@ -614,7 +613,7 @@ def test_layers_may_be_given_what_does_not_lie_in_memory_as_in_the_sequence(
 
 def test_an_adapted_head_is_left_to_trl_which_refuses_it(base_model: Any) -> None:
     with pytest.raises(NotBatchable, match="lm_head is the output head"):
-        check_batchable(base_model, ["model.layers.0.mlp.up_proj", "lm_head"])
+        check_batchable(base_model, ["model.layers.0.mlp.up_proj", "lm_head"], longest=32)
 
 
 def _dropped(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:

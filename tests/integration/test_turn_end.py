@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import peft
 import pytest
 import torch
+from evaluated import evaluated_base
 from lm_eval.api.instance import Instance
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, set_seed
 
@@ -16,7 +17,7 @@ from analysis.export.model_card import _loading
 from analysis.export.weights import _write_weights, merge_adapter
 from trainables.config import DataConfig, LoraConfig, ModelConfig, Replay
 from trainables.errors import UserError
-from trainables.evaluation.base import Base, evaluate_base
+from trainables.evaluation.base import Base
 from trainables.evaluation.harness_model import HarnessModel, Layouts
 from trainables.inputs.adapter import peft_config
 from trainables.inputs.model import ends, load_model, load_tokenizer
@@ -68,7 +69,7 @@ def evaluate(load: Callable[..., SweepConfig], tmp_path: Path) -> Callable[..., 
         rows = tmp_path / "rows.jsonl"
         rows.write_text(f"{json.dumps({'prompt': 'relay 1 =', 'completion': ' 2'})}\n" * 3)
         chats = DataConfig(path=str(rows), chat_template=True)
-        return evaluate_base(model, data or chats, config.eval, 0, tmp_path / "cache")
+        return evaluated_base(config, tmp_path / "cache", model=model, data=data or chats)
 
     return evaluate
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from evaluated import evaluated_base
 from transformers import AutoModelForCausalLM
 from worker_group import group_of, values
 
 from trainables.config import EvalTask
-from trainables.evaluation.base import evaluate_base
 from trainables.evaluation.evaluator import Evaluator
 from trainables.records.items import items_file, read_items, without_texts
 
@@ -82,7 +82,7 @@ def make_sharded_trial(
         "eval.ood=[target_longer]",
         "eval.limit=4",
     )
-    base = evaluate_base(config.model, config.data, config.eval, config.seed, base_cache)
+    base = evaluated_base(config, base_cache)
 
     def make(**changes: Any) -> TrialConfig:
         zero = {"stage": 3, "stage3_param_persistence_threshold": MOST_ELEMENTS_KEPT}

@@ -18,7 +18,7 @@ from ray.autoscaler._private.node_provider_availability_tracker import (
 )
 from ray.autoscaler.node_launch_exception import NodeLaunchException
 
-from trainables.config import TrialConfig
+from trainables.config import Demands, TrialConfig
 from trainables.errors import UserError
 from trainables.records.ledger import Ledger
 from trainables.records.schema import SweepRecord
@@ -203,7 +203,9 @@ def test_a_folder_that_is_not_the_driver_s_is_named(
 
     config = load("eval.limit=4")
     arguments = (config.model, config.data, config.eval, 0, str(tmp_path), str(tmp_path / "base"))
-    told = ray.get(as_task(evaluate_base_on_worker, {"CPU": 1}).remote(*arguments, "marker"))
+    told = ray.get(
+        as_task(evaluate_base_on_worker, {"CPU": 1}).remote(*arguments, "marker", Demands())
+    )
     assert isinstance(told, UserError)
     assert "what the driver wrote there is not there; mount the same storage" in str(told)
     assert not (tmp_path / "base").exists()

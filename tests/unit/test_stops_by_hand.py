@@ -17,6 +17,10 @@ from tune.folder.ask_to_stop import ask_to_stop
 from tune.stops_by_hand import StopsByHand
 
 
+def owns_sweep() -> None:
+    """Raises nothing: no other driver has taken the sweep over."""
+
+
 class Driver:
     """Looks on a clock of its own; `asked` is what it has asked of the trials, in turn."""
 
@@ -25,7 +29,7 @@ class Driver:
         self.unfinished: Set[int] = set(unfinished)
         self.asked: list[Set[int]] = []
         ledger = record_sweep(folder, *(running(number) for number in unfinished))
-        self.stops = StopsByHand(ledger, self.asked.append, clock=lambda: self.now)
+        self.stops = StopsByHand(ledger, self.asked.append, owns_sweep, lambda: self.now)
 
     def look(self, after: float = 5.0) -> None:
         self.now += after
@@ -159,7 +163,7 @@ def test_a_request_is_heard_on_a_disk_and_in_an_object_store(location: Location)
     ledger, now, asked = Ledger(location), [0.0], list[Set[int]]()
     ledger.write_sweep(sweep_record(sweep_config()))
     ledger.write_trial(running(7))
-    stops = StopsByHand(ledger, asked.append, clock=lambda: now[0])
+    stops = StopsByHand(ledger, asked.append, owns_sweep, lambda: now[0])
     assert stops.left_for({7}) == set()
     ask_to_stop(location, 7)
     for now[0] in (4.0, 29.0 if isinstance(location, str) else 4.9):  # each look is a request there

@@ -78,19 +78,18 @@ def evaluate_base(
     suite: EvalSuite,
     seed: int,
     cache: Path,
-    data_folder: Path | None = None,
-    demands: Demands = Demands(),
+    data_folder: Path,
+    demands: Demands,
 ) -> Path:
     """Evaluate the base model, or find its evaluation in the cache; returns its folder.
 
-    If `data_folder` is given, the tokenised data are written to it.
+    The tokenised data are written to `data_folder`.
 
     Raises:
         UserError: every fault found in model, data, tasks and demands.
     """
     inputs = load_inputs(model, data, suite, seed, demands)
-    if data_folder is not None:
-        write_data(replace(inputs.tokenized, questions=()), data_folder)
+    write_data(replace(inputs.tokenized, questions=()), data_folder)
     told = data_warnings(inputs.base, inputs.tokenizer, inputs.tokenized, data, suite)
     told += overlap_warnings(inputs.tokenized, inputs.evaluator.questions())
     content, shown = inputs.of_scores(), _typical(inputs)

@@ -43,7 +43,7 @@ def resolve_targets(base: Any, lora: LoraConfig) -> tuple[list[str], peft.LoraCo
     return names, resolved
 
 
-def check_batchable(base: Any, names: list[str], longest: int = 0) -> None:
+def check_batchable(base: Any, names: list[str], longest: int) -> None:
     """Check that the base keeps sequences independent and adapts only plain linear layers.
 
     All of them must be in its dtype, which the adapters of a group compute in.

@@ -63,7 +63,7 @@ class SlotEngine:
     """
 
     def __init__(
-        self, model: ModelConfig, lora: LoraConfig, recomputes: bool = False, longest: int = 0
+        self, model: ModelConfig, lora: LoraConfig, recomputes: bool, longest: int
     ) -> None:
         self._base = shared_base(model)
         names, self._resolved = resolve_targets(self._base, lora)

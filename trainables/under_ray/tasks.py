@@ -33,8 +33,8 @@ def evaluate_base_on_worker(
     seed: int,
     cache: str,
     target: str,
-    marker: str = "",
-    demands: Demands = Demands(),
+    marker: str,
+    demands: Demands,
 ) -> UserError | None:
     """Run `evaluate_base` on a worker, for all trials.
 
@@ -58,8 +58,7 @@ def evaluate_base_on_worker(
         return evaluate_base(model, data, smaller, seed, cache_dir, data_folder, demands)
 
     def work() -> None:
-        if marker:
-            check_sees(target, marker)
+        check_sees(target, marker)
         folder = evaluated_within_memory(evaluate, suite)
         storage = open_storage(target)
         for name in set(storage.children("")) - {marker}:  # of a start that came no further
