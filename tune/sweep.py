@@ -60,7 +60,7 @@ from tune.search.early_stopping import EarlyStopping, SuccessiveHalving, kept_by
 from tune.search.fifo import Fifo
 from tune.search.searcher import MakeTrial, OptunaSearcher
 from tune.search.space import Params
-from tune.search.trials import make_trial
+from tune.search.trials import TrialMaker
 from tune.signals import stopping_gently
 from tune.stops_by_hand import ENDED_BY_HAND, StopsByHand
 from tune.tune_events import TuneEvents
@@ -282,12 +282,10 @@ class Sweep:
         return record
 
     def _trial_maker(self, sweep_id: str) -> MakeTrial:
-        folder = self._ledger.folder
+        make_trial = TrialMaker(self._config, sweep_id, self._ledger.folder, self._cluster)
 
         def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
-            trial = make_trial(
-                self._config, sweep_id, folder, self._cluster, number, params, attempt, seed
-            )
+            trial = make_trial(number, params, attempt, seed)
             return self._memory.resized(trial.model_copy(update={"model": self._model}))
 
         return make

@@ -56,7 +56,7 @@ from tune.cluster.ray_cluster import ray_cluster  # noqa: E402
 from tune.config.sweep_file import load_sweep  # noqa: E402
 from tune.listeners import SweepListener  # noqa: E402
 from tune.search.space import largest_point  # noqa: E402
-from tune.search.trials import make_trial  # noqa: E402
+from tune.search.trials import TrialMaker  # noqa: E402
 from tune.sweep import Sweep  # noqa: E402
 
 FEW, MANY = 8, 512
@@ -215,9 +215,8 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         config = load_sweep("quickstart", [])
-        trial = make_trial(
-            config, "s", SweepFolder(folder), {}, 0, largest_point(config.search, "lora"), 1, 0
-        )
+        make_trial = TrialMaker(config, "s", SweepFolder(folder), {})
+        trial = make_trial(0, largest_point(config.search, "lora"), 1, 0)
         load = os.getloadavg()[0]
         with ray_cluster(None):
             timings = Timings(**starts(folder), **costs(trial), fsync=fsync(folder))

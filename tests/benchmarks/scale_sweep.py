@@ -26,7 +26,6 @@ from ray.tune.utils.callback import _create_default_callbacks
 from ray.tune.utils.log import set_verbosity
 from rich.console import Console
 
-from trainables.config import TrialConfig
 from trainables.records.ledger import Ledger
 from trainables.records.schema import BaseRecord, Measurement, Provenance, SweepRecord, TrialRecord
 from tune.config.sweep_config import SweepConfig
@@ -37,8 +36,7 @@ from tune.resources.capacity import held_by_worker
 from tune.resources.placement import Placement, Room
 from tune.search.early_stopping import EarlyStopping, SuccessiveHalving
 from tune.search.searcher import OptunaSearcher
-from tune.search.space import Params
-from tune.search.trials import make_trial
+from tune.search.trials import TrialMaker
 from tune.stops_by_hand import StopsByHand
 from tune.terminal.console import ConsoleListener
 from tune.tune_events import TuneEvents
@@ -112,10 +110,9 @@ class SimulatedSweep:
         }
         self._placement = Placement({}, held, slots=0)
         self.counts = Counts(cluster.clock)
-        history = History(self._make_trial, finished, gpus)
-        self.searcher = OptunaSearcher(
-            config, self._make_trial, history.finished, history.interrupted
-        )
+        make_trial = TrialMaker(config, "s", self._ledger.folder, self._resources)
+        history = History(make_trial, finished, gpus)
+        self.searcher = OptunaSearcher(config, make_trial, history.finished, history.interrupted)
         self.searcher.keep_within(Room(self._resources, self._placement))
         scheduler = self._scheduler(history)
         events = self._events(history, scheduler)
@@ -135,11 +132,6 @@ class SimulatedSweep:
         for _ in range(PICTURES):
             terminal.print(self._console._picture())
         return (time.process_time() - began) / PICTURES
-
-    def _make_trial(self, number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
-        return make_trial(
-            self._config, "s", self._ledger.folder, self._resources, number, params, attempt, seed
-        )
 
     def _scheduler(self, history: History) -> EarlyStopping:
         config = self._config

@@ -20,8 +20,7 @@ from trainables.records.folder import SweepFolder
 from trainables.records.schema import Measurement, TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.searcher import OptunaSearcher
-from tune.search.space import Params
-from tune.search.trials import make_trial
+from tune.search.trials import TrialMaker
 
 pytestmark = pytest.mark.integration
 
@@ -54,12 +53,9 @@ def sweep() -> SweepConfig:
 
 def searched() -> OptunaSearcher:
     """A search that has seen every kind of ending."""
-    config, folder = sweep(), SweepFolder(Path("/sweeps/tiny"))
-
-    def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
-        return make_trial(config, "tiny-1", folder, {}, number, params, attempt, seed)
-
-    searcher = OptunaSearcher(config, make)
+    config = sweep()
+    make_trial = TrialMaker(config, "tiny-1", SweepFolder(Path("/sweeps/tiny")), {})
+    searcher = OptunaSearcher(config, make_trial)
     for _ in range(TRIALS):
         suggestion = searcher.suggest("any")
         assert isinstance(suggestion, dict)

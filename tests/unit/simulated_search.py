@@ -15,8 +15,7 @@ from trainables.records.folder import SweepFolder
 from trainables.records.schema import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.searcher import OptunaSearcher
-from tune.search.space import Params
-from tune.search.trials import make_trial
+from tune.search.trials import TrialMaker
 
 RATES = {"low": 1e-5, "high": 1e-3}
 LORA = {"rank": [2, 8, 32], "alpha_ratio": [1, 2], "learning_rate": RATES}
@@ -92,13 +91,9 @@ def searcher_of(
     outside: Iterable[TrialRecord] = (),
     **clock: Any,
 ) -> OptunaSearcher:
-    folder = SweepFolder(Path("/sweeps/tiny"))
-
-    def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
-        return make_trial(config, SWEEP_ID, folder, {}, number, params, attempt, seed)
-
+    make_trial = TrialMaker(config, SWEEP_ID, SweepFolder(Path("/sweeps/tiny")), {})
     earlier = [list(records) for records in (finished, interrupted, warm, outside)]
-    return OptunaSearcher(config, make, *earlier, **clock)
+    return OptunaSearcher(config, make_trial, *earlier, **clock)
 
 
 def started(suggestion: dict[str, Any]) -> TrialRecord:

@@ -20,8 +20,7 @@ from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import check_resources, held_by_worker, max_concurrent, within_limit
 from tune.resources.placement import Placement, Room, beside_driver, warning_of_driver
 from tune.search.searcher import OptunaSearcher
-from tune.search.space import Params
-from tune.search.trials import make_trial
+from tune.search.trials import TrialMaker
 
 CLUSTER = {"CPU": 64.0, "GPU": 64.0}
 
@@ -52,12 +51,8 @@ class Run:
         interrupted: Sequence[TrialRecord] = (),
     ) -> None:
         cluster = within_limit(config, cluster)
-        folder = SweepFolder(Path("/sweeps/tiny"))
-
-        def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
-            return make_trial(config, "tiny", folder, cluster, number, params, attempt, seed)
-
-        self.searcher = OptunaSearcher(config, make, interrupted=interrupted)
+        make_trial = TrialMaker(config, "tiny", SweepFolder(Path("/sweeps/tiny")), cluster)
+        self.searcher = OptunaSearcher(config, make_trial, interrupted=interrupted)
         placement = Placement({}, held(config), slots)
         self.searcher.keep_within(Room(cluster, placement))
         self.running: dict[int, TrialRecord] = {}

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
-from pathlib import Path
 from statistics import fmean
 
 import yaml
@@ -15,7 +13,6 @@ from rich.table import Table
 
 from trainables.config import TrainConfig, TrialConfig
 from trainables.files.storage import Location
-from trainables.records.folder import SweepFolder
 from trainables.records.schema import ENDED_WELL, TrialRecord, TrialStatus
 from trainables.results.confirmation import planned_repeats
 from trainables.results.wording import duration, further_settings, how_many
@@ -25,7 +22,7 @@ from tune.config.training_warnings import training_warnings
 from tune.search.earlier_trials import EarlierTrials, trials_as_known
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import grid_size, planned_trials
-from tune.search.trials import make_trial, reason_against_slots
+from tune.search.trials import TrialMaker, reason_against_slots
 
 _POINTS_SHOWN = 8
 
@@ -96,7 +93,7 @@ def _runs(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -> _R
     ended = earlier.ended(retry_failed)
     searcher = OptunaSearcher(
         config,
-        partial(make_trial, config, config.name, SweepFolder(Path(config.name)), {}),
+        TrialMaker.for_estimates(config),
         ended,
         earlier.to_go_on(retry_failed),
         earlier.warm,
