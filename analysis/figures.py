@@ -12,6 +12,7 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
 from analysis.results import Group, Results, with_metric
+from analysis.stats.intervals import error_bars
 from analysis.sweeps import bases
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
@@ -121,12 +122,8 @@ def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -
     )
     values = _values([group.best for group in lora], key)
     intervals = [results.items.interval(group.best, key, group.picked_from) for group in lora]
-    pairs = list(zip(values, intervals, strict=True))
-    below = [max(value - i.low, 0.0) if i else 0.0 for value, i in pairs]
-    above = [max(i.high - value, 0.0) if i else 0.0 for value, i in pairs]
-    axes.errorbar(
-        ranks, values, yerr=[below, above], fmt="o-", color=_BLUE, capsize=3, label="LoRA"
-    )
+    bars = error_bars(values, intervals)
+    axes.errorbar(ranks, values, yerr=bars, fmt="o-", color=_BLUE, capsize=3, label="LoRA")
     breaking = [group.best for group in lora if not results.keeps_constraints(group.best)]
     if breaking:
         x, y = [record.rank or 0 for record in breaking], _values(breaking, key)

@@ -75,10 +75,15 @@ def as_written(choice: object) -> str:
     return str(choice).lower() if isinstance(choice, bool) else str(choice).removesuffix(".0")
 
 
+def nearest(word: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The known word nearest to a misspelt one; empty if none is near."""
+    return next(iter(get_close_matches(str(word), list(known), n=1, cutoff=cutoff)), "")
+
+
 def did_you_mean(word: object, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """A remedy that names the known word nearest to a misspelt one; empty if none is near."""
-    near = get_close_matches(str(word), list(known), n=1, cutoff=cutoff)
-    return f"did you mean {near[0]}?" if near else ""
+    """A remedy that names the `nearest` word; empty if none is near."""
+    near = nearest(word, known, cutoff)
+    return f"did you mean {near}?" if near else ""
 
 
 # Errors of the hub's client, whose module depends on its version, and words of Transformers.

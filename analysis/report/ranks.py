@@ -25,7 +25,7 @@ from analysis.report.charts import (
     symbols,
 )
 from analysis.results import Group, Results, with_metric
-from analysis.stats.intervals import Interval
+from analysis.stats.intervals import Interval, error_bars
 from analysis.sweeps import Sweep, bases
 from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
 from trainables.records.schema import TrialRecord
@@ -135,12 +135,12 @@ def _hover_of_best(results: Results, group: Group) -> str:
 def _error_bars(
     values: Sequence[float], intervals: Sequence[Interval | None], colour: str
 ) -> Trace:
-    pairs = list(zip(values, intervals, strict=True))
+    below, above = error_bars(values, intervals)
     return {
         "type": "data",
         "symmetric": False,
-        "array": [max(i.high - v, 0.0) if i else 0.0 for v, i in pairs],
-        "arrayminus": [max(v - i.low, 0.0) if i else 0.0 for v, i in pairs],
+        "array": above,
+        "arrayminus": below,
         "color": colour,
         "thickness": 1.4,
         "width": 4,

@@ -49,6 +49,16 @@ class Interval:
         return replace(self, estimate=-self.estimate, low=-self.high, high=-self.low)
 
 
+def error_bars(
+    values: Sequence[float], intervals: Sequence[Interval | None]
+) -> tuple[list[float], list[float]]:
+    """How far each value's interval reaches below it, and above it; 0 where it has none."""
+    pairs = list(zip(values, intervals, strict=True))
+    below = [max(value - i.low, 0.0) if i else 0.0 for value, i in pairs]
+    above = [max(i.high - value, 0.0) if i else 0.0 for value, i in pairs]
+    return below, above
+
+
 def over_items(
     values_by_task: Sequence[ArrayLike],
     weights: Sequence[float] | None = None,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 _DRAWS = 100_000
 _DRAWS_OF_GRADES = 10_000  # each costs as much as there are distinct grades
@@ -85,9 +85,15 @@ def _as_far_by_chance(fair: Sequence[tuple[float, int]], observed: float, draws:
     for start in range(0, len(single), _AT_ONCE):
         sizes = np.array(single[start : start + _AT_ONCE])
         drawn += (2 * coins.integers(0, 2, (draws, sizes.size), dtype=np.int8) - 1) @ sizes
+    p_value = p_of_draws(drawn, observed)
+    is_reached = p_value > 1 / (1 + draws)
+    return p_value if is_reached else min(p_value, _never_reached(fair, observed))
+
+
+def p_of_draws(drawn: NDArray[np.float64], observed: float) -> float:
+    """Two-sided p-value of a statistic by those drawn at random, never 0 (Phipson & Smyth 2010)."""
     as_far = int((np.abs(drawn) >= abs(observed) - _ROUNDING).sum())
-    p_value = (1 + as_far) / (1 + draws)
-    return p_value if as_far else min(p_value, _never_reached(fair, observed))
+    return (1 + as_far) / (1 + len(drawn))
 
 
 def _never_reached(fair: Sequence[tuple[float, int]], observed: float) -> float:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.stats.significance import p_of_draws
+
 _PERMUTATIONS = 9_999
 _ROUNDING = 1e-9  # what may be left of a residual that is none
 _MOST_CELLS = 4_000_000  # numbers held at once, such as permutations x values x groups
@@ -54,7 +56,7 @@ def spearman(first: Sequence[float], second: Sequence[float], given: Sequence[fl
         # What a permutation has of `given` by chance is left out of it, too.
         left = np.maximum(1 - np.square(permuted @ beside_NP).sum(axis=1), _ROUNDING)
         drawn.append(permuted @ other / np.sqrt(left))
-    return Trend(rho, _p_value(np.concatenate(drawn), rho), n)
+    return Trend(rho, p_of_draws(np.concatenate(drawn), rho), n)
 
 
 def _in_parts(cells: int) -> Iterator[int]:
@@ -109,7 +111,7 @@ def jonckheere(groups: Sequence[float], values: Sequence[float], strata: Sequenc
     if pairs == 0:
         return Trend(float("nan"), 1.0, len(values_N))
     agreement = float(agreements_K[0])
-    return Trend(agreement / pairs, _p_value(agreements_K[1:], agreement), len(values_N))
+    return Trend(agreement / pairs, p_of_draws(agreements_K[1:], agreement), len(values_N))
 
 
 def _arranged(
@@ -153,9 +155,3 @@ def _agreements(
         axis=(1, 2), dtype=np.float64
     )
     return agreements
-
-
-def _p_value(drawn: NDArray[np.float64], observed: float) -> float:
-    """Two-sided p-value, never 0 (Phipson & Smyth 2010)."""
-    as_extreme = int((np.abs(drawn) >= abs(observed) - _ROUNDING).sum())
-    return (as_extreme + 1) / (len(drawn) + 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryFile
 
 from pydantic import ValidationError
@@ -135,16 +136,18 @@ class InsideRecord(Frozen):
     seconds: float = 0.0
 
     @property
+    def _intruders(self) -> list[int]:
+        return [m.intruders for m in self.matrices if m.intruders is not None]
+
+    @property
     def intruders(self) -> int | None:
         """Intruder dimensions of all matrices together."""
-        counts = [m.intruders for m in self.matrices if m.intruders is not None]
-        return sum(counts) if counts else None
+        return sum(self._intruders) if self._intruders else None
 
     @property
     def intruders_per_matrix(self) -> float | None:
         """Their mean over matrices, comparable where other matrices were trained."""
-        counts = [m.intruders for m in self.matrices if m.intruders is not None]
-        return sum(counts) / len(counts) if counts else None
+        return fmean(self._intruders) if self._intruders else None
 
 
 class InsideFolder:

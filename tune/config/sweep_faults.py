@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from trainables.errors import Fault, did_you_mean
+from trainables.errors import Fault, did_you_mean, nearest
 from tune.config.sections_fit import DoNotFit
 from tune.config.sweep_config import SweepConfig
 
@@ -84,7 +83,7 @@ def faults_of(error: ValidationError, where: Callable[[KeyPath], str]) -> list[F
     """
     details = [(detail, _written(detail["loc"])) for detail in error.errors()]
     unknown = [place for detail, place in details if detail["type"] == "extra_forbidden"]
-    misspelt = {(*place[:-1], _nearest(place[-1], _known_keys(place))) for place in unknown}
+    misspelt = {(*place[:-1], nearest(place[-1], _known_keys(place), 0.5)) for place in unknown}
     faults: list[Fault] = []
     for detail, place in details:
         kind = detail["type"]
@@ -194,11 +193,6 @@ def _own_faults(error: ValueError, place: KeyPath, where: Callable[[KeyPath], st
 def split_key(key: str) -> KeyPath:
     """The location that a dotted key denotes."""
     return tuple(int(part) if part.isdigit() else part for part in key.split("."))
-
-
-def _nearest(word: str | int, known: list[str]) -> str:
-    near = get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return near[0] if near else ""
 
 
 def _known_keys(place: KeyPath) -> list[str]:
