@@ -7,9 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainables.config import Objective
+from trainables.config import Constraint, Objective
 from trainables.records.schema import SweepRecord
-from trainables.results.pareto import Constraint
 
 
 class _Part(BaseModel):

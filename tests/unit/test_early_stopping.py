@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.tune.utils.util import flatten_dict
 
-from trainables.config import Objective, TrainConfig
+from trainables.config import Constraint, Objective, TrainConfig
 from trainables.config.training import step_at
 from trainables.metric_keys import (
     FORGETTING_MEAN,
@@ -32,7 +32,6 @@ from trainables.metric_keys import (
 )
 from trainables.records.ledger import Ledger
 from trainables.records.schema import Measurement, Outcome, TrialStatus
-from trainables.results.pareto import Constraint
 from trainables.under_ray.reporters import MEASUREMENT
 from tune.config.sweep_config import EarlyStoppingConfig
 from tune.search.early_stopping import (

@@ -10,9 +10,9 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel
 
+from trainables.config import Constraint
 from trainables.files.locations import resolve
 from trainables.process import memory
-from trainables.results.pareto import Constraint
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
 from tune.search.space import first_points

@@ -9,26 +9,11 @@ from pydantic import Field, model_validator
 
 from trainables.config.evaluation import EvalSuite
 from trainables.config.frozen import Frozen
+from trainables.config.goals import Objective
 from trainables.config.inputs import DataConfig, ModelConfig
 from trainables.config.training import DeepSpeedConfig, LoraConfig, TrainConfig
 
 Method = Literal["lora", "full"]
-
-
-class Objective(Frozen):
-    """A logged metric to minimise or maximise."""
-
-    metric: str
-    mode: Literal["min", "max"]
-
-    def is_better(self, value: float, than: float) -> bool:
-        """Whether one value is strictly better than another."""
-        return self.loss(value) < self.loss(than)
-
-    def loss(self, value: float) -> float:
-        """The value, negated if it is to be maximised: lower is better."""
-        # Equal accuracies may differ by what was added first.
-        return round(value if self.mode == "min" else -value, 12)
 
 
 class Demands(Frozen):

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-import operator
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
-from pydantic import Field, model_validator
-
-from trainables.config import ROLES, Frozen, Objective
+from trainables.config import ROLES, Constraint, Objective
 from trainables.metric_keys import (
     FORGETTING_MAX,
     FORGETTING_MEAN,
@@ -22,51 +18,10 @@ from trainables.metric_keys import (
 )
 from trainables.records.schema import TrialRecord, TrialStatus
 
-_OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    "<=": operator.le,
-    "<": operator.lt,
-    ">=": operator.ge,
-    ">": operator.gt,
-}
 # Standard errors of an objective that count as much as all of the front: fewer are no difference.
 _FEWEST_ERRORS = 2.0
 _ERROR = "_stderr"
 _ROLE_OF = {role_mean(role): role for role in ROLES}
-_CONSTRAINT = re.compile(r"\s*([^\s<>=]+)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*")
-
-
-class Constraint(Frozen):
-    """A bound on a logged metric, written `forgetting/mean <= 0.05` in the sweep file."""
-
-    metric: str
-    operator: Literal["<=", "<", ">=", ">"]
-    bound: float = Field(allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _parse(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        match = _CONSTRAINT.fullmatch(value)
-        if match is None:
-            raise ValueError(f"must read `metric <= number` (or <, >=, >), got {value!r}")
-        metric, symbol, bound = match.groups()
-        return {"metric": metric, "operator": symbol, "bound": bound}
-
-    def __str__(self) -> str:
-        return f"{self.metric} {self.operator} {self.bound:g}"
-
-    def holds(self, value: float) -> bool:
-        """Whether the value is within the bound; 0.90 - 0.85 is within <= 0.05."""
-        if math.isclose(value, self.bound, rel_tol=1e-9, abs_tol=1e-12):
-            return self.operator in ("<=", ">=")
-        return _OPERATORS[self.operator](value, self.bound)
-
-    def violation(self, value: float) -> float:
-        """How far beyond the bound, in the metric's unit; <= 0 where it holds."""
-        if self.holds(value):
-            return -abs(value - self.bound)
-        return max(abs(value - self.bound), 1e-12)
 
 
 class Confirm(Protocol):

@@ -10,9 +10,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from trainables.config import Constraint
 from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.pareto import (
-    Constraint,
     Goals,
     distance_to_ideal,
     is_feasible,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from trainables.config import (
+    Constraint,
     DataConfig,
     DeepSpeedConfig,
     EvalSuite,
@@ -16,7 +17,6 @@ from trainables.config import (
     Objective,
     TrainConfig,
 )
-from trainables.results.pareto import Constraint
 from tune.config.limits import BudgetConfig, ResourcesConfig
 from tune.config.search_config import SearchConfig
 from tune.config.sections_fit import DoNotFit, faults_between_sections

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from trainables.config import Objective, TrainConfig
+from trainables.config import Constraint, Objective, TrainConfig
 from trainables.config.training import step_at
 from trainables.metric_keys import (
     EPOCH,
@@ -33,7 +33,6 @@ from trainables.metric_keys import (
     TRAINABLE_PARAMETERS,
 )
 from trainables.records.schema import Measurement, Outcome, TrialStatus
-from trainables.results.pareto import Constraint
 from trainables.under_ray.reporters import MEASUREMENT
 from tune.config.sweep_config import EarlyStoppingConfig
 from tune.search.fifo import Fifo
