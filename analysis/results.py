@@ -14,13 +14,7 @@ from trainables.config import Role
 from trainables.metric_keys import domain_metric
 from trainables.records.schema import BaseRecord, TaskScore, TrialRecord, TrialStatus
 from trainables.results.item_metrics import limits, rounding
-from trainables.results.pareto import (
-    can_be_taken,
-    is_feasible,
-    objective_values,
-    pareto_front,
-    trade_off_ranges,
-)
+from trainables.results.pareto import can_be_taken, is_feasible, objective_values, pareto_front
 from trainables.results.recommendation import Recommendation, numbers_text, recommend
 from trainables.results.repeats import (
     best_unrefuted,
@@ -28,6 +22,7 @@ from trainables.results.repeats import (
     metrics_over,
     repeats_of,
 )
+from trainables.results.trade_off import trade_off_ranges
 from trainables.results.wording import scores_of
 
 

@@ -32,12 +32,8 @@ from trainables.metric_keys import IN_DOMAIN_ACC, MAX_RESERVED, VALIDATION_LOSS
 from trainables.records.items import items_file, write_items
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
-from trainables.results.pareto import (
-    best_trade_off,
-    losses_of,
-    objective_ranges,
-    scaling_trials,
-)
+from trainables.results.pareto import losses_of
+from trainables.results.trade_off import best_trade_off, objective_ranges, scaling_trials
 
 STOPPED = dict.fromkeys((5, 6, 7), TrialStatus.STOPPED_EARLY)
 

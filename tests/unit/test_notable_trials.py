@@ -29,8 +29,8 @@ from trainables.inside.records import (
 from trainables.records.folder import SweepFolder
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialRecord, TrialStatus
-from trainables.results.pareto import best_trade_off, objective_ranges
 from trainables.results.recommendation import recommend
+from trainables.results.trade_off import best_trade_off, objective_ranges
 from tune.cluster.inspections import look_inside
 
 GOALS = sweep_config()

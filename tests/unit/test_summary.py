@@ -19,9 +19,10 @@ from trainables.config import ModelConfig
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialRecord, TrialStatus
-from trainables.results.pareto import objective_ranges, pareto_front
+from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import recommend
 from trainables.results.settings import SETTINGS
+from trainables.results.trade_off import objective_ranges
 from trainables.results.wording import setting, setting_in_full
 from tune.folder.recorder import Recorder
 from tune.folder.tables import write_results_csv

@@ -6,14 +6,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from trainables.records.schema import TrialRecord
-from trainables.results.pareto import (
-    Goals,
-    objective_values,
-    pareto_front,
-    trade_off_ranges,
-)
+from trainables.results.pareto import Goals, objective_values, pareto_front
 from trainables.results.recommendation import recommend
 from trainables.results.repeats import best_unrefuted, judged_by_repeats
+from trainables.results.trade_off import trade_off_ranges
 
 
 def notable_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:

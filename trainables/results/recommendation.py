@@ -12,17 +12,9 @@ from dataclasses import dataclass, replace
 
 from trainables.config import Constraint
 from trainables.records.schema import TrialRecord, TrialStatus
-from trainables.results.pareto import (
-    Goals,
-    distance_to_ideal,
-    is_feasible,
-    objective_ranges,
-    objective_values,
-    pareto_front,
-    scaling_trials,
-    violation,
-)
+from trainables.results.pareto import Goals, is_feasible, objective_values, pareto_front, violation
 from trainables.results.repeats import judged_by_repeats, point_of
+from trainables.results.trade_off import distance_to_ideal, objective_ranges, scaling_trials
 from trainables.results.wording import how_many, metric_text
 
 _MOST_NUMBERS = 10

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from trainables.config import LoraConfig
 from trainables.records.schema import TrialRecord, TrialStatus
-from trainables.results.pareto import Confirm, Goals, best_trade_off, can_be_taken
+from trainables.results.pareto import Confirm, Goals, can_be_taken
+from trainables.results.trade_off import best_trade_off
 
 # Confidence of every interval, and 1 - LEVEL the p-value below which a difference counts as shown.
 LEVEL = 0.95
