@@ -12,6 +12,7 @@
     paper_table  method and rank by task
     results      what all of these show, computed once
     items        answers item by item, and two models compared on them
+    compared     what to heed where sweeps that differ are shown together
     sweeps       trials and base, read from disk
     stats        intervals and tests
 

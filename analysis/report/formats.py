@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from analysis.compared import notices
 from analysis.conclusions import conclude
 from analysis.frame import describe_metrics, trials_frame
 from analysis.paper_table import LOSS, UNLIKE_BASE, UNLIKE_FULL, paper_table
@@ -14,7 +15,6 @@ from analysis.report.charts import finite
 from analysis.report.cost import costs, failures, gpu_hours, number, trial_hours
 from analysis.report.tasks import flips
 from analysis.results import Results
-from analysis.sweeps import notices
 from trainables.results.repeats import diverged
 from trainables.results.wording import count_trials
 

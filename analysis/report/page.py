@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
+from analysis.compared import notices
 from analysis.conclusions import conclude
 from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, cell_text, paper_table, summary_texts
 from analysis.report.answer import answer
@@ -32,7 +33,6 @@ from analysis.report.settings import importance_figure, importance_lacking, para
 from analysis.report.tasks import flips, task_figure
 from analysis.report.trade_off import hypervolume_figure, trade_off_figure
 from analysis.results import Results
-from analysis.sweeps import notices
 from trainables.config import ROLES
 from trainables.metric_keys import role_mean
 from trainables.records.schema import TrialRecord, TrialStatus

@@ -10,12 +10,13 @@ import pytest
 from builders import change_base, change_config
 from synthetic_sweep import SyntheticSweep
 
+from analysis.compared import notices
 from analysis.paper_table import paper_table, summary_texts
 from analysis.report.cost import failures
 from analysis.report.formats import as_json, as_markdown
 from analysis.report.page import render
 from analysis.results import Results
-from analysis.sweeps import notices, open_sweeps
+from analysis.sweeps import open_sweeps
 from trainables.errors import UserError
 from trainables.metric_keys import VALIDATION_LOSS
 from trainables.records.ledger import Ledger
