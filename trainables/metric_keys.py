@@ -2,7 +2,7 @@
 
 Keys are namespaced with slashes; those of time, memory, speed and cost end in their unit. Keys per
 task are made by the functions at the end; a task is found in its score's key by
-`results/pareto.py` alone.
+`results/trade_off.py` alone.
 """
 
 from __future__ import annotations
