@@ -18,6 +18,11 @@ from trainables.config import LoraConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.four_bits import thaw
 
+# PEFT refuses LoRA on these layers of these families, whose kernels take a layer's weights past its
+# adapter (`_check_lora_target_modules_mamba` in its `tuners_utils`, 0.21).
+_REFUSED = r".*\.(out_proj|conv1d)"
+_OF_FAMILIES = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
+
 
 def adapt(base: Any, lora: LoraConfig | None) -> Any:
     """PEFT's model of this process's base with a fresh adapter, which `restore` removes.
@@ -29,7 +34,7 @@ def adapt(base: Any, lora: LoraConfig | None) -> Any:
         ValueError: PEFT refuses, for example dropout on experts.
     """
     config = peft_config(lora)
-    config.exclude_modules = unadapted(base)
+    config.exclude_modules = unadapted(base, are_named=config.target_modules != "all-linear")
     try:
         adapted = peft.get_peft_model(base, config)
     except Exception:
@@ -64,14 +69,17 @@ def text_decoder(base: Any) -> str | None:
     return next(name for name, module in base.named_modules() if module is decoder) or None
 
 
-def unadapted(base: Any) -> str | None:
+def unadapted(base: Any, are_named: bool = False) -> str | None:
     """PEFT's `exclude_modules`, as a regular expression; None if it may adapt all linear layers.
 
-    They are those that text does not pass through, and those that are linear by their class alone,
-    such as some mixtures' routers, whose output is several tensors.
+    They are those that text does not pass through, those that are linear by their class alone, such
+    as some mixtures' routers, whose output is several tensors, and those that PEFT refuses. Where
+    target modules `are_named` it is left to refuse these, and says why.
     """
     decoder = text_decoder(base)
     left = [] if decoder is None else [rf"(?!{re.escape(decoder)}\.).*"]
+    if not are_named and base.config.model_type in _OF_FAMILIES:
+        left.append(_REFUSED)
     classes: dict[type, bool] = {torch.nn.Linear: True}
     for name, module in base.named_modules():
         if isinstance(module, torch.nn.Linear):
