@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from in_slots import measured_in_slots
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, Gemma3Config, set_seed
@@ -14,12 +15,15 @@ from trainables.errors import UserError
 from trainables.inputs.adapter import adapt, restore, text_decoder
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import load_model, shared_base
+from trainables.training import full_sft
 from trainables.training.lora import train_lora
-from trainables.training.reporter import ListReporter
+from trainables.training.reporter import ListReporter, StopTrial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from conftest import Run
 
     from trainables.config import TrialConfig
 
@@ -100,3 +104,51 @@ def test_a_slot_measures_what_a_trial_does_alone(make_trial: MakeTrial, model: M
     for trial in (alone, in_slot):
         saved = PeftModel.from_pretrained(load_model(model), f"{trial.output_dir}/weights")
         assert len(saved.base_model.targeted_module_names) == 2 * 7
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_full_fine_tuning_leaves_the_encoder_of_images_as_it_is(
+    stage: int, make_trial: MakeTrial, model: ModelConfig, run: Callable[[TrialConfig], Run]
+) -> None:
+    """Weight decay has nothing to do there."""
+    changes = {"train": {"weight_decay": 0.5}, "deepspeed": {"zero_stage": stage}}
+    trial = make_trial("full", **changes).model_copy(update={"model": model})
+    done = run(trial)
+    base = load_model(model)
+    check_encoder_is_kept(base, trial)
+    decoder = base.get_submodule(DECODER)
+    assert done.last["params/trainable"] == sum(p.numel() for p in decoder.parameters())
+
+
+def test_a_trial_that_was_begun_on_all_parameters_is_ended_on_the_decoder(
+    make_trial: MakeTrial, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint has the state of the others, too."""
+
+    def started(**changes: Any) -> TrialConfig:
+        changes["train"] = {"weight_decay": 0.5, "report_every": 5}
+        return make_trial("full", **changes).model_copy(update={"model": model})
+
+    class Stopping(ListReporter):
+        def stop_requested(self) -> bool:
+            return True
+
+    first = started()
+    with monkeypatch.context() as patch:
+        patch.setattr(full_sft, "_freeze_unread", lambda model: None)
+        with pytest.raises(StopTrial):
+            full_sft.train_full_sft(first, Stopping())
+    second = started(earlier_attempts=(first.output_dir,))
+    reporter = ListReporter()
+    full_sft.train_full_sft(second, reporter)
+    assert reporter.measurements[0].step == 2
+    check_encoder_is_kept(load_model(model), second)
+
+
+def check_encoder_is_kept(base: Any, trial: TrialConfig) -> None:
+    """It is the base's, bit for bit, and what text passes through is not."""
+    weights = ModelConfig(name=trial.weights_dir, dtype="float32")
+    trained = dict(load_model(weights).named_parameters())
+    same = {name for name, p in base.named_parameters() if torch.equal(p, trained[name])}
+    assert same == {name for name in trained if not name.startswith(f"{DECODER}.")}
+    assert any("vision_tower" in name for name in same)

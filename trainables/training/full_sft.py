@@ -1,4 +1,4 @@
-"""A full fine-tuning trial: every parameter, sharded by DeepSpeed ZeRO."""
+"""A full fine-tuning trial: every parameter that text meets, sharded by DeepSpeed ZeRO."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from transformers.integrations.deepspeed import (
 from trl import SFTConfig
 
 from trainables.config import DeepSpeedConfig, TrialConfig
+from trainables.inputs.adapter import text_decoder
 from trainables.inputs.model import load_model, shared_base
 from trainables.inputs.tokenized import inputs_of
 from trainables.process.out_of_memory import free_memory
@@ -37,7 +38,7 @@ _SINGLE_WORKER = {
 
 
 def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
-    """Fine-tune all parameters; saves a standard Hugging Face folder with safetensors.
+    """Fine-tune all parameters that text meets; saves a Hugging Face folder with safetensors.
 
     Runs in every worker of the trial. A single worker needs no launcher: it creates its own process
     group.
@@ -69,7 +70,23 @@ def prepare(config: TrialConfig, samples: int, settings: dict[str, Any]) -> tupl
     arguments = sft_config(config, samples, settings)
     if is_sharded:
         shard(model, getattr(torch, config.model.dtype), config.workers)
+    _freeze_unread(model)
     return model, arguments
+
+
+def _freeze_unread(model: Any) -> None:
+    """Leave what text does not pass through, such as an encoder of images, as it is.
+
+    DeepSpeed gives unused parameters gradients of zero, and weight decay would shrink them.
+    """
+    decoder, head = text_decoder(model), model.get_output_embeddings()
+    if decoder is None or head is None:
+        return
+    trained = (model.get_input_embeddings(), model.get_submodule(decoder), head)
+    read = {id(parameter) for module in trained for parameter in module.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in read:
+            parameter.requires_grad_(False)
 
 
 def _save(trainer: Any, folder: Path, padding: int | None) -> None:
