@@ -128,6 +128,22 @@ def test_an_architecture_that_transformers_has_not(
     assert str(fault.remedy).startswith(remedy)
 
 
+@pytest.mark.parametrize(
+    ("kind", "named"), [("qwen2_5_vl", "Qwen2_5_VL"), ("smolvlm", "SmolVLM"), ("t5", "T5")]
+)
+def test_an_architecture_that_transformers_has_but_not_to_continue_text(
+    kind: str, named: str, model: ModelConfig
+) -> None:
+    AutoConfig.for_model(kind).save_pretrained(model.name)
+    (fault,) = faults(load_model, model)
+    assert (fault.field, fault.rule) == (
+        "model.name",
+        f"cannot load {model.name}: its architecture, {named}, is not trained here, as "
+        "Transformers has no AutoModelForCausalLM for it",
+    )
+    assert str(fault.remedy).startswith("name a model that it has one for, such as a Llama")
+
+
 @pytest.mark.parametrize("name", ["package://none/model", "/none", "not/one/of a hub"])
 def test_one_that_is_not_found_is_left_to_who_loads_it(name: str) -> None:
     model = ModelConfig(name=name)
