@@ -170,6 +170,25 @@ def test_no_tokenizer(model: ModelConfig) -> None:
         f"cannot load {model.name}: it has no tokenizer, or one that needs sentencepiece or "
         "tiktoken, which are not installed"
     )
+    assert fault.remedy == (
+        "save it beside the weights, too: tokenizer.save_pretrained(FOLDER); "
+        "or pip install sentencepiece tiktoken"
+    )
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2", "gemma"])
+@pytest.mark.parametrize("has_settings", [False, True])
+def test_an_empty_tokenizer_as_transformers_makes_for_weights_alone(
+    has_settings: bool, kind: str, tmp_path: Path
+) -> None:
+    AutoConfig.for_model(kind, vocab_size=600, hidden_size=32).save_pretrained(tmp_path)
+    if has_settings:  # without the vocabulary
+        settings = {"eos_token": "<end>", "extra_special_tokens": ["<tool>"]}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (fault,) = faults(load_tokenizer, ModelConfig(name=str(tmp_path), dtype="float32"))
+    assert fault.field == "model.name"
+    assert fault.rule.startswith("has no tokenizer, or an empty one")
+    assert "tokenizer.save_pretrained" in fault.remedy
 
 
 @pytest.mark.parametrize("kept", [0, -30])

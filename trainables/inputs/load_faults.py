@@ -13,6 +13,9 @@ from trainables.config import ModelConfig
 from trainables.errors import Fault, causes, first_line, hub_remedy
 
 FETCH_AGAIN = "fetch the model again, whole"
+_SAVE_TOKENIZER = "save it beside the weights, too: tokenizer.save_pretrained(FOLDER)"
+# And a list of ways to.
+_NO_TOKENIZER = "Couldn't instantiate the backend tokenizer"
 # What is raised on files that are cut, in three formats of weights.
 _DAMAGED = (SafetensorError, struct.error)
 _OF_TORCH = (RuntimeError, EOFError, UnpicklingError)
@@ -50,6 +53,12 @@ def fault_of_adapter(name: str) -> Fault:
     return Fault("model.name", f"must be a whole model, is an adapter on one: {name}", remedy)
 
 
+def fault_of_tokenizer(name: str) -> Fault:
+    """The fault of a folder of weights alone, for which Transformers makes an empty tokenizer."""
+    rule = f"has no tokenizer, or an empty one, which makes no tokens of a text: {name}"
+    return Fault("model.name", rule, _SAVE_TOKENIZER)
+
+
 def _told_by_torch(error: Exception) -> str | None:
     if "mismatched" in str(error):
         return "its weights have other sizes than its config.json tells"
@@ -65,7 +74,7 @@ def _told(error: Exception) -> str:
     told = first_line(error).rstrip(".")
     if _is_of_damaged_file(error):
         return f"a damaged JSON file: {told}" if isinstance(error, JSONDecodeError) else told
-    if told.startswith("Couldn't instantiate the backend tokenizer"):  # and a list of ways to
+    if told.startswith(_NO_TOKENIZER):
         return (
             "it has no tokenizer, or one that needs sentencepiece or tiktoken, which are not "
             "installed"
@@ -81,6 +90,8 @@ def _told(error: Exception) -> str:
 def _remedy(error: Exception) -> str:
     if _is_of_damaged_file(error):
         return FETCH_AGAIN
+    if str(error).startswith(_NO_TOKENIZER):
+        return f"{_SAVE_TOKENIZER}; or pip install sentencepiece tiktoken"
     if "trust_remote_code" in str(error):
         return "set model.trust_remote_code: true if you trust its code"
     if "does not recognize this architecture" in str(error):

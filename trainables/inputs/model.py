@@ -28,6 +28,7 @@ from trainables.inputs.load_faults import (
     LOAD_ERRORS,
     fault_of_adapter,
     fault_of_loading,
+    fault_of_tokenizer,
 )
 from trainables.inputs.model_shape import config_of
 from trainables.inputs.quantised_files import READ_AS_PLAIN, faults_of_files, method_of
@@ -47,11 +48,13 @@ def load_tokenizer(model: ModelConfig) -> Any:
     Its chat template has the variables of `model.chat_template_args`, whoever applies it.
 
     Raises:
-        UserError: it, or its chat template, cannot be loaded, or it has no `model.eos_token`, or no
-            token that ends a text.
+        UserError: it, or its chat template, cannot be loaded, or it is empty, or has no
+            `model.eos_token`, or no token that ends a text.
     """
     freeze_chat_date()
     tokenizer = _load(AutoTokenizer, model)
+    if tokenizer.get_vocab().keys() <= tokenizer.get_added_vocab().keys():
+        raise UserError([fault_of_tokenizer(model.name)])
     if model.eos_token is not None:
         if model.eos_token not in tokenizer.get_vocab():
             rule = f"the tokenizer of {model.name} has no token {model.eos_token}"
