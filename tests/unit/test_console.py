@@ -335,6 +335,8 @@ def test_repeats_of_the_winners_are_planned_and_nothing_is_left_at_the_end():
     assert listener._progress() == "4/10 finished, 0 s elapsed, about 6 min 00 s left"
     listener.sweep_ended([])
     assert last_frame(console)[0] == "tiny: 4/10 finished, 0 s elapsed"
+    few = sweep_config(trials=2, confirm={"top_k": 30, "seeds": 3})
+    assert ConsoleListener(few, no_terminal(), Clock())._progress().startswith("0/8 finished")
 
 
 def test_the_table_has_the_base_first_and_all_columns():

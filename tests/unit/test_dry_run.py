@@ -193,6 +193,7 @@ def test_samples_to_replay_are_counted_and_their_faults_told(
     [
         ("budget.trials=9", 4, "480"),  # as many as the grid has points
         ("confirm={top_k: 2, seeds: 3}", 9, "1,080"),
+        ("confirm={top_k: 30, seeds: 3}", 12, "1,440"),  # there are three trials to repeat
         ("search.lora.batch_size=[8]", 3, "360"),
     ],
 )

@@ -178,6 +178,11 @@ def test_hosts_are_for_the_trials_that_are_still_to_run(
     assert with_trials_left(sweep, done).budget.trials == left
 
 
+def test_no_more_winners_are_to_be_repeated_than_there_are_trials() -> None:
+    few = config(budget__trials=2, confirm={"top_k": 30, "seeds": 5})
+    assert with_trials_left(few, []).budget.trials == 10
+
+
 @pytest.mark.parametrize(
     ("trials", "hosts", "most"), [(12, 8, 2), (20, 8, 3), (16, 8, 2), (3, 8, 1)]
 )

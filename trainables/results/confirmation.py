@@ -13,9 +13,9 @@ from trainables.results.recommendation import recommend
 from trainables.results.repeats import point_of
 
 
-def planned_repeats(confirm: Confirm | None) -> int:
-    """How many repeat runs there will be, if there are enough winners."""
-    return confirm.top_k * confirm.seeds if confirm else 0
+def planned_repeats(confirm: Confirm | None, searched: int) -> int:
+    """How many repeat runs there will be after so many trials, if there are enough winners."""
+    return min(confirm.top_k, searched) * confirm.seeds if confirm else 0
 
 
 def unconfirmed(

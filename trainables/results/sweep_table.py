@@ -82,7 +82,7 @@ class SweepTable:
         self, name: str, searched: int, goals: Goals, began: float, hours: float | None
     ) -> None:
         self._name = name
-        self._planned_repeats = planned_repeats(goals.confirm)
+        self._planned_repeats = planned_repeats(goals.confirm, searched)
         self._planned = searched + self._planned_repeats
         self._goals = goals
         self.began = began

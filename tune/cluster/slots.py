@@ -289,8 +289,9 @@ def with_trials_left(config: SweepConfig, finished: Sequence[TrialRecord]) -> Sw
 
     A search that goes on may find other winners, of which none is repeated yet.
     """
-    to_search = planned_trials(config) - sum(record.confirms is None for record in finished)
-    confirm, to_repeat = config.confirm, planned_repeats(config.confirm)
+    planned = planned_trials(config)
+    to_search = planned - sum(record.confirms is None for record in finished)
+    confirm, to_repeat = config.confirm, planned_repeats(config.confirm, planned)
     if confirm and to_search <= 0:
         chosen = winners(config, finished, confirm.top_k)
         to_repeat = sum(1 for _ in unconfirmed(confirm.seeds, chosen, finished))

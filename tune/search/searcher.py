@@ -110,7 +110,9 @@ class OptunaSearcher(Searcher, SweepListener):
         if self._spent():
             return running
         if self._winners is None:
-            return max(running + self._to_draw(), planned_repeats(self._config.confirm))
+            to_draw = self._to_draw()
+            searched = self._history.searched + to_draw
+            return max(running + to_draw, planned_repeats(self._config.confirm, searched))
         return running + sum(trial.config.method == method for trial, _ in self._repeats())
 
     def _spent(self) -> str | None:

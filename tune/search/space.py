@@ -101,7 +101,8 @@ def planned_trials(config: SweepConfig) -> int:
 
 def planned_runs(config: SweepConfig) -> int:
     """Number of trials in the search and of those that repeat its winners, if there are enough."""
-    return planned_trials(config) + planned_repeats(config.confirm)
+    searched = planned_trials(config)
+    return searched + planned_repeats(config.confirm, searched)
 
 
 def grid_size(search: SearchConfig) -> int:
