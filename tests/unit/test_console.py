@@ -27,6 +27,7 @@ from builders import (
     OOD,
     base_record,
     measurement,
+    repeat_of,
     running,
     sweep_config,
     sweep_record,
@@ -58,8 +59,8 @@ def begun(number: int, metrics: dict[str, float] | None = None, **fields: Any) -
     return running(number, metrics, started=BEGAN, **fields)
 
 
-def complete(number: int, gain: float = 0.5, seconds: float = 60.0) -> TrialRecord:
-    return trial(number, {GAIN: gain, LOSS: 0.01}, started=BEGAN, seconds=seconds)
+def complete(number: int, gain: float = 0.5, seconds: float = 60.0, **fields: Any) -> TrialRecord:
+    return trial(number, {GAIN: gain, LOSS: 0.01}, started=BEGAN, seconds=seconds, **fields)
 
 
 def failed(number: int, reason: str, seconds: float = 1.0, **fields: Any) -> TrialRecord:
@@ -296,7 +297,11 @@ def test_trials_stopped_early_count_for_those_to_come_but_not_for_repeats_of_win
     for number in range(20):
         share = 0.25 if number < 11 else 0.5 if number < 13 else 1
         status = stopped if share < 1 else TrialStatus.COMPLETE
-        record = trial(number, status=status, started=BEGAN, seconds=share * hour)
+        point: dict[str, Any] = {
+            "learning_rate": 1e-4 * (1 + number),
+            "metrics": {GAIN: 0.01 * number, LOSS: 0.01},
+        }
+        record = trial(number, status=status, started=BEGAN, seconds=share * hour, **point)
         listener.trial_ended(record)
     listener.trial_ended(failed(20, "x"))
     assert listener._progress().endswith(
@@ -331,12 +336,36 @@ def test_repeats_of_the_winners_are_planned_and_nothing_is_left_at_the_end():
     config = sweep_config(trials=4, confirm={"top_k": 2, "seeds": 3})
     console = terminal()
     listener = ConsoleListener(config, console, Clock())
-    listener.sweep_started(SWEEP, BASE, [complete(n) for n in range(4)])
+    searched = [complete(n, gain=0.1 * n, learning_rate=1e-4 * (1 + n)) for n in range(4)]
+    listener.sweep_started(SWEEP, BASE, searched)
     assert listener._progress() == "4/10 finished, 0 s elapsed, about 6 min 00 s left"
     listener.sweep_ended([])
     assert last_frame(console)[0] == "tiny: 4/10 finished, 0 s elapsed"
     few = sweep_config(trials=2, confirm={"top_k": 30, "seeds": 3})
     assert ConsoleListener(few, no_terminal(), Clock())._progress().startswith("0/8 finished")
+
+
+def test_once_the_search_is_over_the_repeats_of_its_winners_alone_are_counted() -> None:
+    """A longer search has other winners than the one before, whose repeats stay on record."""
+    config = sweep_config(trials=4, confirm={"top_k": 1, "seeds": 2})
+    listener = ConsoleListener(config, no_terminal(), Clock())
+    points = [complete(n, gain=0.1 * n, learning_rate=1e-4 * (1 + n)) for n in range(4)]
+    earlier = [repeat_of(points[2], 4, {}), repeat_of(points[2], 5, {})]
+    listener.sweep_started(SWEEP, BASE, [*points[:3], *earlier])
+    assert listener._progress().startswith("5/6 finished, ")
+    listener.trial_started(begun(3))
+    assert listener._progress().startswith("5/6 finished, 1 running, ")
+    listener.trial_ended(points[3])
+    assert listener._progress().startswith("6/8 finished, ")
+    for number in (6, 7):
+        listener.trial_ended(repeat_of(points[3], number, {}))
+    assert listener._progress().startswith("8/8 finished, ")
+
+    # Nothing is to be repeated where no trial keeps the constraints.
+    bound = sweep_config(trials=4, confirm=config.confirm, constraints=[f"{LOSS} <= 0.0"])
+    listener = ConsoleListener(bound, no_terminal(), Clock())
+    listener.sweep_started(SWEEP, BASE, points)
+    assert listener._progress() == "4/4 finished, 0 s elapsed"
 
 
 def test_the_table_has_the_base_first_and_all_columns():

@@ -18,6 +18,15 @@ def planned_repeats(confirm: Confirm | None, searched: int) -> int:
     return min(confirm.top_k, searched) * confirm.seeds if confirm else 0
 
 
+def repeats_in_all(goals: Goals, records: Sequence[TrialRecord]) -> int:
+    """How many repeat runs there are and will be, once the search is over."""
+    recorded = sum(record.confirms is not None for record in records)
+    if goals.confirm is None:
+        return recorded
+    chosen = winners(goals, records, goals.confirm.top_k)
+    return recorded + sum(1 for _ in unconfirmed(goals.confirm.seeds, chosen, records))
+
+
 def unconfirmed(
     seeds: int, chosen: Sequence[TrialRecord], records: Sequence[TrialRecord]
 ) -> Iterator[tuple[TrialRecord, int]]:

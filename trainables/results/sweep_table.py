@@ -21,7 +21,7 @@ from trainables.records.schema import (
     TrialRecord,
     TrialStatus,
 )
-from trainables.results.confirmation import planned_repeats
+from trainables.results.confirmation import planned_repeats, repeats_in_all
 from trainables.results.pareto import Goals, is_feasible
 from trainables.results.wording import (
     ABSENT,
@@ -82,8 +82,8 @@ class SweepTable:
         self, name: str, searched: int, goals: Goals, began: float, hours: float | None
     ) -> None:
         self._name = name
-        self._planned_repeats = planned_repeats(goals.confirm, searched)
-        self._planned = searched + self._planned_repeats
+        self._searched = searched
+        self._repeats_of_winners: int | None = None  # until it is asked once the search is over
         self._goals = goals
         self.began = began
         self._seconds_of_starts = inf if hours is None else 3600 * hours
@@ -121,10 +121,22 @@ class SweepTable:
             self._running.discard(record.number)
         if record.confirms is not None:
             self._repeats.add(record.number)
+        else:  # there may be other winners
+            self._repeats_of_winners = None
+
+    def _planned(self) -> tuple[int, int]:
+        """How many trials of the search there will be, and how many repeats, or may be."""
+        recorded = len(self._records) - len(self._repeats)
+        searched = max(self._searched, recorded)
+        if recorded < searched or self._running - self._repeats:
+            return searched, planned_repeats(self._goals.confirm, searched)
+        if self._repeats_of_winners is None:
+            self._repeats_of_winners = repeats_in_all(self._goals, [*self._records.values()])
+        return searched, self._repeats_of_winners
 
     def progress(self, now: float) -> str:
         """Such as `3/16 finished, 2 running, 40 s elapsed, about 2 min 05 s left`."""
-        total = max(self._planned, len(self._records))
+        total = max(sum(self._planned()), len(self._records))
         parts = [f"{len(self._ended)}/{total} finished"]
         if running := len(self._running):
             parts.append(f"{running} {INTERRUPTED if self.has_ended else 'running'}")
@@ -230,8 +242,9 @@ class SweepTable:
         work = sum(running)
         for_starts = max(self.began + self._seconds_of_starts - now, 0.0)
         if for_starts:
-            repeats = max(self._planned_repeats - len(self._repeats), 0)
-            others = max(self._planned - len(self._records) - repeats, 0)
+            to_search, to_repeat = self._planned()
+            repeats = max(to_repeat - len(self._repeats), 0)
+            others = max(to_search + to_repeat - len(self._records) - repeats, 0)
             if repeats + others and not complete:
                 return None
             work += searched * others + repeat * repeats
