@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,8 +18,6 @@ from trainables.evaluation.base import Base
 from trainables.evaluation.positions import positions_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from trainables.config import DataConfig
     from tune.config.sweep_config import SweepConfig
 
@@ -34,6 +34,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "codegen": ("n_positions", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4}),
     "mpt": ("max_seq_len", {"d_model": 16, "n_layers": 2, "n_heads": 2}),
 }
+EMBEDDED = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
 LONGEST = 22
 LONG = "max 4 7 2 = 7 sort 9 1 = 1 9 " * 5
 
@@ -107,6 +108,21 @@ def test_data_beyond_its_positions_are_refused_before_a_trial_is_spent(
     told = f"data.max_length: the model reads {LONGEST - 1} tokens at most, and a sample has"
     with pytest.raises(UserError, match=told):
         evaluated_base(sweep_config, tmp_path / "cache", model=model, data=data)
+
+
+def test_data_beyond_what_the_model_was_made_for_are_told_of_where_it_reads_on(
+    sweep_config: SweepConfig, data: DataConfig, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(EMBEDDED, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(config | {"max_position_embeddings": LONGEST - 1})
+    )
+    model = ModelConfig(name=str(folder), dtype="float32")
+    suite = sweep_config.eval.model_copy(update={"limit": 4})
+    warnings = Base.load(evaluate_base(model, data, suite, 0, tmp_path / "cache")).record.warnings
+    told = f"4 of 12 samples are longer than the {LONGEST - 1} tokens that the model was made for"
+    assert [text for text in warnings if text.startswith(told)]
 
 
 def test_rotary_positions_have_no_end(base_model: Any) -> None:

@@ -34,6 +34,7 @@ from trainables.evaluation.forgetting import (
     is_below_chance,
 )
 from trainables.evaluation.overlap import overlap_warnings
+from trainables.evaluation.positions import length_warnings
 from trainables.evaluation.vocabulary import only_embedded
 from trainables.files.disk import flush, give_usual_modes
 from trainables.inputs.data import Sample, typical_sample
@@ -91,6 +92,7 @@ def evaluate_base(
     inputs = load_inputs(model, data, suite, seed, demands)
     write_data(replace(inputs.tokenized, questions=()), data_folder)
     told = data_warnings(inputs.base, inputs.tokenizer, inputs.tokenized, data, suite)
+    told += length_warnings(inputs.base, inputs.tokenized)
     told += overlap_warnings(inputs.tokenized, inputs.evaluator.questions())
     content, shown = inputs.of_scores(), _typical(inputs)
     key = _key(content | _of_record(inputs, data, suite, seed, shown, told))

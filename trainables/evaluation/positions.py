@@ -5,7 +5,7 @@ Beyond its end a GPU says only that an assertion failed, and is then lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch.nn import Embedding
@@ -37,6 +37,36 @@ def _rows_of_tables(decoder: Any, tokens: Any) -> Iterator[int]:
         # GPT-J's `embed_positions`, CTRL's `pos_encoding`; `cos_cached` is one that may grow.
         if "pos" in name.rpartition(".")[2] and buffer.dim() == 2:
             yield buffer.shape[0]
+
+
+def length_warnings(base: Any, tokenized: TokenizedData) -> list[str]:
+    """That samples are longer than the texts that the base was made for, if it reads them still."""
+    made_for = _length_made_for(base.config.get_text_config())
+    lengths = [len(s["input_ids"]) for s in (*tokenized.train, *tokenized.validation)]
+    longer = sum(length > made_for for length in lengths) if made_for else 0
+    if not longer:
+        return []
+    return [
+        f"{longer} of {len(lengths)} samples are longer than the {made_for} tokens that the model "
+        f"was made for, up to {max(lengths)}: data.max_length: {made_for} keeps to them"
+    ]
+
+
+def _length_made_for(config: Any) -> int | None:
+    """The longest text that a model was made for, where its configuration tells.
+
+    Scaled positions reach further: some state what they then reach, others what they did before.
+    """
+    stated = getattr(config, "max_position_embeddings", None)
+    if not stated:
+        return None
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [kind for kind in rope.values() if isinstance(kind, Mapping)] or [rope]
+    scaled = [
+        (kind.get("original_max_position_embeddings") or stated) * (kind.get("factor") or 1)
+        for kind in kinds
+    ]
+    return int(max(stated, *scaled))
 
 
 def check_lengths(base: Any, tokenized: TokenizedData) -> None:
