@@ -132,11 +132,16 @@ class WatchedSweep:
             raise UserError([Fault("SWEEP_DIR", rule)]) from error
 
     def _refresh(self) -> list[TrialRecord]:
-        folder = self._ledger.folder
+        folder, is_held = self._ledger.folder, self._is_held
         if not self._ledger.exists():
             # The base is evaluated before the sweep's record is written.
             if self._settings is None and folder.log.exists():
-                return []
+                if is_held:
+                    return []
+                told = f"no sweep has begun in it, and no command runs there: {folder.root}"
+                raise UserError(
+                    [Fault("SWEEP_DIR", told, f"start it again; {folder.log} tells why")]
+                )
             rule = "holds no sweep" if self._settings is None else "holds no sweep any more"
             raise UserError([no_sweep(folder.root, rule)])
         is_over = self._is_over()

@@ -207,11 +207,13 @@ def test_a_folder_that_does_not_answer_ends_the_watch_with_one_line(
 def test_what_is_seen_follows_the_driver_from_its_first_file_to_its_last(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     folder.mkdir()
+    (folder / "lock.json").touch()
     (folder / "sweep.log").touch()
     watched = WatchedSweep(folder)
     assert watched.refresh() == []
     assert picture(watched) == ["tiny: the base is being evaluated"]
     ledger = record_sweep(folder)
+    (folder / "lock.json").unlink()
     assert watched.refresh() == []
     assert picture(watched)[0].startswith("tiny: 0/4 finished")
     ledger.write_trial(running(0))
@@ -335,6 +337,22 @@ def test_a_folder_that_is_no_sweep_is_refused(
     (folder / "sweep.json").unlink()
     with pytest.raises(UserError, match="holds no sweep any more"):
         watched.refresh()
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_command_that_ended_before_its_sweep_began_is_not_waited_for(
+    is_killed: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by Ctrl-C in its first seconds; one that is killed leaves its lock."""
+    (tmp_path / "sweep.log").touch()
+    if is_killed:
+        (tmp_path / "lock.json").touch()
+        os.utime(tmp_path / "lock.json", (BEGAN, BEGAN))
+    assert main(["watch", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        "error: SWEEP_DIR: no sweep has begun in it, and no command runs there: "
+        f"{tmp_path}; start it again; {tmp_path}/sweep.log tells why\n"
+    )
 
 
 def test_without_a_terminal_each_change_is_a_line_until_the_end(tmp_path: Path) -> None:
