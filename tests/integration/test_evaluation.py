@@ -1006,6 +1006,20 @@ def test_an_error_is_no_skill_and_never_maximised(
         evaluator.evaluate(base_model)
     (fault,) = caught.value.faults
     assert fault.field == f"eval.{role}"
+    assert fault.remedy == "leave it out; drift on texts is measured by eval.general_text"
+
+
+def test_where_an_error_is_named_the_skills_that_the_task_measures_are_told(
+    base_model: Any, tokenizer: Any, folder: Path
+) -> None:
+    error = {"metric": "acc_norm", "aggregation": "mean", "higher_is_better": False}
+    metrics = [{"metric": "acc"}, error, {"metric": "acc_bytes"}]
+    write_task(folder, "graded", folder / "test.jsonl", metric_list=metrics)
+    asked = suite(in_domain=[{"task": "graded", "metric": "acc_norm"}], task_dirs=(str(folder),))
+    with pytest.raises(UserError, match="acc_norm is better where it is lower") as caught:
+        Evaluator(asked, tokenizer).evaluate(base_model)
+    (fault,) = caught.value.faults
+    assert fault.remedy == "set its `metric` to acc or acc_bytes"
 
 
 @pytest.mark.parametrize("role", ["in_domain", "retention"])

@@ -271,7 +271,7 @@ def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, 
     label = loaded.task.label
     found, errors = _numbers(result["results"][label])
     metric, filter_name = _choose(loaded, list(found))
-    _check_is_a_skill(loaded, metric)
+    _check_is_a_skill(loaded, metric, [name for name, _ in found])
     metrics = {
         metric_keys.task_score(loaded.role, label, name): value
         for (name, used_filter), value in found.items()
@@ -338,16 +338,19 @@ def _choose(loaded: LoadedTask, found: list[tuple[str, str]]) -> tuple[str, str]
     return metric, filter_name
 
 
-def _check_is_a_skill(loaded: LoadedTask, metric: str) -> None:
-    """Check that higher is better for the metric, as for everything compared with the base.
+def _check_is_a_skill(loaded: LoadedTask, metric: str, metrics: Sequence[str]) -> None:
+    """Check that higher is better for one of the metrics, as for all compared with the base.
 
     Raises:
         UserError: it is an error measure, such as perplexity.
     """
-    members = loaded.tasks["tasks"].values()
-    if any((task.higher_is_better() or {}).get(metric) is False for task in members):
+    directions = [task.higher_is_better() or {} for task in loaded.tasks["tasks"].values()]
+    errors = {name for name in metrics if any(known.get(name) is False for known in directions)}
+    if metric in errors:
         rule = f"task {loaded.task.label}: its {metric} is better where it is lower"
-        remedy = "name another `metric` of it; drift on texts is measured by eval.general_text"
+        skills = [name for name in dict.fromkeys(metrics) if name not in errors]
+        remedy = "leave it out; drift on texts is measured by eval.general_text"
+        remedy = f"set its `metric` to {' or '.join(skills)}" if skills else remedy
         raise UserError([Fault(f"eval.{loaded.role}", rule, remedy)])
 
 
