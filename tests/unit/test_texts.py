@@ -89,6 +89,13 @@ def test_rows_without_a_text_are_refused(rows: list[dict[str, Any]], rule: str) 
     assert fault.rule.startswith(rule)
 
 
+def test_chats_that_are_named_as_texts_are_told_where_to_name_them_once() -> None:
+    chat = {"turns": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    (fault,) = faults(learned, DataConfig(path="rows.jsonl", text="turns"), [chat] * 9)
+    assert fault.rule == "must name a text, got a list in row 1 of rows.jsonl"
+    assert fault.remedy == "name chats by data.messages: turns"
+
+
 def test_how_many_samples_texts_make_is_not_guessed() -> None:
     assert count_samples(DataConfig(path="x", text="text"), [[Example("", "a")]]) is None
 

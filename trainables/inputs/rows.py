@@ -291,6 +291,9 @@ def _faults_of_texts(field: str, rows: Sequence[Row], location: str) -> Iterator
         if row[field] is None or isinstance(row[field], str):  # null is an empty text, as in CSV
             continue
         rule = f"must name a text, got a {type(row[field]).__name__} in {where}"
+        if isinstance(row[field], list) and any(isinstance(turn, dict) for turn in row[field]):
+            yield Fault("data.text", rule, f"name chats by data.messages: {field}")
+            return
         yield Fault("data.text", rule, "leave such rows out")
     if not any(str(row.get(field) or "").strip() for row in rows):
         yield Fault("data.text", f"names {field}, blank in all rows of {location}")
