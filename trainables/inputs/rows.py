@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import date, time, timedelta
-from numbers import Number
 from typing import Any, Literal
 
-from jinja2 import StrictUndefined, Template, TemplateError, Undefined, UndefinedError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Template, TemplateError, UndefinedError, meta
 
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError, hub_remedy, named
 from trainables.files.locations import absence, expanded, is_local, resolve
 from trainables.inputs.chats import Example, examples_of_chat, without_nulls
 from trainables.inputs.row_files import Row, first_of, read_rows
+from trainables.inputs.row_templates import (
+    ENVIRONMENT,
+    PLAIN,
+    TEMPLATE_FAILS,
+    WHOLE,
+    NoText,
+    names_of,
+    text_of,
+)
 from trainables.inputs.unusable import UnusableRow, faults_of_most
 
 Source = Literal["path", "validation_path"]
 _LONGEST_REASON = 400  # characters: with the types of all fields it may be of pages
-_WHOLE = "row"  # what templates call the row itself, unless a field of it is called so
 # A name in one pair of braces, as Python and others write it.
 _BRACED = re.compile(r"\{([^{}]+)\}")
 SOURCES: tuple[Source, ...] = ("path", "validation_path")
 # What is learned from a row, or why nothing can be.
 Rendered = list[Example] | UnusableRow
-# Values that a template prints as they are; it may fail on others, and on fields without a value.
-_PLAIN = (str, int, float)
-# Of what else templates print, what has a text that anyone would write.
-_OF_TEXT = (str, Number, date, time, timedelta, Undefined)
-# What a template, which is the user's code, can raise.
-_TEMPLATE_FAILS = (
-    TemplateError,
-    TypeError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-)
 
 
 def load_rows(data: DataConfig, source: Source = "path") -> list[Row]:
@@ -123,75 +114,6 @@ def read_general_text(location: str) -> list[str]:
     return texts
 
 
-class _NoText(TypeError):
-    """A template prints what Python's own notation would be learned of, such as a list."""
-
-    def __init__(self, value: Any) -> None:
-        super().__init__(f"it prints a {type(value).__name__}, which is no text")
-        self.remedy = "join it, or name chats by data.messages"
-        if callable(value):
-            self.remedy = "write a['values'] for the field `values` of a, as a.values is a method"
-        elif isinstance(value, bytes):
-            self.remedy = "save it as text"
-
-
-class _Null(Undefined):
-    """A value that is null: false, as in Python, but without a text, as "None" would be learned."""
-
-    __str__ = Undefined._fail_with_undefined_error
-
-    def __eq__(self, other: object) -> bool:
-        return other is None or isinstance(other, _Null)
-
-    def __hash__(self) -> int:
-        return hash(None)
-
-
-_NULL = _Null("what it prints is null")
-
-
-def _written(value: Any) -> Any:
-    """What a template prints."""
-    if isinstance(value, float) and math.isnan(value):  # which some tools write for null
-        raise ValueError("what it prints is NaN")
-    if value is None:  # as a method returns it
-        return _NULL
-    if not isinstance(value, _OF_TEXT):
-        raise _NoText(value)
-    return value
-
-
-def _with_nulls(value: Any) -> Any:
-    """A row's content with nulls that print nothing: filters would make None a text."""
-    if value is None:
-        return _NULL
-    if isinstance(value, dict):
-        return {n: v if isinstance(v, str) else _with_nulls(v) for n, v in value.items()}
-    return [_with_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def _as_json(value: Any) -> None:
-    """Null in JSON, for what JSON itself has no notation of."""
-    if not isinstance(value, _Null):
-        raise _NoText(value)
-
-
-_ENVIRONMENT = ImmutableSandboxedEnvironment(
-    undefined=StrictUndefined, keep_trailing_newline=True, finalize=_written
-)
-_ENVIRONMENT.tests["none"] = lambda value: value is None or isinstance(value, _Null)
-_ENVIRONMENT.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": _as_json}
-
-
-def _rendered(template: Template, row: Row) -> str:
-    return template.render(_names(_with_nulls(row)))
-
-
-def _names(row: Row) -> Row:
-    """What a template may name: the fields, and the row, as some are called what no name can be."""
-    return {_WHOLE: row} | row
-
-
 def learned(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> list[Rendered]:
     """What is learned from each row.
 
@@ -256,8 +178,8 @@ def _faults_of_template(
     field: str, text: str, rows: Sequence[Row], location: str
 ) -> Iterator[Fault]:
     try:
-        wanted = meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
-        template = _ENVIRONMENT.from_string(text)
+        wanted = meta.find_undeclared_variables(ENVIRONMENT.parse(text))
+        template = ENVIRONMENT.from_string(text)
     except TemplateError as error:
         how = _how_to_name(rows[0])
         yield Fault(field, f"is no valid template: {text!r} ({error})", how)
@@ -266,12 +188,12 @@ def _faults_of_template(
         yield Fault(field, f"is one text for all rows: {text!r}", f"write {meant}")
         return
     for index, row in enumerate(rows):
-        named = _names(row)
-        if index and all(isinstance(named.get(name), _PLAIN) for name in wanted):
+        named = names_of(row)
+        if index and all(isinstance(named.get(name), PLAIN) for name in wanted):
             continue  # as good as the first, whatever the template does with such values
         try:
-            _rendered(template, row)
-        except _TEMPLATE_FAILS as error:
+            text_of(template, row)
+        except TEMPLATE_FAILS as error:
             without = sorted(name for name in wanted if named.get(name) is None)
             if not without or not isinstance(error, UndefinedError):
                 yield _failure(field, index, error)
@@ -333,7 +255,7 @@ def _how_to_name(row: Row) -> str:
 
 def _expression(name: str) -> str:
     """A field, as a template names it."""
-    return name if name.isidentifier() else f"{_WHOLE}[{name!r}]"
+    return name if name.isidentifier() else f"{WHOLE}[{name!r}]"
 
 
 def _meant(text: str, row: Row) -> str:
@@ -345,14 +267,14 @@ def _meant(text: str, row: Row) -> str:
 
 
 def _failure(field: str, index: int, error: Exception) -> Fault:
-    remedy = error.remedy if isinstance(error, _NoText) else ""
+    remedy = error.remedy if isinstance(error, NoText) else ""
     return Fault(field, f"cannot be rendered on row {index + 1}: {error}", remedy)
 
 
 def _needs_more_than(template: Template, row: Row) -> bool:
     try:
-        _rendered(template, row)
-    except _TEMPLATE_FAILS as error:  # `_render` says what else is wrong
+        text_of(template, row)
+    except TEMPLATE_FAILS as error:  # `_render` says what else is wrong
         return isinstance(error, UndefinedError)
     return False
 
@@ -363,13 +285,13 @@ def _render(data: DataConfig, rows: Iterable[Row]) -> Iterator[Rendered]:
             text = row[data.text] or ""
             yield [Example("", text)] if text.strip() else []
         return
-    templates = {name: _ENVIRONMENT.from_string(text) for name, text in _templates(data).items()}
+    templates = {name: ENVIRONMENT.from_string(text) for name, text in _templates(data).items()}
     for index, row in enumerate(rows):
         texts = {}
         for name, template in templates.items():
             try:
-                texts[name] = _rendered(template, row)
-            except _TEMPLATE_FAILS as error:
+                texts[name] = text_of(template, row)
+            except TEMPLATE_FAILS as error:
                 raise UserError([_failure(f"data.{name}", index, error)]) from error
         try:
             examples = _examples(data, row, texts)
