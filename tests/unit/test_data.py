@@ -438,11 +438,12 @@ def test_a_field_asked_for_only_where_defined_may_be_absent() -> None:
 
 
 def test_null_is_no_text() -> None:
-    data = config("rows.jsonl", prompt="{{ question }}", completion=" {{ answer }}")
+    data = config("rows.jsonl", prompt="{{ question }}", completion="A: {{ answer }}")
     rows = [{"question": "a", "answer": "b"}, {"question": "a", "answer": None}]
     (fault,) = faults(learned, data, rows)
     assert fault.field == "data.completion"
     assert fault.rule == "prints answer, null in row 2 of rows.jsonl"
+    assert fault.remedy == "leave such rows out"
 
 
 def test_a_null_of_the_system_s_turn_may_be_left_out_as_the_turn_then_is() -> None:
@@ -457,7 +458,7 @@ def test_a_null_of_the_system_s_turn_may_be_left_out_as_the_turn_then_is() -> No
     "answer", ["{{ answer | trim }}", "{{ 'A: ' ~ answer }}", "{{ [answer] | join }}"]
 )
 def test_null_is_no_text_for_a_filter_either(answer: str) -> None:
-    data = config("rows.jsonl", prompt="{{ question }}", completion=answer)
+    data = config("rows.jsonl", prompt=answer, completion="{{ question }}")
     (fault,) = faults(learned, data, [{"question": "a", "answer": None}])
     assert fault.rule == "prints answer, null in row 1 of rows.jsonl"
 
@@ -602,7 +603,7 @@ def test_what_is_no_text_is_found_in_any_row() -> None:
 def test_several_bad_rows_are_told_at_once_a_few_of_many() -> None:
     good: dict[str, Any] = {"prompt": "p", "completion": "c"}
     bad = [{"prompt": "p", "completion": None}, {"prompt": "p"}, good | {"completion": ["c"]}]
-    data = config("rows.jsonl")
+    data = config("rows.jsonl", completion="A: {{ completion }}")
     assert [fault.rule for fault in faults(learned, data, [good, *bad])] == [
         "prints completion, null in row 2 of rows.jsonl",
         "names completion, absent from row 3 of rows.jsonl",

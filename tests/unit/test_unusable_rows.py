@@ -215,7 +215,8 @@ def pairs(folder: Path, answers: Sequence[str], name: str = "rows.jsonl") -> str
 
 
 def of_templates(path: str, **fields: Any) -> DataConfig:
-    return config(path, messages=None, prompt="{{ q }}", completion=" {{ a }}", **fields)
+    templates = {"prompt": "{{ q }}", "completion": " {{ a }}"}
+    return config(path, messages=None, **templates | fields)
 
 
 @pytest.mark.parametrize("is_chat", [False, True])
@@ -253,7 +254,24 @@ def test_blank_completions_held_out_or_replayed_count_too(tmp_path: Path) -> Non
     assert refused(data).field == "data.replay.completion"
 
 
-def test_a_null_answer_is_not_to_be_left_blank() -> None:
-    data = of_templates("rows.jsonl")
-    (fault,) = faults(learned, data, [{"q": "q", "a": None}])
-    assert fault.remedy == "leave such rows out"
+@pytest.mark.parametrize("completion", [" {{ a }}", "{{ a | trim }}", "{{ a }}{{ hint }}"])
+def test_a_null_completion_is_as_blank_as_an_empty_one(completion: str, tmp_path: Path) -> None:
+    """As an empty cell of a CSV is null."""
+    file = tmp_path / "rows.csv"
+    file.write_text("q,a,hint\nq,b,!\nq,,\nq,c,?\n")
+    data = of_templates(str(file), completion=completion)
+    found = tokenize(data, of_bytes(TEMPLATE), seed=0)
+    assert (len(found.train), found.unusable) == (2, 1)
+    assert found.first_unusable == f"the completion is blank: row 2 of {file}"
+
+
+def test_completions_that_are_mostly_null_or_lack_a_field_are_refused() -> None:
+    (fault,) = faults(learned, of_templates("rows.jsonl"), [{"q": "q", "a": None}])
+    assert fault.rule.startswith("the completion is blank: row 1 of rows.jsonl; 1 of 1 rows")
+    rows = [{"q": "q", "a": "b"}, {"q": "q", "a": None, "hint": None}]
+    misspelt = of_templates("rows.jsonl", completion="{{ answer }}")
+    (fault,) = faults(learned, misspelt, rows)
+    assert fault.rule == "names answer, absent from row 1 of rows.jsonl"
+    in_part = of_templates("rows.jsonl", completion="{{ q }}{{ a }}")
+    (fault,) = faults(learned, in_part, rows)
+    assert fault.rule == "prints a, null in row 2 of rows.jsonl"

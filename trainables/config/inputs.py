@@ -96,7 +96,8 @@ class DataSource(Frozen):
             extended sweep file gives.
         completion: Jinja template; the loss is on these tokens only. Begin it with a space where
             the evaluation puts one between question and answer, as the harness does; not in chats.
-            Rows of which it makes nothing but blanks are left out and counted, as below.
+            Rows of which it makes nothing but blanks, as of null, are left out and counted, as
+            below.
         chat_template: render prompt and completion as a user and an assistant turn.
         messages: field of a row that holds a whole chat, a list of turns with `role` and `content`
             (or ShareGPT's `from` and `value`) or its JSON text, instead of `prompt` and

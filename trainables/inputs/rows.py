@@ -118,7 +118,7 @@ def learned(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> l
     """What is learned from each row.
 
     A field that a template uses only if it is defined may be absent, and one of which it makes no
-    text may be null.
+    text may be null. Null that is all of a completion, as an empty cell is, makes it blank.
 
     Raises:
         UserError: a template is malformed or cannot be rendered on a row; a chat or text is absent;
@@ -194,6 +194,8 @@ def _faults_of_template(
         try:
             text_of(template, row)
         except TEMPLATE_FAILS as error:
+            if field == "data.completion" and _is_blank_by_nulls(template, row):
+                continue  # left out like other blank ones
             without = sorted(name for name in wanted if named.get(name) is None)
             if not without or not isinstance(error, UndefinedError):
                 yield _failure(field, index, error)
@@ -279,6 +281,17 @@ def _needs_more_than(template: Template, row: Row) -> bool:
     return False
 
 
+def _is_blank_by_nulls(template: Template, row: Row) -> bool:
+    """Whether a template makes nothing but blanks of a row some of whose fields are null."""
+    if None not in row.values():
+        return False
+    try:
+        empty = {name: "" if value is None else value for name, value in row.items()}
+        return not text_of(template, empty).strip()
+    except TEMPLATE_FAILS:
+        return False
+
+
 def _render(data: DataConfig, rows: Iterable[Row]) -> Iterator[Rendered]:
     if data.text is not None:
         for row in rows:
@@ -292,7 +305,9 @@ def _render(data: DataConfig, rows: Iterable[Row]) -> Iterator[Rendered]:
             try:
                 texts[name] = text_of(template, row)
             except TEMPLATE_FAILS as error:
-                raise UserError([_failure(f"data.{name}", index, error)]) from error
+                if name != "completion" or not _is_blank_by_nulls(template, row):
+                    raise UserError([_failure(f"data.{name}", index, error)]) from error
+                texts[name] = ""
         try:
             examples = _examples(data, row, texts)
         except UnusableRow as error:
