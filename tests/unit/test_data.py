@@ -315,6 +315,7 @@ def test_a_missing_file_is_refused_under_its_own_field(name: str) -> None:
     (fault,) = faults(load_rows, data, "validation_path")
     assert fault.field == "data.validation_path"
     assert fault.rule.startswith("no such file: ")
+    assert fault.remedy.startswith("paths are relative to the sweep file's folder")
 
 
 def test_a_file_of_a_package_that_is_not_installed_is_refused() -> None:
@@ -422,6 +423,18 @@ def test_a_folder_is_said_to_be_none_of_the_files(
     (fault,) = faults(load_rows, data, name)
     assert (fault.field, fault.rule) == (f"data.{name}", f"must be a file, is a folder: {tmp_path}")
     assert fault.remedy == "give a .jsonl, .json, .csv, .tsv, .txt or .parquet"
+    (tmp_path / "data").mkdir()
+    for file in (
+        "dataset_info.json",
+        "a.txt",
+        "b.csv/none",
+        "data/test.jsonl",
+        "data/train.parquet",
+    ):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    (fault,) = faults(load_rows, data, name)
+    assert fault.remedy.endswith(f".txt or .parquet, such as {tmp_path}/data/train.parquet")
 
 
 def test_both_templates_are_checked_and_a_malformed_one_is_a_fault() -> None:

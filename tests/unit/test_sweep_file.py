@@ -351,7 +351,7 @@ def test_paths_are_relative_to_the_sweep_file(
     (folder / "zero.json").write_text("{}")
     config = load(write(text, "folder/tiny.yaml"))
     assert config.model.name == str(folder / "base")
-    assert Path(config.data.path).resolve() == tmp_path / "rows.jsonl"
+    assert config.data.path == str(tmp_path / "rows.jsonl")  # as it is told, where there is none
     assert config.data.validation_path == str(folder / "held_out.parquet")
     assert config.data.replay.path == str(folder / "more.jsonl")
     assert config.eval.task_dirs == (str(folder / "tasks"), "package://tune/sweeps")
@@ -382,6 +382,8 @@ def test_what_is_above_a_link_is_where_the_link_leads(write: Write, tmp_path: Pa
         (folder / "rows.jsonl").write_text(text)
     config = load(tmp_path / "link" / "tiny.yaml")
     assert Path(config.data.path).read_text() == "its own"
+    (tmp_path / "far" / "rows.jsonl").unlink()
+    assert load(tmp_path / "link" / "tiny.yaml").data.path == f"{tmp_path}/link/../rows.jsonl"
 
 
 def test_a_deepspeed_file_becomes_part_of_the_configuration(write: Write, tmp_path: Path) -> None:

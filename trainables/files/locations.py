@@ -8,6 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGE_SCHEME = "package://"
+# What to do where nothing is at a path of a sweep file.
+RELATIVE = (
+    "paths are relative to the sweep file's folder; with ${...} or --set, to where the command runs"
+)
 
 
 def resolve(location: str) -> str:
@@ -59,12 +63,15 @@ def is_local(location: str) -> bool:
 def direct(path: str) -> str:
     """A path without the `..` of the way that leads to it, if it is of the same file as before.
 
+    Of one that is absent, the folder is to be the same.
+
     So one file has one name, from wherever a command runs. Links stay as they are written, since
     on another machine they may lead elsewhere; `..` after one may not be what the text has before.
     """
     plain = os.path.normpath(path)
-    with suppress(OSError, ValueError):  # no such file, as other texts that begin like paths
-        return plain if os.path.samefile(plain, path) else path  # noqa: PTH121 - of texts
+    for before, after in ((path, plain), map(os.path.dirname, (path, plain))):
+        with suppress(OSError, ValueError):  # no such file, as other texts that begin like paths
+            return plain if os.path.samefile(before, after) else path  # noqa: PTH121 - of texts
     return path
 
 

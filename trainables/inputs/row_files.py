@@ -59,6 +59,22 @@ def read_rows(file: Path, field: str, other: str = ".jsonl") -> list[Row]:
         raise UserError([Fault(field, f"cannot be read: {file} ({error})")]) from error
 
 
+def data_file_in(folder: Path) -> Path | None:
+    """A file of rows in a folder, or one below, of training rather than of others; None if none.
+
+    JSON and text may be anything, so such files count only where their name is of training.
+    """
+    found = [path for pattern in ("*", "*/*") for path in sorted(folder.glob(pattern))]
+    kinds, if_named_so = (".jsonl", ".parquet", ".csv", ".tsv"), (".json", ".txt")
+    of_training = [path for path in found if "train" in path.name and path.is_file()]
+    others = [path for path in found if path.is_file()]
+    candidates = [
+        *(path for path in of_training if _suffix(path) in kinds + if_named_so),
+        *(path for path in others if _suffix(path) in kinds),
+    ]
+    return candidates[0] if candidates else None
+
+
 def _read_jsonl(file: Path, field: str) -> list[Row]:
     """The objects of a file's lines, of which empty ones are left out.
 

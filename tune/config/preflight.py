@@ -8,7 +8,14 @@ from typing import Any
 
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
-from trainables.files.locations import PACKAGE_SCHEME, absence, expanded, is_local, resolve
+from trainables.files.locations import (
+    PACKAGE_SCHEME,
+    RELATIVE,
+    absence,
+    expanded,
+    is_local,
+    resolve,
+)
 from trainables.files.storage import Location, is_address
 from trainables.inputs.load_faults import fault_of_adapter
 from trainables.inputs.model_shape import config_of, faults_of_modules
@@ -32,9 +39,6 @@ _IN_FULL = {
     "optimizer.params.amsgrad": "false",
     "optimizer.params.adam_w_mode": "true",
 }
-_RELATIVE = (
-    "paths are relative to the sweep file's folder; with ${...} or --set, to where the command runs"
-)
 
 
 def check_files(config: SweepConfig, output_dir: Location) -> int | None:
@@ -114,11 +118,11 @@ def _missing_paths(config: SweepConfig) -> list[Fault]:
             faults.append(Fault(field, str(error)))
             continue
         if told := absence(path, "file or folder"):
-            faults.append(Fault(field, f"{told}: {path}", _RELATIVE))
+            faults.append(Fault(field, f"{told}: {path}", RELATIVE))
         elif field == "model.name" and (path / "adapter_config.json").is_file():
             faults.append(fault_of_adapter(location))
         elif field == "model.name" and path.is_dir() and not (path / "config.json").is_file():
-            faults.append(Fault(field, f"holds no config.json of a model: {path}", _RELATIVE))
+            faults.append(Fault(field, f"holds no config.json of a model: {path}", RELATIVE))
     return faults
 
 
