@@ -113,6 +113,26 @@ def test_evaluations_that_come_too_late_to_stop_a_trial_early_are_told_of(
     assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
 
 
+@pytest.mark.parametrize(
+    ("data", "is_told"),
+    [
+        ({"validation_path": "held.jsonl", "validation_fraction": 0.1}, True),
+        ({"validation_path": "held.jsonl", "validation_fraction": 0}, False),
+        ({"validation_path": "held.jsonl"}, False),
+        ({"validation_path": None, "validation_fraction": 0.1}, False),
+    ],
+)
+def test_a_share_held_out_beside_a_file_of_what_is_held_out_is_told_of(
+    data: dict[str, Any], is_told: bool
+) -> None:
+    config = sweep_config(data={"path": "rows.jsonl", **data})
+    told = (
+        "data.validation_fraction is 0.1, which has no effect beside data.validation_path: leave "
+        "it out, or set validation_path to null"
+    )
+    assert [*training_warnings(config, None)] == [told] * is_told
+
+
 LENGTH = "train.epochs is {}, which has no effect beside train.steps, 9: leave epochs out, or set "
 
 

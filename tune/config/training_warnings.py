@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from trainables.config import Method, TrainConfig
+from trainables.config import DataConfig, Method, TrainConfig
 from trainables.config.training import step_at
 from trainables.metric_keys import TRAIN_LOSS, VALIDATION_LOSS
 from trainables.records.schema import BaseRecord
@@ -20,6 +20,7 @@ _LARGEST_SHARE_HELD_OUT = 0.5  # more is better trained on
 def training_warnings(config: SweepConfig, samples: int | None) -> Iterator[str]:
     """What trainings of so many samples, if known, would not do as their sweep file may want it."""
     yield from _of_length(config)
+    yield from _of_held_out(config.data)
     if samples is not None:
         yield from _of_batches(config, samples)
         yield from _of_early_stopping(config, samples)
@@ -33,6 +34,16 @@ def _of_length(config: SweepConfig) -> Iterator[str]:
         yield (
             f"train.epochs is {train.epochs:g}, which has no effect beside train.steps, "
             f"{train.steps}: leave epochs out, or set steps to null"
+        )
+
+
+def _of_held_out(data: DataConfig) -> Iterator[str]:
+    """A share of the rows beside a file: no fault, as another file may give one of them."""
+    is_given = data.validation_fraction and "validation_fraction" in data.model_fields_set
+    if is_given and data.validation_path:
+        yield (
+            f"data.validation_fraction is {data.validation_fraction:g}, which has no effect beside "
+            "data.validation_path: leave it out, or set validation_path to null"
         )
 
 
