@@ -16,7 +16,7 @@ from analysis.sweeps import Sweep, open_sweeps
 from trainables.config import ModelConfig
 from trainables.errors import CannotInspect, Fault, UserError, first_line
 from trainables.files.disk import whole_folder
-from trainables.files.locations import is_local
+from trainables.files.locations import PACKAGE_SCHEME, expanded, is_local
 from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.recommendation import numbers_text
 from trainables.results.wording import status_in_full
@@ -40,14 +40,16 @@ def export(
         to: a folder that is empty or does not exist yet.
         number: of the trial; None takes the one that the sweep recommends.
         merge: merge the adapter into its base, giving a model that needs no PEFT.
-        tell: called with a warning, that the sweep's trial breaks a constraint.
+        tell: called with each warning: that the sweep's trial breaks a constraint, and that the
+            base of an adapter is not on this machine.
 
     Returns:
         The folder.
 
     Raises:
         UserError: there is no such sweep or trial, it has no weights or no configuration of them,
-            nothing can be merged, its base is gone, or the target cannot be written to.
+            nothing can be merged, the base that it is merged into is gone, or the target cannot be
+            written to.
     """
     to = to.absolute()
     [sweep] = open_sweeps([sweep_dir])
@@ -70,6 +72,8 @@ def export(
     except OSError as error:
         rule = f"cannot write to {to}: {error.strerror or error}"
         raise UserError([Fault("--to", rule, "give a folder that can be written to")]) from error
+    if kind == "adapter" and (absent := _absent(record.config.model)):
+        tell(f"warning: model.name: {absent}; the adapter names that path, and loads where it is")
     return to
 
 
@@ -123,6 +127,9 @@ def _check_target(to: Path) -> None:
 def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> None:
     settings = _settings(weights / ("config.json" if kind == "full" else "adapter_config.json"))
     if kind == "merged":
+        if absent := _absent(model):
+            remedy = "copy it to there, or leave --merge out to export the adapter"
+            raise UserError([Fault("model.name", absent, remedy)])
         merge_adapter(model, weights, to)
         return
     _check_whole(weights)
@@ -168,14 +175,28 @@ def _damaged(place: Path, error: Exception) -> UserError:
     return UserError([Fault("--trial", rule, "restore them from a copy, or give another trial")])
 
 
-def _base_of(model: ModelConfig) -> dict[str, str | None]:
-    """The base's hub name, valid on every machine, or else its path on this one."""
+def _absent(model: ModelConfig) -> str | None:
+    """That the base is not on this machine, if it is a file, a folder or of a package."""
     from trainables.inputs.model import source
 
     try:
-        origin = source(model)
+        source(model)
     except (OSError, ModuleNotFoundError) as error:
-        raise UserError([Fault("model.name", f"cannot find {model.name}: {error}")]) from error
+        return f"cannot find {model.name}: {error}"
+    return None
+
+
+def _base_of(model: ModelConfig) -> dict[str, str | None]:
+    """The base's hub name, valid on every machine, or else its path, which may be on another."""
+    from trainables.inputs.model import source
+
+    if absent := _absent(model):
+        # What a package's or a converted file's path is, only the machine that has it knows.
+        if model.name.startswith(PACKAGE_SCHEME) or model.name.endswith(".gguf"):
+            remedy = "export it where the sweep ran"
+            raise UserError([Fault("model.name", absent, remedy)])
+        return {"base_model_name_or_path": str(expanded(model.name)), "revision": None}
+    origin = source(model)
     revision = None if is_local(model.name) else model.revision
     return {"base_model_name_or_path": origin, "revision": revision}
 

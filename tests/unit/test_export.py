@@ -329,18 +329,50 @@ def test_a_merged_model_s_card_says_that_its_scores_are_of_before_it_was_rounded
     assert (said in text) is told
 
 
-def test_a_base_that_is_gone_is_not_blamed_on_the_target(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "tiny"
-    gone = ModelConfig(name=str(tmp_path / "gone"))
-    record_sweep(folder, trial(0, scores(0.5, 0.0), model=gone, weights_dir="/gone/weights"))
+def adapter_of(base: str, folder: Path) -> Path:
+    """A sweep of one adapter, whose base this machine may lack."""
+    metrics, model = scores(0.5, 0.0), ModelConfig(name=base)
+    record_sweep(folder, trial(0, metrics, model=model, weights_dir="/gone/weights"))
     weights = Ledger(folder).folder.attempt(0, 1) / "weights"
     weights.mkdir(parents=True)
-    (weights / "adapter_config.json").write_text("{}")
+    (weights / "adapter_config.json").write_text(json.dumps({"r": 8}))
     save_file({"number": np.array(0)}, weights / "adapter_model.safetensors")
-    told = refused(capsys, folder, tmp_path / "out")
-    assert told.startswith(f"model.name: cannot find {gone.name}: no such file or folder")
+    return folder
+
+
+def test_an_adapter_is_exported_where_its_base_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a laptop that the sweep was copied to."""
+    gone, to = f"{tmp_path}/gone", tmp_path / "out"
+    assert main(["export", str(adapter_of(gone, tmp_path / "tiny")), "--to", str(to)]) == 0
+    out, err = capsys.readouterr()
+    told = f"model.name: cannot find {gone}: no such file or folder: {gone}"
+    assert err == f"warning: {told}; the adapter names that path, and loads where it is\n"
+    assert out == f"{to}\n"
+    assert json.loads((to / "adapter_config.json").read_text())["base_model_name_or_path"] == gone
+    assert f"`{gone}`" in (to / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("base", "arguments", "remedy"),
+    [
+        ("/gone", ["--merge"], "copy it to there, or leave --merge out to export the adapter"),
+        ("/gone.gguf", [], "export it where the sweep ran"),
+        ("package://none/model", [], "export it where the sweep ran"),
+    ],
+)
+def test_a_base_that_is_gone_is_not_blamed_on_the_target(
+    base: str,
+    arguments: list[str],
+    remedy: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = refused(capsys, adapter_of(base, tmp_path / "tiny"), tmp_path / "out", *arguments)
+    assert told.startswith(f"model.name: cannot find {base}: ")
+    assert told.endswith(f"; {remedy}")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
