@@ -126,7 +126,7 @@ def _figure(sweep_dir: Location, target: Path) -> None:
 def _inside(sweep_dir: Path, trials: list[int] | None, everything: bool) -> None:
     from rich.console import Console
 
-    from analysis.inside import as_table, every_trial, look_inside
+    from analysis.inside import as_table, check_base, every_trial, look_inside
     from trainables.inside.records import InsideFolder
 
     records = look_inside(
@@ -136,6 +136,7 @@ def _inside(sweep_dir: Path, trials: list[int] | None, everything: bool) -> None
     )
     Console().print(as_table(records, sweep_dir))
     print(InsideFolder(sweep_dir).root)
+    check_base(records, sweep_dir)
 
 
 def _wandb_runs(project: str, sweep_id: str, file: Path) -> None:

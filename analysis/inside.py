@@ -17,7 +17,7 @@ from analysis.quiet import quiet_libraries
 from analysis.sweep_settings import SweepSettings
 from analysis.sweeps import Sweep, ledger_of
 from trainables.collector import collector_paused
-from trainables.errors import Fault, UserError
+from trainables.errors import Fault, UserError, first_line, hub_remedy
 from trainables.inside.choice import notable_trials
 from trainables.inside.records import ROUNDED, InsideFolder, InsideRecord, is_rounded
 from trainables.records.ledger import Ledger
@@ -53,6 +53,26 @@ def look_inside(
             records.append(inspect_trial(sweep_dir, number))
         seen(records[-1])
     return records
+
+
+def check_base(records: Sequence[InsideRecord], sweep_dir: Path) -> None:
+    """Check that it is not for lack of the base that nothing was found in any trial.
+
+    Raises:
+        UserError: it is.
+    """
+    from trainables.inputs.model import fingerprint
+
+    with_weights = [record for record in records if record.key]
+    if not with_weights or any(record.matrices for record in with_weights):
+        return
+    model = Ledger(sweep_dir).trial(with_weights[0].number).config.model
+    try:
+        fingerprint(model)
+    except (OSError, ModuleNotFoundError) as error:
+        rule = f"cannot find {model.name}: {first_line(error)}"
+        remedy = hub_remedy(error) or "copy it to there, or look inside where the sweep ran"
+        raise UserError([Fault("model.name", rule, remedy)]) from error
 
 
 def every_trial(sweep_dir: Path) -> list[int]:

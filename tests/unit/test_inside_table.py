@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from builders import record_sweep, scores, trial
 from safetensors.torch import save_file
 
-from analysis.inside import by_trial, similarity
+from analysis.__main__ import main
+from analysis.inside import by_trial, check_base, similarity
+from trainables.config import ModelConfig
 from trainables.inside.records import (
     AttentionDrift,
     InsideFolder,
@@ -82,6 +86,31 @@ def test_a_trial_without_anything_found_has_an_empty_row() -> None:
     frame = by_trial([InsideRecord(number=4, trial_id="trial", reason="it kept no weights")])
     assert all(pd.api.types.is_float_dtype(dtype) for dtype in frame.dtypes)
     assert frame.loc[4].isna().all()
+
+
+@pytest.mark.parametrize("base", ["/gone", "package://gone/model"])
+def test_where_the_base_is_not_on_this_machine_the_command_ends_with_an_error(
+    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, metrics = ModelConfig(name=base), scores(0.5, 0.0)
+    kept = [trial(n, metrics, model=model, weights_dir="/gone/weights") for n in range(2)]
+    ledger = record_sweep(tmp_path, *kept, trial(2, metrics, model=model))
+    for number in range(2):
+        weights = ledger.folder.attempt(number, 1) / "weights"
+        weights.mkdir(parents=True)
+        (weights / "adapter_config.json").write_text(json.dumps({"r": 8}))
+        save_file({"number": torch.zeros(1)}, weights / "adapter_model.safetensors")
+    assert main(["inside", str(tmp_path), "--all"]) == 2
+    out, err = capsys.readouterr()
+    assert "trial 1: " in out
+    assert err.startswith(f"error: model.name: cannot find {base}: ")
+    assert err.endswith("; copy it to there, or look inside where the sweep ran\n")
+    assert err.count("\n") == 1
+    # Weights that were not kept are no fault of the base; nor is what some trials had and others
+    # had not.
+    assert main(["inside", str(tmp_path), "--trials", "2"]) == 0
+    found = InsideRecord(number=0, trial_id="0", key="k", matrices=(change(0.1, 8, 0),))
+    check_base([found, InsideRecord(number=1, trial_id="1", key="k", reason="gone")], tmp_path)
 
 
 def test_updates_are_compared_where_both_trials_have_directions(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
         folder.write(_record(trial, **seen, reason="the inspection of its activations broke off"))
         prompts = choose_prompts(base, ledger.folder.base_items)
         seen |= vars(activation_drift(trial.config, weights_dir, prompts))
-    except (CannotInspect, OSError) as error:
+    except (CannotInspect, OSError, ModuleNotFoundError) as error:  # the last: a package's base
         seen["reason"] = str(error)
     except (RuntimeError, ValueError, KeyError) as error:
         # PyTorch's and PEFT's, of which memory and files that do not fit each other are causes.
