@@ -120,7 +120,8 @@ def test_data_beyond_what_the_model_was_made_for_are_told_of_where_it_reads_on(
     )
     model = ModelConfig(name=str(folder), dtype="float32")
     suite = sweep_config.eval.model_copy(update={"limit": 4})
-    warnings = Base.load(evaluate_base(model, data, suite, 0, tmp_path / "cache")).record.warnings
+    folder = evaluated_base(sweep_config, tmp_path / "cache", model=model, data=data, eval=suite)
+    warnings = Base.load(folder).record.warnings
     told = f"4 of 12 samples are longer than the {LONGEST - 1} tokens that the model was made for"
     assert [text for text in warnings if text.startswith(told)]
 

@@ -53,7 +53,9 @@ def load_tokenizer(model: ModelConfig) -> Any:
     """
     freeze_chat_date()
     tokenizer = _load(AutoTokenizer, model)
-    if tokenizer.get_vocab().keys() <= tokenizer.get_added_vocab().keys():
+    # Mistral's own kind, which is read from its own file alone, knows no added tokens.
+    added: dict[str, int] = getattr(tokenizer, "get_added_vocab", dict)()
+    if tokenizer.get_vocab().keys() <= added.keys():
         raise UserError([fault_of_tokenizer(model.name)])
     if model.eos_token is not None:
         if model.eos_token not in tokenizer.get_vocab():
