@@ -11,9 +11,10 @@
     conclusions  sentences, each with its evidence
     paper_table  method and rank by task
     results      what all of these show, computed once
-    items        answers item by item, and two models compared on them
+    items        answers item by item
     compared     what to heed where sweeps that differ are shown together
     sweeps       trials and base, read from disk
+    comparison   two models on the same questions
     stats        intervals and tests
 
 Each imports only those below it.

@@ -54,7 +54,8 @@ def interrupting() -> Iterator[None]:
         yield
     finally:
         for number, handler in earlier.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # it came, and once is enough
+                signal.signal(number, handler)
 
 
 @contextmanager

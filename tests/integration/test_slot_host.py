@@ -87,14 +87,15 @@ def test_of_trials_that_may_have_ended_a_host_it_takes_one_at_a_time(
 
     async def run() -> None:
         host = SlotHost()
-        assert await host.join(first, 3, is_suspect=True)
-        assert not await host.join(second, 3, is_suspect=True)
+        assert await host.join(first, 3, suspect_at=0)
+        assert not await host.join(second, 3, suspect_at=0)
         assert await host.join(other, 3)
-        assert await host.join(first, 3, is_suspect=True)  # in its next attempt
-        assert MEASUREMENT in await host.next_event("first")
-        assert not await host.join(second, 3, is_suspect=True)
+        assert await host.join(first, 3, suspect_at=1)  # in its next attempt
+        for step in (1, 2):  # the first was measured before
+            assert (await host.next_event("first"))[MEASUREMENT].step == step
+            assert not await host.join(second, 3, suspect_at=0)
         assert MEASUREMENT in await host.next_event("first")  # so the one before is recorded
-        assert await host.join(second, 3, is_suspect=True)
+        assert await host.join(second, 3, suspect_at=0)
         names = ("first", "second", "other")
         for events in await asyncio.gather(*(follow(host, name) for name in names)):
             assert RESULT in events[-1]

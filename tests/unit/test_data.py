@@ -428,6 +428,8 @@ def test_a_folder_is_said_to_be_none_of_the_files(
         "dataset_info.json",
         "a.txt",
         "b.csv/none",
+        "constraints.txt",
+        "train_config.json",
         "data/test.jsonl",
         "data/train.parquet",
     ):

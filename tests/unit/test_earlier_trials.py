@@ -380,7 +380,8 @@ def test_a_warm_start_leaves_out_trials_of_another_optimizer(tmp_path: Path) -> 
     found, (line,) = import_trials(sweep(warm_start=[earlier]), {})
     assert {record.config.method for record in found} == {"lora"}
     assert "was trained with another deepspeed.config" in line
-    sharded = sweep(warm_start=[earlier], deepspeed=other | {"zero_stage": 3})
+    other["config"]["zero_optimization"] = {"stage": 3}
+    sharded = sweep(warm_start=[earlier], deepspeed=other)
     taken, left_out = import_trials(sharded, {})
     assert not left_out
     assert {record.config.method for record in taken} == {"lora", "full"}

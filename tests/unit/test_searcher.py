@@ -31,7 +31,7 @@ from simulated_search import (
 )
 
 from trainables.config import TrialConfig
-from trainables.records.schema import Outcome, TrialRecord, TrialStatus
+from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import Params, grid_size
 
@@ -163,6 +163,24 @@ def test_a_trial_that_lost_its_process_is_suggested_again_before_new_ones() -> N
     for record in (again, second, third):
         searcher.trial_ended(ended(record, *judge(record.config)))
     assert searcher.suggest("any") == Searcher.FINISHED
+
+
+def test_a_trial_is_suspect_as_long_as_it_gets_no_further_than_where_it_lost_its_process() -> None:
+    searcher = searcher_of(sweep(trials=1))
+
+    def suspect_at() -> int | None:
+        suggestion = searcher.suggest("any")
+        assert isinstance(suggestion, dict)
+        found: int | None = suggestion["suspect_at"]
+        return found
+
+    record = ask(searcher)
+    searcher.trial_interrupted(record)
+    assert suspect_at() == 0
+    for step, expected in ((20, None), (40, None), (40, 40), (40, 40), (45, None)):
+        measured = Measurement(step=step, metrics={}, time=1.0)
+        searcher.trial_interrupted(record.after(measured))
+        assert suspect_at() == expected
 
 
 def test_a_grid_gives_each_point_once_and_ends() -> None:

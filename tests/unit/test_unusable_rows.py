@@ -258,11 +258,11 @@ def test_blank_completions_held_out_or_replayed_count_too(tmp_path: Path) -> Non
 def test_a_null_completion_is_as_blank_as_an_empty_one(completion: str, tmp_path: Path) -> None:
     """As an empty cell of a CSV is null."""
     file = tmp_path / "rows.csv"
-    file.write_text("q,a,hint\nq,b,!\nq,,\nq,c,?\n")
+    file.write_text("q,a,hint\n,,\nq,b,!\nq,,\nq,c,?\nq,d,.\nq,e,.\n,,\n")  # the last as spreadsheets end
     data = of_templates(str(file), completion=completion)
     found = tokenize(data, of_bytes(TEMPLATE), seed=0)
-    assert (len(found.train), found.unusable) == (2, 1)
-    assert found.first_unusable == f"the completion is blank: row 2 of {file}"
+    assert (len(found.train), found.unusable) == (4, 3)
+    assert found.first_unusable == f"the completion is blank: row 1 of {file}"
 
 
 def test_completions_that_are_mostly_null_or_lack_a_field_are_refused() -> None:

@@ -339,15 +339,29 @@ def test_a_folder_that_is_no_sweep_is_refused(
         watched.refresh()
 
 
-@pytest.mark.parametrize("is_killed", [False, True])
-def test_a_command_that_ended_before_its_sweep_began_is_not_waited_for(
-    is_killed: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_command_that_was_killed_before_its_sweep_began_is_not_waited_for_long(
+    tmp_path: Path,
 ) -> None:
-    """As by Ctrl-C in its first seconds; one that is killed leaves its lock."""
+    """It leaves its lock, and the file server's clock may be behind."""
+    now = [BEGAN]
+    watched = WatchedSweep(tmp_path, clock=lambda: now[0])
     (tmp_path / "sweep.log").touch()
-    if is_killed:
-        (tmp_path / "lock.json").touch()
-        os.utime(tmp_path / "lock.json", (BEGAN, BEGAN))
+    (tmp_path / "lock.json").touch()
+    for modified in (BEGAN - 900, BEGAN - 890):  # it still lives
+        os.utime(tmp_path / "lock.json", (modified, modified))
+        assert watched.refresh() == []
+        now[0] += 59
+        assert watched.refresh() == []
+    now[0] += 1
+    with pytest.raises(UserError, match="no sweep has begun in it"):
+        watched.refresh()
+
+
+def test_a_command_that_ended_before_its_sweep_began_is_not_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by Ctrl-C in its first seconds."""
+    (tmp_path / "sweep.log").touch()
     assert main(["watch", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
         "error: SWEEP_DIR: no sweep has begun in it, and no command runs there: "

@@ -62,15 +62,16 @@ def read_rows(file: Path, field: str, other: str = ".jsonl") -> list[Row]:
 def data_file_in(folder: Path) -> Path | None:
     """A file of rows in a folder, or one below, of training rather than of others; None if none.
 
-    JSON and text may be anything, so such files count only where their name is of training.
+    JSON and text may be anything, so such files count last, and where they are named `train`.
     """
     found = [path for pattern in ("*", "*/*") for path in sorted(folder.glob(pattern))]
-    kinds, if_named_so = (".jsonl", ".parquet", ".csv", ".tsv"), (".json", ".txt")
-    of_training = [path for path in found if "train" in path.name and path.is_file()]
-    others = [path for path in found if path.is_file()]
+    files = [path for path in found if path.is_file()]
+    rows = [path for path in files if _suffix(path) in (".jsonl", ".parquet", ".csv", ".tsv")]
+    texts = [path for path in files if _suffix(path) in (".json", ".txt")]
     candidates = [
-        *(path for path in of_training if _suffix(path) in kinds + if_named_so),
-        *(path for path in others if _suffix(path) in kinds),
+        *(path for path in rows if path.name.startswith("train")),
+        *rows,
+        *(path for path in texts if path.name.split(".")[0] == "train"),
     ]
     return candidates[0] if candidates else None
 

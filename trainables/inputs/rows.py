@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ _LONGEST_REASON = 400  # characters: with the types of all fields it may be of p
 # A name in one pair of braces, as Python and others write it.
 _BRACED = re.compile(r"\{([^{}]+)\}")
 SOURCES: tuple[Source, ...] = ("path", "validation_path")
+_BLANK = Fault("data.completion", "the completion is blank", "leave such rows out")
 # What is learned from a row, or why nothing can be.
 Rendered = list[Example] | UnusableRow
 
@@ -165,9 +166,19 @@ def _faults_of_fields(data: DataConfig, rows: Sequence[Row], location: str) -> l
     if data.text is not None:
         return first_of(list(_faults_of_texts(data.text, rows, location)))
     faults: list[Fault] = []
+    blank = _blank_rows(data, rows)
     for name, text in _templates(data).items():
-        faults += first_of(list(_faults_of_template(f"data.{name}", text, rows, location)))
+        faults += first_of(list(_faults_of_template(f"data.{name}", text, rows, location, blank)))
     return faults
+
+
+def _blank_rows(data: DataConfig, rows: Sequence[Row]) -> Set[int]:
+    """Indices of rows with a completion that nulls leave blank: nothing else need be in them."""
+    try:
+        template = ENVIRONMENT.from_string(_templates(data)["completion"])
+    except (KeyError, TemplateError):  # there is none, or the faults tell of it
+        return frozenset()
+    return {index for index, row in enumerate(rows) if _is_blank_by_nulls(template, row)}
 
 
 def _templates(data: DataConfig) -> dict[str, str]:
@@ -178,7 +189,7 @@ def _templates(data: DataConfig) -> dict[str, str]:
 
 
 def _faults_of_template(
-    field: str, text: str, rows: Sequence[Row], location: str
+    field: str, text: str, rows: Sequence[Row], location: str, blank: Set[int]
 ) -> Iterator[Fault]:
     try:
         wanted = meta.find_undeclared_variables(ENVIRONMENT.parse(text))
@@ -190,22 +201,23 @@ def _faults_of_template(
     if (meant := _meant(text, rows[0])) and "{{" not in text and "{%" not in text:
         yield Fault(field, f"is one text for all rows: {text!r}", f"write {meant}")
         return
+    is_first = True
     for index, row in enumerate(rows):
         named = names_of(row)
-        if index and all(isinstance(named.get(name), PLAIN) for name in wanted):
+        is_like_first = all(isinstance(named.get(name), PLAIN) for name in wanted) and not is_first
+        if is_like_first or index in blank:
             continue  # as good as the first, whatever the template does with such values
+        was_first, is_first = is_first, False
         try:
             text_of(template, row)
         except TEMPLATE_FAILS as error:
-            if field == "data.completion" and _is_blank_by_nulls(template, row):
-                continue  # left out like other blank ones
             without = sorted(name for name in wanted if named.get(name) is None)
             if not without or not isinstance(error, UndefinedError):
                 yield _failure(field, index, error)
                 continue
             lacking = _lacking(template, row, without)
             yield _fault_of_lacking(field, lacking, f"row {index + 1} of {location}", row)
-            if index == 0 and any(name not in row for name in lacking):
+            if was_first and any(name not in row for name in lacking):
                 return  # a name that no row has, most likely
 
 
@@ -295,22 +307,24 @@ def _is_blank_by_nulls(template: Template, row: Row) -> bool:
         return False
 
 
-def _render(data: DataConfig, rows: Iterable[Row]) -> Iterator[Rendered]:
+def _render(data: DataConfig, rows: Sequence[Row]) -> Iterator[Rendered]:
     if data.text is not None:
         for row in rows:
             text = row[data.text] or ""
             yield [Example("", text)] if text.strip() else []
         return
     templates = {name: ENVIRONMENT.from_string(text) for name, text in _templates(data).items()}
+    blank = _blank_rows(data, rows)
     for index, row in enumerate(rows):
+        if index in blank:
+            yield UnusableRow([_BLANK])
+            continue
         texts = {}
         for name, template in templates.items():
             try:
                 texts[name] = text_of(template, row)
             except TEMPLATE_FAILS as error:
-                if name != "completion" or not _is_blank_by_nulls(template, row):
-                    raise UserError([_failure(f"data.{name}", index, error)]) from error
-                texts[name] = ""
+                raise UserError([_failure(f"data.{name}", index, error)]) from error
         try:
             examples = _examples(data, row, texts)
         except UnusableRow as error:
@@ -330,5 +344,4 @@ def _examples(data: DataConfig, row: Row, texts: Mapping[str, str]) -> list[Exam
         return examples_of_chat(row, data.messages, data.answers)
     if texts["completion"].strip():
         return [Example(texts["prompt"], texts["completion"])]
-    rule, remedy = "the completion is blank", "leave such rows out"
-    raise UnusableRow([Fault("data.completion", rule, remedy)])
+    raise UnusableRow([_BLANK])

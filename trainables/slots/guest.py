@@ -19,13 +19,13 @@ class Guest:
 
     trial: TrialConfig
     listener: str = ""
-    is_suspect: bool = False  # until something that it measured is recorded
+    suspect_at: int | None = None  # until a later step is recorded
+    told_step: int = 0
     events: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
     slot: Any = None
     is_gone: bool = False  # nobody listens any more
     tried: list[str] = field(default_factory=list)  # batches that memory ran out at
     _recorded: asyncio.Event = field(default_factory=asyncio.Event)
-    _has_told: bool = False
 
     async def record(self, event: dict[str, Any]) -> bool:
         """Queue a measurement and wait until it is recorded; False if nobody will record it."""
@@ -42,10 +42,9 @@ class Guest:
         """Wait for the next event; whoever asks is done with those before."""
         if self.events.empty():
             self._recorded.set()
-        self.is_suspect = self.is_suspect and not self._has_told
-        event = await self.events.get()
-        self._has_told = True
-        return event
+        if self.suspect_at is not None and self.told_step > self.suspect_at:
+            self.suspect_at = None
+        return await self.events.get()
 
     def let_go(self) -> None:
         """Nobody listens any more."""

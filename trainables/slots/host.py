@@ -176,7 +176,7 @@ class SlotHost:
         slots: int,
         may_wait: bool = True,
         listener: str = "",
-        is_suspect: bool = False,
+        suspect_at: int | None = None,
     ) -> bool:
         """Accept a trial; an earlier attempt at it, which nobody listens to any more, leaves.
 
@@ -185,9 +185,10 @@ class SlotHost:
             slots: trials that may train here at a time.
             may_wait: whether to accept it even if all slots are taken.
             listener: who will ask for its events.
-            is_suspect: whether it may be what ended a host's process. One such trial is accepted
-                at a time, until what it measured is recorded: of those that were there together,
-                each would else be held to account for the one that does it again.
+            suspect_at: the step beyond which it has not got since a host's process ended, by which
+                it may have done that. One such trial is accepted at a time, until a later step is
+                recorded: of those that were there together, each would else be held to account for
+                the one that does it again.
 
         Returns:
             Whether it was accepted.
@@ -196,10 +197,11 @@ class SlotHost:
         await self.leave(trial.trial_id)
         if self._is_retired or (len(self._guests) >= slots and not may_wait):
             return False
-        if is_suspect and any(guest.is_suspect for guest in self._guests.values()):
+        suspects = [guest for guest in self._guests.values() if guest.suspect_at is not None]
+        if suspect_at is not None and suspects:
             return False
         self._minutes = trial.minutes_per_report
-        guest = Guest(trial, listener, is_suspect)
+        guest = Guest(trial, listener, suspect_at)
         self._guests[trial.trial_id] = guest
         self._waiting.append(guest)
         if self._running is None:
@@ -212,6 +214,8 @@ class SlotHost:
         if guest is None or guest.listener != listener:
             return {UNKNOWN: True}
         event = await guest.next_event()
+        if MEASUREMENT in event:
+            guest.told_step = event[MEASUREMENT].step
         if RESULT in event or ERROR in event:
             self._remove(guest)
         return event

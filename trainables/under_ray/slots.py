@@ -99,15 +99,15 @@ def life_of(actor: Any) -> tuple[str, int]:
 
 
 def train_in_slot(
-    slot_hosts: SlotHosts, trial: TrialConfig, report: Report, *, is_suspect: bool
+    slot_hosts: SlotHosts, trial: TrialConfig, report: Report, *, suspect_at: int | None
 ) -> TrialResult:
     """Have a host train the trial alongside others, and pass on its reports.
 
-    One that is suspect has lost its host before it measured anything new. It may be what ends it,
+    One that is suspect has lost its host without getting beyond this step. It may be what ends it,
     so it joins no other that is.
     """
     listener = secrets.token_hex(8)
-    actor = _join(slot_hosts, trial, listener, is_suspect=is_suspect)
+    actor = _join(slot_hosts, trial, listener, suspect_at)
     logger.warning("trains in a slot, beside up to %d other trials", slot_hosts.slots - 1)
     try:
         while True:
@@ -126,7 +126,7 @@ def train_in_slot(
 
 
 def _join(
-    slot_hosts: SlotHosts, trial: TrialConfig, listener: str, *, is_suspect: bool = False
+    slot_hosts: SlotHosts, trial: TrialConfig, listener: str, suspect_at: int | None = None
 ) -> Any:
     """Have a host accept the trial, preferably one with a free slot.
 
@@ -146,7 +146,7 @@ def _join(
         "trial": trial,
         "slots": slot_hosts.slots,
         "listener": listener,
-        "is_suspect": is_suspect,
+        "suspect_at": suspect_at,
     }
     asked: dict[Any, Any] = {}
     while True:

@@ -43,8 +43,8 @@ Train = Callable[[TrialConfig, Report], TrialResult]
 def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> None:
     """Tune's function trainable.
 
-    `config["trial"]` is a `TrialConfig` as plain data, `config["is_suspect"]` whether it has lost
-    its process without progress before.
+    `config["trial"]` is a `TrialConfig` as plain data; `config["suspect_at"]` the step that it has
+    not got beyond in an attempt whose process was lost, if the last was such a one.
     """
     trial = TrialConfig.model_validate(config["trial"])
     here, in_slot = trial, None
@@ -52,7 +52,7 @@ def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> No
     try:
         check_sees(trial.base_dir, BASE_RECORD)
         if slot_hosts is not None and not reason_against(trial):
-            in_slot = partial(train_in_slot, slot_hosts, is_suspect=config["is_suspect"])
+            in_slot = partial(train_in_slot, slot_hosts, suspect_at=config["suspect_at"])
         waits = trial.workers > 1 or in_slot is not None
         here = beside_workers(trial) if waits else on_this_node(trial)
         with log_to(Path(here.output_dir) / "trial.log"):

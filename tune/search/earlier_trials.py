@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainables.config import DeepSpeedConfig
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, join, parse_location
 from trainables.records.ledger import Ledger
@@ -180,9 +181,15 @@ def _placed(config: SweepConfig, record: TrialRecord) -> TrialRecord:
     """
     params = params_of(config.search, config.train, record.config)
     trained = record.config.deepspeed
-    if trained and trained.config != config.deepspeed.config:  # it may name the optimizer
+    if trained and _unsharded(trained) != _unsharded(config.deepspeed):  # it names the optimizer
         raise Misfit("deepspeed.config", "was trained with another deepspeed.config")
     return record.model_copy(update={"params": params})
+
+
+def _unsharded(deepspeed: DeepSpeedConfig) -> dict[str, Any]:
+    """What a user's own DeepSpeed file decides of a trial's results, as sharding does not."""
+    settings = deepspeed.config or {}
+    return {key: value for key, value in settings.items() if key != "zero_optimization"}
 
 
 def _misfit_fault(field: str, outside: Sequence[tuple[TrialRecord, Misfit]]) -> Fault:

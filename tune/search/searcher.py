@@ -73,6 +73,9 @@ class OptunaSearcher(Searcher, SweepListener):
         self._history = SearchHistory(earlier, warm, outside)
         # Interrupted trials count as running: the search does not end before they do.
         self._running = {record.number: record for record in interrupted}
+        # Where each trial's attempt began, and where those stand that got no further in the last.
+        self._began_at: dict[int, int] = {}
+        self._suspect_at: dict[int, int] = {}
         self._winners: list[TrialRecord] | None = None
         self._is_stopping = False
         self._failures_alike: dict[str, list[str]] = defaultdict(list)
@@ -139,7 +142,7 @@ class OptunaSearcher(Searcher, SweepListener):
             "params": trial.params,
             "attempt": trial.attempt,
             "confirms": trial.confirms,
-            "is_suspect": trial.failures > 0,
+            "suspect_at": self._suspect_at.get(trial.number),
         }
 
     def _with_room(self, room: Room) -> TrialRecord | None:
@@ -201,7 +204,11 @@ class OptunaSearcher(Searcher, SweepListener):
         self._history.take(record)
 
     def trial_interrupted(self, record: TrialRecord) -> None:
-        """Suggest the trial again before any new one."""
+        """Suggest the trial again before any new one; without progress it may be what ended it."""
+        if (step := _step(record)) > self._began_at.get(record.number, 0):
+            self._suspect_at.pop(record.number, None)
+        else:
+            self._suspect_at[record.number] = step
         self._again.append(record)
         self._leave(record)
 
@@ -259,6 +266,7 @@ class OptunaSearcher(Searcher, SweepListener):
     def _resume(self) -> TrialRecord:
         """The next interrupted trial, in its next attempt."""
         record = self._again.pop(0)
+        self._began_at[record.number] = _step(record)
         attempt = record.attempt + 1
         config = self._make_trial(record.number, record.params, attempt, record.config.seed)
         return record.model_copy(update={"config": config, "attempt": attempt})
@@ -315,6 +323,11 @@ class OptunaSearcher(Searcher, SweepListener):
         if self._winners is None:
             self._winners = winners(self._config, self._history.records, confirm.top_k)
         return unconfirmed(confirm.seeds, self._winners, list(self._history.records))
+
+
+def _step(record: TrialRecord) -> int:
+    """The newest step that a trial has measured."""
+    return record.last.step if record.last else 0
 
 
 def _reason(record: TrialRecord) -> str:
