@@ -256,9 +256,9 @@ def test_blank_completions_held_out_or_replayed_count_too(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("completion", [" {{ a }}", "{{ a | trim }}", "{{ a }}{{ hint }}"])
 def test_a_null_completion_is_as_blank_as_an_empty_one(completion: str, tmp_path: Path) -> None:
-    """As an empty cell of a CSV is null."""
+    """As an empty cell of a CSV is null, and all of an empty row, with which spreadsheets end."""
     file = tmp_path / "rows.csv"
-    file.write_text("q,a,hint\n,,\nq,b,!\nq,,\nq,c,?\nq,d,.\nq,e,.\n,,\n")  # the last as spreadsheets end
+    file.write_text("q,a,hint\n,,\nq,b,!\nq,,\nq,c,?\nq,d,.\nq,e,.\n,,\n")
     data = of_templates(str(file), completion=completion)
     found = tokenize(data, of_bytes(TEMPLATE), seed=0)
     assert (len(found.train), found.unusable) == (4, 3)
