@@ -117,6 +117,8 @@ def test_trials_of_a_host_that_dies_go_on_and_measure_the_same(
     assert_same(finals(outcome), one_by_one)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # a minute, mostly; once it was 276 s
 def test_a_trial_that_ends_its_host_each_time_fails_alone(
     run_sweep: RunSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
