@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainables.training import checkpoint, full_sft
+from trainables.training import checkpoint, full_sft, optimizer_state
 
 
 def model_and_optimizer(monkeypatch: pytest.MonkeyPatch, seed: int) -> tuple[Any, Any]:
@@ -86,7 +86,7 @@ def test_an_optimizer_that_updates_what_is_not_known_does_not_go_on(tmp_path: Pa
     checkpoint.write(tmp_path / "step", checkpoint.take(model, known, progress, world_size=1))
     copies = [parameter.detach().clone() for parameter in model.parameters()]
     unknown = SimpleNamespace(optimizer=torch.optim.AdamW(copies))
-    with pytest.raises(checkpoint.CannotGoOn, match="got SimpleNamespace around AdamW"):
+    with pytest.raises(optimizer_state.CannotGoOn, match="got SimpleNamespace around AdamW"):
         checkpoint.load_training_state(tmp_path / "step", model, unknown)
 
 
@@ -94,7 +94,7 @@ def test_a_part_that_lies_on_nvme_is_restored() -> None:
     """DeepSpeed has one element in its place; here it has none of NVMe, whose library may lack."""
     program = """if True:
         import deepspeed, torch
-        from trainables.training import checkpoint, full_sft
+        from trainables.training import full_sft, optimizer_state
 
         full_sft._compile_nothing()
         layer = torch.nn.Linear(4, 3, bias=False)
@@ -105,7 +105,7 @@ def test_a_part_that_lies_on_nvme_is_restored() -> None:
         )
         partition = layer.weight.ds_tensor
         in_memory, partition.data = partition.data, torch.tensor(1.0)
-        checkpoint._set_partition(layer.weight, torch.full((3, 4), 7.0), None)
+        optimizer_state._set_partition(layer.weight, torch.full((3, 4), 7.0), None)
         partition.data = in_memory
         restored = deepspeed.utils.safe_get_full_fp32_param(layer.weight)
         assert restored.tolist() == [[7.0] * 4] * 3, restored

@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainables.training.checkpoint import _on_cpu
+from trainables.training.optimizer_state import _on_cpu
 
 _COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.clone.default)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainables.training.checkpoint import step_counter
+from trainables.training.optimizer_state import step_counter
 
 
 @pytest.mark.parametrize("options", [{}, {"foreach": True}, {"capturable": True}])

@@ -8,7 +8,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from trainables.slots.adapters import Adapter
-from trainables.training.checkpoint import step_counter
+from trainables.training.optimizer_state import step_counter
 
 # Over the whole vector at once fp32 loses digits on a CPU; tensor by tensor, as the reference does,
 # takes as long as the rest of the step. A GPU sums as a tree.

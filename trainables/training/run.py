@@ -22,7 +22,7 @@ from trainables.inputs.tokenized import as_dataset
 from trainables.process.background import in_background
 from trainables.process.workers import agreed, barrier, from_each
 from trainables.records.schema import Measurement, TrialResult
-from trainables.training import checkpoint, checkpoint_files
+from trainables.training import checkpoint, checkpoint_files, optimizer_state
 from trainables.training.attempt_folder import (
     is_scratch,
     publish_checkpoints,
@@ -255,7 +255,7 @@ class Checkpoints(TrainerCallback):
         """Restore parameters, moments and schedule."""
         if self._resumed is None or self._progress is None:
             # In bfloat16 DeepSpeed's stage 0 has made one, of zero gradients, to allot its moments.
-            checkpoint.set_steps(self._trainer.optimizer, 0)
+            optimizer_state.set_steps(self._trainer.optimizer, 0)
             return
         trainer, progress = self._trainer, self._progress
         checkpoint.load_training_state(self._resumed, trainer.model, trainer.optimizer)

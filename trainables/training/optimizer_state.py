@@ -1,0 +1,272 @@
+"""The trained parameters, the optimizer's moments and its steps, as whole tensors.
+
+They are read and put back under the parameter's name whatever wraps the optimizer: nothing,
+mixed precision's fp32 copies, or ZeRO's partitions at any stage on any number of workers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from trainables.errors import TrialError
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+# DeepSpeed's names: at stage 3, at 1 and 2, and at 1 in bfloat16 with gradients in fp32.
+_PARTITIONS = (
+    "fp32_partitioned_groups_flat",
+    "single_partition_of_fp32_groups",
+    "fp32_groups_flat_partition",
+)
+
+
+class CannotGoOn(TrialError):
+    """The optimizer keeps its state where that of a checkpoint cannot be restored."""
+
+
+def read(model: Any, optimizer: Any, keep: bool) -> dict[str, torch.Tensor]:
+    """Whole tensors on the CPU; under ZeRO a collective that every worker takes part in.
+
+    Only workers that are to keep them get the tensors, which take 12 bytes per parameter.
+
+    Returns:
+        `parameter/{name}` and the moments `exp_avg/{name}` and `exp_avg_sq/{name}`, in fp32;
+        `steps`, how many the optimizer has done, and `step/{name}` where one has its own count.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    _link_moments(optimizer)
+    for name, parameter in _trained(model):
+        for kind in (None, *_MOMENTS):
+            value = _get(parameter, kind, optimizer)
+            if keep and value is not None:
+                tensors[f"{kind or 'parameter'}/{name}"] = _on_cpu(value)
+    states = _base_optimizer(optimizer).state.values()
+    counts = [float(state["step"]) for state in states if "step" in state]
+    tensors["steps"] = torch.tensor(max(counts, default=0.0))
+    for name, state in _own_states(model, optimizer).items() if keep else ():
+        if "step" in state:
+            tensors[f"step/{name}"] = torch.tensor(float(state["step"]))
+    return tensors
+
+
+def restore(model: Any, optimizer: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """Put back what `read` gave; under ZeRO every worker calls it.
+
+    Raises:
+        KeyError: the tensors belong to another model or adapter.
+        CannotGoOn: the optimizer updates tensors of its own that belong to no known parameter.
+    """
+    steps = int(tensors["steps"])
+    _check_all_is_known(model, optimizer)
+    _link_moments(optimizer)
+    for name, parameter in _trained(model):
+        _set(parameter, tensors[f"parameter/{name}"], None, optimizer)
+        for moment in _MOMENTS:
+            key = f"{moment}/{name}"
+            if key in tensors:
+                _set(parameter, tensors[key], moment, optimizer)
+    set_steps(optimizer, steps)
+    for name, state in _own_states(model, optimizer).items():
+        if (own := tensors.get(f"step/{name}")) is not None:
+            state["step"].fill_(own)
+
+
+def set_steps(optimizer: Any, steps: int) -> None:
+    """Set how many steps the optimizer has done, which its bias correction goes by."""
+    for state in _base_optimizer(optimizer).state.values():
+        if torch.is_tensor(state.get("step")):
+            state["step"].fill_(steps)  # in place: the tensor may be shared
+        elif "step" in state:
+            state["step"] = torch.tensor(float(steps))
+
+
+def _own_states(model: Any, optimizer: Any) -> dict[str, dict[str, Any]]:
+    """The optimizer's states of the parameters that have one, as those under ZeRO do not.
+
+    One without a gradient in some steps, such as an expert that got no token, has counted fewer.
+    """
+    states = _base_optimizer(optimizer).state
+    own = [(name, p) for name, p in _trained(model) if not _is_partitioned(p)]
+    return {name: states.get(_master(parameter, optimizer)[0], {}) for name, parameter in own}
+
+
+def _trained(model: Any) -> list[tuple[str, Any]]:
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def _link_moments(optimizer: Any) -> None:
+    """Make sure that ZeRO's moments exist and that its parameters are linked to them.
+
+    Before the first step there are none, and after it ZeRO 1 and 2 have linked only those of the
+    first parameter group (DeepSpeed 0.19).
+    """
+    *wrappers, base = _unwrapped(optimizer)
+    for wrapper in wrappers:
+        for partition in _partitions(wrapper):
+            if not base.state[partition]:
+                moments = {moment: torch.zeros_like(partition) for moment in _MOMENTS}
+                base.state[partition] = {**moments, "step": step_counter(base, partition)}
+        if hasattr(wrapper, "_lazy_init_hp_params_optimizer_state"):
+            wrapper._hp_optimizer_states_linked = False
+            wrapper._lazy_init_hp_params_optimizer_state()
+
+
+def _partitions(wrapper: Any) -> list[Any]:
+    """This worker's partitions of the fp32 parameters, as ZeRO gives them to the optimizer."""
+    return [partition for name in _PARTITIONS for partition in getattr(wrapper, name, ())]
+
+
+def _check_all_is_known(model: Any, optimizer: Any) -> None:
+    """Check that every tensor that the optimizer updates can be restored.
+
+    Only under a wrapper does it update other tensors than the parameters themselves.
+    """
+    *wrappers, base = _unwrapped(optimizer)
+    if not wrappers:
+        return
+    known = [partition for wrapper in wrappers for partition in _partitions(wrapper)]
+    whole = [parameter for _, parameter in _trained(model) if not _is_partitioned(parameter)]
+    known += [_master(parameter, optimizer)[0] for parameter in whole]
+    updated = {id(tensor) for group in base.param_groups for tensor in group["params"]}
+    if not updated <= set(map(id, known)):
+        names = " around ".join(type(each).__name__ for each in (*wrappers, base))
+        raise CannotGoOn(
+            "deepspeed.config: must not make an optimizer whose state a checkpoint cannot be "
+            f"put back into, got {names}; leave its section `optimizer` out"
+        )
+
+
+def _is_partitioned(parameter: Any) -> bool:
+    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
+
+
+def _get(parameter: Any, moment: str | None, optimizer: Any) -> Any:
+    if _is_partitioned(parameter):
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if moment is None:
+            return safe_get_full_fp32_param(parameter)
+        return safe_get_full_optimizer_state(parameter, moment)
+    master, part = _master(parameter, optimizer)
+    state = _base_optimizer(optimizer).state.get(master, {})
+    whole = master.data if moment is None else state.get(moment)
+    return None if whole is None else _own_part(parameter, whole, part)
+
+
+def _on_cpu(value: torch.Tensor) -> torch.Tensor:
+    layout = torch.contiguous_format
+    return value.detach().to("cpu", torch.float32, copy=True, memory_format=layout)
+
+
+def _master(parameter: Any, optimizer: Any) -> tuple[Any, slice | None]:
+    """The tensor that the optimizer updates, and its slice for the parameter; None if it is all.
+
+    In 16 bit at stage 0 it is an fp32 copy: of the parameter or, under DeepSpeed's own Adam on a
+    GPU, of all parameters of its group, concatenated.
+    """
+    for wrapper in _unwrapped(optimizer)[:-1]:
+        for number, working in enumerate(getattr(wrapper, "fp16_groups", ())):
+            start = 0
+            for position, ours in enumerate(working):
+                if ours is parameter and hasattr(wrapper, "fp32_groups_flat"):
+                    return wrapper.fp32_groups_flat[number], slice(start, start + ours.numel())
+                if ours is parameter and hasattr(wrapper, "fp32_groups"):
+                    return wrapper.fp32_groups[number][position], None
+                start += ours.numel()
+    return parameter, None
+
+
+def _own_part(parameter: Any, whole: torch.Tensor, part: slice | None) -> torch.Tensor:
+    """The parameter's slice of what the optimizer updates, in the parameter's shape."""
+    return whole if part is None else whole[part].view_as(parameter)
+
+
+def _set(parameter: Any, value: torch.Tensor, moment: str | None, optimizer: Any) -> None:
+    if _is_partitioned(parameter):
+        _set_partition(parameter, value, moment)
+        if moment is None:
+            _set_working_copy(parameter, value)
+        return
+    value, base = value.to(parameter.device), _base_optimizer(optimizer)
+    master, part = _master(parameter, optimizer)
+    if moment is None:
+        whole = master.data
+        parameter.data.copy_(value)
+    else:
+        state = base.state[master]
+        if moment not in state:
+            state[moment] = torch.zeros_like(master.data)
+        if "step" not in state:
+            state["step"] = step_counter(base, master)
+        whole = state[moment]
+    _own_part(parameter, whole, part).copy_(value)
+
+
+def _set_partition(parameter: Any, value: torch.Tensor, moment: str | None) -> None:
+    """Set this worker's part of the fp32 parameter, or of its moment."""
+    from deepspeed import utils
+
+    if _is_padded(parameter):
+        partition = _partition_of(parameter, value)
+        if moment is None:
+            utils.safe_set_local_fp32_param(parameter, partition)
+        else:
+            utils.safe_set_local_optimizer_state(parameter, partition, moment)
+    elif moment is None:
+        utils.safe_set_full_fp32_param(parameter, value)
+    else:
+        utils.safe_set_full_optimizer_state(parameter, value, moment)
+
+
+def _is_padded(parameter: Any) -> bool:
+    """Whether ZeRO-3 splits it into parts that together are longer than it is.
+
+    DeepSpeed's `safe_set_full_` functions would read beyond its end; its `safe_set_local_` ones
+    refuse a part that lies on NVMe (0.19).
+    """
+    if not hasattr(parameter, "ds_id"):
+        return False
+    workers = torch.distributed.get_world_size(parameter.ds_process_group)
+    return bool(parameter.ds_numel % workers)
+
+
+def _partition_of(parameter: Any, value: torch.Tensor) -> torch.Tensor:
+    """This worker's part of a whole value, padded with zeros."""
+    size = parameter.partition_numel()
+    start = size * torch.distributed.get_rank(parameter.ds_process_group)
+    ours = value.flatten()[start : start + size]
+    return torch.nn.functional.pad(ours, (0, size - len(ours)))
+
+
+def step_counter(optimizer: Any, parameter: torch.Tensor) -> torch.Tensor:
+    """A parameter's step counter, at 0, on the device where torch's optimizers create it.
+
+    A fused optimizer, the trainer's on a GPU, reads it there in its kernel.
+    """
+    is_read_there = any(g.get("fused") or g.get("capturable") for g in optimizer.param_groups)
+    return torch.zeros((), device=parameter.device if is_read_there else "cpu")
+
+
+def _set_working_copy(parameter: Any, value: torch.Tensor) -> None:
+    """Set the copy used by forward passes, which ZeRO updates from fp32 only at the next step."""
+    if not hasattr(parameter, "ds_id"):
+        parameter.data.copy_(value)
+        return
+    from deepspeed.runtime.zero import GatheredParameters
+
+    with GatheredParameters([parameter], modifier_rank=0):
+        if torch.distributed.get_rank() == 0:
+            parameter.data.copy_(value)
+
+
+def _base_optimizer(optimizer: Any) -> Any:
+    return _unwrapped(optimizer)[-1]
+
+
+def _unwrapped(optimizer: Any) -> list[Any]:
+    """Accelerate's and DeepSpeed's wrappers from the outside in, the torch optimizer last."""
+    chain = [optimizer]
+    while hasattr(chain[-1], "optimizer"):
+        chain.append(chain[-1].optimizer)
+    return chain
