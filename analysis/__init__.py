@@ -14,7 +14,6 @@
     items        answers item by item
     compared     what to heed where sweeps that differ are shown together
     sweeps       trials and base, read from disk
-    comparison   two models on the same questions
     stats        intervals and tests
 
 Each imports only those below it.

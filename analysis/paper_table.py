@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from analysis.comparison import Comparison
+from analysis.items import Comparison
 from analysis.results import Group, Results
 from analysis.stats.intervals import Interval
 from analysis.stats.significance import holm

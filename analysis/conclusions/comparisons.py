@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from analysis.comparison import Comparison
 from analysis.conclusions.conclusion import Conclusion, p_text
+from analysis.items import Comparison
 from analysis.results import Results
 from analysis.stats.intervals import difference_over_seeds, over_seeds
 from analysis.sweeps import Sweep

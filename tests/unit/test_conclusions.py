@@ -14,10 +14,10 @@ import scipy.stats
 from builders import change_config, repeat_of, with_metrics
 from synthetic_sweep import SyntheticSweep
 
-from analysis.comparison import Comparison
 from analysis.conclusions import conclude
 from analysis.conclusions.comparisons import full_against_lora
 from analysis.conclusions.sufficient_rank import NEGLIGIBLE
+from analysis.items import Comparison
 from analysis.paper_table import Cell, cell_text, paper_table
 from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
 from analysis.report.settings import importance_figure
