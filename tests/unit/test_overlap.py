@@ -12,7 +12,7 @@ import pytest
 from byte_tokenizer import of_bytes
 
 from trainables.config import DataConfig
-from trainables.evaluation.overlap import overlap_warnings
+from trainables.evaluation.data_warnings import overlap_warnings
 from trainables.evaluation.tasks import questions_of
 from trainables.inputs.data import tokenize
 

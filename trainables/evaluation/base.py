@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
 from trainables.evaluation.base_inputs import BaseInputs, general_documents, load_inputs
-from trainables.evaluation.data_warnings import data_warnings
+from trainables.evaluation.data_warnings import data_warnings, overlap_warnings
 from trainables.evaluation.drift import (
     KlReference,
     general_nll,
@@ -33,7 +33,6 @@ from trainables.evaluation.forgetting import (
     is_at_chance,
     is_below_chance,
 )
-from trainables.evaluation.overlap import overlap_warnings
 from trainables.evaluation.positions import length_warnings
 from trainables.evaluation.vocabulary import only_embedded
 from trainables.files.disk import flush, give_usual_modes
