@@ -28,7 +28,6 @@ from trainables.under_ray.trial import run_trial
 from tune.cluster.base_evaluation import have_base_checked, have_base_evaluated
 from tune.cluster.inspections import look_inside
 from tune.cluster.memory_fit import memory_fit
-from tune.cluster.memory_kills import take_for_losses
 from tune.cluster.node_checks import (
     ask_nodes,
     check_nodes,
@@ -63,7 +62,7 @@ from tune.search.space import Params
 from tune.search.trials import TrialMaker
 from tune.signals import stopping_gently
 from tune.stops_by_hand import ENDED_BY_HAND, StopsByHand
-from tune.tune_events import TuneEvents
+from tune.tune_events import TuneEvents, take_memory_kills_for_losses
 
 Trainable = Callable[..., None]
 
@@ -341,7 +340,7 @@ class Sweep:
             in_slots = len(hosts.actors) * hosts.slots
             left = beside_hosts(config, self._cluster, len(hosts.actors))
         held = {m: held_by_worker(config, m, self._cluster) for m in config.search.methods}
-        take_for_losses()
+        take_memory_kills_for_losses()
         # It misses files of Tune's that a sweep does without: the folder has what they would hold.
         logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
         placement = Placement(self._beside_driver, held, slots=in_slots)

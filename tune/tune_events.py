@@ -11,7 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ray.air.execution._internal import actor_manager
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune import Callback
+from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 
 from trainables.config import TrialConfig
@@ -19,6 +22,16 @@ from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialSt
 from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
 from tune.stops_by_hand import ENDED_BY_HAND, StopsByHand
+
+
+def take_memory_kills_for_losses() -> None:
+    """Have Tune take processes that Ray kills for want of memory for lost ones, like any other.
+
+    Ray has a type of error of its own for them, which Tune does not know: it would end the whole
+    sweep with "Caught unexpected exception". It holds for as long as this process lives.
+    """
+    for module in (actor_manager, tune_controller):
+        module.RayActorError = (RayActorError, OutOfMemoryError)
 
 
 class TuneEvents(Callback):
