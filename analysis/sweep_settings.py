@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainables.config import Constraint, Objective
+from trainables.config import ConfirmConfig, Constraint, Objective
 from trainables.records.schema import SweepRecord
 
 
@@ -23,13 +23,6 @@ class Budget(_Part):
     trials: int
     hours: float | None = None
     gpu_hours: float | None = None
-
-
-class Confirm(_Part):
-    """How many winners are repeated after the search, and with how many seeds."""
-
-    top_k: int
-    seeds: int
 
 
 class Wandb(_Part):
@@ -49,7 +42,7 @@ class SweepSettings(_Part):
     sampler: str = "tpe"
     search: dict[str, object] = Field(default_factory=dict)
     budget: Budget
-    confirm: Confirm | None = None
+    confirm: ConfirmConfig | None = None
     wandb: Wandb
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The parts of what a sweep aims for: metrics to minimise or maximise, and bounds on metrics."""
+"""The parts of what a sweep aims for: metrics, bounds on them, and repeats of the winners."""
 
 from __future__ import annotations
 
@@ -69,3 +69,16 @@ class Constraint(Frozen):
         if self.holds(value):
             return -abs(value - self.bound)
         return max(abs(value - self.bound), 1e-12)
+
+
+class ConfirmConfig(Frozen):
+    """Repeating the winners with other seeds once the search has ended.
+
+    Attributes:
+        top_k: how many points: the recommended one, the one recommended without it, and so on. One
+            of them is then recommended by the means over its repeat runs, never one that diverged.
+        seeds: repeat runs of each; the seed changes adapter weights, dropout and data order.
+    """
+
+    top_k: int = Field(default=3, ge=1)
+    seeds: int = Field(default=5, ge=1)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from trainables.config import ConfirmConfig
 from trainables.records.schema import TrialRecord
-from trainables.results.pareto import Confirm, Goals
+from trainables.results.pareto import Goals
 from trainables.results.recommendation import recommend
 from trainables.results.repeats import point_of
 
 
-def planned_repeats(confirm: Confirm | None, searched: int) -> int:
+def planned_repeats(confirm: ConfirmConfig | None, searched: int) -> int:
     """How many repeat runs there will be after so many trials, if there are enough winners."""
     return min(confirm.top_k, searched) * confirm.seeds if confirm else 0
 

@@ -6,20 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import Protocol
 
-from trainables.config import Constraint, Objective
+from trainables.config import ConfirmConfig, Constraint, Objective
 from trainables.records.schema import TrialRecord, TrialStatus
-
-
-class Confirm(Protocol):
-    """How a sweep confirms its winners."""
-
-    @property
-    def top_k(self) -> int:
-        """How many there are."""
-
-    @property
-    def seeds(self) -> int:
-        """How many repeat runs each gets."""
 
 
 class Goals(Protocol):
@@ -34,7 +22,7 @@ class Goals(Protocol):
         """Possibly none."""
 
     @property
-    def confirm(self) -> Confirm | None:
+    def confirm(self) -> ConfirmConfig | None:
         """None if nothing is repeated."""
 
 

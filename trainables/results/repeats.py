@@ -9,9 +9,9 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from trainables.config import LoraConfig
+from trainables.config import ConfirmConfig, LoraConfig
 from trainables.records.schema import TrialRecord, TrialStatus
-from trainables.results.pareto import Confirm, Goals, can_be_taken
+from trainables.results.pareto import Goals, can_be_taken
 from trainables.results.trade_off import best_trade_off
 
 # Confidence of every interval, and 1 - LEVEL the p-value below which a difference counts as shown.
@@ -48,7 +48,9 @@ def metrics_over(repeats: Iterable[TrialRecord]) -> dict[str, list[float]]:
     return {key: [own[key] for own in metrics] for key in keys}
 
 
-def judged_by_repeats(records: Sequence[TrialRecord], confirm: Confirm | None) -> list[TrialRecord]:
+def judged_by_repeats(
+    records: Sequence[TrialRecord], confirm: ConfirmConfig | None
+) -> list[TrialRecord]:
     """Complete trials of points that were repeated, with the means over the repeat runs as metrics.
 
     If a repeat run diverged, the trial counts as diverged: no mean of the others makes up for that.

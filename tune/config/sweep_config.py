@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from trainables.config import (
+    ConfirmConfig,
     Constraint,
     DataConfig,
     DeepSpeedConfig,
@@ -53,19 +54,6 @@ class EarlyStoppingConfig(Frozen):
     reduction_factor: float = Field(default=3.0, gt=1)
     first_rung: float = Field(default=1 / 9, gt=0, lt=1)
     loss_limit: float | None = Field(default=3.0, gt=1)
-
-
-class ConfirmConfig(Frozen):
-    """Repeating the winners with other seeds once the search has ended.
-
-    Attributes:
-        top_k: how many points: the recommended one, the one recommended without it, and so on. One
-            of them is then recommended by the means over its repeat runs, never one that diverged.
-        seeds: repeat runs of each; the seed changes adapter weights, dropout and data order.
-    """
-
-    top_k: int = Field(default=3, ge=1)
-    seeds: int = Field(default=5, ge=1)
 
 
 def project_name(name: str) -> str:
