@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
 from analysis.compared import notices
 from analysis.conclusions import conclude
@@ -161,5 +162,5 @@ def _own(name: str) -> str:
 
 def _plotly() -> str:
     """Plotly's code, escaped so that it cannot close its script element."""
-    code = files("plotly.package_data").joinpath("plotly.min.js").read_text(encoding="utf-8")
+    code: str = get_plotlyjs()
     return code.replace("</script", "<\\/script")
