@@ -15,6 +15,7 @@ from trainables.records.folder import SweepFolder
 from trainables.records.schema import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.searcher import OptunaSearcher
+from tune.search.space import Params
 from tune.search.trials import TrialMaker
 
 RATES = {"low": 1e-5, "high": 1e-3}
@@ -115,6 +116,10 @@ def ask(searcher: OptunaSearcher) -> TrialRecord:
     suggestion = searcher.suggest("any")
     assert isinstance(suggestion, dict)
     return started(suggestion)
+
+
+def points(records: Iterable[TrialRecord]) -> list[tuple[int, Params]]:
+    return [(record.number, record.params) for record in records]
 
 
 def run(

@@ -15,6 +15,7 @@ from simulated_search import (
     completing,
     ended,
     judge,
+    points,
     run,
     searcher_of,
     sweep,
@@ -31,10 +32,6 @@ from tune.search.earlier_trials import own_trials
 from tune.search.space import Params, first_points, grid_size, params_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-
-
-def points(records: list[TrialRecord]) -> list[tuple[int, Params]]:
-    return [(record.number, record.params) for record in records]
 
 
 def params(records: list[TrialRecord]) -> list[Params]:

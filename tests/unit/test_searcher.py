@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,12 +16,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from simulated_search import (
+    GRID,
     Ending,
     Judge,
     ask,
     completing,
     ended,
     judge,
+    points,
     run,
     searcher_of,
     started,
@@ -33,19 +34,9 @@ from simulated_search import (
 from trainables.config import TrialConfig
 from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
 from tune.search.searcher import OptunaSearcher
-from tune.search.space import Params, grid_size
+from tune.search.space import grid_size
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-
-
-GRID: dict[str, Any] = {
-    "lora": {"rank": [2, 8], "alpha_ratio": [1, 2], "learning_rate": [1e-4, 1e-3]},
-    "full": {"learning_rate": [1e-5, 1e-4, 1e-3]},
-}
-
-
-def points(records: Iterable[TrialRecord]) -> list[tuple[int, Params]]:
-    return [(record.number, record.params) for record in records]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
