@@ -48,6 +48,24 @@ def learned(tokenizer: Any, sample: Any) -> tuple[str, str]:
     return tokenizer.decode(before), tokenizer.decode(after)
 
 
+@pytest.mark.parametrize(
+    "template",
+    ["cohere2", "gemma3", "lfm2_v2", "llama3", "phi3", "qwen3", "qwen3_instruct_2507", "qwen3_vl"],
+)
+def test_what_is_learned_of_an_answer_is_what_trl_learns(template: str, tmp_path: Path) -> None:
+    """Its templates for training mark it; ours do not, nor do those of models."""
+    tokenizer = of_bytes(template)
+    turns = [QUESTION, {"role": "assistant", "content": "It is 3."}]
+    (sample,) = tokenized(tmp_path, tokenizer, [{"messages": turns}]).train
+    tokenizer.chat_template = of_bytes(f"{template}_training").chat_template
+    marked = tokenizer.apply_chat_template(
+        turns, return_assistant_tokens_mask=True, return_dict=True
+    )
+    masked = zip(marked["input_ids"], marked["assistant_masks"], strict=True)
+    theirs = [token if is_learned else IGNORED_LABEL for token, is_learned in masked]
+    assert sample["labels"] == theirs
+
+
 def faults(folder: Path, tokenizer: Any, rows: Any, fields: Any = None) -> list[Fault]:
     with pytest.raises(UserError) as caught:
         tokenized(folder, tokenizer, rows, **(fields or {}))
@@ -268,7 +286,7 @@ def test_thoughts_in_the_content_are_learned_as_the_chat_template_writes_them(
     before, after = learned(tokenizer, sample)
     assert before + after == tokenizer.apply_chat_template(turns, tokenize=False)
     assert (before + after).count("<think>") == 1
-    assert after.startswith("\nAdd them.")
+    assert after.startswith("Add them.")
 
 
 @pytest.mark.parametrize("fields", [{}, {"messages": None, "chat_template": True}])
@@ -281,9 +299,9 @@ def test_a_thought_that_the_question_opens_is_not_opened_twice(
     rows = [{"messages": turns, "prompt": QUESTION["content"], "completion": REASONED}]
     (sample,) = tokenized(tmp_path, tokenizer, rows, **fields).train
     before, after = learned(tokenizer, sample)
-    assert before.endswith("><think>")
+    assert before.endswith("><think>\n")
     end = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("3")[2]
-    assert after == f"\nAdd them.\n</think>\n\n3{end}"
+    assert after == f"Add them.\n</think>\n\n3{end}"
 
 
 @pytest.mark.parametrize("content", [">3", "3", "<b>3", " <assistant"])
@@ -333,7 +351,7 @@ def test_chats_of_other_formats_are_learned_as_openai_s(turns: Any, tmp_path: Pa
     tokenizer = of_bytes("qwen2_5")
     (sample,) = tokenized(tmp_path, tokenizer, [{"messages": turns}]).train
     before, after = learned(tokenizer, sample)
-    assert (before + after, after) == (written(tokenizer, AS_OPENAI), f"\nIt is 3.{END}\n")
+    assert (before + after, after) == (written(tokenizer, AS_OPENAI), f"It is 3.{END}\n")
 
 
 def without_nulls(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

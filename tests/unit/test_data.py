@@ -704,11 +704,17 @@ class Characters:
         return f"{self.bos_token}<user>{messages[0]['content']}<assistant>"
 
 
-def test_a_trailing_space_of_the_prompt_belongs_to_the_completion(tmp_path: Path) -> None:
-    rows = [{"prompt": "ab \n", "completion": "cd"}]
+@pytest.mark.parametrize(
+    ("prompt", "spaces"), [("ab  ", "  "), ("ab \n", ""), ("ab\n ", " "), ("ab\t", "\t")]
+)
+def test_a_trailing_space_belongs_to_the_completion_and_a_line_break_to_the_prompt(
+    prompt: str, spaces: str, tmp_path: Path
+) -> None:
+    rows = [{"prompt": prompt, "completion": "cd"}]
     (sample,) = tokenize(config(jsonl(tmp_path, rows)), Characters(), seed=0).train
-    assert sample["input_ids"] == [1, *map(ord, "ab \ncd"), 0]
-    assert sample["labels"] == [IGNORED_LABEL] * 3 + [*map(ord, " \ncd"), 0]
+    assert sample["input_ids"] == [1, *map(ord, prompt + "cd"), 0]
+    learned = [*map(ord, spaces + "cd"), 0]
+    assert sample["labels"] == [IGNORED_LABEL] * (1 + len(prompt) - len(spaces)) + learned
 
 
 @given(st.text(st.sampled_from("ab \n"), max_size=6), st.text(st.sampled_from("ab "), max_size=6))
@@ -720,8 +726,23 @@ def test_labels_are_the_ids_or_ignored_and_never_all_ignored(prompt: str, comple
     pairs = list(zip(sample["input_ids"], sample["labels"], strict=True))
     assert all(label in (IGNORED_LABEL, token) for token, label in pairs)
     learned = [label for _, label in pairs if label != IGNORED_LABEL]
-    spaces = prompt[len(prompt.rstrip()) :]
+    spaces = prompt[len(prompt.rstrip(" ")) :]
     assert learned == [*map(ord, spaces + completion), 0]
+
+
+class JoiningBreaks(Characters):
+    """Two line breaks are one token."""
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return super().__call__(text.replace("\n\n", "N"), add_special_tokens)
+
+
+def test_a_line_break_that_is_part_of_the_completion_s_first_token_is_learned_with_it() -> None:
+    from trainables.inputs.data import _encode
+
+    sample = _encode(JoiningBreaks(), DataConfig(path="x"), Example("a\n", "\nb"), "a\n")
+    expected = {"input_ids": [1, ord("a"), ord("N"), ord("b"), 0]}
+    assert sample == expected | {"labels": [IGNORED_LABEL] * 2 + [ord("N"), ord("b"), 0]}
 
 
 class Merging(Characters):

@@ -253,22 +253,31 @@ def _joined(rows: Sequence[_Encoded]) -> _Encoded:
 def _encode(tokenizer: Any, data: DataConfig, example: Example, context: str) -> Sample:
     """Tokenise context + completion + end-of-sequence; the loss is on what follows the context.
 
-    Both are encoded together and cut at the prompt's own length, as the harness does, so that
+    Both are encoded together and cut at the prompt's own length, as the harness and TRL do, so that
     training and evaluation see the same tokens. A chat template ends the turn in its own way.
     """
     completion, is_ended = example.answer, False
     if data.is_chat:
         context, completion, is_ended = chat_parts(tokenizer, data, example, context)
     assert isinstance(completion, str)  # noqa: S101 - turns are of chats alone
-    spaces = len(context) - len(context.rstrip())
-    if spaces:  # a trailing space belongs to the first token of the completion
-        context, completion = context[:-spaces], context[-spaces:] + completion
-    prompt_ids = context_ids(tokenizer, context)
     ids = text_ids(tokenizer, context + completion)
     if not is_ended and ids[-1:] != [tokenizer.eos_token_id]:
         ids = [*ids, tokenizer.eos_token_id]
-    start = min(len(prompt_ids), len(ids) - 1)
+    start = min(_context_length(tokenizer, context, ids), len(ids) - 1)
     return {"input_ids": ids, "labels": [IGNORED_LABEL] * start + ids[start:]}
+
+
+def _context_length(tokenizer: Any, context: str, ids: list[int]) -> int:
+    """How many of the tokens are the context's, which they begin with.
+
+    A space at its end belongs to the completion, of whose first token it mostly is a part. A line
+    break there, as after the header of a chat's turn, does so only where it is one.
+    """
+    context = context.rstrip(" \t")
+    own = context_ids(tokenizer, context)
+    if ids[: len(own)] == own or context == context.rstrip():
+        return len(own)
+    return len(context_ids(tokenizer, context.rstrip()))
 
 
 def _pieces(tokenizer: Any, text: str, length: int) -> tuple[list[Sample], str]:
