@@ -303,6 +303,30 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "unknown key",
         "known: entity, mode, project, tags",
     ),
+    "key of another section": (
+        {"max_grad_norm": 1.0},
+        "max_grad_norm",
+        "unknown key",
+        "did you mean train.max_grad_norm?",
+    ),
+    "key of several sections": (
+        {"weight_decay": 0.1},
+        "weight_decay",
+        "unknown key",
+        "did you mean train.weight_decay, search.lora.weight_decay or search.full.weight_decay?",
+    ),
+    "key of a section within": (
+        {"search__rank": [4], "search__lora__rank": ...},
+        "search.rank",
+        "unknown key",
+        "did you mean search.lora.rank?",
+    ),
+    "key of no section": (
+        {"train__seed": 1},
+        "train.seed",
+        "unknown key",
+        "did you mean seed at the top level?",
+    ),
     "number as a key": (
         {"train__1": 2},
         "train.1",

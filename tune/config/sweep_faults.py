@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -83,7 +83,7 @@ def faults_of(error: ValidationError, where: Callable[[KeyPath], str]) -> list[F
     """
     details = [(detail, _written(detail["loc"])) for detail in error.errors()]
     unknown = [place for detail, place in details if detail["type"] == "extra_forbidden"]
-    misspelt = {(*place[:-1], nearest(place[-1], _known_keys(place), 0.5)) for place in unknown}
+    misspelt = {meant for place in unknown for meant in _meant(place)}
     faults: list[Fault] = []
     for detail, place in details:
         kind = detail["type"]
@@ -145,8 +145,9 @@ def _rule(detail: ErrorDetails) -> str:
 def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
     kind, value = detail["type"], detail["input"]
     if kind == "extra_forbidden":
-        known = _known_keys(place)
-        return did_you_mean(place[-1], known, 0.5) or f"known: {', '.join(known)}"
+        *others, last = [_as_beside(place, meant) for meant in _meant(place)] or [""]
+        either = f"{', '.join(others)} or {last}" if others else last
+        return f"did you mean {either}?" if last else f"known: {', '.join(_known_keys(place))}"
     if kind == "missing":
         return _WANTED.get(place, "")
     if kind == "literal_error" and isinstance(value, str):
@@ -193,6 +194,37 @@ def _own_faults(error: ValueError, place: KeyPath, where: Callable[[KeyPath], st
 def split_key(key: str) -> KeyPath:
     """The location that a dotted key denotes."""
     return tuple(int(part) if part.isdigit() else part for part in key.split("."))
+
+
+def _meant(place: KeyPath) -> list[KeyPath]:
+    """Where an unknown key may belong: if nowhere as it is, the nearest key of its section."""
+    if elsewhere := _places_of(place[-1]):
+        return elsewhere
+    near = nearest(place[-1], _known_keys(place), 0.5)
+    return [(*place[:-1], near)] if near else []
+
+
+def _places_of(key: str | int) -> list[KeyPath]:
+    """Every place of a key, the less nested first; those within lists are left out."""
+    found: list[KeyPath] = []
+    sections: list[tuple[KeyPath, type[BaseModel]]] = [((), SweepConfig)]
+    while sections:
+        found += [(*place, key) for place, model in sections if key in model.model_fields]
+        sections = [
+            ((*place, name), inner)
+            for place, model in sections
+            for name, field in model.model_fields.items()
+            if get_origin(field.annotation) is not tuple
+            for inner in _models_in(field.annotation)
+        ]
+    return found
+
+
+def _as_beside(place: KeyPath, meant: KeyPath) -> str:
+    """How a key is named to who wrote another one: in the same section by its last name alone."""
+    if place[:-1] == meant[:-1]:
+        return str(meant[-1])
+    return dotted(meant) if len(meant) > 1 else f"{meant[0]} at the top level"
 
 
 def _known_keys(place: KeyPath) -> list[str]:
