@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from trainables.errors import Fault, did_you_mean, nearest
+from tune.config.peer_names import IN_WORDS, SAME_MEANING
 from tune.config.sections_fit import DoNotFit
 from tune.config.sweep_config import SweepConfig
 
 KeyPath = tuple[str | int, ...]
+_Told = TypeVar("_Told")
 
 _RULES = {
     "greater_than_equal": "must be >= {ge:g}",
@@ -145,9 +147,7 @@ def _rule(detail: ErrorDetails) -> str:
 def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
     kind, value = detail["type"], detail["input"]
     if kind == "extra_forbidden":
-        *others, last = [_as_beside(place, meant) for meant in _meant(place)] or [""]
-        either = f"{', '.join(others)} or {last}" if others else last
-        return f"did you mean {either}?" if last else f"known: {', '.join(_known_keys(place))}"
+        return _of_peers(IN_WORDS, place) or _instead(place)
     if kind == "missing":
         return _WANTED.get(place, "")
     if kind == "literal_error" and isinstance(value, str):
@@ -196,12 +196,35 @@ def split_key(key: str) -> KeyPath:
     return tuple(int(part) if part.isdigit() else part for part in key.split("."))
 
 
+def _of_peers(table: dict[str, _Told], place: KeyPath) -> _Told | None:
+    """What a table of `peer_names` says of the key at a place."""
+    return table.get(f"{place[0]}.{place[-1]}") or table.get(str(place[-1]))
+
+
+def _instead(place: KeyPath) -> str:
+    """What may be written for an unknown key."""
+    *others, last = [_as_beside(place, meant) for meant in _meant(place)] or [""]
+    either = f"{', '.join(others)} or {last}" if others else last
+    return f"did you mean {either}?" if last else f"known: {', '.join(_known_keys(place))}"
+
+
 def _meant(place: KeyPath) -> list[KeyPath]:
-    """Where an unknown key may belong: if nowhere as it is, the nearest key of its section."""
+    """Places of what an unknown key may mean: by its name here or in other tools, else nearly."""
+    if _of_peers(IN_WORDS, place):
+        return []
+    if same := _of_peers(SAME_MEANING, place):
+        return list(dict.fromkeys(_in_section(place, split_key(key)) for key in same))
     if elsewhere := _places_of(place[-1]):
         return elsewhere
     near = nearest(place[-1], _known_keys(place), 0.5)
     return [(*place[:-1], near)] if near else []
+
+
+def _in_section(place: KeyPath, meant: KeyPath) -> KeyPath:
+    """A key's place, or that in the same section if this is a part of the other's, as a replay."""
+    beside = (*place[:-1], meant[-1])
+    has_it = meant[0] == place[0] and meant[-1] in _fields_at(place[:-1])
+    return beside if has_it else meant
 
 
 def _places_of(key: str | int) -> list[KeyPath]:
