@@ -234,6 +234,36 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "must be all-linear or a list of module names, got 'q_proj'",
         "one choice of two modules reads [[q_proj, v_proj]]",
     ),
+    "all modules by another spelling": (
+        {"search__lora__target_modules": "all_linear"},
+        "search.lora.target_modules.0",
+        "must be all-linear or a list of module names, got 'all_linear'",
+        "did you mean all-linear?",
+    ),
+    "all modules as LLaMA-Factory has them": (
+        {"search__lora__target_modules": ["all"]},
+        "search.lora.target_modules.0",
+        "must be all-linear or a list of module names, got 'all'",
+        "did you mean all-linear?",
+    ),
+    "a warm-up in steps": (
+        {"train__warmup": 100},
+        "train.warmup",
+        "must be < 1, got 100",
+        "it is a share of the steps",
+    ),
+    "a searched warm-up in steps": (
+        {"search__lora__warmup": [0.1, 100]},
+        "search.lora.warmup.1",
+        "must be < 1, got 100",
+        "it is a share of the steps",
+    ),
+    "held-out rows by their number": (
+        {"data__validation_fraction": 500},
+        "data.validation_fraction",
+        "must be < 1, got 500",
+        "it is a share of the rows",
+    ),
     "dropout of everything": (
         {"search__lora__dropout": 1.0},
         "search.lora.dropout.0",
@@ -383,6 +413,12 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "data.path",
         "must be text, got ['a.jsonl', 'b.jsonl']",
         "write their rows to one file and name that; data.replay mixes in other data by a share",
+    ),
+    "validation data of several files": (
+        {"data__validation_path": ["a.jsonl", "b.jsonl"]},
+        "data.validation_path",
+        "must be text, got ['a.jsonl', 'b.jsonl']",
+        "write their rows to one file and name that",
     ),
     "a model in a list": (
         {"model__name": ["some/model"]},

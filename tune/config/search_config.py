@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from trainables.config import Frozen, Method, TrainConfig
-from trainables.errors import Fault, as_written
+from trainables.errors import Fault, as_written, nearest
 
 
 class LogUniform(Frozen):
@@ -49,10 +49,10 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 def _module_choice(value: Any, example: str = "[[q_proj, v_proj]]") -> Any:
     is_list = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
     if value != "all-linear" and not (is_list and value):
-        raise ValueError(
-            f"must be all-linear or a list of module names, got {value!r}; "
-            f"one choice of two modules reads {example}"
-        )
+        remedy = f"one choice of two modules reads {example}"
+        if value == "all" or nearest(value, ["all-linear"], 0.8):  # LLaMA-Factory says all
+            remedy = "did you mean all-linear?"
+        raise ValueError(f"must be all-linear or a list of module names, got {value!r}; {remedy}")
     # Neither their order nor a list around the word makes another choice.
     return "all-linear" if set(value) == {"all-linear"} or not is_list else sorted(set(value))
 

@@ -52,8 +52,11 @@ _WANTED: dict[KeyPath, str] = {
     ("constraints",): "such as [forgetting/mean <= 0.05], or [] for none",
     ("early_stopping", "metrics"): "such as {in_domain/acc_mean: 1, forgetting/mean: -1}",
 }
+# Other tools count these.
+_SHARE_OF: dict[str | int, str] = {"warmup": "steps", "validation_fraction": "rows"}
 _OF_DATA = ("path", "validation_path")
-_JOIN = "write their rows to one file and name that; data.replay mixes in other data by a share"
+_JOIN = "write their rows to one file and name that"
+_MIX_IN = "data.replay mixes in other data by a share"
 _LONGEST_VALUE = 60
 
 
@@ -155,6 +158,9 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
         return did_you_mean(value, choices, 0.5)
     if kind in ("tuple_type", "dict_type") and place in _WANTED:
         return _WANTED[place]
+    wholes = [_SHARE_OF[part] for part in place if part in _SHARE_OF]
+    if kind == "less_than" and wholes:
+        return f"it is a share of the {wholes[0]}"
     is_scalar = isinstance(value, (str, int, float))
     if kind == "tuple_type" and value is None:  # as where all items are commented out
         return "write [] for none"
@@ -168,7 +174,9 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
         return f'write "{value}"'
     if kind == "string_type" and isinstance(value, list) and value:
         is_data = place[0] == "data" and place[-1] in _OF_DATA and len(value) > 1
-        return _JOIN if is_data else f"write one alone, such as {shown(value[0])}"
+        if is_data:  # only what is trained on is mixed
+            return f"{_JOIN}; {_MIX_IN}" if place == ("data", "path") else _JOIN
+        return f"write one alone, such as {shown(value[0])}"
     if kind == "model_type":
         if value is None:
             is_needed = len(place) == 1 and SweepConfig.model_fields[str(place[0])].is_required()
