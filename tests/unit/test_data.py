@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from jinja2 import TemplateError
 from pydantic import ValidationError
 
-from trainables.config import DataConfig, ModelConfig
+from trainables.config import DataConfig, ModelConfig, TrainConfig
 from trainables.errors import UserError
 from trainables.inputs.chat_template import opening_of_answers
 from trainables.inputs.chats import Example
@@ -1108,6 +1108,13 @@ def test_a_training_sees_every_sample_once_an_epoch_each_time_in_another_order()
     assert len({*map(tuple, (first, second, range(5)))}) == 3
     assert training_order(5, 7, seed=0) == order[:7]
     assert training_order(5, 12, seed=1) != order
+
+
+def test_epochs_are_rounded_up_to_steps_once_over_the_whole_training() -> None:
+    steps = TrainConfig(epochs=3, batch_size=4).total_steps(22)
+    assert steps == 17  # of 16.5; three times the 5.5 of an epoch, each rounded up, are 18
+    fourth = training_order(22, 4 * steps, seed=0)[3 * 22 :]
+    assert len(set(fourth)) == 2
 
 
 def test_a_hub_data_set_is_read_by_its_subset_and_splits(monkeypatch: pytest.MonkeyPatch) -> None:

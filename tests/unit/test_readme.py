@@ -10,8 +10,10 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel
 
-from trainables.config import Constraint
+from trainables.config import Constraint, TrainConfig
 from trainables.files.locations import resolve
+from trainables.inputs.chats import Example
+from trainables.inputs.rows import learned
 from trainables.process import memory
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
@@ -62,6 +64,23 @@ def test_what_it_has_tried_first_is_in_its_search(tmp_path: Path) -> None:
     [override] = re.findall(r'--set "(search\.first=.*?)"', README)
     [point] = first_points(load_sweep(str(file), [override]).search)
     assert point == {"method": "lora", "lora/rank": 16, "lora/learning_rate": 2e-4}
+
+
+def test_rows_of_alpaca_are_learned_as_it_says(tmp_path: Path) -> None:
+    file = tmp_path / "my_sweep.yaml"
+    [prompt] = re.findall(r'`(prompt: ".*?")`', README)
+    [completion] = re.findall(r'`(completion: "\{\{ output \}\}")`', README)
+    file.write_text(f"extends: quickstart\ndata: {{{prompt}, {completion}}}\n")
+    rows = [{"instruction": "Add.", "input": of, "output": "3"} for of in ("1 + 2", "")]
+    assert learned(load_sweep(str(file), []).data, rows) == [
+        [Example("Add.\n1 + 2\nResponse:\n", "3")],
+        [Example("Add.\nResponse:\n", "3")],
+    ]
+
+
+def test_what_it_says_to_mind_is_so() -> None:
+    assert not TrainConfig().gradient_checkpointing
+    assert TrainConfig(schedule="constant").warmup > 0
 
 
 def test_a_task_over_files_of_one_s_own_fits_into_it(tmp_path: Path) -> None:

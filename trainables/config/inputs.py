@@ -111,8 +111,8 @@ class DataSource(Frozen):
             before it, as chat templates leave out thoughts of earlier turns. Blank ones among `all`
             are but turns before the others, and counted.
         text: field of a row that holds a text to continue the pretraining on, instead of `prompt`
-            and `completion`: the loss is on all its tokens, and it is cut to `max_length`. Empty
-            ones and null make no sample.
+            and `completion`: the loss is on all its tokens, and one longer than `max_length` is
+            split into samples of that length, which are all learned. Empty ones and null make none.
         limit: number of rows to use, the first ones; None uses all.
     """
 
@@ -193,7 +193,8 @@ class DataConfig(DataSource):
     Attributes:
         validation_path: rows for the validation loss; by default `validation_fraction` of the rows.
         validation_split: split of a hub data set at `validation_path`; default `split`.
-        max_length: in tokens; longer samples are left out and counted.
+        max_length: in tokens; longer chats, and prompts with their completions, are left out and
+            counted, while longer texts are split.
         replay: other data to mix in.
     """
 

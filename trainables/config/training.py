@@ -24,7 +24,9 @@ class TrainConfig(Frozen):
 
     Attributes:
         epochs, steps: length; `steps` (optimizer steps) wins if both are given; null takes it
-            back.
+            back. Epochs are rounded up to whole steps over the whole training, the last step with
+            samples of the next epoch: 3 of 22 samples in batches of 4 make 17 steps, where TRL
+            rounds up each epoch, to 18.
         batch_size: samples per optimizer step over all workers.
         micro_batch_size: samples per forward pass of one worker.
         warmup: length of the warm-up, as a share of the steps.
