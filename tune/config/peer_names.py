@@ -123,9 +123,7 @@ _BEST = (
 )
 _GO_ON = "none needed: the same command again goes on where it stopped"
 _ONE_SAMPLE = f"{_NOT_HERE}: each sample is a sequence of its own"
-_ADAMW = (
-    f"{_NOT_HERE}: AdamW trains, unless a deepspeed.config_file names another for full fine-tuning"
-)
+_ADAMW = f"{_NOT_HERE}: AdamW trains, with torch's betas and epsilon"
 _SHARDING = f"{_NOT_HERE}: deepspeed shards full fine-tuning"
 _NEW_ADAPTER = f"{_NOT_HERE}: each trial begins with an adapter of its own"
 _ALL_LAYERS = f"{_NOT_HERE}: search.lora.target_modules names modules of all layers"
