@@ -455,6 +455,68 @@ def test_no_chat_is_in_both_splits_and_long_samples_are_left_out_one_by_one(
     assert len(splits.train) == answers - splits.skipped
 
 
+MARKED: list[dict[str, Any]] = [
+    {"weight": 0},
+    {"train": False},
+    {"training": False},
+    {"weight": 0.0, "train": True},
+]
+
+
+@pytest.mark.parametrize("mark", MARKED)
+@pytest.mark.parametrize("is_sharegpt", [False, True])
+def test_an_answer_that_is_marked_so_is_context_alone(
+    mark: dict[str, Any], is_sharegpt: bool, tmp_path: Path
+) -> None:
+    """As if no turn were marked, and without its sample; no chat template sees a mark."""
+    told = "{% for m in messages %}{% if m.weight is defined or m.train is defined %}!{% endif %}"
+    tokenizer = of_bytes(f"{told}<{{{{ m.role }}}}>{{{{ m.content }}}}|{{% endfor %}}")
+    unmarked = [
+        {"role": ("user", "assistant")[i % 2], "content": content}
+        for i, content in enumerate(("q", "bad", "r", "good"))
+    ]
+    turns = unmarked
+    if is_sharegpt:
+        names = {"user": "human", "assistant": "gpt"}
+        turns = [{"from": names[turn["role"]], "value": turn["content"]} for turn in unmarked]
+    plain = {"weight": 1, "train": True, "training": None}
+    marked = [turns[0], turns[1] | mark, turns[2] | {"weight": 0}, turns[3] | plain]
+    every, last = (
+        tokenized(tmp_path, tokenizer, [{"messages": marked}], answers=answers)
+        for answers in ("all", "last")
+    )
+    _, sample = tokenized(tmp_path, tokenizer, [{"messages": unmarked}], answers="all").train
+    assert every.train == last.train == [sample]
+    assert tokenizer.decode(sample["input_ids"]).startswith("<user>q|<assistant>bad|<user>r|")
+    assert every.unlearned == last.unlearned == 0  # which `all` would learn
+
+
+@pytest.mark.parametrize("mark", MARKED)
+def test_a_chat_of_marked_answers_alone_is_left_out(mark: dict[str, Any], tmp_path: Path) -> None:
+    answer = {"role": "assistant", "content": "3"}
+    good, bad = [QUESTION, answer], [QUESTION, answer | mark]
+    rows = [{"messages": turns} for turns in (good + bad, good, bad, good)]
+    for answers, unusable, rule in (
+        ("last", 2, "the last answer is marked not to be learned: row 1 of "),
+        ("all", 1, "every answer is marked not to be learned: row 3 of "),
+    ):
+        found = tokenized(tmp_path, of_bytes("qwen3"), rows, answers=answers)
+        assert (len(found.train), found.unusable) == (4 - 1 - (answers == "last"), unusable)
+        assert found.first_unusable.startswith(rule)
+    (fault,) = faults(tmp_path, of_bytes("qwen3"), rows[:1])
+    assert fault.remedy == "leave such chats out, or set answers: all"
+
+
+@pytest.mark.parametrize(("name", "mark"), [("weight", 0.5), ("train", "no"), ("training", [0])])
+def test_a_mark_that_says_neither_is_refused(name: str, mark: object, tmp_path: Path) -> None:
+    rows = [{"messages": [QUESTION, {"role": "assistant", "content": "3", name: mark}]}]
+    (fault,) = faults(tmp_path, of_bytes("qwen3"), rows)
+    assert fault.field == "data.messages"
+    told = f"must have a `{name}` of 0 or 1, or false or true, got '{mark}': row 1 of "
+    assert fault.rule.startswith(told)
+    assert fault.remedy == "write 0 on answers that are context alone, and 1 on others"
+
+
 def test_only_chats_have_several_answers() -> None:
     with pytest.raises(ValidationError, match="answers must be last without messages, got all"):
         DataConfig(path="x", answers="all")

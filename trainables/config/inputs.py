@@ -103,9 +103,11 @@ class DataSource(Frozen):
             (or ShareGPT's `from` and `value`) or its JSON text, instead of `prompt` and
             `completion`. The loss is on the last turn, the assistant's, its `tool_calls` and
             `reasoning_content` included. The chat template is given the row's `tools` too, if it
-            has any. Chats that cannot be learned, as they do not end with an answer, it is blank or
-            the chat template refuses them, are left out and counted; if more than half are such,
-            the data are refused.
+            has any. An assistant's turn is context, and never learned, if its `weight` is 0 (as in
+            OpenAI's files), or its `train` or `training` false (Axolotl's). Chats that cannot be
+            learned, as they do not end with an answer, it is blank or marked so, or the chat
+            template refuses them, are left out and counted; if more than half are such, the data
+            are refused.
         system: Jinja template of the system's turn, with which chats begin that have none.
         answers: learn a chat's `last` one, or `all`: each is a sample of its own, with the turns
             before it, as chat templates leave out thoughts of earlier turns. Blank ones among `all`

@@ -21,7 +21,8 @@ class Example(NamedTuple):
         prompt: a text, or the turns of a chat before the answer.
         answer: the completion, or the assistant's turn, with its thoughts and tool calls.
         tools: JSON schemas of the functions that the answer may call.
-        unlearned: of a chat's first example, how many answers of the chat are in none.
+        unlearned: of a chat's first example, how many answers of the chat are in none, but for
+            those that are marked so.
     """
 
     prompt: str | Turns
@@ -61,6 +62,8 @@ _ROLES = {
     "function_response": "tool",
     "observation": "tool",
 }
+# An assistant's turn is context alone by a zero of OpenAI's, or a false one of Axolotl's.
+_MARKS = ("weight", "train", "training")
 
 
 def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
@@ -68,10 +71,10 @@ def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
 
     Chats may be JSON text, as in CSV, and so may their tools, which are the row's field `tools`, as
     in TRL. Of `all` answers, one that no question of the user precedes is left out, such as a
-    greeting, and so are blank ones.
+    greeting, and so are blank ones. One that is marked not to be learned never is the answer.
 
     Raises:
-        UnusableRow: the chat is malformed, or has no such turn, or none that is not blank.
+        UnusableRow: the chat is malformed, or has no such turn, or none but blank or marked ones.
     """
     found = row[field]
     if isinstance(found, str):
@@ -87,11 +90,30 @@ def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
     if answers == "last" and (len(turns) < 2 or roles[-1] != _ANSWERS):
         rule = "must end with an answer of the role assistant"
         raise _malformed(rule, "end chats with one, or set answers: all")
-    learned = [index for index in wanted if not _is_blank(turns[index])]
+    marked = {i for i, role in enumerate(roles) if role == _ANSWERS and _is_marked(found[i])}
+    unmarked = [index for index in wanted if index not in marked]
+    if not unmarked:
+        which, remedy = ("every", "") if answers == "all" else ("the last", ", or set answers: all")
+        rule = f"{which} answer is marked not to be learned"
+        raise _malformed(rule, f"leave such chats out{remedy}")
+    learned = [index for index in unmarked if not _is_blank(turns[index])]
     if not learned:
         raise _malformed("an answer is blank", "leave such chats out")
     first, *others = [Example(turns[:index], turns[index], tools) for index in learned]
-    return [first._replace(unlearned=len({*asked} - {*learned})), *others]
+    return [first._replace(unlearned=len({*asked} - marked - {*learned})), *others]
+
+
+def _is_marked(turn: Turn) -> bool:
+    """Whether a turn, as its row has it, is not to be learned.
+
+    Raises:
+        UnusableRow: a mark says neither yes nor no.
+    """
+    for name in _MARKS:
+        if (mark := turn.get(name)) not in (None, 0, 1):  # as are False and True
+            rule = f"must have a `{name}` of 0 or 1, or false or true, got {str(mark)[:40]!r}"
+            raise _malformed(rule, "write 0 on answers that are context alone, and 1 on others")
+    return any(turn.get(name) == 0 for name in _MARKS)
 
 
 def _is_blank(answer: Turn) -> bool:
@@ -145,7 +167,7 @@ def _turn(turn: Turn) -> Turn:
     # For an empty list, some chat templates write a turn of calls and omit the content; for a blank
     # thought, some write an empty one.
     blank = [name for names in CARRIED for name in names if not turn.get(name)]
-    turn = {name: value for name, value in turn.items() if name not in blank}
+    turn = {name: value for name, value in turn.items() if name not in (*blank, *_MARKS)}
     return turn | {"tool_calls": _calls(calls)} if calls else turn
 
 

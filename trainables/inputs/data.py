@@ -49,7 +49,7 @@ class TokenizedData:
         replay_skipped: as `skipped`, of the samples drawn from `data.replay`.
         replayed_tokens: share of the learned tokens that the replayed samples have.
         unlearned: number of answers in the chats to train on that are context alone, as `answers:
-            last` has it, or blank; none of `data.replay`.
+            last` has it, or blank; none that are marked so, nor of `data.replay`.
         unusable: number of rows, held out or not, that cannot be learned and were left out.
         first_unusable: why the first of them cannot be, and which it is; empty if there is none.
         replay_unusable, first_replay_unusable: the same, of the rows drawn from `data.replay`.
