@@ -39,14 +39,20 @@ def told(path: str, **fields: Any) -> tuple[int, list[str]]:
     return found.unlearned, [text for text in warnings if "answers" in text]
 
 
-WARNING = "3 of 9 answers are learned; data.answers: all learns the others too"
+OTHERS = "data.answers: all learns the others too"
+WARNING = f"3 of 9 answers are learned; {OTHERS}"
 
 
 @pytest.mark.parametrize(
     ("answers", "unlearned", "warnings"),
-    [([7, 1, 1], 6, [WARNING]), ([2, 2, 2], 3, []), ([1, 1, 0], 0, [])],
+    [
+        ([7, 1, 1], 6, [WARNING]),
+        ([2, 2, 2], 3, [f"3 of 6 answers are learned; {OTHERS}"]),
+        ([2, 1, 1, 1], 1, [f"4 of 5 answers are learned; {OTHERS}"]),
+        ([1, 1, 0], 0, []),
+    ],
 )
-def test_that_most_answers_are_not_learned_is_told(
+def test_that_earlier_answers_are_not_learned_is_told(
     answers: list[int], unlearned: int, warnings: list[str], tmp_path: Path
 ) -> None:
     assert told(chats(tmp_path, answers)) == (unlearned, warnings)

@@ -99,7 +99,7 @@ def _of_answers(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
     answers = learned + tokenized.unlearned
     if data.answers == "all" and tokenized.unlearned:
         yield f"{tokenized.unlearned} of {answers} answers are blank, and not learned"
-    elif tokenized.unlearned > learned:
+    elif tokenized.unlearned:
         yield f"{learned} of {answers} answers are learned; data.answers: all learns the others too"
 
 
