@@ -423,6 +423,19 @@ def test_samples_longer_than_max_length_are_counted(
     assert told in Base.load(evaluate("data.max_length=8", replay(" 7"))).record.warnings[0]
 
 
+def test_held_out_samples_longer_than_max_length_are_counted(
+    evaluate: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "held_out.jsonl"
+    rows = [{"prompt": "max 4 7 =", "completion": " 7" * times} for times in (1, 40, 1, 40, 40)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    found = evaluate("data.limit=9", "data.max_length=30", f"data.validation_path={file}")
+    record = Base.load(found).record
+    assert (record.validation_samples, record.skipped_validation_samples) == (2, 3)
+    told = "3 of 5 held-out samples are longer than data.max_length = 30 tokens and were left out"
+    assert record.warnings[0] == told
+
+
 def test_replayed_samples_that_are_left_out_or_repeated_are_told(
     evaluate: Callable[..., Path], replay: Callable[..., str]
 ) -> None:

@@ -764,14 +764,15 @@ def test_a_first_token_that_nothing_predicts_does_not_count() -> None:
 
 
 def test_samples_longer_than_allowed_are_left_out_and_counted(tmp_path: Path) -> None:
-    """Those to train on."""
+    """Those to train on, and those held out."""
     rows = [{"prompt": "a" * size, "completion": "b"} for size in range(1, 11)]
     file = jsonl(tmp_path, rows)
-    data = config(file, max_length=8, validation_path=str(file))
+    held_out = jsonl(tmp_path, rows[:7], "held_out.jsonl")
+    data = config(file, max_length=8, validation_path=str(held_out))
     tokenized = tokenize(data, Characters(), seed=0)
     for samples in (tokenized.train, tokenized.validation):
         assert sorted(len(sample["input_ids"]) for sample in samples) == [4, 5, 6, 7, 8]
-    assert tokenized.skipped == 5
+    assert (tokenized.skipped, tokenized.validation_skipped) == (5, 2)
 
 
 def test_it_is_refused_when_every_sample_is_too_long(tmp_path: Path) -> None:

@@ -300,6 +300,18 @@ def test_what_is_held_out_in_a_file_takes_a_longer_one() -> None:
     config = sweep_config(data=data, objectives=LOSS_DECIDES)
     (line,) = held_out_warnings(config, base_record(validation_samples=5))
     assert line.endswith("may be chance; name a data.validation_path of 30 or more")
+    of_short = {"validation_samples": 5, "skipped_validation_samples": 24}
+    assert [*held_out_warnings(config, base_record(**of_short))] == [line]
+
+
+@pytest.mark.parametrize("data", [{}, {"validation_path": "held_out.jsonl"}])
+def test_a_file_that_is_long_enough_but_for_its_long_rows_takes_a_larger_max_length(
+    data: dict[str, str],
+) -> None:
+    config = sweep_config(data={"path": "rows.jsonl"} | data, objectives=LOSS_DECIDES)
+    base = base_record(validation_samples=5, skipped_validation_samples=25)
+    (line,) = held_out_warnings(config, base)
+    assert line.endswith("be chance; raise data.max_length, which 25 more are longer than")
 
 
 EMBEDDED = "package://trainables/embedded/model"

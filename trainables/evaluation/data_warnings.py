@@ -108,6 +108,9 @@ def _of_lengths(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
     if tokenized.skipped:
         samples = len(tokenized.train) - tokenized.replayed + tokenized.skipped
         yield f"{tokenized.skipped} of {samples} training samples {longer}"
+    if tokenized.validation_skipped:
+        held_out = len(tokenized.validation) + tokenized.validation_skipped
+        yield f"{tokenized.validation_skipped} of {held_out} held-out samples {longer}"
     if tokenized.replay_skipped:
         drawn = tokenized.replay_distinct + tokenized.replay_skipped
         yield f"{tokenized.replay_skipped} of {drawn} samples drawn from data.replay {longer}"

@@ -42,6 +42,7 @@ class TokenizedData:
     Attributes:
         train, validation: samples; those of a row are in the same split.
         skipped: number of samples to train on that were longer than `max_length` and left out.
+        validation_skipped: as `skipped`, of the held-out samples; 0 in data of earlier versions.
         prompts: texts before completions, of held-out rows first, in random order; once stored,
             those of KL drift alone.
         replayed: how many of the training samples, the last ones, are of `data.replay`.
@@ -61,6 +62,7 @@ class TokenizedData:
     validation: list[Sample]
     skipped: int
     prompts: list[str]
+    validation_skipped: int = 0
     replayed: int = 0
     replay_distinct: int = 0
     replay_skipped: int = 0
@@ -122,6 +124,7 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         train=samples,
         validation=validation.samples,
         skipped=train.longer,
+        validation_skipped=validation.longer,
         prompts=[*_shuffled(validation.prompts, seed), *_shuffled(train.prompts, seed)],
         replayed=len(replayed),
         replay_distinct=min(len(drawn.samples), wanted),

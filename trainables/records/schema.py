@@ -292,6 +292,8 @@ class BaseRecord(Frozen):
         replayed_tokens: share of the learned tokens that is of `data.replay`; None in records of
             earlier versions.
         validation_samples: samples held out for the validation loss.
+        skipped_validation_samples: number of others, longer than `max_length`; 0 in records of
+            earlier versions.
         seconds: that its evaluation took; in records of earlier versions, loading it as well.
         sample: one of median length to look at; None in records of earlier versions.
         warnings: for example, that the base is at chance on a retention task.
@@ -308,6 +310,7 @@ class BaseRecord(Frozen):
     train_samples: int
     validation_samples: int
     skipped_samples: int
+    skipped_validation_samples: int = 0
     seconds: float
     replayed_tokens: float | None = None
     sample: SampleText | None = None

@@ -84,7 +84,10 @@ def held_out_warnings(config: SweepConfig, base: BaseRecord) -> Iterator[str]:
     if not fields or held_out >= _FEWEST_HELD_OUT:
         return
     remedy = f"name a data.validation_path of {_FEWEST_HELD_OUT} or more"
-    if config.data.validation_path is None:
+    longer = base.skipped_validation_samples
+    if held_out + longer >= _FEWEST_HELD_OUT:
+        remedy = f"raise data.max_length, which {longer} more are longer than"
+    elif config.data.validation_path is None:
         share = _FEWEST_HELD_OUT / (base.train_samples + held_out)
         raised = min(math.ceil(100 * share) / 100, _LARGEST_SHARE_HELD_OUT)
         remedy = f"set data.validation_fraction to {raised:g}, or {remedy}"
