@@ -28,7 +28,7 @@ def warnings(folder: Path, data: dict[str, Any], suite: dict[str, Any]) -> list[
     tokenizer = of_bytes("qwen2_5")
     found = tokenize(config, tokenizer, seed=0)
     base = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))
-    suite_config = EvalSuite(in_domain=("task",), **suite)
+    suite_config = EvalSuite(**{"in_domain": ("task",)} | suite)
     told = data_warnings(base, tokenizer, found, config, suite_config)
     return [text for text in told if "the tasks ask" in text]
 
@@ -58,3 +58,14 @@ def test_what_is_asked_otherwise_is_told(
 ) -> None:
     found = warnings(tmp_path, data, suite)
     assert [text[: len(told or "")] for text in found] == ([told] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("data", "suite"), [(CHAT, {}), ({}, CHAT), (CHAT | {"system": BRIEF}, CHAT)]
+)
+def test_where_there_are_no_tasks_none_asks_otherwise(
+    data: dict[str, Any], suite: dict[str, Any], tmp_path: Path
+) -> None:
+    assert warnings(tmp_path, data, suite)
+    assert warnings(tmp_path, data, suite | {"in_domain": ()}) == []
+    assert warnings(tmp_path, data, suite | {"in_domain": (), "ood": ("task",)})

@@ -19,7 +19,8 @@ def data_warnings(
 ) -> list[str]:
     """Why training on these data may not teach what the tasks ask for."""
     return [
-        *_of_chats(base, tokenizer, tokenized, data, suite),
+        *_of_tasks(tokenizer, data, suite),
+        *_of_chats(base, tokenizer, tokenized, data),
         *_of_unusable_rows(tokenized),
         *_of_answers(tokenized, data),
         *_of_lengths(tokenized, data),
@@ -39,27 +40,34 @@ def overlap_warnings(
     return [*_of_items(tokenized.questions, asked), *_of_held_out(tokenized)]
 
 
-def _of_chats(
-    base: Any, tokenizer: Any, tokenized: TokenizedData, data: DataConfig, suite: EvalSuite
-) -> Iterator[str]:
+def _of_tasks(tokenizer: Any, data: DataConfig, suite: EvalSuite) -> Iterator[str]:
+    if not suite.tasks():
+        return
     if data.is_chat != suite.chat_template:
         chats, asks = ("chats", "plain text") if data.is_chat else ("plain text", "a chat")
         yield (
             f"trained are {chats}, and eval.chat_template is {suite.chat_template}: the tasks ask "
             f"in {asks}"
         )
-    if not data.has_chats:
+    if not (data.has_chats and suite.chat_template):
         return
-    if suite.chat_template and _begins_otherwise(data, suite):
+    if _begins_otherwise(data, suite):
         yield (
             f"data.system is {data.system!r}, and eval.system_instruction "
             f"{suite.system_instruction!r}: the tasks ask otherwise than is trained"
         )
-    if suite.chat_template and (opening := opening_of_answers(tokenizer)):
+    if opening := opening_of_answers(tokenizer):
         yield (
             f"the chat template begins answers with {opening!r}, which the tasks do not ask for: "
             "set model.chat_template_args, such as {enable_thinking: false}"
         )
+
+
+def _of_chats(
+    base: Any, tokenizer: Any, tokenized: TokenizedData, data: DataConfig
+) -> Iterator[str]:
+    if not data.has_chats:
+        return
     chat = tokenized.train[0 if data.is_chat else -1]  # the replayed samples are the last
     if end := _unheeded_end(base, tokenizer, chat):
         yield (
