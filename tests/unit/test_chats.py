@@ -344,8 +344,15 @@ IN_PARTS = [
 ]
 
 
+FROM_OTHERS = [
+    [*AS_SHAREGPT[:-1], AS_SHAREGPT[-1] | {"from": name}]
+    for name in ("chatgpt", "bing", "bard", "model", "assistant")
+]
+
+
 @pytest.mark.parametrize(
-    "turns", [AS_OPENAI, AS_SHAREGPT, AS_SHAREGPT_TOO, IN_PARTS, json.dumps(AS_OPENAI)]
+    "turns",
+    [AS_OPENAI, AS_SHAREGPT, AS_SHAREGPT_TOO, *FROM_OTHERS, IN_PARTS, json.dumps(AS_OPENAI)],
 )
 def test_chats_of_other_formats_are_learned_as_openai_s(turns: Any, tmp_path: Path) -> None:
     tokenizer = of_bytes("qwen2_5")
@@ -425,10 +432,15 @@ def test_all_answers_of_a_chat_are_learned_each_after_what_was_said_before(
     assert (found.skipped, len(found.prompts)) == (0, 2)
 
 
+ENDS = "must end with an answer of the role assistant"
+TURNS = "must be turns of a `role` and a `content`"
+
+
 def test_a_chat_without_any_answer_is_refused(tmp_path: Path) -> None:
     rows = [{"messages": THOUGHTFUL[:3]}]
     (fault,) = faults(tmp_path, of_bytes("qwen3"), rows, {"answers": "all"})
-    assert fault.rule.startswith("must have an answer of the role assistant: row 1 of")
+    told = "must have an answer of the role assistant to a user, got turns of system, assistant, "
+    assert fault.rule.startswith(f"{told}user: row 1 of")
 
 
 def test_no_chat_is_in_both_splits_and_long_samples_are_left_out_one_by_one(
@@ -453,6 +465,35 @@ def test_no_chat_is_in_both_splits_and_long_samples_are_left_out_one_by_one(
     answers = sum(1 + int(chat) % 3 for chat in chats[0])
     assert 0 < splits.skipped == sum(int(chat) % 3 == 2 for chat in chats[0])
     assert len(splits.train) == answers - splits.skipped
+
+
+@pytest.mark.parametrize(
+    ("turns", "rule"),
+    [
+        ([QUESTION, QUESTION | {"role": "bot"}], f"{ENDS}, got a turn of bot"),
+        ([{"from": "palm", "value": "a"}] * 2, f"{ENDS}, got a turn of palm"),
+        ([{"role": "assistant", "content": "a"}], f"{ENDS}, got a turn of assistant alone"),
+        ([], f"{ENDS}, got no turns"),
+        ([{"speaker": "a", "text": "b"}], f"{TURNS}, got one of speaker (str), text (str)"),
+        ([{"from": "human", "text": "b"}], f"{TURNS}, got one of from (str), text (str)"),
+        ([{"role": "user", "content": None}], f"{TURNS}, got one of role (str), content (null)"),
+        ([{}], f"{TURNS}, got one of no fields"),
+    ],
+)
+def test_what_a_chat_has_instead_is_named(turns: Any, rule: str, tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, of_bytes("qwen3"), [{"messages": turns}])
+    assert fault.rule.startswith(f"{rule}: row 1 of ")
+
+
+@pytest.mark.parametrize("content", [None, "", "I add."])
+def test_calls_in_openai_s_older_format_are_refused(content: str | None, tmp_path: Path) -> None:
+    calling = {"role": "assistant", "content": content, "function_call": CALL["function"]}
+    for turns in ([QUESTION, calling], [QUESTION, calling, AS_OPENAI[-1]]):
+        (fault,) = faults(tmp_path, of_bytes("qwen3"), [{"messages": turns}])
+        assert fault.rule.startswith("must have calls as `tool_calls`, got a `function_call`: row")
+        assert fault.remedy.startswith("write tool_calls: ")
+    plain = [QUESTION | {"function_call": None}, AS_OPENAI[-1]]
+    assert tokenized(tmp_path, of_bytes("qwen3"), [{"messages": plain}]).train
 
 
 MARKED: list[dict[str, Any]] = [

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import yaml
 from byte_tokenizer import of_bytes
 from faults import faults
 from hypothesis import given
@@ -21,7 +22,7 @@ from jinja2 import TemplateError
 from pydantic import ValidationError
 
 from trainables.config import DataConfig, ModelConfig, TrainConfig
-from trainables.errors import UserError
+from trainables.errors import Fault, UserError
 from trainables.inputs.chat_template import opening_of_answers
 from trainables.inputs.chats import Example
 from trainables.inputs.data import (
@@ -31,7 +32,7 @@ from trainables.inputs.data import (
     training_order,
     typical_sample,
 )
-from trainables.inputs.rows import learned, load_rows, read_general_text
+from trainables.inputs.rows import as_replay, learned, load_rows, read_general_text
 
 MODEL = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
 # As models' own: what begins an answer is written where one is asked for.
@@ -345,6 +346,44 @@ def test_fields_absent_from_a_row_are_named_with_those_it_has() -> None:
     assert fault.field == "data.prompt"
     assert fault.rule == "names hint, absent from row 2 of rows.jsonl"
     assert fault.remedy == "the row has question, answer"
+
+
+def remedies(fields: dict[str, Any], row: dict[str, Any]) -> dict[str, str]:
+    """By field, what is told after the names of the fields that the row has."""
+    told = faults(learned, config("rows.jsonl", **fields), [row])
+    has = f"the row has {', '.join(row)}"
+    return {fault.field: fault.remedy.removeprefix(has) for fault in told}
+
+
+@pytest.mark.parametrize("role", ["role", "from"])
+def test_of_rows_of_chats_without_their_field_s_name_it_is_told(role: str) -> None:
+    row = {"id": 1, "notes": [], "tags": ["a"], "talk": [{role: "user"}, {role: "assistant"}]}
+    told = "; name chats by data.messages: talk"
+    both = dict.fromkeys(("data.prompt", "data.completion"), told)
+    assert remedies({}, row) == both
+    assert remedies({}, row | {"talk": [*row["talk"], "a"]}) == dict.fromkeys(both, "")
+    (fault,) = as_replay([Fault("data.prompt", "", told)])
+    assert fault.remedy == "; name chats by data.replay.messages: talk"
+
+
+def test_rows_such_as_alpaca_s_are_told_what_they_need_and_learned_so() -> None:
+    row = {"instruction": "Add.", "input": "1 2", "output": "3"}
+    told = remedies({}, row)
+    fields = {
+        field.removeprefix("data."): yaml.safe_load(remedy.partition("write ")[2].split(", ")[0])
+        for field, remedy in told.items()
+    }
+    rows = [row, row | {"input": ""}, row | {"input": None}, {"instruction": "Go.", "output": "a"}]
+    assert learned(config("rows.jsonl", **fields), rows) == [
+        [Example("Add.\n1 2", " 3")],
+        [Example("Add.", " 3")],
+        [Example("Add.", " 3")],
+        [Example("Go.", " a")],
+    ]
+    assert remedies({"completion": "a", "chat_template": True, "system": "{{ s }}"}, row) == {
+        "data.prompt": told["data.prompt"],
+        "data.system": "",
+    }
 
 
 ODD = {"Full Question": "q", "ground-truth": "a"}

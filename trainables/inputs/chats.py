@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from trainables.errors import Fault
@@ -57,13 +57,14 @@ _SYSTEMS = ("system", "developer")
 # ShareGPT's names of roles; all others are taken as they are.
 _ROLES = {
     "human": "user",
-    "gpt": "assistant",
+    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model"), "assistant"),
     "function_call": "assistant",
     "function_response": "tool",
     "observation": "tool",
 }
 # An assistant's turn is context alone by a zero of OpenAI's, or a false one of Axolotl's.
 _MARKS = ("weight", "train", "training")
+_SHOWN = 80  # characters of the roles or fields that a chat has instead of what it must have
 
 
 def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
@@ -83,13 +84,13 @@ def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
         raise _malformed("must be turns of a `role` and a `content`")
     turns, tools = [_turn(turn) for turn in found], _tools(row)
     roles = [turn["role"] for turn in turns]
+    if answers == "last":
+        _check_end(roles)
     asked = [i for i, role in enumerate(roles) if role == _ANSWERS and "user" in roles[:i]]
     wanted = asked if answers == "all" else [len(turns) - 1]
     if not wanted:
-        raise _malformed("must have an answer of the role assistant")
-    if answers == "last" and (len(turns) < 2 or roles[-1] != _ANSWERS):
-        rule = "must end with an answer of the role assistant"
-        raise _malformed(rule, "end chats with one, or set answers: all")
+        got = ", ".join(dict.fromkeys(roles))[:_SHOWN] or "nobody"
+        raise _malformed(f"must have an answer of the role assistant to a user, got turns of {got}")
     marked = {i for i, role in enumerate(roles) if role == _ANSWERS and _is_marked(found[i])}
     unmarked = [index for index in wanted if index not in marked]
     if not unmarked:
@@ -101,6 +102,14 @@ def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
         raise _malformed("an answer is blank", "leave such chats out")
     first, *others = [Example(turns[:index], turns[index], tools) for index in learned]
     return [first._replace(unlearned=len({*asked} - marked - {*learned})), *others]
+
+
+def _check_end(roles: Sequence[str]) -> None:
+    if len(roles) < 2 or roles[-1] != _ANSWERS:
+        alone = " alone" if len(roles) == 1 else ""
+        got = f"a turn of {roles[-1][:_SHOWN]}{alone}" if roles else "no turns"
+        rule = f"must end with an answer of the role assistant, got {got}"
+        raise _malformed(rule, "end chats with one, or set answers: all")
 
 
 def _is_marked(turn: Turn) -> bool:
@@ -156,19 +165,29 @@ def forms_of_calls(turns: Turns) -> Iterator[Turns]:
 
 def _turn(turn: Turn) -> Turn:
     """A turn as chat templates take it, out of one of OpenAI's or ShareGPT's."""
+    given = turn
     if "from" in turn and "role" not in turn:
         turn = _of_sharegpt(turn)
     if isinstance(turn.get("content"), list):
         turn = turn | {"content": "".join(map(_text_of_part, turn["content"]))}
+    if turn.get("function_call"):  # which hardly any chat template writes
+        remedy = "write tool_calls: [{type: function, function: ...}], and tool for function"
+        raise _malformed("must have calls as `tool_calls`, got a `function_call`", remedy)
     content, calls = turn.get("content"), turn.get("tool_calls")
     is_silent = content is None and bool(calls)
     if not isinstance(turn.get("role"), str) or not (isinstance(content, str) or is_silent):
-        raise _malformed("must be turns of a `role` and a `content`")
+        raise _malformed(f"must be turns of a `role` and a `content`, got one of {_kinds(given)}")
     # For an empty list, some chat templates write a turn of calls and omit the content; for a blank
     # thought, some write an empty one.
     blank = [name for names in CARRIED for name in names if not turn.get(name)]
     turn = {name: value for name, value in turn.items() if name not in (*blank, *_MARKS)}
     return turn | {"tool_calls": _calls(calls)} if calls else turn
+
+
+def _kinds(turn: Turn) -> str:
+    """A turn's fields and the types of what they hold."""
+    kinds = ((name, "null" if held is None else type(held).__name__) for name, held in turn.items())
+    return ", ".join(f"{name} ({kind})" for name, kind in kinds)[:_SHOWN] or "no fields"
 
 
 def _of_sharegpt(turn: Turn) -> Turn:

@@ -32,6 +32,13 @@ _LONGEST_REASON = 400  # characters: with the types of all fields it may be of p
 _BRACED = re.compile(r"\{([^{}]+)\}")
 SOURCES: tuple[Source, ...] = ("path", "validation_path")
 _BLANK = Fault("data.completion", "the completion is blank", "leave such rows out")
+# What rows such as Alpaca's need, as YAML has it; `input` is blank in many, and some have none.
+_INSTRUCTED = {
+    "data.prompt": (
+        r'write "{{ instruction }}{% if input is defined and input %}\n{{ input }}{% endif %}"'
+    ),
+    "data.completion": 'write " {{ output }}", in chats without the space',
+}
 # What is learned from a row, or why nothing can be.
 Rendered = list[Example] | UnusableRow
 
@@ -241,7 +248,12 @@ def _faults_of_texts(field: str, rows: Sequence[Row], location: str) -> Iterator
 def as_replay(faults: Sequence[Fault]) -> list[Fault]:
     """Faults of `Replay.as_data`, under the fields where the sweep file has it."""
     return [
-        replace(fault, field=fault.field.replace("data.", "data.replay.", 1)) for fault in faults
+        replace(
+            fault,
+            field=fault.field.replace("data.", "data.replay.", 1),
+            remedy=fault.remedy.replace("data.messages", "data.replay.messages"),
+        )
+        for fault in faults
     ]
 
 
@@ -255,8 +267,8 @@ def _fault_of_lacking(field: str, lacking: Sequence[str], where: str, row: Row) 
     absent = [name for name in lacking if name not in row]
     if absent:
         has = f"the row has {', '.join(map(str, row)) or 'no fields'}"
-        if field not in ("data.messages", "data.text") and (how := _how_to_name(row)):
-            has = f"{has}; {how}"
+        how = "" if field in ("data.messages", "data.text") else _how_to_name(row)
+        has = "; ".join(filter(None, (has, how, _how_to_learn(field, row))))
         return Fault(field, f"names {', '.join(absent)}, absent from {where}", has)
     rule, remedy = f"prints {', '.join(lacking)}, null in {where}", "leave such rows out"
     if field != "data.completion":  # which cannot be learned if it is blank
@@ -268,6 +280,17 @@ def _how_to_name(row: Row) -> str:
     """How a template has a field whose name Jinja does not take for one; empty if there is none."""
     odd = next((name for name in map(str, row) if not name.isidentifier()), None)
     return "" if odd is None else f"write {_expression(odd)} for the field {odd}"
+
+
+def _how_to_learn(field: str, row: Row) -> str:
+    """What prompt and completion of rows of chats or instructions take; empty for others."""
+    if field not in _INSTRUCTED:
+        return ""
+    for name, value in row.items():
+        turns = value if isinstance(value, list) else []
+        if turns and all(isinstance(turn, dict) and {"role", "from"} & {*turn} for turn in turns):
+            return f"name chats by data.messages: {name}"
+    return _INSTRUCTED[field] if {"instruction", "output"} <= {*row} else ""
 
 
 def _expression(name: str) -> str:
