@@ -432,6 +432,8 @@ def test_the_upload_hint_survives_a_folder_with_a_space(tmp_path: Path) -> None:
         (None, {"WANDB_API_KEY": FAKE_KEY, "WANDB_MODE": "offline"}, "offline"),
         (None, {"WANDB_API_KEY": FAKE_KEY, "WANDB_MODE": "dryrun"}, "offline"),
         (None, {"WANDB_API_KEY": FAKE_KEY, "WANDB_MODE": "disabled"}, "disabled"),
+        (None, {"WANDB_MODE": "disabled", "WANDB_TAGS": "a,"}, "disabled"),
+        ("disabled", {"WANDB_MODE": "foo"}, "disabled"),
         ("offline", {"WANDB_API_KEY": FAKE_KEY}, "offline"),
         ("online", {"WANDB_API_KEY": FAKE_KEY, "WANDB_MODE": "offline"}, "online"),
         ("online", {}, "offline"),

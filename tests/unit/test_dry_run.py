@@ -82,8 +82,14 @@ def test_a_dry_run_loads_no_torch(tmp_path: Path) -> None:
         "assert main(['quickstart', '--dry-run']) == 0\n"
         "print('LOADED', *sys.modules)"
     )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,  # W&B checks its variables, if there is one
     )
     loaded = done.stdout.partition("LOADED")[2].split()
     assert "tune.terminal.dry_run" in loaded

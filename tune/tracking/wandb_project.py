@@ -10,6 +10,7 @@ from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, join
 from trainables.records.ledger import Ledger
 from tune.config.sweep_config import SweepConfig, project_name
+from tune.tracking.wandb_variables import asked_mode
 
 _PROJECT, _ENTITY = "WANDB_PROJECT", "WANDB_ENTITY"
 
@@ -56,7 +57,7 @@ def _project_of_environment(config: SweepConfig) -> str | None:
     try:
         return project_name(project) if (project := os.environ.get(_PROJECT)) else None
     except ValueError as error:
-        if (config.wandb.mode or os.environ.get("WANDB_MODE")) == "disabled":
+        if asked_mode(config.wandb) == "disabled":
             return None
         # W&B starts with no wrong project, even if it is not used.
         rule, _, remedy = str(error).partition("; ")

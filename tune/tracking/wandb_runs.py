@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from tune.tracking.wandb_parts import (
     steps_in,
 )
 from tune.tracking.wandb_project import keep_entity
+from tune.tracking.wandb_variables import asked_mode
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +89,7 @@ class WandbRuns:
             with self.guarded("its settings"):
                 self._chosen_mode = _find_mode(self._config)
                 self._may_ask = self._chosen_mode == "online"
-                asked = self._config.mode or os.environ.get("WANDB_MODE")
-                if asked == "online" and not self._may_ask:
+                if asked_mode(self._config) == "online" and not self._may_ask:
                     self._warn("wandb.mode is online without a key, logging offline: `wandb login`")
         return self._chosen_mode
 
@@ -245,6 +244,8 @@ def _find_mode(config: WandbConfig) -> Mode:
 
     The key is only looked up: no prompt, no verification, and nothing is saved.
     """
+    if asked_mode(config) == "disabled":  # whatever W&B says to its other settings
+        return "disabled"
     wanted = _set_up(**({"mode": config.mode} if config.mode else {})).settings.mode
     if wanted == "disabled":
         return "disabled"
