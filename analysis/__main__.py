@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from trainables.errors import Fault, UserError
-from trainables.files.storage import Location, parse_location
+from trainables.files.storage import Location, parse_folder, parse_location
 
 NOT_READ, INTERRUPTED = 1, 130
 _FORMATS = ("html", "md", "csv", "json")
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     figure.set_defaults(run=lambda o: _figure(o.sweep_dir, o.to))
     inside = commands.add_parser("inside", help="what changed inside the models of trials")
-    inside.add_argument("sweep_dir", type=_folder, metavar="SWEEP_DIR", help=_SWEEP_DIR)
+    inside.add_argument("sweep_dir", type=parse_folder, metavar="SWEEP_DIR", help=_SWEEP_DIR)
     which = inside.add_mutually_exclusive_group()
     which.add_argument("--trials", type=int, nargs="+", metavar="NUMBER", help="those alone")
     which.add_argument("--all", action="store_true", help="not only the notable ones")
@@ -71,28 +71,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     runs.set_defaults(run=lambda o: _wandb_runs(o.project, o.sweep_id, o.to))
     watch = commands.add_parser("watch", help="a running sweep, live; Ctrl-C leaves it running")
-    watch.add_argument("sweep_dir", type=_folder, metavar="SWEEP_DIR", help=_SWEEP_DIR)
+    watch.add_argument("sweep_dir", type=parse_folder, metavar="SWEEP_DIR", help=_SWEEP_DIR)
     watch.add_argument("--once", action="store_true", help="draw it once")
     watch.set_defaults(run=lambda o: _watch(o.sweep_dir, o.once))
     views = commands.add_parser("wandb-views", help="a view and a report in W&B, made or updated")
     views.add_argument("sweep_dir", type=parse_location, metavar="SWEEP_DIR", help=_SWEEP_DIR)
     views.set_defaults(run=lambda o: _wandb_views(o.sweep_dir))
     export = commands.add_parser("export", help="the winner's adapter or model, with a model card")
-    export.add_argument("sweep_dir", type=_folder, metavar="SWEEP_DIR", help=_SWEEP_DIR)
+    export.add_argument("sweep_dir", type=parse_folder, metavar="SWEEP_DIR", help=_SWEEP_DIR)
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="empty or new")
     export.add_argument("--trial", type=int, metavar="N", help="another than the recommended one")
     export.add_argument("--merge", action="store_true", help="the adapter merged into its base")
     export.set_defaults(run=lambda o: _export(o.sweep_dir, o.to, o.trial, o.merge))
     return parser
-
-
-def _folder(text: str) -> Path:
-    """Parse the folder of a sweep on this machine."""
-    location = parse_location(text)
-    if isinstance(location, str):
-        rule = f"must be a folder, got {text}: copy the sweep to this machine first"
-        raise argparse.ArgumentTypeError(rule)
-    return location
 
 
 def _report(sweep_dirs: list[Location], file: Path | None, kind: str | None) -> None:

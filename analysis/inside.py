@@ -18,8 +18,17 @@ from analysis.sweep_settings import SweepSettings
 from analysis.sweeps import Sweep, ledger_of
 from trainables.collector import collector_paused
 from trainables.errors import Fault, UserError, first_line, hub_remedy
+from trainables.files.storage import Location, parse_folder
 from trainables.inside.choice import notable_trials
-from trainables.inside.records import ROUNDED, InsideFolder, InsideRecord, is_rounded
+from trainables.inside.records import (
+    ROUNDED,
+    AttentionDrift,
+    InsideFolder,
+    InsideRecord,
+    MatrixChange,
+    RepresentationDrift,
+    is_rounded,
+)
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialRecord
 
@@ -28,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def look_inside(
-    sweep_dir: Path,
+    sweep_dir: Location,
     numbers: Sequence[int] | None = None,
     seen: Callable[[InsideRecord], None] = lambda record: None,
 ) -> list[InsideRecord]:
@@ -42,8 +51,9 @@ def look_inside(
 
     Raises:
         UserError: no sweep in the folder, no such trial, the base model cannot be loaded, or the
-            folder cannot be written to.
+            folder cannot be written to or is in an object store.
     """
+    sweep_dir = parse_folder(sweep_dir)
     numbers = _existing(sweep_dir, numbers)
     with quiet_libraries(), collector_paused():
         from trainables.inside.inspection import inspect_trial
@@ -55,7 +65,7 @@ def look_inside(
     return records
 
 
-def check_base(records: Sequence[InsideRecord], sweep_dir: Path) -> None:
+def check_base(records: Sequence[InsideRecord], sweep_dir: Location) -> None:
     """Check that it is not for lack of the base that nothing was found in any trial.
 
     Raises:
@@ -66,7 +76,7 @@ def check_base(records: Sequence[InsideRecord], sweep_dir: Path) -> None:
     with_weights = [record for record in records if record.key]
     if not with_weights or any(record.matrices for record in with_weights):
         return
-    model = Ledger(sweep_dir).trial(with_weights[0].number).config.model
+    model = Ledger(parse_folder(sweep_dir)).trial(with_weights[0].number).config.model
     try:
         fingerprint(model)
     except (OSError, ModuleNotFoundError) as error:
@@ -75,9 +85,9 @@ def check_base(records: Sequence[InsideRecord], sweep_dir: Path) -> None:
         raise UserError([Fault("model.name", rule, remedy)]) from error
 
 
-def every_trial(sweep_dir: Path) -> list[int]:
+def every_trial(sweep_dir: Location) -> list[int]:
     """Numbers of all trials of the sweep."""
-    return [record.number for record in ledger_of(sweep_dir).trials()]
+    return [record.number for record in ledger_of(parse_folder(sweep_dir)).trials()]
 
 
 def _existing(sweep_dir: Path, numbers: Sequence[int] | None) -> list[int]:
@@ -110,29 +120,28 @@ def inspected(
 
 def matrices(records: Sequence[InsideRecord]) -> pd.DataFrame:
     """One row per matrix of each trial; columns as in `MatrixChange`, and `number`."""
-    return pd.DataFrame(
-        [{"number": r.number, **matrix.model_dump()} for r in records for matrix in r.matrices]
-    )
+    rows = [{"number": r.number, **matrix.model_dump()} for r in records for matrix in r.matrices]
+    return pd.DataFrame(rows, columns=["number", *MatrixChange.model_fields])
 
 
 def attention(records: Sequence[InsideRecord]) -> pd.DataFrame:
     """One row per head of each layer of each trial: `number`, `layer`, `head`, the drifts."""
-    return pd.DataFrame(
-        [
-            {"number": r.number, "layer": layer.layer, "head": head}
-            | {name: heads[head] for name, heads in layer.model_dump(exclude={"layer"}).items()}
-            for r in records
-            for layer in r.attention
-            for head in range(len(layer.js))
-        ]
-    )
+    drifts = [name for name in AttentionDrift.model_fields if name != "layer"]
+    rows = [
+        (r.number, layer.layer, head, *(getattr(layer, drift)[head] for drift in drifts))
+        for r in records
+        for layer in r.attention
+        for head in range(len(layer.js))
+    ]
+    return pd.DataFrame(rows, columns=["number", "layer", "head", *drifts])
 
 
 def representation(records: Sequence[InsideRecord]) -> pd.DataFrame:
     """One row per layer of each trial; columns as in `RepresentationDrift`, and `number`."""
-    return pd.DataFrame(
-        [{"number": r.number, **layer.model_dump()} for r in records for layer in r.representation]
-    )
+    rows = [
+        {"number": r.number, **layer.model_dump()} for r in records for layer in r.representation
+    ]
+    return pd.DataFrame(rows, columns=["number", *RepresentationDrift.model_fields])
 
 
 def by_trial(records: Sequence[InsideRecord]) -> pd.DataFrame:
@@ -149,27 +158,25 @@ def by_trial(records: Sequence[InsideRecord]) -> pd.DataFrame:
             "forgetting_nll": [r.forgetting_nll for r in records],
         },
         index=pd.Index([r.number for r in records], name="number"),
-        dtype=float,
     )
     spectra = matrices(records)
-    if not spectra.empty:
-        spectra["stable_rank_share"] = spectra["stable_rank"] / spectra["rank_limit"]
-        spectra["effective_rank_share"] = spectra["effective_rank"] / spectra["rank_limit"]
-        columns = ["relative_norm", "stable_rank_share", "effective_rank_share"]
-        columns += ["cosine_by_index", "cosine_by_maximum"]
-        frame = frame.join(spectra.groupby("number")[columns].median())
+    spectra["stable_rank_share"] = spectra["stable_rank"] / spectra["rank_limit"]
+    spectra["effective_rank_share"] = spectra["effective_rank"] / spectra["rank_limit"]
+    columns = ["relative_norm", "stable_rank_share", "effective_rank_share"]
+    columns += ["cosine_by_index", "cosine_by_maximum"]
+    frame = frame.join(spectra.groupby("number")[columns].median())
     for per_layer in (attention(records), representation(records)):
-        if not per_layer.empty:
-            means = per_layer.groupby("number").mean()
-            frame = frame.join(means.drop(columns=["layer", "head"], errors="ignore"))
-    return frame
+        means = per_layer.groupby("number").mean()
+        frame = frame.join(means.drop(columns=["layer", "head"], errors="ignore"))
+    return frame.astype(float)
 
 
-def similarity(sweep_dir: Path, numbers: Sequence[int]) -> pd.DataFrame:
+def similarity(sweep_dir: Location, numbers: Sequence[int]) -> pd.DataFrame:
     """Subspace similarity of each pair of trials' updates, for every matrix changed by both.
 
     Compares the spans of up to 8 top left singular vectors of each dW; columns `number`, `other`,
     `matrix`, `similarity` (0 to 1; two random k-dimensional subspaces of n dimensions have k / n).
+    Trials whose weights could not be inspected, as they kept none, are left out.
 
     Raises:
         FileNotFoundError: a trial has not been inspected.
@@ -178,10 +185,15 @@ def similarity(sweep_dir: Path, numbers: Sequence[int]) -> pd.DataFrame:
 
     from trainables.inside.spectra import subspace_similarity
 
-    folder = InsideFolder(sweep_dir)
-    directions = {number: load_file(folder.directions(number)) for number in numbers}
+    folder = InsideFolder(parse_folder(sweep_dir))
+    directions = {}
+    for number in numbers:
+        if folder.directions(number).exists():
+            directions[number] = load_file(folder.directions(number))
+        elif not folder.record_json(number).exists():
+            raise FileNotFoundError(f"trial {number} has not been inspected: see `look_inside`")
     rows = []
-    for one, other in combinations(numbers, 2):
+    for one, other in combinations(directions, 2):
         for matrix, left_OK in directions[one].items():
             right_OK = directions[other].get(matrix)
             if right_OK is not None and left_OK.shape[1] and right_OK.shape[1]:
@@ -208,11 +220,11 @@ _LEGEND = (
 )
 
 
-def as_table(records: Sequence[InsideRecord], sweep_dir: Path) -> Table:
+def as_table(records: Sequence[InsideRecord], sweep_dir: Location) -> Table:
     """The rows of `by_trial` for a terminal, with each trial's settings."""
     from rich.table import Table
 
-    configs = {record.number: record.config for record in Ledger(sweep_dir).trials()}
+    configs = {record.number: record.config for record in Ledger(parse_folder(sweep_dir)).trials()}
     rounded = any(is_rounded(configs[record.number]) for record in records)
     legend = f"{_LEGEND}; {ROUNDED}" if rounded else _LEGEND
     table = Table(box=None, padding=(0, 1, 0, 0), caption=legend, caption_justify="left")

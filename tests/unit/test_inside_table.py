@@ -12,8 +12,19 @@ from builders import record_sweep, scores, trial
 from safetensors.torch import save_file
 
 from analysis.__main__ import main
-from analysis.inside import by_trial, check_base, similarity
+from analysis.inside import (
+    as_table,
+    attention,
+    by_trial,
+    check_base,
+    every_trial,
+    look_inside,
+    matrices,
+    representation,
+    similarity,
+)
 from trainables.config import ModelConfig
+from trainables.errors import UserError
 from trainables.inside.records import (
     AttentionDrift,
     InsideFolder,
@@ -88,6 +99,21 @@ def test_a_trial_without_anything_found_has_an_empty_row() -> None:
     assert frame.loc[4].isna().all()
 
 
+def test_without_records_the_tables_have_the_columns_of_those_with_records() -> None:
+    representations = RepresentationDrift(layer=0, cka_drift=0, cka_drift_without_first=0)
+    record = InsideRecord(
+        number=3,
+        trial_id="trial",
+        matrices=(change(0.1, 4, 0),),
+        attention=(drift(0, 0.1),),
+        representation=(representations,),
+    )
+    for table, columns in ((matrices, 13), (attention, 7), (representation, 4), (by_trial, 15)):
+        assert len(table([]).columns) == columns
+        assert table([]).columns.tolist() == table([record]).columns.tolist()
+    assert by_trial([]).dtypes.tolist() == [float] * 15
+
+
 @pytest.mark.parametrize("base", ["/gone", "package://gone/model"])
 def test_where_the_base_is_not_on_this_machine_the_command_ends_with_an_error(
     base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -124,10 +150,26 @@ def test_updates_are_compared_where_both_trials_have_directions(tmp_path: Path) 
         folder.directions(number).parent.mkdir(exist_ok=True, parents=True)
         matrices = {name: left_OK.contiguous() for name, left_OK in of_trial.items()}
         save_file(matrices, folder.directions(number))
-    shared = similarity(tmp_path, [5, 2, 7])
+    folder.write(InsideRecord(number=3, trial_id="trial", reason="it kept no weights"))
+    shared = similarity(str(tmp_path), [5, 3, 2, 7])
     assert shared.to_dict("split")["data"] == [
         [5, 2, "half", pytest.approx(1 / 2)],
         [5, 7, "half", pytest.approx(1)],
         [2, 7, "half", pytest.approx(0)],
     ]
     assert list(shared) == ["number", "other", "matrix", "similarity"]
+    with pytest.raises(FileNotFoundError, match="trial 4 has not been inspected"):
+        similarity(tmp_path, [5, 4])
+
+
+def test_the_folder_of_a_sweep_may_be_given_as_text(tmp_path: Path) -> None:
+    record_sweep(tmp_path, *(trial(number, scores(0.5, 0.0)) for number in range(2)))
+    assert every_trial(str(tmp_path)) == [0, 1]
+    records = look_inside(str(tmp_path), [1])
+    assert records == look_inside(tmp_path, [1])
+    assert [record.reason for record in records] == ["it kept no weights"]
+    assert as_table(records, str(tmp_path)).row_count == 1
+    with pytest.raises(UserError, match="cannot find some/model"):
+        check_base([InsideRecord(number=1, trial_id="1", key="k")], str(tmp_path))
+    with pytest.raises(UserError, match="SWEEP_DIR: must be a folder, got s3://bucket/sweep; copy"):
+        look_inside("s3://bucket/sweep")

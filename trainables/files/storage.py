@@ -115,6 +115,19 @@ def parse_location(text: str) -> Location:
     return text.rstrip("/")
 
 
+def parse_folder(given: Location) -> Path:
+    """The folder of a sweep on this machine, as the user typed it or as a path.
+
+    Raises:
+        UserError: it is an object store's address.
+    """
+    location = parse_location(given) if isinstance(given, str) else given
+    if isinstance(location, str):
+        rule = f"must be a folder, got {location}"
+        raise UserError([Fault("SWEEP_DIR", rule, "copy the sweep to this machine first")])
+    return location
+
+
 def read_or_none(storage: Storage, name: str) -> bytes | None:
     """The content of a file; None if it does not exist."""
     try:
