@@ -7,27 +7,37 @@ come from `trainables.metric_keys`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from analysis.sweeps import Sweep, open_sweeps
 from trainables import metric_keys
+from trainables.errors import Fault, UserError
 from trainables.files.storage import Location
 from trainables.metric_keys import METRICS, Metric
 from trainables.records.items import pair_items
-from trainables.records.schema import TrialRecord
+from trainables.records.schema import ItemScore, TrialRecord
 from trainables.results.settings import settings_of
 
 _OF_TRIAL = ["trial_id", "sweep", "number"]
+_FLOATS = ["share", "value", "score", "stderr", "base", "tuned", "chance", "gain", "forgetting"]
+_DTYPES = {"number": int, "step": int} | dict.fromkeys(_FLOATS, float)
 
 
-def load_trials(*sweep_dirs: Location) -> pd.DataFrame:
+def load_trials(*sweep_dirs: Location | Sequence[Location]) -> pd.DataFrame:
     """Settings, status and final metrics of every trial of one or several sweeps.
 
+    Args:
+        sweep_dirs: the sweeps' folders, one by one or as a list.
+
     Raises:
-        UserError: as `open_sweeps`.
+        UserError: as `open_sweeps`, or no folder is given.
     """
-    return trials_frame(open_sweeps(sweep_dirs))
+    lists = [[each] if isinstance(each, str | Path) else each for each in sweep_dirs]
+    return trials_frame(open_sweeps([*chain.from_iterable(lists)]))
 
 
 def trials_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
@@ -35,7 +45,12 @@ def trials_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
 
     Its columns are those of results.csv, with the sweep but no best values. Metrics that a trial
     never logged are NaN.
+
+    Raises:
+        UserError: no sweep is given.
     """
+    if not sweeps:
+        raise UserError([Fault("SWEEP_DIR", "must be one folder of a sweep at least, got none")])
     rows = [
         {
             "sweep": sweep.title,
@@ -55,6 +70,12 @@ def _trials(sweeps: Iterable[Sweep]) -> Iterator[tuple[Sweep, TrialRecord, tuple
             yield sweep, record, (record.config.trial_id, sweep.title, record.number)
 
 
+def _frame(rows: Sequence[tuple[Any, ...]], columns: Sequence[str]) -> pd.DataFrame:
+    """A frame whose columns of numbers are such even without a row."""
+    frame = pd.DataFrame(rows, columns=[*_OF_TRIAL, *columns])
+    return frame.astype({name: dtype for name, dtype in _DTYPES.items() if name in frame})
+
+
 def measurements_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     """Every measured value: trial_id, sweep, number, step, share, metric, value.
 
@@ -66,7 +87,7 @@ def measurements_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
         for m in sweep.ledger.measurements(record.number)
         for metric, value in m.metrics.items()
     ]
-    return pd.DataFrame(rows, columns=[*_OF_TRIAL, "step", "share", "metric", "value"])
+    return _frame(rows, ["step", "share", "metric", "value"])
 
 
 def tasks_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
@@ -83,7 +104,7 @@ def tasks_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
             lost = task.value - score if task.role == "retention" else None
             rows.append((*own, task.role, label, task.metric, *scores, score - task.value, lost))
     columns = ["role", "task", "metric", "score", "stderr", "base", "chance", "gain", "forgetting"]
-    return pd.DataFrame(rows, columns=[*_OF_TRIAL, *columns])
+    return _frame(rows, columns)
 
 
 def items_frame(sweeps: Sequence[Sweep], numbers: Iterable[int] | None = None) -> pd.DataFrame:
@@ -94,19 +115,32 @@ def items_frame(sweeps: Sequence[Sweep], numbers: Iterable[int] | None = None) -
     Args:
         sweeps: to read.
         numbers: of the trials to read; all if None.
+
+    Raises:
+        UserError: a sweep's folder lacks the base's items.
     """
     wanted = None if numbers is None else set(numbers)
     rows = [
         (*own, sweep.base.scores[task].role, task, b.doc_hash, b.filter, b.score, tuned.score)
         for sweep in sweeps
-        for base_items in [sweep.ledger.base_items()]
+        for base_items in [_base_items(sweep)]
         for _, record, own in _trials([sweep])
         if wanted is None or record.number in wanted
         for task, pairs in pair_items(base_items, sweep.ledger.items(record)).items()
         for b, tuned in ((pair.base, pair.tuned) for pair in pairs)
     ]
     columns = ["role", "task", "doc_hash", "filter", "base", "tuned"]
-    return pd.DataFrame(rows, columns=[*_OF_TRIAL, *columns])
+    return _frame(rows, columns)
+
+
+def _base_items(sweep: Sweep) -> list[ItemScore]:
+    ledger = sweep.ledger
+    try:
+        return ledger.base_items()
+    except FileNotFoundError as error:  # the bulk of a sweep, so they may have been left out
+        rule = f"lacks the items of the base: {ledger.folder.place(ledger.folder.base_items)}"
+        remedy = "copy that file, too, from where the sweep ran"
+        raise UserError([Fault("SWEEP_DIR", rule, remedy)]) from error
 
 
 def describe_metrics(sweeps: Sequence[Sweep]) -> pd.DataFrame:

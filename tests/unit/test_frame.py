@@ -209,6 +209,36 @@ def test_one_sweep_needs_no_list_and_text_is_a_path_too(tmp_path):
         assert len(sweep.trials) == 3
 
 
+def test_trials_are_loaded_from_folders_one_by_one_or_as_a_list(tmp_path):
+    written = [SyntheticSweep(trials=3, name=name).write(tmp_path / name) for name in "ab"]
+    texts = [str(folder) for folder in written]
+    one_by_one = load_trials(*written)
+    assert one_by_one["sweep"].tolist() == ["a"] * 3 + ["b"] * 3
+    for given in ([written], [texts], [tuple(texts)], [texts[:1], texts[1]]):
+        pd.testing.assert_frame_equal(load_trials(*given), one_by_one)
+    none = "SWEEP_DIR: must be one folder of a sweep at least, got none"
+    assert refusal() == refusal([]) == none
+    with pytest.raises(UserError, match=none):
+        trials_frame([])
+
+
+def test_items_without_those_of_the_base_are_refused(tmp_path):
+    folder = SyntheticSweep(trials=1).write(tmp_path)
+    missing = folder / "base" / "items.jsonl"
+    missing.unlink()
+    with pytest.raises(UserError) as caught:
+        items_frame(open_sweeps(folder))
+    rule = f"SWEEP_DIR: lacks the items of the base: {missing}"
+    assert str(caught.value) == f"{rule}; copy that file, too, from where the sweep ran"
+
+
+def test_frames_without_a_row_have_the_dtypes_of_those_with_rows(sweeps):
+    for frame_of in (measurements_frame, tasks_frame, items_frame):
+        numbers = frame_of(sweeps).select_dtypes("number").dtypes.to_dict()
+        assert len(numbers) >= 3
+        assert frame_of([]).select_dtypes("number").dtypes.to_dict() == numbers
+
+
 def test_a_store_that_nobody_knows_is_refused(capsys):
     with pytest.raises(UserError, match="SWEEP_DIR: cannot be read: foo://bar"):
         open_sweeps(["foo://bar"])
