@@ -330,11 +330,12 @@ def test_the_buckets_of_a_sharded_trial_do_not_stay_either(
 def test_weights_can_be_saved_whatever_the_user_s_own_settings(
     make_trial: MakeTrial,
 ) -> None:
-    own = {"zero_optimization": {"stage": 3, "overlap_comm": False}}
+    own = {"zero_optimization": {"stage": 3, "overlap_comm": False}, "bf16": None}
     trial = make_trial(method="full", deepspeed={"config": own})
     settings = full_sft.deepspeed_settings(trial)
     assert trial.deepspeed
     assert trial.deepspeed.config == own
+    assert settings["bf16"] == {"enabled": "auto"}
     assert settings["zero_optimization"] == {
         "stage": 3,
         "overlap_comm": False,
@@ -383,7 +384,8 @@ def test_what_the_user_s_own_settings_leave_out_is_the_trial_s(
     make_trial: MakeTrial,
 ) -> None:
     """And not DeepSpeed's, whose learning rate would be 1e-3 whatever the search drew."""
-    own = {"optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.95]}}}
+    params = {"betas": [0.9, 0.95], "weight_decay": None}
+    own = {"optimizer": {"type": "AdamW", "params": params}}
     parts = {"deepspeed": {"config": own}, "train": {"weight_decay": 0.05}}
     trial = make_trial(method="full", learning_rate=3e-5, **parts)
     config = HfTrainerDeepSpeedConfig(full_sft.deepspeed_settings(trial))

@@ -632,18 +632,19 @@ def test_a_schedule_or_rate_of_deepspeed_s_own_is_refused(
     """Its full trials would have another schedule than LoRA's, and none could be resumed."""
     file = sweep.parent / "own.json"
     override = f"deepspeed.config_file={file}"
-    file.write_text('{"scheduler": {"type": "WarmupLR", "params": {}}}')
+    sharded = '{"zero_optimization": {"stage": 2}, '
+    file.write_text(sharded + '"scheduler": {"type": "WarmupLR", "params": {}}}')
     assert run(sweep, "--dry-run", "--set", override) == command_line.BAD_INPUT
     assert capsys.readouterr().err == (
         "error: deepspeed.config: must hold no scheduler, so that all methods have the same one; "
         "leave it out; set train.schedule and train.warmup\n"
     )
-    file.write_text('{"optimizer": {"type": "AdamW", "params": {"lr": 1e-5}}}')
+    file.write_text(sharded + '"optimizer": {"type": "AdamW", "params": {"lr": 1e-5}}}')
     assert run(sweep, "--dry-run", "--set", override) == command_line.BAD_INPUT
     assert "must leave the learning rate to the search" in capsys.readouterr().err
-    file.write_text('{"zero_optimization": {"stage": 2}, "optimizer": {"params": {"lr": "auto"}}}')
+    file.write_text(sharded + '"optimizer": {"type": "AdamW", "params": {"lr": "auto"}}}')
     assert run(sweep, "--dry-run", "--set", override) == command_line.OK
-    no_json = "deepspeed.config.gradient_clipping=!!set {a}"
+    no_json = "deepspeed.config={zero_optimization: {stage: 2}, gradient_clipping: !!set {a}}"
     assert run(sweep, "--dry-run", "--set", no_json) == command_line.BAD_INPUT
     assert "must leave clipping to train.max_grad_norm, got" in capsys.readouterr().err
 
@@ -664,18 +665,20 @@ def test_a_schedule_or_rate_of_deepspeed_s_own_is_refused(
         ("optimizer.params.amsgrad", "auto", "have the optimizer that LoRA trials have", "false"),
         ("optimizer.params.amsgrad", True, "have the optimizer that LoRA trials have", "false"),
         ("optimizer.params.adam_w_mode", False, "have the optimizer that LoRA trials have", "true"),
-        ("optimizer.type", "Muon", "have the optimizer that LoRA trials have", "AdamW"),
-        ("optimizer.type", "auto", "have the optimizer that LoRA trials have", "AdamW"),
         ("optimizer.params.eps", "1e-8", "have the optimizer that LoRA trials have", "auto"),
         ("fp16.enabled", True, "leave the precision to model.dtype", "auto"),
+        ("torch_autocast.enabled", True, "leave the precision to model.dtype", "false"),
+        ("sequence_parallel_size", 2, "leave each sequence to one worker", "1"),
     ],
 )
 def test_what_the_trainer_sets_itself_is_refused_in_deepspeed_s_settings(
     key: str, value: Any, rule: str, written: str, sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Transformers compares it, in each full trial, once the model is loaded."""
+    own = "deepspeed.config={zero_optimization: {stage: 2}, optimizer: {type: AdamW}}"
     override = f"deepspeed.config.{key}={json.dumps(value)}"
-    assert run(sweep, "--dry-run", "--set", override) == command_line.BAD_INPUT
+    wanted = command_line.BAD_INPUT
+    assert run(sweep, "--dry-run", "--set", own, "--set", override) == wanted
     got, remedy = json.dumps(value), f"write {written}, or leave it out"
     told = f"error: deepspeed.config: must {rule}, got {key} {got}; {remedy}\n"
     assert capsys.readouterr().err == told
@@ -701,6 +704,7 @@ def test_deepspeed_s_settings_may_repeat_those_of_the_sweep_that_are_not_searche
     searched: str, told: str, sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = {
+        "zero_optimization": {"stage": 2},
         "gradient_clipping": 1,
         "train_batch_size": 4,
         "bf16": {"enabled": "auto"},

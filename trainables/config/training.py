@@ -117,6 +117,7 @@ class DeepSpeedConfig(Frozen):
         offload_parameters: keep parameters in host memory (stage 3).
         config_file: the user's own DeepSpeed JSON, in place of the above, with `auto` filled in.
         config: content of `config_file`, read together with the sweep file, or given in its place.
+            What is null in it is left out.
     """
 
     zero_stage: Literal[0, 1, 2, 3] = 2

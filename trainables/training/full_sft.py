@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from trl import SFTConfig
 
 from trainables.config import DeepSpeedConfig, TrialConfig
 from trainables.inputs.adapter import text_decoder
+from trainables.inputs.chats import without_nulls
 from trainables.inputs.model import load_model, shared_base
 from trainables.inputs.tokenized import inputs_of
 from trainables.process.out_of_memory import free_memory
@@ -114,7 +114,8 @@ def deepspeed_settings(config: TrialConfig) -> dict[str, Any]:
     so that methods are compared under one optimizer and nothing needs compiling.
     """
     deepspeed = config.deepspeed or DeepSpeedConfig()
-    settings = _of_stage(deepspeed) if deepspeed.config is None else deepcopy(deepspeed.config)
+    own = without_nulls(deepspeed.config)  # a copy
+    settings = _of_stage(deepspeed) if own is None else own
     zero = settings.get("zero_optimization", {})
     if zero.get("stage") == 3:  # else no weights could be saved
         zero["stage3_gather_16bit_weights_on_model_save"] = True

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
-from typing import Any
 
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
@@ -28,17 +26,11 @@ from trainables.inputs.rows import (
     load_rows,
     read_general_text,
 )
+from tune.config.deepspeed_settings import faults_of_deepspeed
 from tune.config.input_files import named_inputs, named_paths
 from tune.config.sweep_config import SweepConfig
 from tune.config.task_names import faults_of_task_names
 from tune.config.task_rows import faults_of_task_rows
-
-# What to write where nothing fills in DeepSpeed's `auto`.
-_IN_FULL = {
-    "optimizer.type": "AdamW",
-    "optimizer.params.amsgrad": "false",
-    "optimizer.params.adam_w_mode": "true",
-}
 
 
 def check_files(config: SweepConfig, output_dir: Location) -> int | None:
@@ -61,7 +53,7 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
         *faults_of_task_names(config.eval),
         *faults_of_task_rows(config.eval),
     ]
-    faults += _deepspeed_faults(config)
+    faults += faults_of_deepspeed(config)
     if config.model.load_in_4bit and find_spec("bitsandbytes") is None:
         rule = "needs bitsandbytes, which is not installed"
         faults.append(Fault("model.load_in_4bit", rule, "pip install bitsandbytes, on every node"))
@@ -134,62 +126,3 @@ def _unreadable_text(config: SweepConfig) -> list[Fault]:
     except UserError as error:
         return error.faults
     return []
-
-
-def _deepspeed_faults(config: SweepConfig) -> list[Fault]:
-    settings = config.deepspeed.config or {}
-    faults = []
-    for key, (allowed, rule) in _of_trainer(config).items():
-        value, written = _found(settings, key), _IN_FULL.get(key, "auto")
-        is_left = value is None or (value == "auto" == written)
-        # DeepSpeed takes an optimizer's name in any case.
-        plain = value.lower() if key == "optimizer.type" and isinstance(value, str) else value
-        if not is_left and plain not in allowed:
-            told = f"must {rule}, got {key} {json.dumps(value, default=str)}"
-            faults.append(Fault("deepspeed.config", told, f"write {written}, or leave it out"))
-    if "scheduler" in settings:  # DeepSpeed's would replace the one that LoRA trials use
-        rule = "must hold no scheduler, so that all methods have the same one"
-        remedy = "leave it out; set train.schedule and train.warmup"
-        faults.append(Fault("deepspeed.config", rule, remedy))
-    return faults
-
-
-def _of_trainer(config: SweepConfig) -> dict[str, tuple[tuple[Any, ...], str]]:
-    """What the trainer fills in itself, and compares: by key, which values it takes, and a rule.
-
-    None of a micro-batch, since a trial that runs out of memory makes it smaller.
-    """
-    train, is_16_bit = config.train, config.model.dtype == "bfloat16"
-    full = config.search.full
-    searched = full and full.batch_size
-    parts: tuple[tuple[Any, ...], str] = ((), "leave micro-batches to train.micro_batch_size")
-    alike = "have the optimizer that LoRA trials have"
-    return {
-        "optimizer.params.lr": ((), "leave the learning rate to the search"),
-        "train_batch_size": (
-            () if searched else (train.batch_size,),
-            "leave batches to train.batch_size",
-        ),
-        "train_micro_batch_size_per_gpu": parts,
-        "gradient_accumulation_steps": parts,
-        "gradient_clipping": ((train.max_grad_norm,), "leave clipping to train.max_grad_norm"),
-        "optimizer.params.weight_decay": (
-            () if full and full.weight_decay else (train.weight_decay,),
-            "leave weight decay to train.weight_decay",
-        ),
-        "optimizer.type": (("adam", "adamw"), alike),
-        "optimizer.params.adam_w_mode": ((True,), alike),
-        "optimizer.params.amsgrad": ((False,), alike),
-        "optimizer.params.betas": (([0.9, 0.999],), alike),
-        "optimizer.params.eps": ((1e-8,), alike),
-        "bf16.enabled": ((is_16_bit,), "leave the precision to model.dtype"),
-        "fp16.enabled": ((False,), "leave the precision to model.dtype"),
-    }
-
-
-def _found(settings: dict[str, Any], key: str) -> Any:
-    """The value at a dotted key; None if there is none."""
-    value: Any = settings
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
