@@ -171,14 +171,17 @@ def test_another_question_is_another_sweep(section: str, value: object, told: st
 
 
 def test_an_edited_deepspeed_file_makes_another_sweep_and_a_moved_one_does_not() -> None:
-    def of(file: str, stage: int) -> SweepConfig:
-        own = {"zero_optimization": {"stage": stage}}
+    def of(file: str, clipping: int, **further: Any) -> SweepConfig:
+        own = {"zero_optimization": {"stage": 1}, "gradient_clipping": clipping, **further}
         return sweep(deepspeed={"config_file": file, "config": own})
 
     saved = of("zero.json", 1).model_dump(mode="json")
     check_same_sweep(saved, of("moved/zero.json", 1), Path("here"))
     with pytest.raises(UserError, match=r"deepspeed\.config .*1.*, not .*2"):
         check_same_sweep(saved, of("zero.json", 2), Path("here"))
+    sharded = {"zero_optimization": {"stage": 3}, "wall_clock_breakdown": True, "bf16": None}
+    unread = {"gradient_cliping": 0.1}  # by DeepSpeed
+    check_same_sweep(saved, of("zero.json", 1, **sharded, **unread), Path("here"))
 
 
 @pytest.mark.parametrize(
@@ -188,6 +191,7 @@ def test_an_edited_deepspeed_file_makes_another_sweep_and_a_moved_one_does_not()
         ("train", {"gradient_checkpointing": True}),
         ("eval", {**EVAL, "batch_size": 2}),
         ("deepspeed", {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}),
+        ("deepspeed", {"config": {"zero_optimization": {"stage": 3}, "steps_per_print": 9}}),
         ("model", {"name": "some/model", "shape": SHAPE}),
     ],
 )

@@ -1,4 +1,4 @@
-"""A user's own DeepSpeed settings: their form, and what they must leave to the sweep.
+"""A user's own DeepSpeed settings: their form, what they must leave to the sweep, what they decide.
 
 DeepSpeed passes over a key that it does not know, and a section that is none ends every trial in a
 Python error that names no field. Importing DeepSpeed, to ask it, takes seconds.
@@ -72,6 +72,22 @@ _VALUES = (
     "zero_force_ds_cpu_optimizer",
 )
 _KNOWN = (*_SECTIONS, *_VALUES)
+# Those that shard, and those that only print or log.
+_DECIDE_NOTHING = {
+    "comet",
+    "comms_logger",
+    "csv_monitor",
+    "dump_state",
+    "flops_profiler",
+    "log_level",
+    "memory_breakdown",
+    "steps_per_print",
+    "tensorboard",
+    "timers",
+    "wall_clock_breakdown",
+    "wandb",
+    "zero_optimization",
+}
 _OF_ADAMW = ("lr", "betas", "eps", "weight_decay", "adam_w_mode", "amsgrad", "torch_adam")
 _STAGE = "such as {stage: 2}"
 # What to write where nothing fills in DeepSpeed's `auto`.
@@ -81,6 +97,12 @@ _IN_FULL = {
     "torch_autocast.enabled": "false",
     "sequence_parallel_size": "1",
 }
+
+
+def deciding_settings(settings: dict[str, Any] | None) -> dict[str, Any]:
+    """What a user's own settings, if any, decide of a trial's results, as sharding does not."""
+    given, deciding = without_nulls(settings or {}), {*_KNOWN} - _DECIDE_NOTHING
+    return {key: value for key, value in given.items() if key in deciding}
 
 
 def faults_of_deepspeed(config: SweepConfig) -> list[Fault]:

@@ -20,6 +20,7 @@ from trainables.errors import Fault, UserError
 from trainables.files.storage import Location
 from trainables.inputs.chats import without_nulls
 from trainables.records.schema import SweepRecord
+from tune.config.deepspeed_settings import deciding_settings
 from tune.config.sweep_config import SweepConfig
 
 # What gives a sweep's metrics their meaning. A change in it or in the other sections makes another
@@ -106,6 +107,8 @@ def _deciding(section: str, part: Any) -> Any:
         return part
     free = _FREE.get(section, ())
     kept = {key: _by_files(value) for key, value in part.items() if key not in free}
+    if section == "deepspeed":
+        kept["config"] = deciding_settings(kept.get("config")) or None
     if kept.get("attention") == "sdpa":  # which Transformers takes by itself, once the default here
         del kept["attention"]
     return {key: value for key, value in kept.items() if value is not None}

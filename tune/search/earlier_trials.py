@@ -12,13 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainables.config import DeepSpeedConfig
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, join, parse_location
 from trainables.records.ledger import Ledger
 from trainables.records.schema import ENDED_WELL, Outcome, TrialRecord, TrialStatus
 from trainables.results.recommendation import numbers_text
 from trainables.results.wording import aims_of, how_many
+from tune.config.deepspeed_settings import deciding_settings
 from tune.config.input_files import digests
 from tune.config.same_sweep import check_same_inputs, check_same_sweep, other_questions
 from tune.config.sweep_config import SweepConfig
@@ -180,16 +180,10 @@ def _placed(config: SweepConfig, record: TrialRecord) -> TrialRecord:
         Misfit: it is none.
     """
     params = params_of(config.search, config.train, record.config)
-    trained = record.config.deepspeed
-    if trained and _unsharded(trained) != _unsharded(config.deepspeed):  # it names the optimizer
+    trained, own = record.config.deepspeed, config.deepspeed.config
+    if trained and deciding_settings(trained.config) != deciding_settings(own):
         raise Misfit("deepspeed.config", "was trained with another deepspeed.config")
     return record.model_copy(update={"params": params})
-
-
-def _unsharded(deepspeed: DeepSpeedConfig) -> dict[str, Any]:
-    """What a user's own DeepSpeed file decides of a trial's results, as sharding does not."""
-    settings = deepspeed.config or {}
-    return {key: value for key, value in settings.items() if key != "zero_optimization"}
 
 
 def _misfit_fault(field: str, outside: Sequence[tuple[TrialRecord, Misfit]]) -> Fault:
