@@ -1,4 +1,4 @@
-"""A user's own DeepSpeed settings: what is refused before anything runs."""
+"""A user's own DeepSpeed settings: what is refused before anything runs, and what is told of."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sweep_files import edited
 from tune.config.deepspeed_settings import _KNOWN, faults_of_deepspeed
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
+from tune.config.training_warnings import training_warnings
 
 ZERO = {"zero_optimization": {"stage": 2}}
 ADAMW = {"type": "AdamW", "params": {"lr": "auto"}}
@@ -171,3 +172,38 @@ def test_an_optimizer_is_adamw_and_has_nothing_that_lora_s_lacks(
 def test_a_section_that_is_null_is_left_out(tmp_path: Path) -> None:
     absent = dict.fromkeys(("bf16", "fp16", "optimizer", "scheduler", "gradient_clipping", "wandb"))
     assert told(tmp_path, ZERO | absent) == []
+
+
+@pytest.mark.parametrize(
+    ("beside", "zero", "lines"),
+    [
+        ({}, {"stage": 3}, []),
+        ({"zero_stage": 3}, {"stage": 3}, []),
+        ({"zero_stage": 2}, {"stage": 3}, [("zero_stage", "2", "3")]),
+        ({"offload_optimizer": True}, {"stage": 2}, [("offload_optimizer", "true", "false")]),
+        (
+            {"offload_optimizer": True},
+            {"stage": 2, "offload_optimizer": {"device": "none"}},
+            [("offload_optimizer", "true", "false")],
+        ),
+        (
+            {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": False},
+            {
+                "stage": 3,
+                "offload_optimizer": {"device": "nvme"},
+                "offload_param": {"device": "cpu"},
+            },
+            [("offload_parameters", "false", "true")],
+        ),
+    ],
+    ids=str,
+)
+def test_sharding_that_own_settings_replace_is_told_of(
+    beside: dict[str, Any], zero: dict[str, Any], lines: list[tuple[str, str, str]], tmp_path: Path
+) -> None:
+    config = sweep(tmp_path, config={"zero_optimization": zero}, **beside)
+    assert [*training_warnings(config, None)] == [
+        f"deepspeed.{key} is {given}, which has no effect beside deepspeed.config, where it is "
+        f"{own}: write that, or leave it out"
+        for key, given, own in lines
+    ]

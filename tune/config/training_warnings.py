@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from trainables.config import DataConfig, Method, TrainConfig
+from trainables.config import DataConfig, DeepSpeedConfig, Method, TrainConfig
 from trainables.config.training import step_at
 from trainables.metric_keys import TRAIN_LOSS, VALIDATION_LOSS
 from trainables.records.schema import BaseRecord
 from trainables.results.wording import how_many
+from tune.config.deepspeed_settings import own_sharding
 from tune.config.sweep_config import SweepConfig
+from tune.config.sweep_faults import shown
 from tune.config.sweep_metrics import named_metrics
 
 _FEWEST_HELD_OUT = 30
@@ -21,6 +23,8 @@ def training_warnings(config: SweepConfig, samples: int | None) -> Iterator[str]
     """What trainings of so many samples, if known, would not do as their sweep file may want it."""
     yield from _of_length(config)
     yield from _of_held_out(config.data)
+    if config.search.full:
+        yield from _of_sharding(config.deepspeed)
     if samples is not None:
         yield from _of_batches(config, samples)
         yield from _of_early_stopping(config, samples)
@@ -45,6 +49,19 @@ def _of_held_out(data: DataConfig) -> Iterator[str]:
             f"data.validation_fraction is {data.validation_fraction:g}, which has no effect beside "
             "data.validation_path: leave it out, or set validation_path to null"
         )
+
+
+def _of_sharding(deepspeed: DeepSpeedConfig) -> Iterator[str]:
+    """Sharding beside own settings with another: no fault, as another file may give one of them."""
+    if deepspeed.config is None:
+        return
+    for key, own in own_sharding(deepspeed.config).items():
+        given = getattr(deepspeed, key)
+        if key in deepspeed.model_fields_set and given != own:
+            yield (
+                f"deepspeed.{key} is {shown(given)}, which has no effect beside deepspeed.config, "
+                f"where it is {shown(own)}: write that, or leave it out"
+            )
 
 
 def _of_batches(config: SweepConfig, samples: int) -> Iterator[str]:
