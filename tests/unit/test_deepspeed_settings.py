@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sweep_files import edited
 
+from trainables.errors import UserError
 from tune.config.deepspeed_settings import _KNOWN, faults_of_deepspeed
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
@@ -172,6 +173,15 @@ def test_an_optimizer_is_adamw_and_has_nothing_that_lora_s_lacks(
 def test_a_section_that_is_null_is_left_out(tmp_path: Path) -> None:
     absent = dict.fromkeys(("bf16", "fp16", "optimizer", "scheduler", "gradient_clipping", "wandb"))
     assert told(tmp_path, ZERO | absent) == []
+
+
+def test_a_file_in_place_of_its_content_is_told_where_to_be_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        sweep(tmp_path, config="zero.json")
+    (fault,) = caught.value.faults
+    assert fault.field == "deepspeed.config"
+    assert fault.rule == "must be a section with keys of its own, got 'zero.json'"
+    assert fault.remedy == "name a file in deepspeed.config_file"
 
 
 @pytest.mark.parametrize(

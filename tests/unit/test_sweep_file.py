@@ -395,9 +395,14 @@ def test_a_deepspeed_file_becomes_part_of_the_configuration(write: Write, tmp_pa
     file.write_text("[1]")
     assert only_fault(path).rule == f"must hold a JSON object, got a list: {file}"
     file.write_text("{")
-    assert only_fault(path).rule.startswith(f"is no JSON: {file} (Expecting property name")
+    malformed = only_fault(path)
+    assert malformed.rule.startswith(f"is no JSON: {file} (Expecting property name")
+    remedy = "write DeepSpeed's JSON, or the same settings under deepspeed.config"
+    assert malformed.remedy == remedy
     file.unlink()
-    assert only_fault(path).rule == f"no such file: {file}"
+    missing = only_fault(path)
+    assert missing.rule == f"no such file: {file}"
+    assert missing.remedy.startswith("paths are relative to the sweep file's folder")
     both = write(edited(deepspeed={"config_file": "zero.json", "config": {}}))
     with pytest.raises(UserError, match=r"cannot be given beside deepspeed\.config"):
         load(both)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from trainables.config import ROLES
 from trainables.errors import Fault, UserError
-from trainables.files.locations import absence, direct, expanded, is_local
+from trainables.files.locations import RELATIVE, absence, direct, expanded, is_local
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_faults import KeyPath, dotted, faults_of, flags_apart, split_key
 
@@ -332,21 +332,24 @@ def _read_deepspeed_file(source: _Source) -> list[Fault]:
     file = section["config_file"]
     location = ("deepspeed", "config_file")
 
-    def fault(rule: str) -> list[Fault]:
-        return [Fault(dotted(location), rule, location=source.where(location))]
+    def fault(rule: str, remedy: str) -> list[Fault]:
+        return [Fault(dotted(location), rule, remedy, source.where(location))]
 
     if section.get("config") is not None:
-        return fault("cannot be given beside deepspeed.config, which takes its place")
+        rule = "cannot be given beside deepspeed.config, which takes its place"
+        return fault(rule, "leave one of them out")
+    as_json = "write DeepSpeed's JSON, or the same settings under deepspeed.config"
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return fault(f"no such file: {file}")
+        return fault(f"no such file: {file}", RELATIVE)
     except OSError as error:
-        return fault(f"cannot be read: {error}")
+        return fault(f"cannot be read: {error}", "name a file that can be")
     except ValueError as error:
-        return fault(f"is no JSON: {file} ({error})")
+        return fault(f"is no JSON: {file} ({error})", as_json)
     if not isinstance(content, dict):
-        return fault(f"must hold a JSON object, got a {type(content).__name__}: {file}")
+        rule = f"must hold a JSON object, got a {type(content).__name__}: {file}"
+        return fault(rule, as_json)
     section["config"] = content
     return []
 
