@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.stats.intervals import Interval, of_greatest, over_items
-from analysis.stats.significance import mcnemar_over_tasks, sign_flips
+from analysis.stats.significance import sign_flips
 from analysis.stats.strata import Scores, strata
 from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MAX, task_forgetting
@@ -133,15 +133,11 @@ class Items:
         differences = [a - b for a, b in zip(one, other, strict=True)]
         interval = over_items(differences, weights, bounds=(-1, 1), level=_level(picked_from))
         differing = sum(int((stratum != 0).sum()) for stratum in differences)
-        test: Literal["McNemar", "sign flips"] = "sign flips"
-        if all(np.isin(scores, (0, 1)).all() for scores in (*one, *other)):
-            counts = [(int((d < 0).sum()), int((d > 0).sum()), len(d)) for d in differences]
-            test, p_value = "McNemar", mcnemar_over_tasks(counts, weights)
-        else:
-            p_value = sign_flips(differences, weights)
-        p_value = min(1.0, picked_from * p_value)
+        is_graded = not all(np.isin(scores, (0, 1)).all() for scores in (*one, *other))
+        p_value = min(1.0, picked_from * sign_flips(differences, weights))
         if p_value >= 1 - LEVEL:
             interval = interval.including_0()
+        test: Literal["McNemar", "sign flips"] = "sign flips" if is_graded else "McNemar"
         return Comparison(interval, test, p_value, differing, picked_from)
 
     def differences(

@@ -8,7 +8,7 @@ from typing import Literal
 
 from analysis.report.charts import Chart, Figure, heatmap
 from analysis.results import Results
-from analysis.stats.significance import holm, mcnemar
+from analysis.stats.significance import holm
 from trainables import metric_keys
 from trainables.config import Role
 from trainables.records.items import PairedItem
@@ -96,8 +96,11 @@ class Flips:
     """Items of one task on which a trial and the base differ.
 
     Attributes:
-        p_value: McNemar's exact test, corrected for having picked the trial on these items
-            (Bonferroni), then adjusted over the tasks (Holm).
+        forgotten: number that went from right to wrong; right is a score above 0.5.
+        gained: number that went from wrong to right.
+        p_value: of the difference in accuracy (`Items.compare`), to which grades add that change
+            without passing 0.5, corrected for having picked the trial on these items (Bonferroni),
+            then adjusted over the tasks (Holm).
         examples: forgotten items on retention tasks, gained items elsewhere.
     """
 
@@ -125,22 +128,17 @@ def flips(results: Results, record: TrialRecord) -> list[Flips]:
     pairs = results.items.pairs(record)
     if not pairs:
         return []
-    counts = {
-        task: (sum(p.is_forgotten for p in own), sum(p.is_gained for p in own))
-        for task, own in pairs.items()
-    }
     of = len(results.candidates)
-    adjusted = holm([min(1.0, of * mcnemar(*count)) for count in counts.values()])
+    compared = [results.items.compare(record, None, [task], of) for task in pairs]
+    adjusted = holm([comparison.p_value if comparison else 1.0 for comparison in compared])
     found = []
-    for (task, (forgotten, gained)), p_value in zip(counts.items(), adjusted, strict=True):
+    for (task, own), p_value in zip(pairs.items(), adjusted, strict=True):
         role = results.base.scores[task].role
-        shown = [
-            pair
-            for pair in pairs[task]
-            if (pair.is_forgotten if role == "retention" else pair.is_gained)
-        ]
+        forgotten = [pair for pair in own if pair.is_forgotten]
+        gained = [pair for pair in own if pair.is_gained]
+        shown = forgotten if role == "retention" else gained
         examples = tuple(map(_example, shown[:_MOST_EXAMPLES]))
-        found.append(Flips(task, role, len(pairs[task]), forgotten, gained, p_value, examples))
+        found.append(Flips(task, role, len(own), len(forgotten), len(gained), p_value, examples))
     order = {"retention": 0, "in_domain": 1, "ood": 2}
     return sorted(found, key=lambda f: (order[f.role], f.p_value))
 

@@ -2,108 +2,110 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_DRAWS = 100_000
-_DRAWS_OF_GRADES = 10_000  # each costs as much as there are distinct grades
-_AT_ONCE = 256  # sizes that have a single coin
+_FEWEST_DRAWS, _MOST_DRAWS = 10_000, 100_000
+_MOST_TOSSED = 20_000_000  # numbers drawn beyond the fewest draws, as each size is drawn by itself
+_MOST_SUMS = 1 << 23  # listed for a distribution, an equal share of them with each size
+_SAME = 1e-12  # of two sums of the same sizes in another order
 _ROUNDING = 1e-9
 
-
-def mcnemar(forgotten: int, gained: int) -> float:
-    """Exact two-sided p-value of McNemar's test (McNemar 1947).
-
-    Under the null hypothesis, each item on which the models differ went either way like a fair
-    coin. Counts of several tasks may be added; each task is then a stratum.
-
-    Args:
-        forgotten: number of items that went right -> wrong.
-        gained: number of items that went wrong -> right.
-    """
-    from scipy.stats import binom
-
-    return min(1.0, 2 * float(binom.cdf(min(forgotten, gained), forgotten + gained, 0.5)))
-
-
-def mcnemar_over_tasks(counts: Sequence[tuple[int, int, int]], weights: Sequence[float]) -> float:
-    """Two-sided p-value of a difference of accuracies that are means over tasks.
-
-    Like McNemar's test, but with tasks weighted, however many items they have:
-
-    statistic = |sum over tasks of weight (gained - forgotten) / items|
-
-    Exact if every item weighs the same; otherwise from 100,000 seeded draws of fair coins. If no
-    draw reaches the statistic, a bound is used if smaller (`_never_reached`).
-
-    Args:
-        counts: for each task, items that went right -> wrong, wrong -> right, and all items.
-        weights: of the tasks.
-    """
-    fair = [(w / items, f + g) for w, (f, g, items) in zip(weights, counts, strict=True)]
-    sizes = [size for size, _ in fair]
-    if math.isclose(min(sizes), max(sizes)):
-        return mcnemar(sum(f for f, _, _ in counts), sum(g for _, g, _ in counts))
-    observed = sum(size * (g - f) for size, (f, g, _) in zip(sizes, counts, strict=True))
-    return _as_far_by_chance(fair, observed, _DRAWS)
+_Weighted = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Distinct values, ascending, and what each one has, such as its probability."""
 
 
 def sign_flips(differences_by_task: Sequence[ArrayLike], weights: Sequence[float]) -> float:
-    """Two-sided p-value of a difference of graded scores, such as F1, that are means over tasks.
+    """Two-sided p-value of a difference of scores that are means over tasks.
 
     Fisher's randomisation test of pairs (1935): under the null hypothesis, each item's difference
-    could equally have had the other sign. From 10,000 seeded draws; if none reaches the statistic,
-    a bound is used if smaller (`_never_reached`). For differences of -1, 0 or 1 it is McNemar's
-    test.
+    could equally have had the other sign. Where items are right or wrong and weigh the same it is
+    McNemar's exact test (1947).
+
+    Exact unless the differences are of too many sizes, as of continuous grades: then from 10,000 or
+    more seeded draws or, if none reaches the statistic, by a bound if that is smaller. Never 0.
 
     Args:
         differences_by_task: for each task, one score minus the other, item by item.
         weights: of the tasks.
     """
-    fair: list[tuple[float, int]] = []
+    sized: list[NDArray[np.float64]] = []
     observed = 0.0
     for weight, values in zip(weights, differences_by_task, strict=True):
-        # Equal grades may differ in the last digits, and each distinct size costs its own draws.
-        differences = np.round(np.asarray(values, dtype=float), 9)
-        sizes, counts = np.unique(np.abs(differences), return_counts=True)
-        fair += zip((weight * sizes / differences.size).tolist(), counts.tolist(), strict=True)
+        differences = np.asarray(values, dtype=float)
+        sized.append(weight / differences.size * np.abs(differences))
         observed += weight * float(differences.mean())
-    return _as_far_by_chance([pair for pair in fair if pair[0]], observed, _DRAWS_OF_GRADES)
+    every = np.concatenate(sized)
+    differing = every[every > _SAME]
+    sizes, alike = _merged(differing, np.ones(differing.size))
+    counts = alike.astype(int)
+    p_value = _exact(sizes, counts, abs(observed))
+    if p_value is None:
+        p_value = _by_draws(sizes, counts, observed)
+    return min(1.0, max(sys.float_info.min, p_value))  # of 2,000 items alike, 2^-1999 is no float
 
 
-def _as_far_by_chance(fair: Sequence[tuple[float, int]], observed: float, draws: int) -> float:
-    """Two-sided p-value: how often sums of fair coins, given as (size, count), reach this."""
+def _exact(sizes: NDArray[np.float64], counts: NDArray[np.int_], observed: float) -> float | None:
+    """Two-sided p-value of a sum of fair coins, `counts` of each size; None if it costs too much.
+
+    The coins are dealt to two halves: only the distribution of each half needs its sums listed.
+    Sums that agree are one, so that of grades in few steps there are few.
+    """
+    from scipy.stats import binom
+
+    halves: list[_Weighted] = [(np.zeros(1), np.ones(1))] * 2
+    for index in np.argsort(-counts, kind="stable"):
+        size, count = sizes[index], counts[index]
+        halves.sort(key=lambda half: half[0].size)
+        values, chances = halves[0]
+        if values.size * (count + 1) * sizes.size > _MOST_SUMS:
+            return None
+        heads = np.arange(count + 1)
+        sums = np.add.outer(size * (2 * heads - count), values)
+        of_sums = np.multiply.outer(binom.pmf(heads, count, 0.5), chances)
+        halves[0] = _merged(sums.ravel(), of_sums.ravel())
+    (values, chances), (others, of_others) = halves
+    at_least = np.append(np.cumsum(of_others[::-1])[::-1], 0.0)
+    needed = observed - _ROUNDING - values
+    return 2 * float(chances @ at_least[np.searchsorted(others, needed)])
+
+
+def _merged(values: NDArray[np.float64], amounts: NDArray[np.float64]) -> _Weighted:
+    """Each distinct value with the sum of its amounts."""
+    order = np.argsort(values, kind="stable")
+    ascending = values[order]
+    first = np.flatnonzero(np.diff(ascending, prepend=-np.inf) > _SAME)
+    return ascending[first], np.add.reduceat(amounts[order], first)
+
+
+def _by_draws(sizes: NDArray[np.float64], counts: NDArray[np.int_], observed: float) -> float:
+    """The p-value by draws or, if none reaches the statistic, by Hoeffding's bound (1963).
+
+    Without the bound, the number of draws would decide which p-values survive a correction for
+    hundreds of comparisons.
+    """
+    draws = min(_MOST_DRAWS, max(_FEWEST_DRAWS, _MOST_TOSSED // sizes.size))
     coins = np.random.default_rng(0)
     drawn = np.zeros(draws)
-    for size, count in fair:
-        if count > 1:
-            drawn += size * (2 * coins.binomial(count, 0.5, draws) - count)
-    single = [size for size, count in fair if count == 1]
-    for start in range(0, len(single), _AT_ONCE):
-        sizes = np.array(single[start : start + _AT_ONCE])
-        drawn += (2 * coins.integers(0, 2, (draws, sizes.size), dtype=np.int8) - 1) @ sizes
+    for size, count in zip(sizes, counts, strict=True):
+        if count == 1:  # many times faster than a binomial number
+            heads = coins.integers(0, 2, draws, np.int8)
+        else:
+            heads = coins.binomial(count, 0.5, draws)
+        drawn += size * (2 * heads - count)
     p_value = p_of_draws(drawn, observed)
-    is_reached = p_value > 1 / (1 + draws)
-    return p_value if is_reached else min(p_value, _never_reached(fair, observed))
+    if p_value > 1 / (1 + draws):
+        return p_value
+    return min(p_value, 2 * float(np.exp(-(observed**2) / (2 * counts @ sizes**2))))
 
 
 def p_of_draws(drawn: NDArray[np.float64], observed: float) -> float:
     """Two-sided p-value of a statistic by those drawn at random, never 0 (Phipson & Smyth 2010)."""
     as_far = int((np.abs(drawn) >= abs(observed) - _ROUNDING).sum())
     return (1 + as_far) / (1 + len(drawn))
-
-
-def _never_reached(fair: Sequence[tuple[float, int]], observed: float) -> float:
-    """Two-sided bound on the probability that fair coins sum to this much (Hoeffding 1963).
-
-    Without it, the number of draws would decide which p-values survive a correction for hundreds
-    of comparisons.
-    """
-    squares = sum(count * size**2 for size, count in fair)
-    return 2 * math.exp(-(observed**2) / (2 * squares))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -24,6 +24,7 @@ from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
+from trainables.records.items import items_file, write_items
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
 
@@ -207,6 +208,24 @@ def test_examples_of_what_was_forgotten_and_learnt_are_of_items_that_were(tmp_pa
         own = [pair for pair in pairs if (pair.base.score, pair.tuned.score) == turned]
         assert (one.forgotten if is_lost else one.gained) == len(own)
         assert [shown.target for shown in one.examples] == [p.base.target for p in own[:3]]
+
+
+def test_grades_that_fall_without_a_flip_are_tested_beside_the_flips(tmp_path):
+    """As the page says, and as the comparison of the same items tests them."""
+    results = results_of(tmp_path, SyntheticSweep(trials=4, items=40))
+    trial, ledger = results.recommendation.trial, results.sweeps[0].ledger
+    items, graded = ledger.base_items(), 14
+    for index, item in enumerate(items):
+        if item.score == 1 and item.task == "capitals" and graded:
+            graded -= 1
+            items[index] = item.model_copy(update={"score": 0.6})
+    write_items(items_file(ledger.folder.attempt(trial.number, 1), trial.last.step), items)
+    found = flips(Results(results.sweeps), trial)
+    assert {(one.forgotten, one.gained) for one in found} == {(0, 0)}
+    tested = {one.task: one.p_value for one in found}
+    # All signs alike, best of 4 trials, first of 6 tasks.
+    assert tested.pop("capitals") == pytest.approx(2 / 2**14 * 4 * 6)
+    assert set(tested.values()) == {1.0}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import scipy.stats
 from builders import with_metrics
 from hypothesis import given
 from hypothesis import strategies as st
-from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
+from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from synthetic_sweep import SyntheticSweep
 
@@ -32,7 +32,7 @@ from analysis.stats.intervals import (
     over_seeds,
     upper_bound,
 )
-from analysis.stats.significance import holm, mcnemar, mcnemar_over_tasks, sign_flips
+from analysis.stats.significance import holm, sign_flips
 from analysis.stats.trends import jonckheere, spearman
 from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.records.ledger import Ledger
@@ -286,10 +286,15 @@ def test_seeds_have_the_interval_of_student():
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
-def test_mcnemar_is_the_exact_test(forgotten, gained):
+def test_of_right_and_wrong_items_the_signs_are_mcnemars_exact_test(forgotten, gained):
     table = [[5, forgotten], [gained, 7]]
-    expected = reference_mcnemar(table, exact=True).pvalue if forgotten + gained else 1.0
-    assert mcnemar(forgotten, gained) == pytest.approx(expected)
+    expected = mcnemar(table, exact=True).pvalue if forgotten + gained else 1.0
+    assert sign_flips([answers(forgotten, gained, 130)], [1]) == pytest.approx(expected)
+
+
+def answers(forgotten: int, gained: int, items: int) -> list[int]:
+    """Differences of items that are right or wrong."""
+    return [-1] * forgotten + [1] * gained + [0] * (items - forgotten - gained)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 12])
@@ -509,48 +514,66 @@ def test_a_ratio_that_the_rank_decides_takes_nothing_of_its_importance(tmp_path)
 
 def test_a_difference_over_tasks_is_tested_as_it_is_stated() -> None:
     """The small task gains, the large one loses more items: the mean over tasks gains."""
-    small, large = (0, 10, 100), (300, 200, 10_000)
-    opposed = mcnemar_over_tasks([small, large], [1, 1])
-    assert mcnemar(300, 210) < 0.001
-    assert 0.001 < opposed < 0.01
-    assert mcnemar_over_tasks([large, small], [1, 1]) == pytest.approx(opposed, rel=0.2)
-    assert mcnemar_over_tasks([(3, 9, 50), (1, 4, 50)], [1, 1]) == mcnemar(4, 13)
+    small, large = answers(0, 10, 100), answers(300, 200, 10_000)
+    of_small, of_large = 2 * np.arange(11) - 10, 2 * np.arange(501) - 500
+    sums = np.add.outer(of_small / 100, of_large / 10_000)
+    chances = np.multiply.outer(
+        scipy.stats.binom.pmf(np.arange(11), 10, 0.5),
+        scipy.stats.binom.pmf(np.arange(501), 500, 0.5),
+    )
+    exact = chances[np.abs(sums) >= 0.09 - 1e-9].sum()
+    assert 0.001 < exact < 0.01
+    assert sign_flips([small, large], [1, 1]) == pytest.approx(exact, rel=1e-9)
+    assert sign_flips([large, small], [1, 1]) == pytest.approx(exact, rel=1e-9)
+    pooled = sign_flips([answers(4, 13, 100)], [1])
+    assert sign_flips([answers(3, 9, 50), answers(1, 4, 50)], [1, 1]) == pytest.approx(pooled)
 
 
-def test_a_difference_over_tasks_by_brute_force() -> None:
-    counts = [(1, 4, 10), (2, 1, 25)]
-    outcomes = [
-        abs(sum(first) / 10 + sum(second) / 25) >= abs(3 / 10 - 1 / 25) - 1e-9
-        for first in itertools.product((-1, 1), repeat=5)
-        for second in itertools.product((-1, 1), repeat=3)
-    ]
-    exact = sum(outcomes) / len(outcomes)
-    assert mcnemar_over_tasks(counts, [1, 1]) == pytest.approx(exact, abs=0.01)
+_GRADES = st.one_of(st.integers(-5, 5).map(lambda grade: grade / 5), st.floats(-1, 1))
+
+
+@given(st.lists(st.lists(_GRADES, min_size=1, max_size=4), min_size=1, max_size=3))
+def test_signs_by_every_pattern_of_them(grades: list[list[float]]) -> None:
+    """Scores in fifths, of which many sums agree, and any others."""
+    weights = [0.5, 0.3, 0.2][: len(grades)]
+    scaled = [w * np.array(task) / len(task) for w, task in zip(weights, grades, strict=True)]
+    differences = np.concatenate(scaled)
+    patterns = np.array(list(itertools.product((-1, 1), repeat=differences.size)))
+    reached = np.abs(patterns @ differences) >= abs(differences.sum()) - 1e-9
+    assert sign_flips(grades, weights) == pytest.approx(reached.mean(), rel=1e-9)
 
 
 def test_graded_scores_are_tested_by_the_signs_of_their_differences() -> None:
     """Most items rise by much and some fall by little: thresholds at 0.5 would see the latter."""
-    graded = [[0.4] * 12 + [-0.1] * 8, [0.2, -0.3, 0.25, 0.1]]
-    chance = np.random.default_rng(5)
-    one, other = (np.array(task) for task in graded)
-    flips = [
-        (one * chance.choice([-1, 1], (20_000, one.size))).mean(axis=1),
-        (other * chance.choice([-1, 1], (20_000, other.size))).mean(axis=1),
-    ]
-    exact = np.mean(np.abs(np.sum(flips, axis=0)) >= abs(one.mean() + other.mean()) - 1e-9)
-    assert sign_flips(graded, [1, 1]) == pytest.approx(exact, abs=0.01)
+    graded = np.array([0.4] * 7 + [-0.1] * 6)
     reference = scipy.stats.permutation_test(
-        (one,), np.mean, permutation_type="samples", n_resamples=20_000, rng=0
+        (graded,), np.mean, permutation_type="samples", n_resamples=np.inf
     )
-    assert sign_flips([one], [1]) == pytest.approx(reference.pvalue, abs=0.01)
+    assert sign_flips([graded], [1]) == pytest.approx(reference.pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize("grade", [1, 0.2])
+def test_no_p_value_is_below_the_least_that_the_items_can_reach(grade: float) -> None:
+    for count in (1, 5, 13, 60, 900):
+        differences = [[grade] * count + [0] * 7, [grade / 2] * 3]
+        least = 2.0 ** (1 - count - 3)
+        assert sign_flips(differences, [0.5, 0.5]) == pytest.approx(least, rel=1e-9)
+    assert 0 < sign_flips([[grade] * 5000], [1]) < 1e-300
+
+
+def test_grades_of_many_sizes_in_few_steps_are_exact() -> None:
+    """Else the draws' noise, times a correction for many pairs, would decide on verdicts."""
+    fifths = [-5] * 9 + [-3] * 20 + [-1] * 40 + [1] * 60 + [2] * 50 + [4] * 20 + [5] * 10
+    chances = np.ones(1)
+    for fifth in map(abs, fifths):  # the sum of the coins by convolution, one after the other
+        chances = np.convolve(chances, [0.5, *[0] * (2 * fifth - 1), 0.5])
+    most = sum(map(abs, fifths))
+    exact = chances[np.abs(np.arange(-most, most + 1)) >= sum(fifths)].sum()
+    assert 1e-6 < exact < 1e-3
+    assert sign_flips([np.array(fifths) / 5], [1]) == pytest.approx(exact, rel=1e-9)
 
 
 def test_continuous_grades_are_tested_within_seconds() -> None:
     scores = np.random.default_rng(0).normal(0.02, 1, (5, 4000))
     reference = scipy.stats.ttest_1samp(scores.ravel(), 0).pvalue
     assert sign_flips(list(scores), [1] * 5) == pytest.approx(reference, abs=0.02)
-
-
-def test_of_right_and_wrong_items_the_signs_are_mcnemars() -> None:
-    differences = [[1] * 13 + [-1] * 4 + [0] * 50]
-    assert sign_flips(differences, [1]) == pytest.approx(mcnemar(4, 13), abs=0.01)
