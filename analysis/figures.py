@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
-from analysis.results import Group, Results, with_metric
+from analysis.results import FEWEST_OF_RANK, Group, Results, with_metric
 from analysis.stats.intervals import error_bars
 from analysis.sweeps import bases
 from trainables import metric_keys
@@ -94,8 +94,9 @@ def rank_curves(results: Results) -> Figure | None:
     """Plot gain, OOD and forgetting of the best by rank, with full fine-tuning as a band.
 
     Error bars and band are 95 % intervals over items that hold for all trials that the best was
-    picked from; how many those are is written beside each rank. A best that breaks a constraint is
-    hollow. Dots are all complete LoRA trials. None without LoRA trials.
+    picked from; how many those are is written beside each rank. A rank of too few trials is a
+    square that no line joins. A best that breaks a constraint is hollow. Dots are all complete LoRA
+    trials. None without LoRA trials.
     """
     lora = results.lora_groups()
     keys = (results.gain, OOD_ACC, FORGETTING_MEAN)
@@ -120,10 +121,14 @@ def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -
         color="grey",
         alpha=0.4,
     )
-    values = _values([group.best for group in lora], key)
-    intervals = [results.items.interval(group.best, key, group.picked_from) for group in lora]
-    bars = error_bars(values, intervals)
-    axes.errorbar(ranks, values, yerr=bars, fmt="o-", color=_BLUE, capsize=3, label="LoRA")
+    apart = f"LoRA, of fewer than {FEWEST_OF_RANK}"
+    for form, label, is_tried in (("o-", "LoRA", True), ("s", apart, False)):
+        own = [group for group in lora if group.is_tried == is_tried]
+        values = _values([group.best for group in own], key)
+        intervals = [results.items.interval(group.best, key, group.picked_from) for group in own]
+        at, bars = [group.rank or 0 for group in own], error_bars(values, intervals)
+        if own:
+            axes.errorbar(at, values, yerr=bars, fmt=form, color=_BLUE, capsize=3, label=label)
     breaking = [group.best for group in lora if not results.keeps_constraints(group.best)]
     if breaking:
         x, y = [record.rank or 0 for record in breaking], _values(breaking, key)

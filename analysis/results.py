@@ -25,6 +25,9 @@ from trainables.results.repeats import (
 from trainables.results.trade_off import trade_off_ranges
 from trainables.results.wording import scores_of
 
+FEWEST_OF_RANK = 4
+"""Trials; of fewer the best is often at a learning rate far from the best."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -48,6 +51,11 @@ class Group:
     def label(self) -> str:
         """Such as `LoRA, rank 8`, with the sweep if there are several."""
         return self.short_label if self.rank is None else f"LoRA, {self.short_label}"
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether its best was picked from enough trials to tell ranks apart."""
+        return self.picked_from >= FEWEST_OF_RANK
 
 
 def with_metric(groups: Sequence[Group], metric: str) -> list[Group]:

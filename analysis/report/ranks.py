@@ -14,6 +14,7 @@ from analysis.report.charts import (
     FULL,
     Chart,
     Figure,
+    Mark,
     Trace,
     heatmap,
     hover,
@@ -24,7 +25,7 @@ from analysis.report.charts import (
     sweep_keys,
     symbols,
 )
-from analysis.results import Group, Results, with_metric
+from analysis.results import FEWEST_OF_RANK, Group, Results, with_metric
 from analysis.stats.intervals import Interval, error_bars
 from analysis.sweeps import Sweep, bases
 from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
@@ -49,10 +50,16 @@ def rank_figure(results: Results) -> Figure | None:
     band = f"The band is {at}, with its interval. " if full else ""
     if len(full) > 1:
         band = f"Bands are {at} in each sweep, with their intervals. "
+    joined = "Line: the best trade-off at each rank"
+    if not all(group.is_tried for group in lora):
+        joined += (
+            f" of at least {FEWEST_OF_RANK} trials; hollow and not joined: that of fewer, which "
+            "tells more of their learning rates than of the rank"
+        )
     caption = (
-        "Line: the best trade-off at each rank (of the recommended trial's, that trial: repeats "
-        "may have decided), with the 95 % interval over items that holds for all trials it was "
-        "picked from: the best of more is better by chance alone. "
+        f"{joined} (of the recommended trial's, that trial: repeats may have decided). Bars: the "
+        "95 % interval over items, not over trainings, that holds for all trials it was picked "
+        "from: the best of more is better by chance alone. "
         "Dots: every complete LoRA trial, at all learning rates"
         f"{results.more_stopped()}. {band}Dotted: the base."
     )
@@ -97,7 +104,7 @@ def _rank_axis(lora: Sequence[Group]) -> dict[str, object]:
 
 
 def _curve(results: Results, sweep: Sweep, lora: Sequence[Group], metric: str) -> list[Trace]:
-    """Dots for a sweep's trials, and a line through the best of each rank."""
+    """Dots for a sweep's trials, and a line through the best of each rank that was tried enough."""
     trials = [record for group in lora for record in group.trials]
     dots: Trace = {
         "type": "scatter",
@@ -108,22 +115,31 @@ def _curve(results: Results, sweep: Sweep, lora: Sequence[Group], metric: str) -
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {"color": "@muted", "size": 6, "opacity": 0.45, **symbols(results, trials)},
     }
-    bests = [group.best for group in lora]
-    intervals = [results.items.interval(group.best, metric, group.picked_from) for group in lora]
-    values = [record.metric(metric) or 0.0 for record in bests]
-    colour = mark_of(results, sweep).colour
-    line: Trace = {
-        "type": "scatter",
+    mark = mark_of(results, sweep)
+    tried = [group for group in lora if group.is_tried]
+    line = _bests(results, tried, metric, mark) | {
         "mode": "lines+markers",
+        "line": {"color": mark.colour, "width": 2.5},
+    }
+    hollow = Mark(f"{mark.symbol}-open", mark.colour)
+    apart = _bests(results, [group for group in lora if not group.is_tried], metric, hollow)
+    return [dots, *(trace for trace in (line, apart) if trace["x"])]
+
+
+def _bests(results: Results, lora: Sequence[Group], metric: str, mark: Mark) -> Trace:
+    """The best of each rank, with its interval."""
+    intervals = [results.items.interval(group.best, metric, group.picked_from) for group in lora]
+    values = [group.best.metric(metric) or 0.0 for group in lora]
+    return {
+        "type": "scatter",
+        "mode": "markers",
         "x": [group.rank for group in lora],
         "y": values,
         "text": [_hover_of_best(results, group) for group in lora],
         "hovertemplate": "%{text}<extra></extra>",
-        "line": {"color": colour, "width": 2.5},
-        "marker": {"color": colour, "size": 8, **symbols(results, bests)},
-        "error_y": _error_bars(values, intervals, colour),
+        "marker": {"color": mark.colour, "size": 8, "symbol": mark.symbol},
+        "error_y": _error_bars(values, intervals, mark.colour),
     }
-    return [dots, line]
 
 
 def _hover_of_best(results: Results, group: Group) -> str:

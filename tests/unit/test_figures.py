@@ -27,15 +27,22 @@ def results(tmp_path_factory) -> Results:
     return Results(open_sweeps([SyntheticSweep(trials=16).write(tmp_path_factory.mktemp("s"))]))
 
 
-def test_rank_curves_go_through_the_best_of_each_rank(results):
+def test_rank_curves_go_through_the_best_of_each_rank_of_four_trials(results):
     lora = [group for group in results.groups if group.rank is not None]
+    tried = [group for group in lora if group.picked_from >= 4]
+    assert 0 < len(tried) < len(lora)
     axes = rank_curves(results).axes
     assert len(axes) == 3
     keys = (metric_keys.IN_DOMAIN_ACC, metric_keys.OOD_ACC, metric_keys.FORGETTING_MEAN)
     for one, key in zip(axes, keys, strict=True):
-        line = next(line for line in one.lines if line.get_marker() == "o")
-        assert line.get_xdata().tolist() == [group.rank for group in lora]
-        assert line.get_ydata().tolist() == [group.best.metric(key) for group in lora]
+        for marker, joined_by, own in (
+            ("o", "-", tried),
+            ("s", "None", [group for group in lora if group not in tried]),
+        ):
+            line = next(line for line in one.lines if line.get_marker() == marker)
+            assert line.get_linestyle() == joined_by
+            assert line.get_xdata().tolist() == [group.rank for group in own]
+            assert line.get_ydata().tolist() == [group.best.metric(key) for group in own]
 
 
 def test_rank_curves_tell_how_many_trials_each_best_was_picked_from(results):
@@ -43,9 +50,11 @@ def test_rank_curves_tell_how_many_trials_each_best_was_picked_from(results):
     first, *_ = rank_curves(results).axes
     labels = [label.get_text() for label in first.get_xticklabels()]
     assert labels == [f"{group.rank}\nof {group.picked_from}" for group in lora]
-    [bars] = [c for c in first.containers if isinstance(c, ErrorbarContainer)]
-    _, _, [segments] = bars.lines
-    for group, segment in zip(lora, segments.get_segments(), strict=True):
+    bars = [c for c in first.containers if isinstance(c, ErrorbarContainer)]
+    segments = [
+        segment for _, _, [drawn] in (b.lines for b in bars) for segment in drawn.get_segments()
+    ]
+    for group, segment in zip(sorted(lora, key=lambda g: g.picked_from < 4), segments, strict=True):
         interval = results.items.interval(group.best, metric_keys.IN_DOMAIN_ACC, group.picked_from)
         assert segment[:, 1].tolist() == pytest.approx([interval.low, interval.high])
     [band] = [patch for patch in first.patches if patch.get_alpha() == 0.16]

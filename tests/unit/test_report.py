@@ -555,10 +555,11 @@ def test_a_row_whose_best_trial_breaks_a_constraint_says_so(tmp_path):
     assert told == {"base": True} | {label: not is_broken for label, is_broken in broken.items()}
     page = Page(render(results))
     assert page.text.count(marked) == 2 * sum(broken.values())  # by means, and task by task
-    hovers = page.charts["rank-forgetting-mean"]["data"][1]["text"]
-    assert ["breaks a constraint" in text for text in hovers] == [
-        broken[group.label] for group in results.lora_groups()
-    ]
+    _, *bests = page.charts["rank-forgetting-mean"]["data"]
+    hovers = {x: text for trace in bests for x, text in zip(trace["x"], trace["text"], strict=True)}
+    assert {rank: "breaks a constraint" in text for rank, text in hovers.items()} == {
+        group.rank: broken[group.label] for group in results.lora_groups()
+    }
 
 
 def test_an_interval_over_seeds_has_no_values_that_an_accuracy_cannot_have(tmp_path):

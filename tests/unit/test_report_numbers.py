@@ -146,27 +146,43 @@ def test_the_bars_and_the_band_of_curves_over_ranks_end_where_their_intervals_do
     for metric, chart in zip(
         (IN_DOMAIN_ACC, OOD_ACC, FORGETTING_MEAN), rank_figure(results).charts, strict=True
     ):
-        dots, line = chart.data
+        dots, line, apart = chart.data
         assert points(dots) == [
             (r.rank, r.metric(metric)) for group in results.lora_groups() for r in group.trials
         ]
         told = [f"rank {g.rank} {g.best.metric(metric):.3f}" for g in results.lora_groups()]
         if metric != FORGETTING_MEAN:
             assert chart.says.endswith(f": {', '.join(told)}.")
-        bars = line["error_y"]
-        for index, group in enumerate(results.lora_groups()):
-            value = group.best.metric(metric)
-            assert (line["x"][index], line["y"][index]) == (group.rank, value)
-            assert f"<br>best of {group.picked_from} trial" in line["text"][index]
+        assert (line["mode"], apart["mode"]) == ("lines+markers", "markers")
+        assert apart["marker"]["symbol"] == f"{line['marker']['symbol']}-open"
+        assert line["x"] == [g.rank for g in results.lora_groups() if g.picked_from >= 4]
+        drawn = {
+            x: (y, text, below, above)
+            for trace in (line, apart)
+            for x, y, text, below, above in zip(
+                *(trace["x"], trace["y"], trace["text"]),
+                *(trace["error_y"]["arrayminus"], trace["error_y"]["array"]),
+                strict=True,
+            )
+        }
+        assert len(drawn) == len(results.lora_groups())
+        for group in results.lora_groups():
+            value, text, below, above = drawn[group.rank]
+            assert value == group.best.metric(metric)
+            assert f"<br>best of {group.picked_from} trial" in text
             interval = results.items.interval(group.best, metric, group.picked_from)
-            assert value + bars["array"][index] == pytest.approx(interval.high)
-            assert value - bars["arrayminus"][index] == pytest.approx(interval.low)
+            assert value + above == pytest.approx(interval.high)
+            assert value - below == pytest.approx(interval.low)
         full = results.full(results.sweeps[0])
         interval = results.items.interval(full.best, metric, full.picked_from)
         [band, level, base] = [(shape["y0"], shape["y1"]) for shape in chart.layout["shapes"]]
         assert band == (interval.low, interval.high)
         assert level == (full.best.metric(metric),) * 2
         assert base == (results.base.metrics[metric],) * 2
+    told = (
+        "Line: the best trade-off at each rank of at least 4 trials; hollow and not joined: that of"
+    )
+    assert rank_figure(results).caption.startswith(told)
     of = [f"{group.rank}<br>of {group.picked_from}" for group in results.lora_groups()]
     assert chart.layout["xaxis"]["ticktext"] == of
     assert sum(group.picked_from for group in results.groups) == len(results.complete) + 1
