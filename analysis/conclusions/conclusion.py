@@ -23,4 +23,15 @@ class Conclusion:
 
 def p_text(p_value: float) -> str:
     """Such as `p = 0.013`, `p < 0.001`."""
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+    number = p_number(p_value)
+    return f"p {number}" if number.startswith("<") else f"p = {number}"
+
+
+def p_number(p_value: float) -> str:
+    """Such as `0.013`, `< 0.001` or, as verdicts ask whether it is below 0.05, `0.0496`."""
+    if p_value < 0.001:
+        return "< 0.001"
+    digits = 2
+    while float(f"{p_value:.{digits}g}") >= 0.05 > p_value:
+        digits += 1
+    return f"{p_value:.{digits}g}"

@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from analysis.compared import notices
 from analysis.conclusions import conclude
+from analysis.conclusions.conclusion import p_number
 from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, cell_text, paper_table, summary_texts
 from analysis.report.answer import answer
 from analysis.report.charts import Figure
@@ -65,6 +66,7 @@ def render(results: Results) -> str:
         "how_many": how_many,
         "json": _json,
         "number": number,
+        "p_number": p_number,
         "quoted": shlex.quote,
     }
     return environment.get_template("page.html.jinja").render(

@@ -16,6 +16,7 @@ from synthetic_sweep import SyntheticSweep
 
 from analysis.conclusions import conclude
 from analysis.conclusions.comparisons import full_against_lora
+from analysis.conclusions.conclusion import p_text
 from analysis.conclusions.sufficient_rank import NEGLIGIBLE
 from analysis.items import Comparison
 from analysis.paper_table import Cell, cell_text, paper_table
@@ -599,3 +600,13 @@ def test_a_mark_needs_an_interval_without_0_as_a_conclusion_does():
     assert Cell(0.5, to_base=across, to_full=apart).marks == "†"
     assert Cell(0.5, to_base=apart, to_full=across).marks == "*"
     assert Cell(0.5, to_base=replace(apart, p_value=0.06), to_full=apart).marks == "†"
+
+
+@pytest.mark.parametrize(
+    ("p_value", "text"),
+    [(0.0496, "p = 0.0496"), (0.0499996, "p = 0.0499996"), (0.0504, "p = 0.05"), (0.05, "p = 0.05"),
+     (0.0134, "p = 0.013"), (0.00099, "p < 0.001"), (1.0, "p = 1")],
+)  # fmt: skip
+def test_a_p_value_is_written_on_its_side_of_the_level(p_value: float, text: str) -> None:
+    """Else "shown" and "open" stand beside the same number."""
+    assert p_text(p_value) == text
