@@ -10,6 +10,7 @@ from analysis.conclusions.sufficient_rank import FEWEST_RANKS
 from analysis.results import Results
 from analysis.stats.trends import Trend, jonckheere, spearman
 from analysis.sweeps import Sweep
+from trainables.config import TrialConfig
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.schema import TrialRecord
 from trainables.results.repeats import LEVEL
@@ -122,20 +123,33 @@ def _too_few_trials(question: str, trials: Sequence[TrialRecord], over: str = ""
 
 
 def learning_rates(results: Results, sweep: Sweep) -> list[Conclusion]:
-    """LoRA's best learning rate divided by full fine-tuning's; about 10 if both are tuned well."""
+    """LoRA's learning rate at its best trade-off divided by full fine-tuning's.
+
+    It is about 10 if both are tuned well; at the edge of what was tried, a better one may lie
+    beyond.
+    """
     full = results.full(sweep)
     trials = results.of(sweep, results.lora)
     if full is None or min(len(full.trials), len(trials)) < _FEWEST_TRIALS // 2:
         return []
-    lora = results.nearest_to_ideal(trials)
-    one, other = lora.config.learning_rate, full.best.config.learning_rate
+    one, other = results.nearest_to_ideal(trials).config, full.best.config
     return [
         Conclusion(
-            f"LoRA's best learning rate ({rate(one)}) is {one / other:.2g} times "
-            f"that of full fine-tuning ({rate(other)}).",
+            f"At its best trade-off LoRA's learning rate ({_rate_among(one, trials)}) is "
+            f"{one.learning_rate / other.learning_rate:.2g} times that of full fine-tuning "
+            f"({_rate_among(other, full.trials)}).",
             f"best trade-off of {len(trials)} LoRA and {len(full.trials)} full "
             f"trials{'' if full.sweep is sweep else results.whose(full.sweep)}; "
             "no interval, a learning rate has one value in each trial",
             "open",
         )
     ]
+
+
+def _rate_among(config: TrialConfig, trials: Sequence[TrialRecord]) -> str:
+    """Such as `5.0e-04, the lowest tried`."""
+    tried = [record.config.learning_rate for record in trials]
+    ends = {"lowest": min(tried), "highest": max(tried)}
+    at = [end for end, value in ends.items() if config.learning_rate == value]
+    edge = "only one" if len(at) > 1 else "".join(at)
+    return rate(config.learning_rate) + (f", the {edge} tried" if edge else "")

@@ -229,7 +229,7 @@ def test_methods_that_were_swept_one_by_one_are_compared(tmp_path):
     assert not any(s.startswith("whole: ") for s in told)  # it has no ranks to speak of
     adapters = [row for row in paper_table(results).rows if row.label.endswith("of adapters")]
     assert all(row.cells["in-domain"].to_full is not None for row in adapters)
-    assert any(c.statement.startswith("adapters: LoRA's best learning") for c in conclude(results))
+    assert any(s.startswith("adapters: At its best trade-off LoRA's learning rate") for s in told)
 
 
 def test_methods_are_compared_where_they_are_not_the_best_of_their_sweeps(tmp_path):

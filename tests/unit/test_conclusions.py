@@ -417,11 +417,43 @@ def test_repeats_of_one_method_alone_may_refute_what_one_run_of_each_shows(tmp_p
 @pytest.mark.parametrize(("trials", "is_told"), [(12, False), (16, True)])
 def test_learning_rates_are_compared_where_each_method_has_four_trials(tmp_path, trials, is_told):
     results = results_of(tmp_path, trials=trials, items=10)
-    told = [s for s in statements(results) if s.startswith("LoRA's best learning rate")]
+    told = [s for s in statements(results) if s.startswith("At its best trade-off LoRA's learning")]
     assert bool(told) == is_told
     best = results.nearest_to_ideal(results.lora), results.full(results.sweeps[0]).best
     one, other = (record.config.learning_rate for record in best)
     assert all(f"is {one / other:.2g} times that of full" in statement for statement in told)
+
+
+@pytest.mark.parametrize(
+    ("of_lora", "of_full", "told"),
+    [
+        ((2e-4, 4e-4, 8e-4), (1e-4, 2e-4), "2.0e-04, the lowest tried|1.0e-04, the lowest tried"),
+        ((2e-4, 1e-4, 8e-4), (1e-4, 5e-5), "2.0e-04|1.0e-04, the highest tried"),
+        (
+            (2e-4, 1e-4, 5e-5),
+            (1e-4, 1e-4),
+            "2.0e-04, the highest tried|1.0e-04, the only one tried",
+        ),
+    ],
+)
+def test_a_learning_rate_at_the_edge_of_what_was_tried_is_said_to_be(
+    tmp_path, of_lora, of_full, told
+):
+    ledger = Ledger(SyntheticSweep(trials=16, items=10, full_every=2).write(tmp_path))
+    results = Results(open_sweeps([tmp_path]))
+    best = results.nearest_to_ideal(results.lora), results.full(results.sweeps[0]).best
+    others = {"lora": itertools.cycle(of_lora[1:]), "full": itertools.cycle(of_full[1:])}
+    firsts = {best[0].number: of_lora[0], best[1].number: of_full[0]}
+    for record in ledger.trials():
+        drawn = firsts.get(record.number) or next(others[record.config.method])
+        config = record.config.model_copy(update={"learning_rate": drawn})
+        ledger.write_trial(record.model_copy(update={"config": config}))
+    of_lora_told, of_full_told = told.split("|")
+    statement = found(Results(open_sweeps([tmp_path])), "At its best trade-off LoRA's").statement
+    assert statement == (
+        f"At its best trade-off LoRA's learning rate ({of_lora_told}) is 2 times that of full "
+        f"fine-tuning ({of_full_told})."
+    )
 
 
 def test_few_trials_are_said_to_be_too_few_and_no_trend_is_claimed(tmp_path):
