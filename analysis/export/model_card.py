@@ -19,7 +19,7 @@ from trainables.files.locations import is_local
 from trainables.inputs.model_shape import config_of
 from trainables.inputs.quantised_files import READ_AS_PLAIN, method_of
 from trainables.records.schema import BaseRecord, SweepRecord, TrialRecord
-from trainables.results.pareto import Goals
+from trainables.results.pareto import Goals, is_no_worse, losses_of
 from trainables.results.recommendation import Recommendation
 from trainables.results.repeats import judged_by_repeats
 from trainables.results.wording import (
@@ -197,16 +197,20 @@ def _why(record: TrialRecord, goals: Goals, recommendation: Recommendation | Non
 
 
 def _picked(record: TrialRecord, sweep: Sweep) -> str:
-    """A caveat: a winner's own scores are optimistic, even if the reason tells means of repeats."""
+    """A caveat: a winner's own scores are optimistic, unless its repeats tell otherwise."""
     recommendation = sweep.recommendation
     if recommendation is None or recommendation.trial.number != record.number:
         return ""
-    of = len(Results([sweep]).candidates)
-    judged = judged_by_repeats(sweep.trials, sweep.settings.confirm)
-    if record.config.trial_id in {of_repeats.config.trial_id for of_repeats in judged}:
-        lucky = f", one of the best of {of} and so optimistic" if of > 1 else ""
-        told = "how it did with other seeds is said at the top"
-        return f" These scores are of its run in the search{lucky}; {told}."
+    goals, of = sweep.settings, len(Results([sweep]).candidates)
+    judged = judged_by_repeats(sweep.trials, goals.confirm)
+    means = next((r for r in judged if r.config.trial_id == record.config.trial_id), None)
+    if means is not None:
+        own, of_repeats = losses_of(goals, record), losses_of(goals, means)
+        is_better = bool(of_repeats) and own != of_repeats and is_no_worse(own, of_repeats)
+        lucky = f"one of the best of {of} and so optimistic"
+        told = lucky if is_better and of > 1 else "and another training may differ"
+        repeated = "how it did with other seeds is said at the top"
+        return f" These scores are of its run in the search, {told}; {repeated}."
     if of == 1:
         return ""
     return f" Scores that the trial was picked by are optimistic: it is the best of {of}."

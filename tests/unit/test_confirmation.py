@@ -108,8 +108,19 @@ def test_a_winner_that_was_lucky_once_is_not_taken() -> None:
     assert (found.trial, found.feasible) == (SEARCHED[1], True)  # with its own measurements
     assert found.reason == (
         "by the means over repeats with other seeds, the only repeated trial that keeps every "
-        f"constraint: {GAIN} 0.750. In the mean over other seeds trial 0 broke a constraint. "
-        "One run of each would have chosen trial 0."
+        f"constraint: {GAIN} 0.750. Its run in the search has {GAIN} 0.800. In the mean over other "
+        "seeds trial 0 broke a constraint. One run of each would have chosen trial 0."
+    )
+
+
+def test_a_winner_whose_run_and_repeats_are_alike_as_printed_is_told_by_one_of_them() -> None:
+    lone = recommended(repeat(2, 0, COMPLETE, {GAIN: 0.9004, LOSS: 0.04}))
+    assert lone.reason.endswith(f": {GAIN} 0.900.")
+    kept = SEARCHED[0].model_copy(update={"weights_dir": "/weights"})
+    found = recommend(GOALS, [kept, repeat(2, 0, COMPLETE, {GAIN: 0.901, LOSS: 0.04})])
+    assert found is not None
+    assert found.reason.endswith(
+        f": {GAIN} 0.901. Its run in the search, whose weights are kept, has {GAIN} 0.900."
     )
 
 
@@ -136,7 +147,7 @@ def test_where_no_trial_keeps_the_constraints_over_its_repeats_that_is_said() ->
         repeat(3, 1, COMPLETE, {GAIN: 0.9, LOSS: 0.07}),
     )
     assert (found.trial.number, found.feasible) == (1, False)
-    assert f"{LOSS} is 0.07, not <= 0.05" in found.reason
+    assert f"{LOSS} is 0.07, not <= 0.05. Its run in the search has {LOSS} +0.030." in found.reason
     far, lost = searched(1, {GAIN: 0.8, LOSS: 0.3}), repeat(2, 0, COMPLETE, {GAIN: 0.9, LOSS: 0.08})
     alone = recommend(GOALS, [SEARCHED[0], far, lost])
     assert alone is not None
@@ -154,8 +165,8 @@ def test_where_no_run_of_the_search_keeps_the_constraints_one_whose_repeats_do_i
     assert (found.trial, found.feasible) == (records[1], True)
     assert found.reason == (
         "by the means over repeats with other seeds, the only repeated trial that keeps every "
-        f"constraint: {GAIN} 0.700. No run of the search keeps every constraint; that of trial 0 "
-        "came nearest."
+        f"constraint: {GAIN} 0.700. Its run in the search has {GAIN} 0.800. No run of the search "
+        "keeps every constraint; that of trial 0 came nearest."
     )
     for refuting in (
         repeat(2, 1, COMPLETE, {GAIN: 0.7, LOSS: 0.051}),
@@ -194,8 +205,8 @@ def test_the_reason_counts_no_repeated_trial_that_diverged_and_says_so() -> None
     assert found is not None
     assert found.reason == (
         "by the means over repeats with other seeds, the only repeated trial to choose from: "
-        f"{GAIN} 0.700, {LOSS} +0.020. With another seed trial 0 diverged. One run of each would "
-        "have chosen trial 0."
+        f"{GAIN} 0.700, {LOSS} +0.020. Its run in the search has {GAIN} 0.800, {LOSS} +0.030. With "
+        "another seed trial 0 diverged. One run of each would have chosen trial 0."
     )
 
 

@@ -103,6 +103,14 @@ def test_the_recommended_trial_is_written_with_its_card(sweep: Path, tmp_path: P
     assert "| `in_domain/acc_mean` | 0.250 | 0.900 | +0.650 |" in confirmed.text
     own = "These scores are of its run in the search, one of the best of 4 and so optimistic; how"
     assert f"{own} it did with other seeds is said at the top." in confirmed.text
+    weights = "whose weights are kept, has in_domain/acc_mean 0.900, forgetting/mean +0.100."
+    assert weights in confirmed.text
+    # The mean gains less and forgets less: neither is better.
+    Ledger(sweep).write_trial(trial(6, method="full", confirms=1, metrics=scores(0.8, 0.05)))
+    told = ModelCard.load(export(sweep, tmp_path / "other_seeds") / "README.md").text
+    assert "forgetting/mean +0.075" in told
+    assert "of its run in the search, and another training may differ; how it did" in told
+    assert "optimistic" not in told
 
 
 def test_a_small_drift_is_not_written_as_none(tmp_path: Path) -> None:

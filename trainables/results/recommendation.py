@@ -129,7 +129,11 @@ def _by_repeats(
     # Where all break a constraint, the reason has said so.
     told = [r for r in judged if found.feasible or r.status is TrialStatus.DIVERGED]
     why_not = refuted(goals, told, names)
-    reason = f"by the means over repeats with other seeds, {found.reason}{_as_sentence(why_not)}"
+    told_of_run = _own_run(goals, trial, found)
+    reason = (
+        f"by the means over repeats with other seeds, {found.reason}{told_of_run}"
+        f"{_as_sentence(why_not)}"
+    )
     if trial is not by_search.trial:
         once = names([by_search.trial])
         reason += (
@@ -138,6 +142,18 @@ def _by_repeats(
             else f" No run of the search keeps every constraint; that of {once} came nearest."
         )
     return Recommendation(trial, reason, found.feasible)
+
+
+def _own_run(goals: Goals, trial: TrialRecord, found: Recommendation) -> str:
+    """What the trial's own run has where that is not what its repeats, which `found` tells, have.
+
+    Its weights are those of its own run. Empty if all is alike as printed.
+    """
+    judged_by = goals.objectives if found.feasible else goals.constraints
+    metrics = [one.metric for one in judged_by]
+    own, of_repeats = (_values(metrics, record) for record in (trial, found.trial))
+    weights = ", whose weights are kept," if trial.weights_dir else ""
+    return f" Its run in the search{weights} has {own}." if own != of_repeats else ""
 
 
 def refuted(goals: Goals, judged: Sequence[TrialRecord], names: Names) -> str:
@@ -199,7 +215,7 @@ def _choose(
     feasible = sum(is_feasible(goals, record) for record in ranked)
     is_kept = bool(goals.constraints)
     if feasible == 1:
-        only = f"{words.only(is_kept)}: {_values(goals, front[0])}."
+        only = f"{words.only(is_kept)}: {_objectives(goals, front[0])}."
         return Recommendation(front[0], only)
     among = words.trials(feasible, is_kept)
     if len(goals.objectives) == 1:
@@ -265,7 +281,7 @@ def _knee(
     distances = [distance_to_ideal(goals, record, ranges) for record in front]
     nearest = [r for r, d in zip(front, distances, strict=True) if d == min(distances)]
     trial, *others = nearest
-    told = _values(goals, trial)
+    told = _objectives(goals, trial)
     if len(front) == 1:
         return Recommendation(trial, f"best in every objective of {among}: {told}.")
     reason = (
@@ -275,10 +291,13 @@ def _knee(
     return Recommendation(trial, f"{reason}{_as_good(others, names)}.")
 
 
-def _values(goals: Goals, trial: TrialRecord) -> str:
-    """What it has of each objective, such as `in_domain/acc_mean 0.812, forgetting/mean +0.031`."""
-    aims = [objective.metric for objective in goals.objectives]
-    return ", ".join(f"{aim} {metric_text(aim, trial.metric(aim))}" for aim in aims)
+def _objectives(goals: Goals, trial: TrialRecord) -> str:
+    return _values([objective.metric for objective in goals.objectives], trial)
+
+
+def _values(metrics: Sequence[str], trial: TrialRecord) -> str:
+    """What it has of each, such as `in_domain/acc_mean 0.812, forgetting/mean +0.031`."""
+    return ", ".join(f"{metric} {metric_text(metric, trial.metric(metric))}" for metric in metrics)
 
 
 def _as_good(others: list[TrialRecord], names: Names) -> str:
