@@ -36,11 +36,12 @@ class Comparison:
         differing: number of questions on which the two differ.
         picked_from: number of comparisons that this is the best of; the interval and the p-value
             hold for all of them at once (Bonferroni).
+        are_trained: whether both are trained models, which differ from one training to the next.
         over_repeats: the same difference of the means over both models' repeats with other seeds;
             None if neither has a complete one. The base needs none.
-        is_once: whether one of them has no complete one, so that its own run stands for them. It
-            was picked, as if by luck: it can but refute.
-        seeds: its interval; None for fewer than two repeats of either.
+        is_once: whether one of them has no complete one, so that its own run stands for them.
+        seeds: its interval; None for fewer than two repeats of both.
+        repeats: how many complete ones the two have.
         diverged: how many repeats of the two are not in that, as they diverged.
     """
 
@@ -49,26 +50,35 @@ class Comparison:
     p_value: float
     differing: int
     picked_from: int
+    are_trained: bool
     over_repeats: float | None = None
     is_once: bool = False
     seeds: Interval | None = None
+    repeats: int = 0
     diverged: int = 0
 
     @property
+    def runs_differ(self) -> bool:
+        """Whether test and interval tell these two runs apart: other trainings are not in them."""
+        return self.p_value < 1 - LEVEL and self.difference.excludes_0
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether repeats leave the difference in doubt."""
+        if self.diverged or self.over_repeats is None:
+            return bool(self.diverged)
+        is_alike = self.over_repeats * self.difference.estimate > 0
+        return not is_alike or (self.seeds is not None and not self.seeds.excludes_0)
+
+    @property
     def is_shown(self) -> bool:
-        """Whether test and interval tell the two apart, and repeats, if there are any, agree."""
-        return self.p_value < 1 - LEVEL and self.difference.excludes_0 and self._is_repeated
+        """Whether the runs differ and repeats agree; of two trained models these must decide."""
+        is_decided = self.seeds is not None or not self.are_trained
+        return self.runs_differ and not self.is_doubted and is_decided
 
     def negated(self) -> Comparison:
         """The comparison by what falls as accuracy rises, such as forgetting."""
         return replace(self, difference=self.difference.negated())
-
-    @property
-    def _is_repeated(self) -> bool:
-        if self.diverged or self.over_repeats is None:
-            return not self.diverged
-        is_alike = self.over_repeats * self.difference.estimate > 0
-        return is_alike and (self.seeds is None or self.seeds.excludes_0)
 
 
 class Items:
@@ -138,7 +148,8 @@ class Items:
         if p_value >= 1 - LEVEL:
             interval = interval.including_0()
         test: Literal["McNemar", "sign flips"] = "sign flips" if is_graded else "McNemar"
-        return Comparison(interval, test, p_value, differing, picked_from)
+        are_trained = second is not None
+        return Comparison(interval, test, p_value, differing, picked_from, are_trained)
 
     def differences(
         self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str]

@@ -58,9 +58,9 @@ class Cell:
 
     @property
     def marks(self) -> str:
-        """`*` if unlike the base, `†` if unlike full fine-tuning, both by test and interval."""
+        """`*` if unlike the base, `†` if unlike full fine-tuning, both as `runs_differ`."""
         found = ((UNLIKE_BASE, self.to_base), (UNLIKE_FULL, self.to_full))
-        return "".join(mark for mark, other in found if other and other.is_shown)
+        return "".join(mark for mark, other in found if other and other.runs_differ)
 
     @property
     def differences(self) -> list[str]:

@@ -51,9 +51,10 @@ def recommended_against_base(results: Results) -> list[Conclusion]:
     if loss is not None:
         loss = _with_own_repeats(results, loss.negated(), trial, FORGETTING_MEAN)
         told = "forgets" if loss.difference.estimate >= 0 else "gains"
+        who = "This run" if loss.repeats else "It"
         conclusions.append(
             _difference(
-                f"It {told} {_size(loss)} points on the retention tasks",
+                f"{who} {told} {_size(loss)} points on the retention tasks",
                 loss,
                 "Its change on the retention tasks cannot be told from none",
                 picked,
@@ -72,9 +73,10 @@ def _loss_against_base(
     if results.gain != VALIDATION_LOSS or before is None or after is None:
         return []
     verb = "lowers" if after < before else "does not lower"
-    statement = (
-        f"{subject} {verb} the base's validation loss: {before:.3f} to {after:.3f} nats/token."
-    )
+    values = results.repeated(trial, VALIDATION_LOSS)
+    over = _over_repeats(len(values), f"{fmean(values):.3f}") if values else ""
+    sizes = f"{before:.3f} to {after:.3f} nats/token{over}"
+    statement = f"{subject} {verb} the base's validation loss: {sizes}."
     told = [f"{picked}; no interval over the held-out rows"]
     seeds, lost = results.over_seeds(trial, VALIDATION_LOSS), diverged(results.repeats(trial))
     if seeds:
@@ -97,12 +99,24 @@ def _with_own_repeats(
         found,
         over_repeats=fmean(values) - base if values else None,
         seeds=seeds and seeds.within(-1, 1),
+        repeats=len(values),
         diverged=diverged(results.repeats(trial)),
     )
 
 
 def _size(comparison: Comparison) -> str:
-    return f"{100 * abs(comparison.difference.estimate):.1f}"
+    return _in_points(comparison.difference.estimate)
+
+
+def _in_points(share: float) -> str:
+    return f"{100 * abs(share):.1f}"
+
+
+def _over_repeats(count: int, mean: str) -> str:
+    """The mean over as many repeats: one run's size may lie outside of their interval."""
+    if count == 1:
+        return f"; in a run with another seed {mean}"
+    return f"; over {count} runs with other seeds {mean} on average"
 
 
 def _difference(
@@ -110,11 +124,18 @@ def _difference(
 ) -> Conclusion:
     """`otherwise` is of what items do not tell apart; they may where repeats do not."""
     evidence = _evidence(comparison, picked, quantity)
+    mean = comparison.over_repeats
     if comparison.is_shown:
-        return Conclusion(f"{shown}.", evidence)
-    if replace(comparison, over_repeats=None, seeds=None, diverged=0).is_shown:
+        over = "" if mean is None else _over_repeats(comparison.repeats, _in_points(mean))
+        return Conclusion(f"{shown}{over}.", evidence)
+    if comparison.runs_differ:
+        within = f"{shown[0].lower()}{shown[1:]}"
+        more = "repeats" if mean is None else "more repeats"
         otherwise = (
-            f"That {shown[0].lower()}{shown[1:]} is not confirmed by repeats with other seeds"
+            f"That {within} is not confirmed by repeats with other seeds"
+            if comparison.is_doubted
+            else f"In one run of each, {within}; {more} with other seeds would tell whether the "
+            "settings differ (`confirm`)"
         )
     return Conclusion(f"{otherwise}.", evidence, "open")
 
@@ -136,9 +157,9 @@ def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
     else:
         told.insert(0, "no item differs")
     if seeds := comparison.seeds:
-        told.append(
-            f"over seeds {points(seeds.low)} to {points(seeds.high)} points, n = {seeds.n} repeats"
-        )
+        of = "repeats of one, for a run of the other" if comparison.is_once else "repeats"
+        ends = f"{points(seeds.low)} to {points(seeds.high)} points"
+        told.append(f"over seeds {ends}, n = {comparison.repeats} {of}")
     elif comparison.over_repeats is not None:
         of = (
             "repeats of one, without a complete one of the other,"
@@ -273,7 +294,8 @@ def _compared(results: Results, pair: _Pair) -> list[Conclusion]:
 def _with_repeats(results: Results, found: Comparison, pair: _Pair, metric: str) -> Comparison:
     """The comparison in this metric with what both models' repeats say of it.
 
-    Where one was never repeated, as where all of the best three are LoRA, its own run is compared.
+    Where one was never repeated, as where all of the best three are LoRA, its own run is compared:
+    one new case beside the other's repeats.
     """
     models = pair.first, pair.second
     values = [results.repeated(record, metric) for record in models]
@@ -284,5 +306,6 @@ def _with_repeats(results: Results, found: Comparison, pair: _Pair, metric: str)
         over_repeats=fmean(one) - fmean(other) if any(values) else None,
         is_once=not all(values),
         seeds=difference_over_seeds(one, other, rounding(metric, results.base.scores)),
+        repeats=sum(map(len, values)),
         diverged=sum(diverged(results.repeats(record)) for record in models),
     )

@@ -84,7 +84,8 @@ def as_markdown(results: Results) -> str:
     if found:
         lines += [f"**{found.setting}** ({found.trial}). {found.reason}", ""]
         for one in found.numbers:
-            told = [one.interval and f"95 %: {one.interval}"]
+            over = " over items" if one.seeds else ""
+            told = [one.interval and f"95 %{over}: {one.interval}"]
             told += [one.seeds and f"over seeds: {one.seeds}"]
             told += [one.base and f"base: {one.base}"]
             told += [one.full and f"full fine-tuning at its best trade-off: {one.full}"]
@@ -101,9 +102,9 @@ def as_markdown(results: Results) -> str:
         f"\\{UNLIKE_BASE} differs from the base, {UNLIKE_FULL} from full fine-tuning "
         "(McNemar, or randomised signs where items are graded; corrected for having picked the "
         "trials, Holm-adjusted, 5 %, and an interval without 0), of one run of each, whatever "
-        f"repeats say. Δ in points{of_loss}. "
-        "In brackets the mean over repeats with other seeds, of two or more with its 95 % "
-        "interval, and how many of these diverged.",
+        f"repeats say: {UNLIKE_FULL} does not tell what other seeds would give. "
+        f"Δ in points{of_loss}. In brackets the mean over repeats with other seeds, of two or more "
+        "with its 95 % interval, and how many of these diverged.",
         "",
         "## What did not run to its end",
         "",

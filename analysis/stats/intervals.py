@@ -338,14 +338,17 @@ def over_seeds(values: Sequence[float], rounding: float = 0.0) -> Interval | Non
 def difference_over_seeds(
     one: Sequence[float], other: Sequence[float], rounding: float = 0.0
 ) -> Interval | None:
-    """Interval of the difference of two means over seeds; None if either has fewer than two.
+    """Interval of the difference of two means over seeds; None if neither has two, or one has none.
 
-    Half-widths of the two means' intervals add up as standard errors do (Zou & Donner 2008).
+    Half-widths of the two means' intervals add up as standard errors do (Zou & Donner 2008). A
+    single value is a new case beside a sample of n, which varies as those do: the half-width is
+    t s sqrt(1 + 1/n), with t and s of the sample.
     """
-    first, second = over_seeds(one, rounding), over_seeds(other, rounding)
-    if first is None or second is None:
+    halves = (half_width(values, rounding) for values in (one, other))
+    known = [half for half in halves if half is not None]
+    if not known or not one or not other:
         return None
-    difference = first.estimate - second.estimate
-    half = math.hypot(first.high - first.estimate, second.high - second.estimate)
-    found = Interval(difference, difference - half, difference + half, first.n + second.n)
-    return found.within(-1, 1)
+    n = len(one) + len(other)
+    half = math.hypot(*known) if len(known) == 2 else known[0] * math.sqrt(n)
+    difference = float(np.mean(one) - np.mean(other))
+    return Interval(difference, difference - half, difference + half, n).within(-1, 1)

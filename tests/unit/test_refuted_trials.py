@@ -180,7 +180,7 @@ def test_a_gain_or_forgetting_that_its_repeats_do_not_have_is_not_shown(tmp_path
     gain, loss = recommended_against_base(opened(folder))
     assert (gain.verdict, loss.verdict) == ("open", "open")
     assert gain.statement.startswith("That the recommended trial gains ")
-    assert loss.statement.startswith("That it forgets ")
+    assert loss.statement.startswith("That this run forgets ")
     for told in (gain, loss):
         assert told.statement.endswith(" is not confirmed by repeats with other seeds.")
     half = 100 * 0.01 * scipy.stats.t.ppf(0.975, 1)
@@ -196,10 +196,30 @@ def test_a_gain_is_shown_where_repeats_agree_and_not_where_one_diverged(tmp_path
     assert [c.verdict for c in agree] == ["shown", "shown"]
     gained = trial.metric(IN_DOMAIN_ACC) - opened(folder).base.metrics[IN_DOMAIN_ACC]
     assert f"over repeats {points(gained)} points, too few" in agree[0].evidence
+    assert agree[0].statement.endswith(f"; in a run with another seed {100 * gained:.1f}.")
     repeat(folder, trial, {}, DIVERGED)
     lost = recommended_against_base(opened(folder))
     assert [c.verdict for c in lost] == ["open", "open"]
     assert all(c.evidence.endswith("; repeats that diverged: 1") for c in lost)
+
+
+def test_what_is_shown_of_one_run_is_told_with_the_mean_over_its_repeats(tmp_path):
+    """Their interval may leave out what the run forgets."""
+    folder = SyntheticSweep(trials=1, items=200, full_every=0, seed=1).write(tmp_path)
+    [trial] = opened(folder).complete
+    own = trial.metric(FORGETTING_MEAN)
+    for by in (-0.002, 0.0, 0.002):
+        repeat(folder, trial, {FORGETTING_MEAN: own / 2 + by})
+    _, loss = recommended_against_base(opened(folder))
+    assert loss.verdict == "shown"
+    assert loss.statement == (
+        f"This run forgets {100 * own:.1f} points on the retention tasks; over 3 runs with other "
+        f"seeds {50 * own:.1f} on average."
+    )
+    told = as_markdown(opened(folder))
+    assert "- forgetting **" in told
+    assert "(95 % over items: " in told
+    assert "<dd>95 % over items: " in render(opened(folder))
 
 
 def test_how_a_constraint_without_an_interval_over_items_is_known_to_be_kept(tmp_path):

@@ -271,9 +271,32 @@ def test_a_difference_over_seeds_is_no_narrower_than_welchs_and_needs_two_of_eac
     assert found.low <= welch.low
     assert found.high >= welch.high
     assert found.n == 7
-    assert difference_over_seeds(one, [0.4]) is None
+    assert difference_over_seeds([0.5], [0.4]) is None
+    assert difference_over_seeds(one, []) is None
     same = difference_over_seeds([0.5, 0.5], [0.4, 0.4])
     assert (same.low, same.high) == pytest.approx((0.1, 0.1))
+
+
+@pytest.mark.parametrize("several", [[0.5, 0.51], [0.5, 0.6, 0.55, 0.52]])
+def test_one_run_beside_several_is_a_new_case_beside_a_sample(several):
+    """At an end of the interval the test of two samples with one variance has p = 0.05."""
+    found = difference_over_seeds([0.7], several)
+    n = len(several)
+    half = scipy.stats.t.ppf(0.975, n - 1) * np.std(several, ddof=1) * (1 + 1 / n) ** 0.5
+    assert (found.high - found.estimate, found.n) == (pytest.approx(half), n + 1)
+    for end in (found.low, found.high):
+        assert scipy.stats.ttest_ind([0.7 - end], several).pvalue == pytest.approx(0.05)
+    other = difference_over_seeds(several, [0.7])
+    assert (other.low, other.high) == pytest.approx((-found.high, -found.low))
+    rounded = difference_over_seeds([0.7], [0.5] * n, 0.1)
+    of_rounding = scipy.stats.t.ppf(0.975, n - 1) * 0.1 * (1 + 1 / n) ** 0.5
+    assert rounded.high - rounded.estimate == pytest.approx(min(of_rounding, 0.8))
+
+
+def test_one_run_of_a_setting_beside_others_of_it_is_told_apart_as_rarely_as_said():
+    draws = np.random.default_rng(0).normal(0.5, 0.01, (4000, 4)).tolist()
+    apart = sum(difference_over_seeds(runs[:1], runs[1:]).excludes_0 for runs in draws)
+    assert apart / len(draws) == pytest.approx(0.05, abs=0.01)
 
 
 def test_seeds_have_the_interval_of_student():
