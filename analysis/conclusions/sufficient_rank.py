@@ -9,10 +9,11 @@ from statistics import fmean
 
 from analysis.conclusions.conclusion import Conclusion
 from analysis.results import Group, Results
-from analysis.stats.intervals import items_needed, upper_bound
+from analysis.stats.intervals import difference_over_seeds, items_needed, upper_bound
 from analysis.sweeps import Sweep
 from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.records.schema import TrialRecord
+from trainables.results.item_metrics import rounding
 from trainables.results.repeats import LEVEL, diverged
 from trainables.results.wording import how_many
 
@@ -32,6 +33,8 @@ class _Candidate:
         items: number that they are compared on.
         needed: number with which the bound would be `NEGLIGIBLE` if none differed.
         is_tried: whether it and all above it have `_FEWEST_OF_RANK` trials.
+        is_repeated: whether intervals over seeds end at most at `NEGLIGIBLE`, too; its own run,
+            which was picked, does not stand for its repeats.
         is_refuted: whether its best diverged with another seed, or a higher rank's best gains more
             than `NEGLIGIBLE` over it in the means over repeats, where both have any.
     """
@@ -41,6 +44,7 @@ class _Candidate:
     items: int
     needed: int
     is_tried: bool
+    is_repeated: bool
     is_refuted: bool
 
 
@@ -50,7 +54,8 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     The best is that in the domain, of trials that keep the constraints if the rank has any, where
     those that diverged with another seed come last; the means over repeats of two bests may refute
     it. Each of these ranks needs `_FEWEST_OF_RANK` trials: one trial of a higher rank shows how bad
-    a learning rate is rather than what the rank gains.
+    a learning rate is rather than what the rank gains. Shown if repeats with other seeds bound the
+    difference as well: items do not tell what another training would give.
     """
     if not results.tasks("in_domain"):
         return []
@@ -67,15 +72,18 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     items, needed = candidates[0].items, min(candidate.needed for candidate in candidates)
     within = [candidate for candidate in candidates if candidate.most <= NEGLIGIBLE]
     if found := next((c for c in within if c.is_tried and not c.is_refuted), None):
-        return [
-            Conclusion(
-                f"Rank {found.rank} suffices in the domain: the best trial of no higher rank gains "
-                f"more than {max(0.0, math.ceil(1000 * found.most) / 10):.1f} points over its "
-                "best.",
-                f"simultaneous {100 * LEVEL:g} % upper bound, n = {items} items, "
-                f"{_bests(results, groups, best)}, picked on these items{stopped}",
-            )
-        ]
+        claim = (
+            f"rank {found.rank} suffices in the domain: the best trial of no higher rank gains "
+            f"more than {max(0.0, math.ceil(1000 * found.most) / 10):.1f} points over its best"
+        )
+        evidence = (
+            f"simultaneous {100 * LEVEL:g} % upper bound, n = {items} items, "
+            f"{_bests(results, groups, best)}, picked on these items{stopped}"
+        )
+        if found.is_repeated:
+            return [Conclusion(f"{claim.capitalize()}.", evidence)]
+        would = "repeats of these with other seeds would tell whether it does (`confirm`)"
+        return [Conclusion(f"In one run of each, {claim}; {would}.", evidence, "open")]
     if items < needed and not within:
         statement = (
             f"Too few items to show to within {100 * NEGLIGIBLE:g} points that a rank below "
@@ -113,8 +121,11 @@ def _candidates(
     *ranks, _ = best
     repeated = {rank: results.repeated(best[rank], IN_DOMAIN_ACC) for rank in best}
     means = {rank: fmean(values) for rank, values in repeated.items() if values}
+    runs = {rank: repeated[rank] or [best[rank].metric(IN_DOMAIN_ACC) or 0.0] for rank in best}
+    rounded = rounding(IN_DOMAIN_ACC, results.base.scores)
     most = NEGLIGIBLE + _ROUNDING
     for rank in ranks:
+        seeds = [difference_over_seeds(runs[r], runs[rank], rounded) for r in best if r > rank]
         higher = [results.items.differences(best[r], best[rank], tasks) for r in best if r > rank]
         gains = [gain for gain in higher if gain is not None]
         if len(gains) < len(higher):
@@ -126,6 +137,8 @@ def _candidates(
             items=sum(map(len, gains[0][0])),
             needed=items_needed(*gains[0], bound=NEGLIGIBLE, level=level),
             is_tried=all(groups[r].picked_from >= _FEWEST_OF_RANK for r in best if r >= rank),
+            is_repeated=bool(repeated[rank])
+            and all(over is not None and over.high <= most for over in seeds),
             is_refuted=bool(diverged(results.repeats(best[rank])))
             or any(means[r] - means.get(rank, 1.0) > most for r in means if r > rank),
         )

@@ -208,6 +208,8 @@ def test_repeats_decide_whether_the_loss_is_shown_to_fall(tmp_path, losses, verd
         repeat(ledger, trial, number, loss)
     told = conclude(Results(open_sweeps([tmp_path])))[0]
     assert told.verdict == verdict
+    mean = f"{sum(losses) / 3:.3f}"
+    assert told.statement.endswith(f"; over 3 runs with other seeds {mean} on average.")
     assert "n = 3 repeats" in told.evidence
 
 
