@@ -39,7 +39,8 @@ class Comparison:
         are_trained: whether both are trained models, which differ from one training to the next.
         over_repeats: the same difference of the means over both models' repeats with other seeds;
             None if neither has a complete one. The base needs none.
-        is_once: whether one of them has no complete one, so that its own run stands for them.
+        is_once: whether one of them has no complete one, so that its own run stands for them. It
+            was picked, perhaps by luck, for which `seeds` does not allow.
         seeds: its interval; None for fewer than two repeats of both.
         repeats: how many complete ones the two have.
         diverged: how many repeats of the two are not in that, as they diverged.
