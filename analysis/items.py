@@ -39,8 +39,8 @@ class Comparison:
         are_trained: whether both are trained models, which differ from one training to the next.
         over_repeats: the same difference of the means over both models' repeats with other seeds;
             None if neither has a complete one. The base needs none.
-        is_once: whether one of them has no complete one, so that its own run stands for them. It
-            was picked, perhaps by luck, for which `seeds` does not allow.
+        is_once: whether one of them has no complete one, so that its own run stands for them.
+        is_flattered: whether that one is the better: it was picked, as if by luck.
         seeds: its interval; None for fewer than two repeats of both.
         repeats: how many complete ones the two have.
         diverged: how many repeats of the two are not in that, as they diverged.
@@ -54,6 +54,7 @@ class Comparison:
     are_trained: bool
     over_repeats: float | None = None
     is_once: bool = False
+    is_flattered: bool = False
     seeds: Interval | None = None
     repeats: int = 0
     diverged: int = 0
@@ -74,7 +75,7 @@ class Comparison:
     @property
     def is_shown(self) -> bool:
         """Whether the runs differ and repeats agree; of two trained models these must decide."""
-        is_decided = self.seeds is not None or not self.are_trained
+        is_decided = not self.are_trained or (self.seeds is not None and not self.is_flattered)
         return self.runs_differ and not self.is_doubted and is_decided
 
     def negated(self) -> Comparison:

@@ -157,7 +157,9 @@ def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
     else:
         told.insert(0, "no item differs")
     if seeds := comparison.seeds:
-        of = "repeats of one, for a run of the other" if comparison.is_once else "repeats"
+        picked_run = ", which was picked" if comparison.is_flattered else ""
+        once = f"repeats of one, for a run of the other{picked_run}"
+        of = once if comparison.is_once else "repeats"
         ends = f"{points(seeds.low)} to {points(seeds.high)} points"
         told.append(f"over seeds {ends}, n = {comparison.repeats} {of}")
     elif comparison.over_repeats is not None:
@@ -295,17 +297,22 @@ def _with_repeats(results: Results, found: Comparison, pair: _Pair, metric: str)
     """The comparison in this metric with what both models' repeats say of it.
 
     Where one was never repeated, as where all of the best three are LoRA, its own run is compared:
-    one new case beside the other's repeats.
+    one new case beside the other's repeats. It was picked, as if by luck, so that it may be shown
+    to be worse, but not better.
     """
     models = pair.first, pair.second
     values = [results.repeated(record, metric) for record in models]
     own = [record.metric(metric) or 0.0 for record in models]  # both have it, as they have items
     one, other = (of_repeats or [run] for of_repeats, run in zip(values, own, strict=True))
+    seeds = difference_over_seeds(one, other, rounding(metric, results.base.scores))
+    lead = fmean(one) - fmean(other)
+    better = values[0 if (lead > 0) != (metric == FORGETTING_MEAN) else 1]
     return replace(
         found,
-        over_repeats=fmean(one) - fmean(other) if any(values) else None,
+        over_repeats=lead if any(values) else None,
         is_once=not all(values),
-        seeds=difference_over_seeds(one, other, rounding(metric, results.base.scores)),
+        is_flattered=not better,
+        seeds=seeds,
         repeats=sum(map(len, values)),
         diverged=sum(diverged(results.repeats(record)) for record in models),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from analysis.conclusions.conclusion import Conclusion
-from analysis.results import Group, Results
+from analysis.results import FEWEST_OF_RANK, Group, Results
 from analysis.stats.intervals import difference_over_seeds, items_needed, upper_bound
 from analysis.sweeps import Sweep
 from trainables.metric_keys import IN_DOMAIN_ACC
@@ -21,7 +21,6 @@ NEGLIGIBLE = 0.02
 """A difference in accuracy that counts as none: 2 points."""
 _ROUNDING = 1e-9  # of a difference of two accuracies
 FEWEST_RANKS = 3
-_FEWEST_OF_RANK = 4  # trials; of fewer the best is often at a learning rate far from the best
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class _Candidate:
         most: upper bound on what the best trial of any of these gains over its best.
         items: number that they are compared on.
         needed: number with which the bound would be `NEGLIGIBLE` if none differed.
-        is_tried: whether it and all above it have `_FEWEST_OF_RANK` trials.
+        is_tried: whether it and all above it have `FEWEST_OF_RANK` trials.
         is_repeated: whether intervals over seeds end at most at `NEGLIGIBLE`, too; its own run,
             which was picked, does not stand for its repeats.
         is_refuted: whether its best diverged with another seed, or a higher rank's best gains more
@@ -53,7 +52,7 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
 
     The best is that in the domain, of trials that keep the constraints if the rank has any, where
     those that diverged with another seed come last; the means over repeats of two bests may refute
-    it. Each of these ranks needs `_FEWEST_OF_RANK` trials: one trial of a higher rank shows how bad
+    it. Each of these ranks needs `FEWEST_OF_RANK` trials: one trial of a higher rank shows how bad
     a learning rate is rather than what the rank gains. Shown if repeats with other seeds bound the
     difference as well: items do not tell what another training would give.
     """
@@ -93,7 +92,7 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
         return [Conclusion(statement, told, "too few data")]
     lacking = ""
     if not all(candidate.is_tried for candidate in within):
-        lacking = f"; one that suffices and all above it need {_FEWEST_OF_RANK} each"
+        lacking = f"; one that suffices and all above it need {FEWEST_OF_RANK} each"
     if refuted := [str(candidate.rank) for candidate in within if candidate.is_refuted]:
         lacking += f"; repeats with other seeds refute rank {', '.join(refuted)}"
     return [
@@ -136,7 +135,7 @@ def _candidates(
             most=max(upper_bound(*gain, level=level) for gain in gains),
             items=sum(map(len, gains[0][0])),
             needed=items_needed(*gains[0], bound=NEGLIGIBLE, level=level),
-            is_tried=all(groups[r].picked_from >= _FEWEST_OF_RANK for r in best if r >= rank),
+            is_tried=all(groups[r].is_tried for r in best if r >= rank),
             is_repeated=bool(repeated[rank])
             and all(over is not None and over.high <= most for over in seeds),
             is_refuted=bool(diverged(results.repeats(best[rank])))
