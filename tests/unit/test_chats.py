@@ -485,6 +485,20 @@ def test_what_a_chat_has_instead_is_named(turns: Any, rule: str, tmp_path: Path)
     assert fault.rule.startswith(f"{rule}: row 1 of ")
 
 
+@pytest.mark.parametrize(
+    ("turns", "remedy"),
+    [
+        ([QUESTION], "end chats with one"),
+        ([QUESTION, {"role": "assistant", "content": "3"}, QUESTION], "or set answers: all"),
+    ],
+)
+def test_all_answers_are_offered_where_there_is_one(
+    turns: Any, remedy: str, tmp_path: Path
+) -> None:
+    (fault,) = faults(tmp_path, of_bytes("qwen3"), [{"messages": turns}])
+    assert fault.remedy.endswith(remedy)
+
+
 @pytest.mark.parametrize("content", [None, "", "I add."])
 def test_calls_in_openai_s_older_format_are_refused(content: str | None, tmp_path: Path) -> None:
     calling = {"role": "assistant", "content": content, "function_call": CALL["function"]}

@@ -43,6 +43,16 @@ def test_a_section_that_is_none_is_refused(
     ]
 
 
+@pytest.mark.parametrize("key", ["offload_optimizer", "offload_param"])
+def test_a_device_in_place_of_its_section_is_refused(key: str, tmp_path: Path) -> None:
+    """Else every full trial fails by `'str' object has no attribute 'get'`."""
+    own = {"zero_optimization": {"stage": 3, key: "cpu"}}
+    assert told(tmp_path, own) == [
+        f"deepspeed.config.zero_optimization.{key}: must be a section with keys of its own, "
+        "got 'cpu'; fill it in or leave it out"
+    ]
+
+
 @pytest.mark.parametrize(
     ("own", "fault"),
     [

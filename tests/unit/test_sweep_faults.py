@@ -727,6 +727,12 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         f"must have at most 64 characters, got '{'b' * 59}...",
         "",
     ),
+    "one letter less, as a key of another section": (
+        {"confirm__seed": 3},
+        "confirm.seed",
+        "unknown key",
+        "did you mean seeds?",
+    ),
     "a seed beyond 32 bits": ({"seed": 2**32}, "seed", "must be < 2147483648, got 4294967296", ""),
     "no trials": ({"budget__trials": 0}, "budget.trials", "must be >= 1, got 0", ""),
 }

@@ -84,9 +84,9 @@ def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
         raise _malformed("must be turns of a `role` and a `content`")
     turns, tools = [_turn(turn) for turn in found], _tools(row)
     roles = [turn["role"] for turn in turns]
-    if answers == "last":
-        _check_end(roles)
     asked = [i for i, role in enumerate(roles) if role == _ANSWERS and "user" in roles[:i]]
+    if answers == "last" and (len(turns) < 2 or roles[-1] != _ANSWERS):
+        raise _ends_otherwise(roles, bool(asked))
     wanted = asked if answers == "all" else [len(turns) - 1]
     if not wanted:
         got = ", ".join(dict.fromkeys(roles))[:_SHOWN] or "nobody"
@@ -104,12 +104,11 @@ def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
     return [first._replace(unlearned=len({*asked} - marked - {*learned})), *others]
 
 
-def _check_end(roles: Sequence[str]) -> None:
-    if len(roles) < 2 or roles[-1] != _ANSWERS:
-        alone = " alone" if len(roles) == 1 else ""
-        got = f"a turn of {roles[-1][:_SHOWN]}{alone}" if roles else "no turns"
-        rule = f"must end with an answer of the role assistant, got {got}"
-        raise _malformed(rule, "end chats with one, or set answers: all")
+def _ends_otherwise(roles: Sequence[str], has_answers: bool) -> UnusableRow:
+    alone = " alone" if len(roles) == 1 else ""
+    got = f"a turn of {roles[-1][:_SHOWN]}{alone}" if roles else "no turns"
+    remedy = "end chats with one" + (", or set answers: all" if has_answers else "")
+    return _malformed(f"must end with an answer of the role assistant, got {got}", remedy)
 
 
 def _is_marked(turn: Turn) -> bool:

@@ -90,6 +90,12 @@ _DECIDE_NOTHING = {
 }
 _OF_ADAMW = ("lr", "betas", "eps", "weight_decay", "adam_w_mode", "amsgrad", "torch_adam")
 _STAGE = "such as {stage: 2}"
+# Sections in sections, of which Transformers asks for keys.
+_INNER = (
+    "optimizer.params",
+    "zero_optimization.offload_optimizer",
+    "zero_optimization.offload_param",
+)
 # What to write where nothing fills in DeepSpeed's `auto`.
 _IN_FULL = {
     "optimizer.params.amsgrad": "false",
@@ -140,7 +146,7 @@ def _unknown(settings: dict[str, Any]) -> Iterator[Fault]:
 
 
 def _malformed(settings: dict[str, Any]) -> Iterator[Fault]:
-    for key in (*_SECTIONS, "optimizer.params"):
+    for key in (*_SECTIONS, *_INNER):
         value = _found(settings, key)
         if value is not None and not isinstance(value, dict):
             rule = f"must be a section with keys of its own, got {shown(value)}"

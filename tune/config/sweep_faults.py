@@ -222,10 +222,12 @@ def _meant(place: KeyPath) -> list[KeyPath]:
         return []
     if same := _of_peers(SAME_MEANING, place):
         return list(dict.fromkeys(_in_section(place, split_key(key)) for key in same))
-    if elsewhere := _places_of(place[-1]):
+    elsewhere, beside = _places_of(place[-1]), _known_keys(place)
+    if elsewhere and len(place) == 1:
         return elsewhere
-    near = nearest(place[-1], _known_keys(place), 0.5)
-    return [(*place[:-1], near)] if near else []
+    # One with a letter too many or few, as confirm.seed, rather than that word of another section.
+    near = nearest(place[-1], beside, 0.85 if elsewhere else 0.5)
+    return [(*place[:-1], near)] if near else elsewhere
 
 
 def _in_section(place: KeyPath, meant: KeyPath) -> KeyPath:
