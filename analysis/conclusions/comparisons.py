@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -112,11 +113,11 @@ def _in_points(share: float) -> str:
     return f"{100 * abs(share):.1f}"
 
 
-def _over_repeats(count: int, mean: str) -> str:
+def _over_repeats(count: int, mean: str, of: str = "") -> str:
     """The mean over as many repeats: one run's size may lie outside of their interval."""
     if count == 1:
         return f"; in a run with another seed {mean}"
-    return f"; over {count} runs with other seeds {mean} on average"
+    return f"; over {count} runs{of} with other seeds {mean} on average"
 
 
 def _difference(
@@ -126,7 +127,8 @@ def _difference(
     evidence = _evidence(comparison, picked, quantity)
     mean = comparison.over_repeats
     if comparison.is_shown:
-        over = "" if mean is None else _over_repeats(comparison.repeats, _in_points(mean))
+        of = " of one of them" if comparison.is_once else ""
+        over = "" if mean is None else _over_repeats(comparison.repeats, _in_points(mean), of)
         return Conclusion(f"{shown}{over}.", evidence)
     if comparison.runs_differ:
         within = f"{shown[0].lower()}{shown[1:]}"
@@ -134,9 +136,11 @@ def _difference(
         otherwise = (
             f"That {within} is not confirmed by repeats with other seeds"
             if comparison.is_doubted
-            else f"In one run of each, {within}; {more} with other seeds would tell whether the "
-            "settings differ (`confirm`)"
+            else f"In one run of each, {within}; {more} with other seeds would tell whether it is "
+            "so of other trainings, too (`confirm`)"
         )
+    elif comparison.seeds and comparison.seeds.excludes_0 and not comparison.is_flattered:
+        otherwise += " by these items alone; repeats with other seeds agree on a difference"
     return Conclusion(f"{otherwise}.", evidence, "open")
 
 
@@ -183,7 +187,7 @@ class _Pair:
         short: where nothing is said of it alone, such as `Full fine-tuning`.
         other: such as `the best LoRA (trial 5, rank 8)`.
         minus: such as `full fine-tuning minus LoRA`.
-        pairs: how many could have been picked instead, with this one.
+        picked_from: of how many each of the two is the best.
         picked: such as `best of 4 full and of 12 LoRA trials`.
     """
 
@@ -193,7 +197,7 @@ class _Pair:
     short: str
     other: str
     minus: str
-    pairs: int
+    picked_from: tuple[int, int]
     picked: str
 
     def is_of(self, *trials: TrialRecord) -> bool:
@@ -224,7 +228,7 @@ def _sweeps_with_first(results: Results) -> list[_Pair]:
             best,
             f"that of {reference.title} ({_trial(results, second)})",
             f"{sweep.title} minus {reference.title}",
-            n * of,
+            (n, of),
             f"best of {how_many(n, 'trial')} of {sweep.title} and of {of} of {reference.title}",
         )
         pairs.append(pair)
@@ -262,7 +266,7 @@ def full_against_lora(results: Results, sweep: Sweep) -> list[Conclusion]:
         subject if breach else f"Full fine-tuning{results.whose(full.sweep)}",
         f"the best LoRA ({results.name(best)}, rank {best.rank}{_breach(results, best)})",
         "full fine-tuning minus LoRA",
-        full.picked_from * of,
+        (full.picked_from, of),
         f"best of {full.picked_from} full and of {how_many(of, 'LoRA trial')}",
     )
     return _compared(results, pair)
@@ -273,7 +277,7 @@ def _compared(results: Results, pair: _Pair) -> list[Conclusion]:
     conclusions = []
     for role, metric, verbs, where in _ROLES:
         tasks = list(results.tasks(role))
-        found = results.items.compare(pair.first, pair.second, tasks, pair.pairs)
+        found = results.items.compare(pair.first, pair.second, tasks, math.prod(pair.picked_from))
         if found is None:
             continue
         verb = verbs[0] if found.difference.estimate > 0 else verbs[1]
@@ -297,8 +301,8 @@ def _with_repeats(results: Results, found: Comparison, pair: _Pair, metric: str)
     """The comparison in this metric with what both models' repeats say of it.
 
     Where one was never repeated, as where all of the best three are LoRA, its own run is compared:
-    one new case beside the other's repeats. It was picked, as if by luck, so that it may be shown
-    to be worse, but not better.
+    one new case beside the other's repeats. Picked of several, as if by luck, it may be shown to be
+    worse, but not better.
     """
     models = pair.first, pair.second
     values = [results.repeated(record, metric) for record in models]
@@ -306,12 +310,12 @@ def _with_repeats(results: Results, found: Comparison, pair: _Pair, metric: str)
     one, other = (of_repeats or [run] for of_repeats, run in zip(values, own, strict=True))
     seeds = difference_over_seeds(one, other, rounding(metric, results.base.scores))
     lead = fmean(one) - fmean(other)
-    better = values[0 if (lead > 0) != (metric == FORGETTING_MEAN) else 1]
+    better = 0 if (lead > 0) != (metric == FORGETTING_MEAN) else 1
     return replace(
         found,
         over_repeats=lead if any(values) else None,
         is_once=not all(values),
-        is_flattered=not better,
+        is_flattered=not values[better] and pair.picked_from[better] > 1,
         seeds=seeds,
         repeats=sum(map(len, values)),
         diverged=sum(diverged(results.repeats(record)) for record in models),

@@ -32,8 +32,8 @@ class _Candidate:
         items: number that they are compared on.
         needed: number with which the bound would be `NEGLIGIBLE` if none differed.
         is_tried: whether it and all above it have `FEWEST_OF_RANK` trials.
-        is_repeated: whether intervals over seeds end at most at `NEGLIGIBLE`, too; its own run,
-            which was picked, does not stand for its repeats.
+        over_seeds: the highest end of intervals over seeds of the same; None without one for each.
+            Its own run, which was picked, does not stand for its repeats.
         is_refuted: whether its best diverged with another seed, or a higher rank's best gains more
             than `NEGLIGIBLE` over it in the means over repeats, where both have any.
     """
@@ -43,8 +43,13 @@ class _Candidate:
     items: int
     needed: int
     is_tried: bool
-    is_repeated: bool
+    over_seeds: float | None
     is_refuted: bool
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether repeats bound the difference by `NEGLIGIBLE`, too."""
+        return self.over_seeds is not None and self.over_seeds <= NEGLIGIBLE + _ROUNDING
 
 
 def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
@@ -71,17 +76,20 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     items, needed = candidates[0].items, min(candidate.needed for candidate in candidates)
     within = [candidate for candidate in candidates if candidate.most <= NEGLIGIBLE]
     if found := next((c for c in within if c.is_tried and not c.is_refuted), None):
+        most = max(found.most, found.over_seeds or 0.0) if found.is_repeated else found.most
         claim = (
             f"rank {found.rank} suffices in the domain: the best trial of no higher rank gains "
-            f"more than {max(0.0, math.ceil(1000 * found.most) / 10):.1f} points over its best"
+            f"more than {_up(most)} points over its best"
         )
         evidence = (
             f"simultaneous {100 * LEVEL:g} % upper bound, n = {items} items, "
             f"{_bests(results, groups, best)}, picked on these items{stopped}"
         )
+        if found.over_seeds is not None:
+            evidence += f"; over seeds at most {_up(found.over_seeds)} points"
         if found.is_repeated:
             return [Conclusion(f"{claim.capitalize()}.", evidence)]
-        would = "repeats of these with other seeds would tell whether it does (`confirm`)"
+        would = "repeats of these with other seeds would tell whether it does"
         return [Conclusion(f"In one run of each, {claim}; {would}.", evidence, "open")]
     if items < needed and not within:
         statement = (
@@ -136,11 +144,17 @@ def _candidates(
             items=sum(map(len, gains[0][0])),
             needed=items_needed(*gains[0], bound=NEGLIGIBLE, level=level),
             is_tried=all(groups[r].is_tried for r in best if r >= rank),
-            is_repeated=bool(repeated[rank])
-            and all(over is not None and over.high <= most for over in seeds),
+            over_seeds=max(over.high for over in seeds if over)
+            if repeated[rank] and all(seeds)
+            else None,
             is_refuted=bool(diverged(results.repeats(best[rank])))
             or any(means[r] - means.get(rank, 1.0) > most for r in means if r > rank),
         )
+
+
+def _up(share: float) -> str:
+    """Points, rounded up and at least 0."""
+    return f"{max(0.0, math.ceil(1000 * share - _ROUNDING) / 10):.1f}"
 
 
 def _best_in_domain(results: Results, group: Group) -> TrialRecord:

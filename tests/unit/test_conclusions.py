@@ -95,7 +95,7 @@ def test_the_least_rank_that_no_higher_one_beats_suffices(tmp_path):
         "In one run of each, rank 4 suffices in the domain: the "
     )
     assert conclusion.statement.endswith(
-        "over its best; repeats of these with other seeds would tell whether it does (`confirm`)."
+        "over its best; repeats of these with other seeds would tell whether it does."
     )
     assert conclusion.verdict == "open"
     assert conclusion.evidence == (
@@ -175,6 +175,39 @@ def test_a_rank_does_not_suffice_where_repeats_of_a_higher_ones_best_gain_more(
         refuted = "; repeats with other seeds refute rank 4, 16"
         counts = "best of 4, 4, 4, 4 trials of ranks 1, 4, 16, 64"
         assert conclusion.evidence == f"simultaneous 95 % bounds, {counts}{refuted}"
+
+
+def test_of_a_rank_that_suffices_the_wider_bound_is_told(tmp_path):
+    """One run of each may lie closer than trainings with other seeds do."""
+    results = with_in_domain(tmp_path, {1: 0.2, 4: 0.9, 16: 0.9, 64: 0.9}, items=800)
+    ledger = Ledger(tmp_path)
+    for rank, mean in ((4, 0.881), (16, 0.897), (64, 0.897)):
+        best = next(record for record in results.complete if record.rank == rank)
+        for number, by in enumerate((-0.001, 0.0, 0.001), 100 + 10 * rank):
+            write_repeat(ledger, best, number, mean + by)
+    conclusion = found(Results(open_sweeps([tmp_path])), "Rank 4 suffices")
+    half = scipy.stats.t.ppf(0.975, 2) * 0.001 / 3**0.5 * 2**0.5  # of a difference of two means
+    most = f"{math.ceil(1000 * (0.016 + half)) / 10:.1f} points"
+    assert conclusion.verdict == "shown"
+    assert f"gains more than {most} over its best." in conclusion.statement
+    assert conclusion.evidence.endswith(f"; over seeds at most {most}")
+
+
+def test_what_items_do_not_tell_apart_and_repeats_do_is_told(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=2, full_every=2, items=20).write(tmp_path))
+    full, lora = ledger.trials()
+    for trial, values in ((full, (0.1, 0.1, 0.15)), (lora, (0.5, 0.5, 0.55))):
+        for number, value in enumerate(values, 100 + 10 * trial.number):
+            write_repeat(ledger, trial, number, value)
+    results = Results(open_sweeps([tmp_path]))
+    [told] = [
+        c for c in full_against_lora(results, results.sweeps[0]) if "in the domain" in c.statement
+    ]
+    assert told.verdict == "open"
+    assert told.statement.endswith(
+        "cannot be told apart in the domain by these items alone; repeats with other seeds agree "
+        "on a difference."
+    )
 
 
 def test_a_rank_does_not_suffice_where_all_its_trials_diverge_with_another_seed(tmp_path):
@@ -370,13 +403,15 @@ def test_equal_trials_cannot_be_told_apart(tmp_path):
 
 
 NOT_CONFIRMED = " in the domain is not confirmed by repeats with other seeds."
-AS_PICKED = " in the domain; more repeats with other seeds would tell whether the settings differ"
+WOULD_TELL = (
+    "repeats with other seeds would tell whether it is so of other trainings, too (`confirm`)."
+)
 
 
 @pytest.mark.parametrize(
     ("of_lora", "told"),
     [
-        ((), AS_PICKED),  # its run is 0.2 above the others' mean, and they spread by 0.015
+        ((), "gains less"),  # its run is 0.2 above the others' mean, and they spread by 0.015
         ((0.4, 0.45, 0.42), "gains less"),
         ((0.1, 0.6, 0.4), NOT_CONFIRMED),
         ((0.1, 0.1, 0.1), NOT_CONFIRMED),
@@ -401,15 +436,31 @@ def test_two_runs_that_differ_show_nothing_of_methods_whose_repeats_do_not(tmp_p
         if "ull fine-tuning at its best" in c.statement and "in the domain" in c.statement
     ]
     assert told in conclusion.statement
-    assert conclusion.verdict == ("shown" if told == "gains less" else "open")
-    begins = {NOT_CONFIRMED: "That f", AS_PICKED: "In one run of each, f"}
-    assert conclusion.statement.startswith(begins.get(told, "F"))
+    assert conclusion.verdict == ("open" if told == NOT_CONFIRMED else "shown")
+    assert conclusion.statement.startswith("That f" if told == NOT_CONFIRMED else "F")
     assert "full fine-tuning minus LoRA, one run of each, -" in conclusion.evidence
     assert (", n = 6 repeats" in conclusion.evidence) == (len(of_lora) == 3 and None not in of_lora)
     assert ("; repeats that diverged: 1" in conclusion.evidence) == (None in of_lora)
     assert "points, too few for an interval" not in conclusion.evidence
-    alone = "n = 3 repeats of one, for a run of the other, which was picked"
-    assert (alone in conclusion.evidence) == (not of_lora)
+    assert conclusion.evidence.endswith("n = 3 repeats of one, for a run of the other") == (
+        not of_lora
+    )
+    assert ("over 3 runs of one of them with other" in conclusion.statement) == (not of_lora)
+
+
+def test_the_lead_of_a_run_that_was_picked_and_never_repeated_is_open(tmp_path):
+    """The best of several seems better than it is; that it is worse is shown all the same."""
+    ledger = Ledger(SyntheticSweep(trials=3, full_every=3, items=120).write(tmp_path))
+    full, *_ = ledger.trials()
+    for number, value in enumerate((0.2, 0.23, 0.21), 100):
+        write_repeat(ledger, full, number, value)
+    results = Results(open_sweeps([tmp_path]))
+    [told] = [
+        c for c in full_against_lora(results, results.sweeps[0]) if "in the domain" in c.statement
+    ]
+    assert told.verdict == "open"
+    assert told.statement.endswith(f" in the domain; more {WOULD_TELL}")
+    assert "n = 3 repeats of one, for a run of the other, which was picked" in told.evidence
 
 
 def test_two_runs_that_differ_leave_open_whether_their_settings_do(tmp_path):
@@ -430,7 +481,7 @@ def test_two_runs_that_differ_leave_open_whether_their_settings_do(tmp_path):
         assert told.statement == (
             "In one run of each, full fine-tuning at its best trade-off (trial 0) gains less than "
             f"the best LoRA (trial 1, rank {lora.rank}) by {size:.1f} points in the domain; {more}"
-            "repeats with other seeds would tell whether the settings differ (`confirm`)."
+            f"{WOULD_TELL}"
         )
         assert ("points, too few for an interval" in told.evidence) == bool(more)
 

@@ -218,7 +218,7 @@ def test_the_luckiest_of_a_ranks_trials_does_not_make_the_rank_suffice(sweep):
     assert as_good.statement == (
         "In one run of each, rank 4 suffices in the domain: the best trial of no higher rank gains "
         "more than 0.0 points over its best; repeats of these with other seeds would tell whether "
-        "it does (`confirm`)."
+        "it does."
     )
 
 
