@@ -153,7 +153,7 @@ def _told_in(faults: list[Fault], folders: str) -> Iterator[None]:
         yield
     except UserError as error:
         faults += error.faults
-    except (OSError, ValueError) as error:  # also pyarrow's, for an unknown store
+    except (OSError, ValueError) as error:  # the latter also pyarrow's
         faults.append(Fault("SWEEP_DIR", f"cannot be read: {folders} ({first_line(error)})"))
 
 

@@ -239,5 +239,5 @@ def test_a_folder_that_cannot_be_written_to_is_told(
 
 
 def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot read unknown://there"):
+    with pytest.raises(UserError, match="unknown://there is no address of a store"):
         ask_to_stop("unknown://there", 7)

@@ -88,6 +88,48 @@ def test_a_folder_given_as_an_address_is_told_to_be_a_path(
 
 
 @pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("s3:/bucket/a", "must begin as s3:// does, got s3:/bucket/a; write s3://bucket/a"),
+        ("S3://bucket/a", "must begin as s3:// does, got S3://bucket/a; write s3://bucket/a"),
+        ("s3a://bucket/a", "must begin with s3://, gs:// or abfs://, got s3a://bucket/a; write"),
+        (
+            "https://bucket.s3.amazonaws.com/a",
+            "must begin with s3://, gs:// or abfs://, got https:",
+        ),
+    ],
+)
+def test_a_misspelt_address_is_no_folder(
+    address: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sweep was written to a local folder `s3:`, or pyarrow's parser was quoted."""
+    assert command_line.main(["quickstart", "--dry-run", "--output-dir", address]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_name_that_only_looks_like_an_address_is_a_folder() -> None:
+    assert parse_location("s3:bucket") == Path("s3:bucket")
+    assert parse_location("my_s3:/a") == Path("my_s3:/a")
+
+
+def test_an_address_that_pyarrow_cannot_read_says_how_to_write_it() -> None:
+    with pytest.raises(UserError, match=r"is no address of a store: .*; write .*%20 for a space"):
+        open_storage("s3://bucket/a b")
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["store:9000", "localhost:9000", "//store:9000", "http://store:9000/minio"]
+)
+def test_an_endpoint_that_would_not_be_asked_is_refused(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Amazon was asked in place of a store whose address had no http://."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(UserError, match="AWS_ENDPOINT_URL: must be the address of a store, with"):
+        open_storage("s3://bucket/a")
+
+
+@pytest.mark.parametrize(
     "address",
     [
         "s3://AKIA:hidden@bucket/a",

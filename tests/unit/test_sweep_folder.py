@@ -122,7 +122,7 @@ def test_a_folder_that_is_not_there_is_new(tmp_path: Path) -> None:
 
 
 def test_a_store_that_nobody_knows_is_told() -> None:
-    with pytest.raises(UserError, match="cannot read s3a://bucket/x"):
+    with pytest.raises(UserError, match="s3a://bucket/x is no address of a store"):
         check_sweep_folder("s3a://bucket/x")
 
 

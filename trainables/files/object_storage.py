@@ -26,6 +26,7 @@ from urllib.parse import urlencode, urlsplit
 
 from pyarrow import NativeFile, fs
 
+from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Storage, read_or_none, segments_folder
 
 _PARALLEL_REQUESTS = 32
@@ -36,6 +37,8 @@ _OUT = re.compile(
     "AWS Error (SLOW_DOWN|THROTTLING|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|NETWORK_CONNECTION"
     r"|REQUEST_TIMEOUT|UNKNOWN \(HTTP status 50[0234]\)) |Status\(UNAVAILABLE"
 )
+# The address of S3 alone wins over that of all services.
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 T = TypeVar("T")
 
 
@@ -44,10 +47,21 @@ class ObjectStorage(Storage):
 
     Args:
         location: such as `s3://bucket/sweeps/mine`.
+
+    Raises:
+        UserError: the address cannot be read, or that in `AWS_ENDPOINT_URL`.
     """
 
     def __init__(self, location: str) -> None:
-        filesystem, prefix = fs.FileSystem.from_uri(location + _query(location))
+        query = _query(location)
+        try:
+            filesystem, prefix = fs.FileSystem.from_uri(location + query)
+        except ValueError as error:  # before the store is asked
+            what = first_line(error).replace(query, "")
+            remedy = "write one such as s3://bucket/sweeps, with %20 for a space"
+            raise UserError(
+                [Fault("", f"{location} is no address of a store: {what}", remedy)]
+            ) from error
         self._filesystem = _patient(filesystem)
         self._prefix = PurePosixPath(prefix)
         self._last_segment: dict[str, int] = {}
@@ -251,11 +265,18 @@ def _query(location: str) -> str:
 
 
 def _endpoint() -> dict[str, str]:
-    """Where an S3 that is not Amazon's answers."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if not endpoint:
+    """Where an S3 that is not Amazon's answers.
+
+    Raises:
+        UserError: the variable holds no such address; pyarrow would ask Amazon instead.
+    """
+    variable = next((name for name in _ENDPOINTS if os.environ.get(name)), None)
+    if variable is None:
         return {}
-    parts = urlsplit(endpoint)
+    parts = urlsplit(os.environ[variable])
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
+        rule = "must be the address of a store, with http:// or https:// and without a path"
+        raise UserError([Fault(variable, rule, "write one such as http://host:9000")])
     return {"endpoint_override": parts.netloc, "scheme": parts.scheme}
 
 

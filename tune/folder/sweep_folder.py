@@ -33,7 +33,7 @@ def check_sweep_folder(location: Location) -> bool:
             return False
         names = ledger.storage.children("")  # of Google's, all that is in the folder
         _check_fresh(ledger.folder, names)
-    except (OSError, ValueError) as error:  # also pyarrow's, for an unknown store
+    except (OSError, ValueError) as error:  # the latter also pyarrow's
         raise cannot_read(location, error) from error
     return not (location.exists() if isinstance(location, Path) else names)
 
