@@ -94,10 +94,13 @@ def _existing(sweep_dir: Path, numbers: Sequence[int] | None) -> list[int]:
     ledger = ledger_of(sweep_dir)
     trials = ledger.trials()
     if numbers is None:
-        chosen = notable_trials(SweepSettings.of(ledger.sweep()), trials)
+        settings = SweepSettings.of(ledger.sweep())
+        chosen = notable_trials(settings, trials)
         if not chosen:
             rule = f"has no complete trial with weights: {sweep_dir}"
             remedy = "run the sweep with train.save_weights: true"
+            if settings.train.save_weights:
+                remedy = "wait until one is complete"
             raise UserError([Fault("SWEEP_DIR", rule, remedy)])
         return chosen
     known = {record.number for record in trials}

@@ -25,6 +25,12 @@ class Budget(_Part):
     gpu_hours: float | None = None
 
 
+class Train(_Part):
+    """What is kept of a trial."""
+
+    save_weights: bool = True
+
+
 class Wandb(_Part):
     """Where the sweep was logged; absent values are W&B's own defaults."""
 
@@ -41,6 +47,7 @@ class SweepSettings(_Part):
     constraints: tuple[Constraint, ...]
     sampler: str = "tpe"
     search: dict[str, object] = Field(default_factory=dict)
+    train: Train = Train()
     budget: Budget
     confirm: ConfirmConfig | None = None
     wandb: Wandb

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from builders import record_sweep, scores, trial
+from builders import record_sweep, running, scores, trial
 from safetensors.torch import save_file
 
 from analysis.__main__ import main
@@ -112,6 +112,19 @@ def test_without_records_the_tables_have_the_columns_of_those_with_records() -> 
         assert len(table([]).columns) == columns
         assert table([]).columns.tolist() == table([record]).columns.tolist()
     assert by_trial([]).dtypes.tolist() == [float] * 15
+
+
+@pytest.mark.parametrize(
+    ("saves", "remedy"),
+    [(True, "wait until one is complete"), (False, "run the sweep with train.save_weights: true")],
+)
+def test_without_weights_to_look_into_it_is_told_how_there_will_be_some(
+    saves: bool, remedy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record_sweep(tmp_path, running(0), train={"save_weights": saves})
+    assert main(["inside", str(tmp_path)]) == 2
+    told = f"has no complete trial with weights: {tmp_path}; {remedy}"
+    assert capsys.readouterr().err == f"error: SWEEP_DIR: {told}\n"
 
 
 @pytest.mark.parametrize("base", ["/gone", "package://gone/model"])
