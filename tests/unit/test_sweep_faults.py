@@ -468,7 +468,7 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         {"train__batch_size": 6},
         "train.batch_size",
         "must be a multiple of train.micro_batch_size x resources.lora.workers = 4, got 6",
-        "",
+        "set train.micro_batch_size to 2",
     ),
     "batch that workers do not fill": (
         {"resources__lora__workers": 3},
@@ -480,7 +480,13 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         {"search__lora__batch_size": [16, 18]},
         "search.lora.batch_size",
         "must be a multiple of train.micro_batch_size x resources.lora.workers = 4, got 18",
-        "",
+        "set train.micro_batch_size to 2",
+    ),
+    "batch that micro-batches do not fill on any worker": (
+        {"train__batch_size": 18, "resources__lora__workers": 6},
+        "train.batch_size",
+        "must be a multiple of train.micro_batch_size x resources.lora.workers = 24, got 18",
+        "set train.micro_batch_size to 1",
     ),
     "report between steps": (
         {"train__report_every": 1.5},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -81,14 +82,23 @@ def _bits(config: SweepConfig) -> Iterator[Fault]:
 def _batches(config: SweepConfig) -> Iterator[Fault]:
     for method in config.search.methods:
         field, sizes = config.batch_sizes(method)
-        per_pass = config.train.micro_batch_size * config.resources.of(method).workers
+        workers = config.resources.of(method).workers
+        per_pass = config.train.micro_batch_size * workers
         for size in sizes:
             if size % per_pass:
                 yield Fault(
                     field,
                     "must be a multiple of train.micro_batch_size x "
                     f"resources.{method}.workers = {per_pass}, got {size}",
+                    _filled_by(size, config.train.micro_batch_size, workers),
                 )
+
+
+def _filled_by(size: int, micro_batch: int, workers: int) -> str:
+    """The largest part of the micro-batch that fills a batch of this size, if any does."""
+    if size % workers:
+        return ""
+    return f"set train.micro_batch_size to {math.gcd(micro_batch, size // workers)}"
 
 
 def _gpus(config: SweepConfig) -> Iterator[Fault]:
