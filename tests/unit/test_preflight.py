@@ -160,6 +160,37 @@ def test_epochs_beside_steps_are_told_to_have_no_effect(
     assert [*training_warnings(config, None)] == [*training_warnings(config, 160)] == lines
 
 
+@pytest.mark.parametrize(
+    ("chats", "is_told"),
+    [
+        ({}, True),
+        ({"data": {"path": "rows.jsonl", "chat_template": True}}, False),
+        ({"data": {"path": "rows.jsonl", "messages": "turns"}}, False),
+        (
+            {
+                "data": {
+                    "path": "rows.jsonl",
+                    "replay": {"path": "others.jsonl", "messages": "turns", "share": 0.1},
+                }
+            },
+            False,
+        ),
+        ({"eval": {"in_domain": ["a"], "retention": ["b"], "chat_template": True}}, False),
+    ],
+)
+def test_variables_of_a_chat_template_that_nothing_takes_are_told_of(
+    chats: dict[str, Any], is_told: bool
+) -> None:
+    model = {"name": "some/model", "chat_template_args": {"enable_thinking": False}}
+    told = (
+        "model.chat_template_args is {enable_thinking: false}, which has no effect, as neither "
+        "data nor tasks take the chat template: set data.chat_template and eval.chat_template to "
+        "true, or leave it out"
+    )
+    assert [*training_warnings(sweep_config(model=model, **chats), None)] == [told] * is_told
+    assert not [*training_warnings(sweep_config(**chats), None)]
+
+
 UNREADABLE = "/" + "x" * 300
 """A path that the system refuses to look at, as it does in a folder that one may not enter."""
 

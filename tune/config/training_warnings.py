@@ -23,6 +23,7 @@ def training_warnings(config: SweepConfig, samples: int | None) -> Iterator[str]
     """What trainings of so many samples, if known, would not do as their sweep file may want it."""
     yield from _of_length(config)
     yield from _of_held_out(config.data)
+    yield from _of_chat_template(config)
     if config.search.full:
         yield from _of_sharding(config.deepspeed)
     if samples is not None:
@@ -48,6 +49,17 @@ def _of_held_out(data: DataConfig) -> Iterator[str]:
         yield (
             f"data.validation_fraction is {data.validation_fraction:g}, which has no effect beside "
             "data.validation_path: leave it out, or set validation_path to null"
+        )
+
+
+def _of_chat_template(config: SweepConfig) -> Iterator[str]:
+    """Variables that no chat template gets: no fault, as sweeps were started with them."""
+    given = config.model.chat_template_args
+    if given and not (config.data.has_chats or config.eval.chat_template):
+        yield (
+            f"model.chat_template_args is {shown(given)}, which has no effect, as neither data nor "
+            "tasks take the chat template: set data.chat_template and eval.chat_template to true, "
+            "or leave it out"
         )
 
 
