@@ -11,13 +11,14 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
-from analysis.results import FEWEST_OF_RANK, Group, Results, with_metric
+from analysis.results import Group, Results, with_metric
 from analysis.stats.intervals import error_bars
 from analysis.sweeps import bases
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
 from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
 from trainables.records.schema import TrialRecord
+from trainables.results.enough_items import FEWEST_OF_RANK
 from trainables.results.wording import axis_title, points
 
 _BLUE = "#2b6f9f"

@@ -13,6 +13,7 @@ from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import domain_metric
 from trainables.records.schema import BaseRecord, TaskScore, TrialRecord, TrialStatus
+from trainables.results.enough_items import FEWEST_OF_RANK
 from trainables.results.item_metrics import limits, rounding
 from trainables.results.pareto import can_be_taken, is_feasible, objective_values, pareto_front
 from trainables.results.recommendation import Recommendation, numbers_text, recommend
@@ -24,9 +25,6 @@ from trainables.results.repeats import (
 )
 from trainables.results.trade_off import trade_off_ranges
 from trainables.results.wording import scores_of
-
-FEWEST_OF_RANK = 4
-"""Trials; of fewer the best is often at a learning rate far from the best."""
 
 
 @dataclass(frozen=True)

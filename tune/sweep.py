@@ -41,7 +41,7 @@ from tune.cluster.slots import HostPool, beside_hosts, with_trials_left
 from tune.config.input_files import digests, paths_of_trials
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_metrics import check_metrics
-from tune.config.training_warnings import held_out_warnings, training_warnings
+from tune.config.training_warnings import held_out_warnings, item_warnings, training_warnings
 from tune.folder.disk_budget import DiskBudget, PublishedCheckpoints
 from tune.folder.provenance import provenance
 from tune.folder.recorder import Recorder
@@ -153,7 +153,8 @@ class Sweep:
             check_metrics(self._config, base)
             of_training = training_warnings(self._config, base.train_samples)
             of_data = held_out_warnings(self._config, base)
-            sweep = self._write_sweep((*of_training, *of_data, *resized))
+            of_items = item_warnings(self._config, base)
+            sweep = self._write_sweep((*of_training, *of_data, *of_items, *resized))
             return self._run_trials(sweep, base, hosts, request, listeners)
 
     def _run_trials(

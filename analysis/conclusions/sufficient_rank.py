@@ -8,19 +8,23 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from analysis.conclusions.conclusion import Conclusion
-from analysis.results import FEWEST_OF_RANK, Group, Results
-from analysis.stats.intervals import difference_over_seeds, items_needed, upper_bound
+from analysis.results import Group, Results
+from analysis.stats.intervals import difference_over_seeds, upper_bound
 from analysis.sweeps import Sweep
 from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.records.schema import TrialRecord
+from trainables.results.enough_items import (
+    FEWEST_OF_RANK,
+    FEWEST_RANKS,
+    NEGLIGIBLE,
+    items_needed,
+    level_of_rank,
+)
 from trainables.results.item_metrics import rounding
 from trainables.results.repeats import LEVEL, diverged
 from trainables.results.wording import how_many
 
-NEGLIGIBLE = 0.02
-"""A difference in accuracy that counts as none: 2 points."""
 _ROUNDING = 1e-9  # of a difference of two accuracies
-FEWEST_RANKS = 3
 
 
 @dataclass(frozen=True)
@@ -137,12 +141,13 @@ def _candidates(
         gains = [gain for gain in higher if gain is not None]
         if len(gains) < len(higher):
             return
-        level = 1 - (1 - LEVEL) / len(ranks) / groups[rank].picked_from
+        level = level_of_rank(len(groups), groups[rank].picked_from)
+        sizes, weights = [len(gain) for gain in gains[0][0]], gains[0][1]
         yield _Candidate(
             rank,
             most=max(upper_bound(*gain, level=level) for gain in gains),
-            items=sum(map(len, gains[0][0])),
-            needed=items_needed(*gains[0], bound=NEGLIGIBLE, level=level),
+            items=sum(sizes),
+            needed=items_needed(sizes, weights, level=level),
             is_tried=all(groups[r].is_tried for r in best if r >= rank),
             over_seeds=max(over.high for over in seeds if over)
             if repeated[rank] and all(seeds)

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 
 from analysis.conclusions.conclusion import Conclusion, p_text
-from analysis.conclusions.sufficient_rank import FEWEST_RANKS
 from analysis.results import Results
 from analysis.stats.trends import Trend, jonckheere, spearman
 from analysis.sweeps import Sweep
 from trainables.config import TrialConfig
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.schema import TrialRecord
+from trainables.results.enough_items import FEWEST_RANKS
 from trainables.results.repeats import LEVEL
 from trainables.results.wording import NAMES, rate
 

@@ -25,11 +25,12 @@ from analysis.report.charts import (
     sweep_keys,
     symbols,
 )
-from analysis.results import FEWEST_OF_RANK, Group, Results, with_metric
+from analysis.results import Group, Results, with_metric
 from analysis.stats.intervals import Interval, error_bars
 from analysis.sweeps import Sweep, bases
 from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
 from trainables.records.schema import TrialRecord
+from trainables.results.enough_items import FEWEST_OF_RANK
 from trainables.results.wording import NAMES, axis_title, how_many, metric_text
 
 _MOST_RATES = 7

@@ -236,23 +236,6 @@ def upper_bound(
     return mean + (unseen + math.sqrt(unseen**2 + 4 * z**2 * seen)) / 2
 
 
-def items_needed(
-    differences_by_task: Sequence[ArrayLike],
-    weights: Sequence[float],
-    *,
-    bound: float,
-    level: float,
-) -> int:
-    """How many items in all, in these tasks' proportions, can have an `upper_bound` this low.
-
-    With as many the bound is reached if none differs, whatever these items' differences are.
-    """
-    weighted = _weighted(differences_by_task, weights)
-    heaviest = max(w / a.size for w, a in weighted)
-    items = sum(a.size for _, a in weighted)
-    return math.ceil(items * NormalDist().inv_cdf(level) ** 2 * heaviest / bound)
-
-
 def _unseen(tasks: Sequence[tuple[int, float]], tail: float) -> float:
     """How far a weighted mean of tasks may be off although no item in the sample is.
 

@@ -17,7 +17,6 @@ from synthetic_sweep import SyntheticSweep
 from analysis.conclusions import conclude
 from analysis.conclusions.comparisons import full_against_lora
 from analysis.conclusions.conclusion import p_text
-from analysis.conclusions.sufficient_rank import NEGLIGIBLE
 from analysis.items import Comparison
 from analysis.paper_table import Cell, cell_text, paper_table
 from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
@@ -32,6 +31,7 @@ from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, MAX_RESERVED,
 from trainables.records.items import items_file, read_items, write_items
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
+from trainables.results.enough_items import NEGLIGIBLE
 from trainables.results.wording import points
 
 

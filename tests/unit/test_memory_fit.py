@@ -363,7 +363,7 @@ def test_a_dry_run_shows_what_full_fine_tuning_takes_of_a_node_s_own_memory(
     [
         # 8.03e9 parameters: 12 bytes in each of 3 checkpoints, 2 in the weights.
         ("name=a", "full: a trial takes up to 284 GiB of disk while it trains, and leaves"),
-        ("name=a", "leaves up to 30 GiB of final and best weights, 1,197 GiB if all 40 trials are"),
+        ("name=a", "leaves up to 30 GiB of final and best weights, 1,645 GiB if all 55 trials are"),
         ("confirm={top_k: 2, seeds: 5}", "1,496 GiB if all 50 trials are"),
         # 336 M parameters of rank 128, 4 bytes each.
         ("name=a", "lora: a trial takes up to 12 GiB of disk"),

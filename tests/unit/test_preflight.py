@@ -17,7 +17,11 @@ from tune.config.preflight import check_files
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
 from tune.config.sweep_metrics import check_metrics
-from tune.config.training_warnings import held_out_warnings, training_warnings
+from tune.config.training_warnings import (
+    held_out_warnings,
+    item_warnings,
+    training_warnings,
+)
 
 BASE = base_record(metrics={"in_domain/a/acc": 0.5, LOSS: 0.5})
 
@@ -189,6 +193,41 @@ def test_variables_of_a_chat_template_that_nothing_takes_are_told_of(
     )
     assert [*training_warnings(sweep_config(model=model, **chats), None)] == [told] * is_told
     assert not [*training_warnings(sweep_config(**chats), None)]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "trials", "items", "needed"),
+    [
+        ([4, 8, 16], 12, [200], 312),  # ceil(z² / 0.02), z of 1 - 0.05 / 2 / 4
+        ([4, 8, 16], 12, [312], None),
+        ([4, 8, 16], 12, [100, 100], 312),
+        ([4, 8, 16], 12, [300, 100], 624),  # of which each of the second weighs 3 times as much
+        ([4, 8, 16], 11, [200], None),  # too few of each rank, whatever they are asked
+        ([4, 8], 12, [200], None),
+        ([4, 8, 16], 12, [], None),
+        ([8, 16, 32, 64, 128], 20, [200], 374),
+    ],
+)
+def test_fewer_items_than_can_show_that_a_rank_suffices_are_told_of(
+    ranks: list[int], trials: int, items: list[int], needed: int | None
+) -> None:
+    lora = {"rank": ranks, "alpha_ratio": 2, "learning_rate": 1e-4}
+    full = {"learning_rate": 1e-5}
+    of_task = {"metric": "acc", "filter": "none", "value": 0.5, "stderr": None, "chance": 0.0}
+    scores = {
+        f"{role}_{i}": {"role": role, "choices": None, "items": n, **of_task}
+        for role, sizes in {"in_domain": items, "retention": [9]}.items()
+        for i, n in enumerate(sizes)
+    }
+    base = base_record(scores=scores)
+    told = (
+        f"eval.in_domain has {sum(items)} items, too few to show to within 2 points that a rank "
+        f"suffices: {needed} are needed even if ranks differ in none; raise its limit, or add items"
+    )
+    for search, budget in (({"lora": lora}, trials), ({"lora": lora, "full": full}, 2 * trials)):
+        lines = [*item_warnings(sweep_config(search=search, trials=budget), base)]
+        assert lines == [told] * (needed is not None)
+    assert not [*item_warnings(sweep_config(search={"full": full}), base)]
 
 
 UNREADABLE = "/" + "x" * 300

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, get_args
 
+import pytest
 import yaml
 from pydantic import BaseModel
 
@@ -15,6 +16,7 @@ from trainables.files.locations import resolve
 from trainables.inputs.chats import Example
 from trainables.inputs.rows import learned
 from trainables.process import memory
+from trainables.results.enough_items import FEWEST_OF_RANK, items_needed, level_of_rank
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
 from tune.search.space import first_points
@@ -43,6 +45,23 @@ def test_its_trials_fit_the_gpus_that_it_says(tmp_path: Path) -> None:
         trial = largest_trial(sweep, method)
         assert paper.shape is not None
         assert memory.fitted(paper.shape, trial, int(gib) << 30) == trial
+
+
+@pytest.mark.parametrize("sweep", ["my_sweep", "paper_llama31_8b", "paper_qwen25_7b"])
+def test_its_sweeps_have_items_and_repeats_enough_to_show_that_a_rank_suffices(
+    sweep: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "my_sweep.yaml"
+    file.write_text(EXAMPLE)
+    config = load_sweep(str(file) if sweep == "my_sweep" else sweep, [])
+    [task] = config.eval.in_domain
+    assert config.search.lora
+    assert config.confirm
+    ranks, methods = len(config.search.lora.rank), len(config.search.methods)
+    assert config.budget.trials >= ranks * methods * FEWEST_OF_RANK
+    # As many trials of each rank as if LoRA were searched alone.
+    level = level_of_rank(ranks, config.budget.trials // ranks)
+    assert items_needed([1], [1.0], level=level) <= (config.eval.limit_of(task) or 0)
 
 
 def test_the_methods_are_searched_one_by_one_on_one_base(tmp_path: Path) -> None:
@@ -91,7 +110,8 @@ def test_a_task_over_files_of_one_s_own_fits_into_it(tmp_path: Path) -> None:
     suite = load_sweep(str(file), overrides).eval
     [folder], [task] = map(list, (suite.task_dirs, suite.in_domain))
     assert yaml.safe_load((Path(resolve(folder)) / f"{task.task}.yaml").read_text())
-    assert task.label == yaml.safe_load(EXAMPLE)["eval"]["in_domain"][0]
+    [own] = yaml.safe_load(EXAMPLE)["eval"]["in_domain"]
+    assert (task.label, task.limit) == (own["task"], own["limit"])
 
 
 def test_every_section_s_keys_are_where_it_says() -> None:

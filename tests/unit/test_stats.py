@@ -26,7 +26,6 @@ from analysis.stats.intervals import (
     Interval,
     bootstrap_mean,
     difference_over_seeds,
-    items_needed,
     of_greatest,
     over_items,
     over_seeds,
@@ -36,6 +35,7 @@ from analysis.stats.significance import holm, sign_flips
 from analysis.stats.trends import jonckheere, spearman
 from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.records.ledger import Ledger
+from trainables.results.enough_items import items_needed
 
 
 @pytest.mark.parametrize("level", [0.95, 0.99])
@@ -107,8 +107,8 @@ def test_the_upper_bound_is_too_low_as_rarely_as_it_says(items, rising):
 
 
 def test_as_many_items_as_are_needed_for_a_bound_reach_it_where_none_differs():
-    few, weights = [[0] * 20, [1] * 60], [0.5, 0.5]
-    needed = items_needed(few, weights, bound=0.02, level=0.99)
+    weights = [0.5, 0.5]
+    needed = items_needed([20, 60], weights, level=0.99)
     small, large = needed // 4, needed - needed // 4
     bounds = [
         upper_bound([[0] * n, [0] * large], weights, level=0.99) for n in (small + 1, small - 1)

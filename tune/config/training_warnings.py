@@ -9,6 +9,13 @@ from trainables.config import DataConfig, DeepSpeedConfig, Method, TrainConfig
 from trainables.config.training import step_at
 from trainables.metric_keys import TRAIN_LOSS, VALIDATION_LOSS
 from trainables.records.schema import BaseRecord
+from trainables.results.enough_items import (
+    FEWEST_OF_RANK,
+    FEWEST_RANKS,
+    NEGLIGIBLE,
+    items_needed,
+    level_of_rank,
+)
 from trainables.results.wording import how_many
 from tune.config.deepspeed_settings import own_sharding
 from tune.config.sweep_config import SweepConfig
@@ -124,6 +131,23 @@ def held_out_warnings(config: SweepConfig, base: BaseRecord) -> Iterator[str]:
         f"{', '.join(fields)}: {VALIDATION_LOSS} is of no more than "
         f"{how_many(held_out, 'held-out sample')}: what tells trials apart may be chance; {remedy}"
     )
+
+
+def item_warnings(config: SweepConfig, base: BaseRecord) -> Iterator[str]:
+    """Fewer in-domain items than can show that a rank suffices, of ranks that are tried enough."""
+    ranks = len(config.search.lora.rank) if config.search.lora else 0
+    sizes = [score.items for score in base.scores.values() if score.role == "in_domain"]
+    trials = config.budget.trials // len(config.search.methods)
+    if ranks < FEWEST_RANKS or trials < ranks * FEWEST_OF_RANK or not sizes:
+        return
+    level = level_of_rank(ranks, FEWEST_OF_RANK)
+    needed = items_needed(sizes, [1 / len(sizes)] * len(sizes), level=level)
+    if sum(sizes) < needed:
+        yield (
+            f"eval.in_domain has {how_many(sum(sizes), 'item')}, too few to show to within "
+            f"{100 * NEGLIGIBLE:g} points that a rank suffices: {needed:,} are needed even if "
+            "ranks differ in none; raise its limit, or add items"
+        )
 
 
 def _lengths(config: SweepConfig, method: Method) -> Iterator[TrainConfig]:
