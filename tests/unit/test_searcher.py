@@ -8,9 +8,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
-from builders import GAIN, LOSS, measurement
+from builders import GAIN, LOSS, OOD, measurement
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -33,6 +34,7 @@ from simulated_search import (
 
 from trainables.config import TrialConfig
 from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
+from trainables.results.recommendation import recommend
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import grid_size
 
@@ -535,6 +537,75 @@ def test_a_constraint_that_was_not_measured_does_not_hold() -> None:
     (trial,) = searcher.study.trials
     assert trial.state is TrialState.COMPLETE
     assert not feasible(trial)
+
+
+TRAIN_S = "time/train_s"
+
+
+def infeasibility(trial: optuna.trial.FrozenTrial) -> float:
+    """By which Optuna's samplers compare trials that break constraints."""
+    return sum(value for value in trial.constraints.values() if value > 0)
+
+
+def test_misses_of_constraints_are_shares_of_their_bounds_as_in_the_recommendation() -> None:
+    bounds = [f"{TRAIN_S} <= 600", f"{LOSS} <= 0.05", f"{GAIN} >= 0.8"]
+    draws = np.random.default_rng(0).random((30, 3)).tolist()
+    measured = [{TRAIN_S: 590 + 300 * a, LOSS: 0.2 * b, GAIN: 0.79 * c} for a, b, c in draws]
+    config = sweep("random", trials=30, constraints=[*bounds, f"{LOSS} <= 0"])
+    searcher = searcher_of(config)
+    records = run(searcher, lambda trial: (TrialStatus.COMPLETE, measured[trial.number]))
+    for trial, metrics in zip(searcher.study.trials, measured, strict=True):
+        time, loss, gain = metrics[TRAIN_S], metrics[LOSS], metrics[GAIN]
+        shares = [time / 600 - 1, loss / 0.05 - 1, 1 - gain / 0.8, loss]  # 0 has no shares
+        assert list(trial.constraints.values()) == pytest.approx([0, *shares])
+    config = sweep("random", trials=30, constraints=bounds)
+    nearest = min(searcher_of(config, records).study.trials, key=infeasibility)
+    recommended = recommend(config, records)
+    assert recommended is not None
+    assert not recommended.feasible
+    assert recommended.trial.number == nearest.number
+
+
+def test_no_trial_is_as_far_from_feasible_as_one_that_did_not_train_to_its_end() -> None:
+    known = {GAIN: 0.5, LOSS: 0.1}
+    endings = [
+        (TrialStatus.COMPLETE, known | {TRAIN_S: 640.0, OOD: 0.3}),
+        (TrialStatus.COMPLETE, known | {TRAIN_S: 6400.0, OOD: 0.3}),
+        (TrialStatus.COMPLETE, known | {OOD: 0.6}),  # what was not measured beats no miss
+        (TrialStatus.STOPPED_EARLY, known | {OOD: 0.3}),
+        (TrialStatus.COMPLETE, known | {TRAIN_S: 1e300, OOD: 0.3}),
+        (TrialStatus.STOPPED_EARLY, known),
+        (TrialStatus.DIVERGED, known | {TRAIN_S: 1.0, OOD: 0.6}),
+        (TrialStatus.OUT_OF_MEMORY, {}),
+    ]
+    config = sweep("random", trials=8, constraints=[f"{TRAIN_S} <= 1e-3", f"{OOD} >= 0.6"])
+    searcher = searcher_of(config)
+    records = run(searcher, lambda trial: endings[trial.number])
+    for study in (searcher.study, searcher_of(config, records).study):
+        far = [infeasibility(trial) for trial in study.trials]
+        assert far[0] < far[1] < far[2] < far[3] == far[4] < far[5] < far[6] == far[7] < math.inf
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_a_search_that_breaks_a_constraint_everywhere_keeps_away_from_what_diverges(
+    sampler: str,
+) -> None:
+    """Training takes longer than it may by seconds, at high rates it diverges."""
+
+    def judge(trial: TrialConfig) -> Ending:
+        is_high = trial.learning_rate > 2.5e-4  # 30 % of the range
+        status = TrialStatus.DIVERGED if is_high else TrialStatus.COMPLETE
+        assert trial.lora is not None
+        return status, {GAIN: 0.5, LOSS: 0.1, TRAIN_S: 600 + 5.0 * trial.lora.rank}
+
+    search = {"lora": {"rank": [8, 32, 128], "alpha_ratio": 2, "learning_rate": RATES}}
+    late = []
+    for seed in range(3):
+        constraints = [f"{TRAIN_S} <= 620"]
+        config = sweep(sampler, 60, search=search, constraints=constraints, seed=seed)
+        late += run(searcher_of(config), judge)[30:]
+    diverged = sum(record.status is TrialStatus.DIVERGED for record in late)
+    assert diverged < 0.2 * len(late)
 
 
 def test_rebuilt_trials_keep_values_and_constraints() -> None:

@@ -18,6 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from trainables.config import Constraint
 from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.pareto import objective_values
 from tune.config.sweep_config import SweepConfig
@@ -33,6 +34,7 @@ _STARTUP = 10
 # A trial that diverged or ran out of memory is infeasible, whatever it measured before.
 _INFEASIBLE = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
 _TRAINED = "trained to the end"
+_LARGEST_MISS = 1e9  # of a constraint, as a share of its bound; also what was not measured
 _DIRECTIONS = {"min": "minimize", "max": "maximize"}
 # How many draws to make before accepting a point that has already been tried.
 _DRAWS = 10
@@ -236,14 +238,19 @@ class Study:
         return {record.last.step: value} if record.last and value is not None else {}
 
     def _constraints(self, record: TrialRecord, state: TrialState) -> dict[str, float]:
-        """How far the trial is from being feasible; samplers need it for pruned trials too."""
+        """How far the trial is from being feasible; samplers need it for pruned trials too.
+
+        They add up what is above 0, whatever its unit, and prefer the lowest sum. So a miss is a
+        share of its bound, a metric that was not measured is the largest of misses, and a trial
+        that diverged or ran out of memory has one of these more than there are constraints.
+        """
         if state not in (TrialState.COMPLETE, TrialState.PRUNED):
             return {}
         infeasible = record.status in _INFEASIBLE
-        constraints = {_TRAINED: 1.0 if infeasible else 0.0}
+        constraints = {_TRAINED: _LARGEST_MISS if infeasible else 0.0}
         for constraint in self._config.constraints:
             value = None if infeasible else record.metric(constraint.metric)
-            constraints[str(constraint)] = 1.0 if value is None else constraint.violation(value)
+            constraints[str(constraint)] = _miss(constraint, value)
         return constraints
 
 
@@ -252,6 +259,17 @@ def _draw(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any
         return trial.suggest_categorical(name, distribution.choices)
     assert isinstance(distribution, FloatDistribution)  # noqa: S101 - the space has no others
     return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+
+
+def _miss(constraint: Constraint, value: float | None) -> float:
+    """How far a metric is beyond its bound, as a share of it; <= 0 where it holds.
+
+    Of a bound of 0, in the metric's unit: a share of other trials' misses, as the recommendation
+    has it, would change as trials end.
+    """
+    if value is None:
+        return _LARGEST_MISS
+    return min(constraint.violation(value) / (abs(constraint.bound) or 1.0), _LARGEST_MISS)
 
 
 def _attributes(record: TrialRecord) -> dict[str, str]:
