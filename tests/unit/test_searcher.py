@@ -659,6 +659,29 @@ def test_a_point_is_run_again_only_with_another_seed(sampler: str) -> None:
     assert [r.config.seed for r in again[:1]] == [records[7].config.seed]
 
 
+RATES_OF_LORA = [2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3]
+LISTS: dict[str, Any] = {  # 35 points
+    "lora": {"rank": [8, 16, 32, 64, 128], "alpha_ratio": 2, "learning_rate": RATES_OF_LORA},
+    "full": {"learning_rate": [2e-6, 5e-6, 1e-5, 2e-5, 5e-5]},
+}
+
+
+def test_tpe_leaves_a_peak_whose_points_are_all_known_and_tries_others_as_random_search() -> None:
+    def judge(trial: TrialConfig) -> Ending:
+        off = math.log2(trial.lora.rank / 32) if trial.lora else 4
+        return TrialStatus.COMPLETE, {GAIN: -abs(math.log(trial.learning_rate / 2e-4)) - abs(off)}
+
+    tried: dict[str, list[int]] = {"tpe": [], "random": []}
+    for sampler, counts in tried.items():
+        for seed in range(2):
+            config = sweep(sampler, trials=35, search=LISTS, seed=seed, **ONE_OBJECTIVE)
+            records = run(searcher_of(config), judge)
+            counts.append(len({str(record.params) for record in records}))
+            after = run(searcher_of(config, records[:29]), judge)
+            assert points(after) == points(records[29:])
+    assert fmean(tried["tpe"]) > fmean(tried["random"]) - 3
+
+
 def test_drawing_again_leaves_no_trace_in_the_exported_study(tmp_path: Path) -> None:
     searcher = searcher_of(sweep(trials=12, **FEW_POINTS))
     records = run(searcher)

@@ -35,8 +35,8 @@ class OptunaSearcher(Searcher, SweepListener):
 
     Interrupted trials come first, then the points of `search.first`, then those that the sampler
     draws, then the confirmation of the best ones. A point that was already tried is repeated only
-    if the sampler insists on it, or it is one of the former that an earlier sweep alone has tried,
-    and then with another seed.
+    if all draws are such, or it is one of the former that an earlier sweep alone has tried, and
+    then with another seed.
 
     Args:
         config: the sweep.

@@ -87,7 +87,7 @@ class Study:
             number: number of the trial, by which its outcome will be told.
             position: position of the trial in the search, which seeds the sampler.
             is_known: returns whether a point has been tried. If so, another is drawn, up to ten
-                draws in all; a known point is returned only if the sampler insists on it.
+                draws in all; a known point is returned only if all of them are known.
         """
         ended = self.optuna.get_trials(deepcopy=False, states=_LEARNED_FROM)
         is_starting = len(ended) < _STARTUP
@@ -279,7 +279,7 @@ def _attributes(record: TrialRecord) -> dict[str, str]:
 def _sampler(
     config: SweepConfig, position: int, draw: int, is_starting: bool
 ) -> optuna.samplers.BaseSampler:
-    """The configured sampler, seeded for one draw; in place of a known point, a random one."""
+    """The configured sampler, seeded for one draw; TPE's known points give way to random ones."""
     key = f"{config.seed}:{position}"
     digest = hashlib.sha256((f"{key}:{draw}" if draw else key).encode()).digest()
     seed = int.from_bytes(digest[:4], "big")
@@ -297,7 +297,10 @@ def _sampler(
                 crossover=nsgaii.SBXCrossover(),
                 mutation=nsgaii.PolynomialMutation(),
             )
-        case "tpe" if is_starting and not draw:
+        case "tpe" if draw:
+            # Its own next draws are of the same peak: it would run known points over and over.
+            return optuna.samplers.RandomSampler(seed=seed)
+        case "tpe" if is_starting:
             return InitialDesign(config.search, config.seed, position)
         case "tpe":
             return _TPESampler(
