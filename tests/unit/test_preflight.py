@@ -323,6 +323,16 @@ def test_files_of_packages_are_found_without_running_the_package() -> None:
     assert resolve("/a/b") == "/a/b"
 
 
+def test_an_inner_package_is_found_without_running_the_outer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "outer_of_a_test" / "middle" / "inner"
+    inner.mkdir(parents=True)
+    (inner.parent / "__init__.py").write_text("raise SystemExit('the code of middle ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert resolve("package://outer_of_a_test.middle.inner/file") == str(inner / "file")
+
+
 @pytest.mark.parametrize("package", ["no_such_package/a", "", "/a", "typing/a"])
 def test_a_package_that_is_not_installed_is_named(package: str) -> None:
     """As is a module, which has no files."""

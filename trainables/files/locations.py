@@ -23,11 +23,12 @@ def resolve(location: str) -> str:
     if not location.startswith(PACKAGE_SCHEME):
         return location
     package, _, inside = location.removeprefix(PACKAGE_SCHEME).partition("/")
-    # Unlike importlib.resources, this does not run the package's code.
-    spec = find_spec(package) if package else None
+    outer, *inner = package.split(".")
+    # Unlike importlib.resources, or asking for an inner package, this does not run their code.
+    spec = find_spec(outer) if outer else None
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"package {package!r} is not installed (pip install it)")
-    return str(Path(spec.submodule_search_locations[0]) / inside)
+    return str(Path(spec.submodule_search_locations[0], *inner, inside))
 
 
 def expanded(path: str) -> Path:
