@@ -13,6 +13,7 @@ from trainables.files.storage import Location, parse_folder, parse_location
 NOT_READ, INTERRUPTED = 1, 130
 _FORMATS = ("html", "md", "csv", "json")
 _SWEEP_DIR = "folder of a sweep, such as sweeps/quickstart"
+_TRUST, _TRUSTED = "--trust-remote-code", "run code that the base model brings"
 
 
 def main(arguments: list[str]) -> int:
@@ -62,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     which = inside.add_mutually_exclusive_group()
     which.add_argument("--trials", type=int, nargs="+", metavar="NUMBER", help="those alone")
     which.add_argument("--all", action="store_true", help="not only the notable ones")
-    inside.set_defaults(run=lambda o: _inside(o.sweep_dir, o.trials, o.all))
+    inside.add_argument(_TRUST, action="store_true", help=_TRUSTED)
+    inside.set_defaults(run=lambda o: _inside(o.sweep_dir, o.trials, o.all, o.trust_remote_code))
     runs = commands.add_parser("wandb-runs", help="a sweep's trials, read back from W&B, as CSV")
     runs.add_argument("project", metavar="ENTITY/PROJECT")
     runs.add_argument("sweep_id", metavar="SWEEP_ID", help="the runs' group")
@@ -82,7 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="empty or new")
     export.add_argument("--trial", type=int, metavar="N", help="another than the recommended one")
     export.add_argument("--merge", action="store_true", help="the adapter merged into its base")
-    export.set_defaults(run=lambda o: _export(o.sweep_dir, o.to, o.trial, o.merge))
+    export.add_argument(_TRUST, action="store_true", help=_TRUSTED)
+    export.set_defaults(
+        run=lambda o: _export(o.sweep_dir, o.to, o.trial, o.merge, o.trust_remote_code)
+    )
     return parser
 
 
@@ -114,7 +119,9 @@ def _figure(sweep_dir: Location, target: Path) -> None:
     print(*files, sep="\n")
 
 
-def _inside(sweep_dir: Path, trials: list[int] | None, everything: bool) -> None:
+def _inside(
+    sweep_dir: Path, trials: list[int] | None, everything: bool, trust_remote_code: bool
+) -> None:
     from rich.console import Console
 
     from analysis.inside import as_table, check_base, every_trial, look_inside
@@ -124,6 +131,7 @@ def _inside(sweep_dir: Path, trials: list[int] | None, everything: bool) -> None
         sweep_dir,
         every_trial(sweep_dir) if everything else trials,
         lambda r: print(f"trial {r.number}: {r.reason or f'{r.seconds:.1f} s'}", flush=True),
+        trust_remote_code,
     )
     Console().print(as_table(records, sweep_dir))
     print(InsideFolder(sweep_dir).root)
@@ -154,10 +162,15 @@ def _wandb_views(sweep_dir: Location) -> None:
     print("\n".join(make_views(sweep_dir)))
 
 
-def _export(sweep_dir: Path, to: Path, number: int | None, merge: bool) -> None:
+def _export(
+    sweep_dir: Path, to: Path, number: int | None, merge: bool, trust_remote_code: bool
+) -> None:
     from analysis.export.weights import export
 
-    print(export(sweep_dir, to, number, merge, lambda told: print(told, file=sys.stderr)))
+    def tell(told: str) -> None:
+        print(told, file=sys.stderr)
+
+    print(export(sweep_dir, to, number, merge, tell, trust_remote_code))
 
 
 def _end(code: int) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.quiet import quiet_libraries
 from analysis.sweep_settings import SweepSettings
-from analysis.sweeps import Sweep, ledger_of
+from analysis.sweeps import Sweep, check_trust, ledger_of
 from trainables.collector import collector_paused
 from trainables.errors import Fault, UserError, first_line, hub_remedy
 from trainables.files.storage import Location, parse_folder
@@ -40,6 +40,7 @@ def look_inside(
     sweep_dir: Location,
     numbers: Sequence[int] | None = None,
     seen: Callable[[InsideRecord], None] = lambda record: None,
+    trust_remote_code: bool = False,
 ) -> list[InsideRecord]:
     """Inspect trials' models; earlier records are reused from disk if still valid.
 
@@ -48,13 +49,15 @@ def look_inside(
         numbers: of trials; default the recommended one, the Pareto front, and the best of each
             rank and of full fine-tuning.
         seen: called after each trial.
+        trust_remote_code: run code that the base model brings.
 
     Raises:
-        UserError: no sweep in the folder, no such trial, the base model cannot be loaded, or the
-            folder cannot be written to or is in an object store.
+        UserError: no sweep in the folder, no such trial, the base model cannot be loaded, its code
+            is not trusted, or the folder cannot be written to or is in an object store.
     """
     sweep_dir = parse_folder(sweep_dir)
     numbers = _existing(sweep_dir, numbers)
+    check_trust(map(Ledger(sweep_dir).trial, numbers), trust_remote_code)
     with quiet_libraries(), collector_paused():
         from trainables.inside.inspection import inspect_trial
     records = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -175,6 +175,21 @@ def ledger_of(sweep_dir: Location) -> Ledger:
     if not ledger.exists():
         raise UserError([no_sweep(sweep_dir)])
     return ledger
+
+
+def check_trust(trials: Iterable[TrialRecord], trust_remote_code: bool) -> None:
+    """Have code that models bring run only if who reads the sweep's folder trusts it.
+
+    Who wrote the folder may be somebody else, so that what its records say is no consent.
+
+    Raises:
+        UserError: it is not trusted, and a trial's model may run its own.
+    """
+    names = {record.config.model.name for record in trials if record.config.model.trust_remote_code}
+    if names and not trust_remote_code:
+        rule = f"is true in the sweep's record: code that comes with {', '.join(sorted(names))} "
+        remedy = "give --trust-remote-code if you trust it, and who made this folder"
+        raise UserError([Fault("model.trust_remote_code", f"{rule}would run here", remedy)])
 
 
 def _resolved(location: Location) -> Location:

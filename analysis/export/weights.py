@@ -12,7 +12,7 @@ from typing import Any
 
 from analysis.export.model_card import Kind, model_card
 from analysis.quiet import quiet_libraries
-from analysis.sweeps import Sweep, open_sweeps
+from analysis.sweeps import Sweep, check_trust, open_sweeps
 from trainables.config import ModelConfig
 from trainables.errors import CannotInspect, Fault, UserError, first_line
 from trainables.files.disk import whole_folder
@@ -22,6 +22,8 @@ from trainables.results.recommendation import numbers_text
 from trainables.results.wording import status_in_full
 
 _ADAPTED = ".base_layer"  # PEFT's name of what a layer was before
+# Of the files that a trial saves. What else is in the folder of somebody else is none of them.
+_COPIED = (".safetensors", ".json", ".jinja", ".model", ".txt", ".tiktoken")
 
 
 def export(
@@ -30,6 +32,7 @@ def export(
     number: int | None = None,
     merge: bool = False,
     tell: Callable[[str], None] = lambda _: None,
+    trust_remote_code: bool = False,
 ) -> Path:
     """Write a trial's adapter or model and its card.
 
@@ -42,14 +45,15 @@ def export(
         merge: merge the adapter into its base, giving a model that needs no PEFT.
         tell: called with each warning: that the sweep's trial breaks a constraint, and that the
             base of an adapter is not on this machine.
+        trust_remote_code: run code that the base brings, and copy that of a model trained in full.
 
     Returns:
         The folder.
 
     Raises:
         UserError: there is no such sweep or trial, it has no weights or no configuration of them,
-            nothing can be merged, the base that it is merged into is gone, or the target cannot be
-            written to.
+            nothing can be merged, the base that it is merged into is gone, its code is not trusted,
+            or the target cannot be written to.
     """
     to = to.absolute()
     [sweep] = open_sweeps([sweep_dir])
@@ -60,6 +64,7 @@ def export(
     if weights is None:
         raise UserError([_without_weights(sweep, record)])
     kind = _kind(record, merge)
+    check_trust([record], trust_remote_code)
     _check_target(to)
     try:
         with whole_folder(to) as unfinished:
@@ -70,6 +75,8 @@ def export(
             if to.exists():
                 to.rmdir()  # unless somebody has put something there meanwhile
     except OSError as error:
+        if error.filename and Path(error.filename).is_relative_to(weights):
+            raise _damaged(weights, error) from error
         rule = f"cannot write to {to}: {error.strerror or error}"
         raise UserError([Fault("--to", rule, "give a folder that can be written to")]) from error
     if kind == "adapter" and (absent := _absent(record.config.model)):
@@ -125,6 +132,7 @@ def _check_target(to: Path) -> None:
 
 
 def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> None:
+    _check_links(weights)
     settings = _settings(weights / ("config.json" if kind == "full" else "adapter_config.json"))
     if kind == "merged":
         if absent := _absent(model):
@@ -133,8 +141,9 @@ def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> N
         merge_adapter(model, weights, to)
         return
     _check_whole(weights)
+    has_code = kind == "full" and model.trust_remote_code  # without which it could not be loaded
     for file in weights.iterdir():
-        if file.is_file() and file.name != "README.md":
+        if file.suffix in _COPIED or (has_code and file.suffix == ".py"):
             shutil.copyfile(file, to / file.name)
     if kind == "adapter":
         named = json.dumps(settings | _base_of(model), indent=2)
@@ -143,11 +152,28 @@ def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> N
             _tokenizer(model, weights).save_pretrained(to)
 
 
+def _check_links(weights: Path) -> None:
+    """Refuse links that leave the folder: the sweep's sender may mean a file of the reader's."""
+    for file in weights.iterdir():
+        if not (target := file.resolve()).is_relative_to(weights.resolve()):
+            rule = f"its weights have a link that leaves their folder: {file} to {target}"
+            remedy = "put that file in its place if it is the sweep's, else delete the link"
+            raise UserError([Fault("--trial", rule, remedy)])
+
+
 def _tokenizer(model: ModelConfig, weights: Path) -> Any:
-    """The one saved with the weights, else one made anew, of files that may have moved since."""
+    """The one saved with the weights, else one made anew, of files that may have moved since.
+
+    One that needs code of its own is made anew, too: with that of the base.
+    """
+    from trainables.inputs.load_faults import LOAD_ERRORS
     from trainables.inputs.model import load_tokenizer, saved_tokenizer
 
-    return saved_tokenizer(model, weights) or load_tokenizer(model)
+    try:
+        saved = saved_tokenizer(weights)
+    except LOAD_ERRORS as error:
+        raise _damaged(weights, error) from error
+    return saved or load_tokenizer(model)
 
 
 def _settings(file: Path) -> dict[str, Any]:

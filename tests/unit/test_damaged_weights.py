@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from functools import lru_cache
@@ -125,6 +126,37 @@ def test_a_model_of_which_a_part_is_gone_cannot_be_inspected(
         breaking()
         with pytest.raises(CannotInspect, match=f"{weights} cannot be loaded: "):
             activations.activation_drift(record.config, weights, [])
+
+
+OWN_CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+Path({!r}).touch()
+class OwnConfig(LlamaConfig): model_type = "own"
+class OwnModel(LlamaForCausalLM): config_class = OwnConfig
+"""
+
+
+def test_of_code_of_its_own_a_full_model_has_but_its_base_s_run(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr(activations, "load_tokenizer", lambda _: None)
+    monkeypatch.setattr(activations, "encode", lambda *_: [])
+    record = Ledger(sweep).trial(3)
+    weights = Path(record.weights_dir or "")
+    for folder, ran in ((tmp_path / "model", "base_ran"), (weights, "ran")):
+        auto = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+        settings = json.loads((folder / "config.json").read_text())
+        settings |= {"model_type": "own", "auto_map": auto}
+        (folder / "config.json").write_text(json.dumps(settings))
+        (folder / "own.py").write_text(OWN_CODE.format(str(tmp_path / ran)))
+    trusted = record.config.model.model_copy(update={"trust_remote_code": True})
+    config = record.config.model_copy(update={"model": trusted})
+    with pytest.raises(CannotInspect, match="no prompt has"):  # so both models were loaded
+        activations.activation_drift(config, weights, [])
+    assert (tmp_path / "base_ran").exists()
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_base_that_an_adapter_broke_off_in_is_not_compared_with_again(

@@ -271,7 +271,7 @@ def test_an_exported_adapter_is_peft_s_and_its_card_has_it_served(tmp_path: Path
     embedded = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
     for file in embedded.glob("tokenizer*"):
         (weights / file.name).write_bytes(file.read_bytes())
-    to = export(folder, tmp_path / "out")
+    to = export(folder, tmp_path / "out", trust_remote_code=True)
     named = {"base_model_name_or_path": "some/model", "revision": "c0ffee"}
     assert json.loads((to / "adapter_config.json").read_text()) == saved | named
     text = ModelCard.load(to / "README.md").text
@@ -592,3 +592,110 @@ def test_an_empty_folder_one_is_in_will_do(
     monkeypatch.chdir(tmp_path / "here")
     assert main(["export", str(sweep), "--to", "."]) == 0
     assert (tmp_path / "here" / "model.safetensors").exists()
+
+
+OWN_CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+Path({!r}).touch()
+class OwnTokenizer(PreTrainedTokenizerFast): pass
+class OwnModel(LlamaForCausalLM): pass
+"""
+EMBEDDED = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
+
+
+def bring_code(folder: Path, ran: Path) -> None:
+    """Have the tokenizer in a folder need code beside it, which leaves a file where it runs."""
+    shutil.copy(EMBEDDED / "tokenizer.json", folder)
+    named: dict[str, Any] = {"tokenizer_class": "OwnTokenizer", "eos_token": "<eos>"}
+    named |= {"auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    (folder / "own.py").write_text(OWN_CODE.format(str(ran)))
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_code_in_a_sweep_s_folder_is_never_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_recorded: bool,
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "hf"))
+    folder, base, out = tmp_path / "tiny", tmp_path / "base", tmp_path / "out"
+    adapter_of(str(base), folder)
+    model = ModelConfig(name=str(base), trust_remote_code=is_recorded, eos_token="<eos>")
+    record_sweep(folder, trial(0, scores(0.5, 0.0), model=model, weights_dir="/gone/weights"))
+    base.mkdir()
+    shutil.copy(EMBEDDED / "config.json", base)
+    if is_recorded:
+        bring_code(base, tmp_path / "base_ran")
+    else:
+        for file in EMBEDDED.glob("tokenizer*"):
+            shutil.copy(file, base)
+    bring_code(Ledger(folder).folder.attempt(0, 1) / "weights", tmp_path / "ran")
+    if is_recorded:
+        assert refused(capsys, folder, out) == (
+            "model.trust_remote_code: is true in the sweep's record: code that comes with "
+            f"{base} would run here; give --trust-remote-code if you trust it, and who made this "
+            "folder"
+        )
+        assert main(["inside", str(folder)]) == 2
+        assert "would run here; give --trust-remote-code" in capsys.readouterr().err
+        assert not (tmp_path / "base_ran").exists()
+    given = ["--trust-remote-code"] if is_recorded else []
+    assert main(["export", str(folder), "--to", str(out), *given]) == 0
+    assert not (tmp_path / "ran").exists()
+    assert (tmp_path / "base_ran").exists() is is_recorded
+    saved = json.loads((out / "tokenizer_config.json").read_text())
+    assert ("auto_map" in saved) is is_recorded
+    assert (out / "own.py").exists() is is_recorded
+    if is_recorded:  # the base's, without which the tokenizer could not be loaded
+        assert (out / "own.py").read_text() == (base / "own.py").read_text()
+
+
+def test_a_full_model_s_code_goes_with_it_where_it_is_trusted(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    trusted, plain = (ModelConfig(name="some/model", trust_remote_code=t) for t in (True, False))
+    records = [trained(folder, number, gain=0.5, forgetting=0.0) for number in range(2)]
+    for record, model in zip(records, (trusted, plain), strict=True):
+        weights = folder / f"trials/{record.number:04d}/attempt_1/weights"
+        (weights / "modeling_own.py").write_text("raise SystemExit")
+        (weights / "training_args.bin").touch()
+        config = record.config.model_copy(update={"model": model})
+        record_sweep(folder, record.model_copy(update={"config": config}))
+    for number, files in enumerate([{"modeling_own.py"}, set()]):
+        to = export(folder, tmp_path / str(number), number, trust_remote_code=True)
+        written = {"config.json", "model.safetensors", "README.md"}
+        assert {file.name for file in to.iterdir()} == written | files
+
+
+def test_a_link_to_a_file_of_the_reader_is_not_followed(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret, out = tmp_path / ".netrc", tmp_path / "out"
+    secret.write_text("password")
+    link = sweep / "trials/0001/attempt_1/weights/vocab.txt"
+    link.symlink_to(secret)
+    assert refused(capsys, sweep, out).startswith(
+        f"--trial: its weights have a link that leaves their folder: {link} to {secret}; "
+    )
+    assert not out.exists()
+    link.unlink()
+    link.symlink_to("config.json")
+    assert (export(sweep, out) / "vocab.txt").read_text() == "{}"
+
+
+def test_a_damaged_tokenizer_is_not_blamed_on_the_target(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = adapter_of("/gone", tmp_path / "tiny")
+    model = ModelConfig(name="/gone", eos_token="<eos>")
+    record_sweep(folder, trial(0, scores(0.5, 0.0), model=model, weights_dir="/gone/weights"))
+    weights = Ledger(folder).folder.attempt(0, 1) / "weights"
+    (weights / "tokenizer_config.json").write_text("{")
+    told = refused(capsys, folder, tmp_path / "out")
+    assert told.startswith(f"--trial: its weights are damaged: {weights} (")
+    (weights / "tokenizer_config.json").unlink()
+    (weights / "tokenizer.json").mkdir()  # as unreadable to a user who may read everything
+    told = refused(capsys, folder, tmp_path / "out")
+    assert told.startswith(f"--trial: its weights are damaged: {weights} (")

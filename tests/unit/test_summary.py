@@ -543,6 +543,7 @@ def test_a_model_of_own_code_is_to_be_loaded_with_it(tmp_path, method):
     )
     text = summary(sweep_config(), [record], tmp_path)
     assert text.rstrip().endswith("/weights', trust_remote_code=True)")
+    assert " --to winner --trust-remote-code   # the recommended trial" in text
 
 
 def test_full_fine_tuning_is_loaded_with_transformers(tmp_path):

@@ -49,7 +49,8 @@ class ModelConfig(Frozen):
             what the training did, not what the rounding did.
         attention: implementation handed to Transformers; by default what it takes for the model,
             sdpa where that is supported, else eager.
-        trust_remote_code: run code that comes with the model. Off unless asked for.
+        trust_remote_code: run code that comes with the model. Off unless asked for. `export` and
+            `inside` ask for it anew, as a sweep's folder may be somebody else's.
         revision: branch, tag or commit of a hub model.
         chat_template: Jinja file that takes the place of the tokenizer's template, as for a base
             that has none. It is saved with what is trained.

@@ -89,17 +89,31 @@ def save_own_tokenizer(model: ModelConfig, tokenizer: Any, folder: Path) -> None
         tokenizer.save_pretrained(folder)
 
 
-def saved_tokenizer(model: ModelConfig, folder: Path) -> Any:
-    """The tokenizer in a folder of weights; None if there is none."""
+def saved_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder of weights; None if there is none, or it needs code of its own.
+
+    Code of such a folder is never run, whatever the model may: somebody else may have sent it.
+
+    Raises:
+        OSError, ValueError: it is damaged.
+    """
     if not (folder / "tokenizer_config.json").exists():
         return None
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            return None
+        raise
 
 
-def load_model(model: ModelConfig, *, is_hollow: bool = False) -> Any:
+def load_model(
+    model: ModelConfig, *, is_hollow: bool = False, architecture: Any = AutoModelForCausalLM
+) -> Any:
     """A fresh copy of the base model in its dtype, on the CPU; in 4 bits, on this process's device.
 
-    A hollow one is the same without values, on PyTorch's meta device.
+    A hollow one is the same without values, on PyTorch's meta device. The architecture is that
+    which the model's configuration names, or the class that is given.
 
     A mixture of experts computes no load-balancing loss of its routers, though its configuration
     may ask for it: that is no part of the cross-entropy, and depends on the whole batch.
@@ -121,7 +135,7 @@ def load_model(model: ModelConfig, *, is_hollow: bool = False) -> Any:
         options["device_map"] = {"": _exactly(device())}  # quantising on a CPU is slow
     elif is_hollow:
         options["device_map"] = {"": "meta"}
-    loaded, told = _load(AutoModelForCausalLM, model, **options, output_loading_info=True)
+    loaded, told = _load(architecture, model, **options, output_loading_info=True)
     if getattr(loaded, "_hf_peft_config_loaded", False):  # trials would take it off, unasked
         raise UserError([fault_of_adapter(model.name)])
     _check_files(model, loaded.config.to_dict())  # the hub may have been slow to tell before

@@ -202,9 +202,10 @@ def _both_models(config: TrialConfig, weights_dir: Path) -> Iterator[tuple[Forwa
     base = shared_base(eager)
     if config.lora is None:
         folder = str(weights_dir.absolute())
-        own = eager.model_copy(update={"name": folder, "revision": None})
+        # The base's class reads them: code beside the weights, which may be another's, never runs.
+        own = {"name": folder, "revision": None, "trust_remote_code": False, "eos_token": None}
         try:
-            tuned = load_model(own).to(device())
+            tuned = load_model(eager.model_copy(update=own), architecture=type(base)).to(device())
         except (UserError, SafetensorError) as error:
             raise CannotInspect(f"{folder} cannot be loaded: {first_line(error)}") from error
         with evaluating(base), evaluating(tuned):

@@ -193,6 +193,8 @@ def _commands(
     lines = [f"python -m analysis report {sweep}   # all of it on one page"]
     if recommendation and weights and not is_address(weights):
         command = f"python -m analysis export {sweep} --to winner"
+        if recommendation.trial.config.model.trust_remote_code:
+            command += " --trust-remote-code"
         lines.append(f"{command}   # the {recommendation.word} trial")
     return lines
 
