@@ -16,6 +16,7 @@ from analysis.stats.intervals import error_bars
 from analysis.sweeps import bases
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
+from trainables.files.disk import whole_file
 from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
 from trainables.records.schema import TrialRecord
 from trainables.results.enough_items import FEWEST_OF_RANK
@@ -201,13 +202,14 @@ def save_all(results: Results, folder: Path) -> list[Path]:
 
 
 def save(figure: Figure, file: Path) -> None:
-    """Write the figure in the format its name ends in.
+    """Write the figure in the format its name ends in, in place of a link that has the name.
 
     Raises:
         UserError: the format is unknown, or the file cannot be written.
     """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, bbox_inches="tight")
+        with whole_file(file) as unfinished:
+            kind = file.suffix.removeprefix(".")
+            figure.savefig(unfinished, bbox_inches="tight", format=kind)
     except (OSError, ValueError) as error:
         raise UserError([Fault("--to", f"cannot be written: {file} ({error})")]) from error

@@ -10,6 +10,7 @@ from analysis.report.page import render
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.errors import Fault, UserError
+from trainables.files.disk import write_whole
 from trainables.files.storage import Location
 
 FORMATS: dict[str, Callable[[Results], str]] = {
@@ -38,12 +39,16 @@ def write_report(sweep_dirs: Sequence[Location], file: Path | None, kind: str | 
     if file is None:
         first = sweep_dirs[0]
         file = first if isinstance(first, Path) else Path.cwd()
-    if file.is_dir() or not (file.suffix or file.exists()):
+    is_named = bool(file.suffix or file.exists()) and not file.is_dir()
+    if not is_named:
         file /= f"report.{kind}"
     text = FORMATS[kind](results)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        if is_named:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        else:
+            write_whole(file, text)  # not to where a link in the folder of somebody else leads
     except OSError as error:
         raise UserError([Fault("--to", f"cannot write {file}: {error.strerror}")]) from error
     return file

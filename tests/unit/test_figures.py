@@ -160,6 +160,15 @@ def test_a_folder_gets_all_figures_and_a_file_the_trade_off(tmp_path, results, c
     assert (tmp_path / "one.svg").read_text().startswith("<?xml")
 
 
+def test_a_link_in_a_sweep_s_folder_is_replaced_not_followed(tmp_path):
+    folder = SyntheticSweep(trials=8).write(tmp_path / "sweep")
+    (own := tmp_path / "own").write_text("mine")
+    (folder / "trade_off.png").symlink_to(own)
+    assert main(["figure", str(folder), "--to", str(folder)]) == 0
+    assert own.read_text() == "mine"
+    assert (folder / "trade_off.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_full_fine_tuning_alone_is_drawn(tmp_path):
     folder = SyntheticSweep(trials=4, full_every=1).write(tmp_path / "full")
     assert {record.config.method for record in open_sweeps([folder])[0].trials} == {"full"}

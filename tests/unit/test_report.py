@@ -507,6 +507,21 @@ def test_what_the_page_says_of_the_recommended_trial_allows_for_its_having_been_
     assert min(flip.p_value for flip in found.values()) >= 0.05
 
 
+@pytest.mark.parametrize("kind", ["html", "md", "csv", "json"])
+def test_a_link_in_a_sweep_s_folder_is_replaced_not_followed(tmp_path, kind):
+    """Who sent the folder may mean a file of the reader's, such as a shell's start file."""
+    folder = SyntheticSweep(trials=3).write(tmp_path / "sweep")
+    (own := tmp_path / "own").write_text("mine")
+    (folder / f"report.{kind}").symlink_to(own)
+    assert main(["report", str(folder), "--format", kind]) == 0
+    assert own.read_text() == "mine"
+    assert not (folder / f"report.{kind}").is_symlink()
+    (named := tmp_path / f"link.{kind}").symlink_to(own)  # the reader's own
+    assert main(["report", str(folder), "--to", str(named)]) == 0
+    assert named.is_symlink()
+    assert own.read_text() == (folder / f"report.{kind}").read_text()
+
+
 def test_the_command_writes_the_file_it_names_and_exits_2_on_bad_input(tmp_path, capsys):
     folder = SyntheticSweep(trials=3).write(tmp_path / "sweep")
     assert main(["report", str(folder), "--format", "md"]) == 0
