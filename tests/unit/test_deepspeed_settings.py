@@ -103,6 +103,16 @@ def test_recomputing_activations_is_left_to_the_trainer(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("key", ["comet", "csv_monitor", "tensorboard", "wandb"])
+def test_a_monitor_that_may_hold_a_key_is_refused(key: str, tmp_path: Path) -> None:
+    """The sweep records it as it is, and sends it to W&B."""
+    (found,) = told(tmp_path, ZERO | {key: {"enabled": True, "api_key": "secret"}})
+    assert found == (
+        f"deepspeed.config.{key}: must be left out, as the sweep would record and upload a key to "
+        "a service in it; W&B shows the numbers, as the section wandb says"
+    )
+
+
 def test_every_key_that_deepspeed_reads_is_known() -> None:
     """All that its configuration looks up, in a dictionary that notes what it is asked for."""
     from deepspeed.runtime import config

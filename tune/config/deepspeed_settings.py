@@ -72,20 +72,18 @@ _VALUES = (
     "zero_force_ds_cpu_optimizer",
 )
 _KNOWN = (*_SECTIONS, *_VALUES)
+_MONITORS = ("comet", "csv_monitor", "tensorboard", "wandb")
 # Those that shard, and those that only print or log.
 _DECIDE_NOTHING = {
-    "comet",
+    *_MONITORS,
     "comms_logger",
-    "csv_monitor",
     "dump_state",
     "flops_profiler",
     "log_level",
     "memory_breakdown",
     "steps_per_print",
-    "tensorboard",
     "timers",
     "wall_clock_breakdown",
-    "wandb",
     "zero_optimization",
 }
 _OF_ADAMW = ("lr", "betas", "eps", "weight_decay", "adam_w_mode", "amsgrad", "torch_adam")
@@ -127,7 +125,7 @@ def faults_of_deepspeed(config: SweepConfig) -> list[Fault]:
         return []
     settings = without_nulls(config.deepspeed.config)
     return [
-        *_unknown(settings),
+        *_of_no_use(settings),
         *_malformed(settings),
         *_stage(settings),
         *_optimizer(settings),
@@ -135,11 +133,14 @@ def faults_of_deepspeed(config: SweepConfig) -> list[Fault]:
     ]
 
 
-def _unknown(settings: dict[str, Any]) -> Iterator[Fault]:
+def _of_no_use(settings: dict[str, Any]) -> Iterator[Fault]:
     for key in settings:
         if key == "activation_checkpointing":
             rule = "has no effect, as Transformers does not use it"
             yield Fault(f"{_FIELD}.{key}", rule, "leave it out; set train.gradient_checkpointing")
+        elif key in _MONITORS:  # it is recorded as it is, and sent to W&B
+            rule = "must be left out, as the sweep would record and upload a key to a service in it"
+            yield Fault(f"{_FIELD}.{key}", rule, "W&B shows the numbers, as the section wandb says")
         elif key not in _KNOWN:
             remedy = did_you_mean(key, _KNOWN) or "leave it out"
             yield Fault(f"{_FIELD}.{key}", "is no key of DeepSpeed's", remedy)
