@@ -26,8 +26,10 @@ def main(arguments: list[str]) -> int:
         options.run(options)
         sys.stdout.flush()
     except UserError as error:
+        from trainables.results.wording import without_controls
+
         for fault in error.faults:
-            print(f"error: {fault}", file=sys.stderr)
+            print(without_controls(f"error: {fault}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED

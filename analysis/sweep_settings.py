@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from trainables.config import ConfirmConfig, Constraint, Objective
 from trainables.records.schema import SweepRecord
+from trainables.results.wording import one_line
 
 
 class _Part(BaseModel):
@@ -42,7 +43,7 @@ class Wandb(_Part):
 class SweepSettings(_Part):
     """The resolved sweep file; also the sweep's goals (`pareto.Goals`)."""
 
-    name: str
+    name: Annotated[str, AfterValidator(one_line)]
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
     sampler: str = "tpe"

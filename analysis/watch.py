@@ -29,6 +29,7 @@ from trainables.results.wording import (
     scores_in_words,
     setting,
     status_in_full,
+    without_controls,
 )
 
 _SECONDS_BETWEEN_READS = 1.0
@@ -77,7 +78,7 @@ def _redraw(watched: WatchedSweep, console: Console) -> None:
 def _tell(watched: WatchedSweep, changed: Sequence[TrialRecord], console: Console) -> None:
     while True:
         for record in changed:
-            told = watched.line(record)
+            told = without_controls(watched.line(record))
             console.print(told, soft_wrap=True, highlight=False, markup=False)
         if watched.has_ended:
             console.print(watched.render(console))

@@ -19,7 +19,7 @@ from trainables.files.disk import whole_folder
 from trainables.files.locations import PACKAGE_SCHEME, expanded, is_local
 from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.recommendation import numbers_text
-from trainables.results.wording import status_in_full
+from trainables.results.wording import status_in_full, without_controls
 
 _ADAPTED = ".base_layer"  # PEFT's name of what a layer was before
 # Of the files that a trial saves. What else is in the folder of somebody else is none of them.
@@ -71,7 +71,7 @@ def export(
             _write_weights(kind, record.config.model, weights, unfinished)
             file = "adapter_config.json" if kind == "adapter" else "config.json"
             card = model_card(kind, record, sweep, _settings(unfinished / file))
-            (unfinished / "README.md").write_text(card, encoding="utf-8")
+            (unfinished / "README.md").write_text(without_controls(card), encoding="utf-8")
             if to.exists():
                 to.rmdir()  # unless somebody has put something there meanwhile
     except OSError as error:

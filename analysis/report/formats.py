@@ -16,7 +16,7 @@ from analysis.report.cost import costs, failures, gpu_hours, number, trial_hours
 from analysis.report.tasks import flips
 from analysis.results import Results
 from trainables.results.repeats import diverged
-from trainables.results.wording import count_trials
+from trainables.results.wording import count_trials, without_controls
 
 
 def as_csv(results: Results) -> str:
@@ -115,7 +115,7 @@ def as_markdown(results: Results) -> str:
     ] or ["Nothing: no trial failed, and none was stopped early."]
     hours = f"{number(gpu_hours(results))} GPU-hours of training and evaluation"
     lines += ["", f"{count_trials(results.trials)}, {hours}."]
-    return "\n".join(lines) + "\n"
+    return without_controls("\n".join(lines)) + "\n"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

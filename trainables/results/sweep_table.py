@@ -31,6 +31,7 @@ from trainables.results.wording import (
     metric_text,
     rate,
     scores_of,
+    without_controls,
 )
 
 # Whether it violates a constraint, its losses, its number.
@@ -155,7 +156,7 @@ class SweepTable:
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for column in columns:
             side: JustifyMethod = "left" if column in ("method", "status") else "right"
-            table.add_column(Text(column), no_wrap=True, justify=side)
+            table.add_column(Text(without_controls(column)), no_wrap=True, justify=side)
         if self.base is not None:
             _add_row(table, columns, {"trial": "base", **_score_cells(self.base.metrics, scores)})
         for number in numbers:
@@ -282,7 +283,7 @@ def _loss(objective: Objective, record: TrialRecord) -> float:
 
 def single(line: str, style: str) -> Text:
     """One line of the picture, cut off at the edge of the terminal."""
-    return Text(line, style, no_wrap=True, overflow="ellipsis")
+    return Text(without_controls(line), style, no_wrap=True, overflow="ellipsis")
 
 
 def _fitting(width: int, of_status: int, scores: Collection[str], aims: Sequence[str]) -> list[str]:

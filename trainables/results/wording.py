@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ SHORT_NAMES = {
     metric_keys.OOD_ACC: "OOD",
 }
 """For columns of tables, and for lines with several numbers."""
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and line breaks
 _NAMED = ("method", "rank", "alpha", "alpha_ratio", "learning_rate")
 _SIGNED = (
     metric_keys.task_forgetting(""),
@@ -214,4 +216,9 @@ def duration(seconds: float) -> str:
 
 def one_line(text: str) -> str:
     """The text without line breaks and terminal control sequences."""
-    return Text.from_ansi(" ".join(text.split())).plain
+    return without_controls(Text.from_ansi(" ".join(text.split())).plain)
+
+
+def without_controls(text: str) -> str:
+    """The text without what steers a terminal, which a record of somebody else's may hold."""
+    return _CONTROLS.sub("", text)
