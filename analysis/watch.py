@@ -15,6 +15,7 @@ from analysis.sweep_settings import SweepSettings
 from analysis.sweeps import no_sweep
 from trainables import metric_keys
 from trainables.errors import Fault, UserError, first_line
+from trainables.records.folder import trial_numbers
 from trainables.records.ledger import Ledger
 from trainables.records.schema import FAULTS, Measurement, SweepRecord, TrialRecord, TrialStatus
 from trainables.results.pareto import is_feasible
@@ -166,8 +167,7 @@ class WatchedSweep:
             return []
         if self._has_changed(folder.base_json):
             table.base = self._ledger.base()
-        names = [file.parent.name for file in folder.trials.glob("*/trial.json")]
-        found = {int(name) for name in names if name.isdigit()}
+        found = trial_numbers(file.parent.name for file in folder.trials.glob("*/trial.json"))
         numbers = found - self._outside  # which the command does not count either
         read = [each for number in numbers if (each := self._read(number))]
         read.sort(key=lambda each: (each[0].ended is None, each[0].ended, each[0].number))

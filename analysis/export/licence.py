@@ -34,7 +34,10 @@ def _card(model: ModelConfig) -> Path | None:
         return card if card.is_file() else None
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(model.name, "README.md", revision=model.revision)
+    try:
+        cached = try_to_load_from_cache(model.name, "README.md", revision=model.revision)
+    except ValueError:  # no hub has such names
+        return None
     return Path(cached) if isinstance(cached, str) else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,10 +10,12 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
-from builders import measurement, running, trial
+from builders import measurement, record_sweep, running, trial
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from analysis.watch import WatchedSweep
+from trainables.errors import UserError
 from trainables.files.storage import Location
 from trainables.records.ledger import Ledger
 from trainables.records.metrics_file import check_lines, read_lines, to_line
@@ -140,3 +143,20 @@ def test_what_a_crash_left_beside_a_record_is_not_read(tmp_path: Path, torn: byt
     assert found.histories() == {0: [], 1: []}
     found.write_trial(running(1))
     assert [record.number for record in found.trials()] == [0, 1]
+
+
+def test_what_is_no_record_of_ours_is_told_and_no_error_of_pythons(tmp_path: Path) -> None:
+    """As who sends a folder may have made it."""
+    ledger = record_sweep(tmp_path, trial(0))
+    for name in ("\u00b2", "\u0663"):  # digits to Python: a superscript, and Arabic ones
+        shutil.copytree(ledger.folder.trial(0), tmp_path / "trials" / name)
+    assert [record.number for record in ledger.trials()] == [0]
+    assert [record.number for record in WatchedSweep(tmp_path).refresh()] == [0]
+    file = ledger.folder.trial_json(0)
+    content = file.read_text()
+    file.write_text(content.replace('"attempt": 1', '"attempt": 2000000000', 1))
+    with pytest.raises(UserError, match="attempt must be less than or equal to 100000, got 2000"):
+        ledger.trials()
+    file.write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"trial.json:1: is not JSON: it is nested too deeply"):
+        ledger.trials()

@@ -560,6 +560,7 @@ def test_the_licence_is_read_from_the_models_card_or_its_package(tmp_path: Path)
     (tmp_path / "README.md").write_text("---\nlicense: [unclosed\n---\n")
     assert licence_of(ModelConfig(name=str(tmp_path))) is None
     assert licence_of(ModelConfig(name="package://trainables/embedded/model")) == "apache-2.0"
+    assert licence_of(ModelConfig(name="no hub's/name")) is None
     # Of the hub, an owner by a package's name is another.
     assert licence_of(ModelConfig(name="trainables/embedded")) is None
 

@@ -96,7 +96,7 @@ def read_config(file: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CannotInspect(f"{file} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise CannotInspect(f"{file} is damaged: it holds no settings")

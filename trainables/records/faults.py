@@ -73,7 +73,7 @@ def read_each(readers: Iterable[Callable[[], T]]) -> list[T]:
 def _newer_schema(content: bytes) -> int | None:
     try:
         version = json.loads(content)["schema_version"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return version if isinstance(version, int) and version > SCHEMA_VERSION else None
 
@@ -124,6 +124,8 @@ def _syntax_error(content: bytes) -> tuple[int, str]:
         return error.lineno, error.msg
     except UnicodeDecodeError as error:
         return content.count(b"\n", 0, error.start) + 1, "it is not UTF-8 text"
+    except RecursionError:
+        return 1, "it is nested too deeply"
     return 1, "a number or text in it is malformed"
 
 

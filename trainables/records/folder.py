@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from trainables.files.locations import node_cache
@@ -87,6 +88,11 @@ class SweepFolder:
         it was, another of the same name may be by now.
         """
         return [self.attempt(record.number, n) for n in range(1, record.attempt + 1)]
+
+
+def trial_numbers(names: Iterable[str]) -> set[int]:
+    """The numbers among the names of folders of trials, of which others may be of other things."""
+    return {int(name) for name in names if name.isascii() and name.isdecimal()}
 
 
 def _working_folder(address: str) -> Path:

@@ -31,7 +31,7 @@ from trainables.config import Frozen
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, is_address, open_storage, read_or_none
 from trainables.records.faults import Record, read_each, read_record
-from trainables.records.folder import SweepFolder
+from trainables.records.folder import SweepFolder, trial_numbers
 from trainables.records.items import items_file
 from trainables.records.metrics_file import MetricsFile, check_lines, read_lines, to_line
 from trainables.records.schema import (
@@ -242,7 +242,7 @@ class Ledger:
     def _numbers(self) -> list[int]:
         """Numbers of the trials that have a folder."""
         names = self.storage.children(self.folder.name(self.folder.trials))
-        return sorted(int(name) for name in names if name.isdigit())
+        return sorted(trial_numbers(names))
 
     def _metrics_file(self, number: int) -> MetricsFile:
         file = self.folder.metrics(number)

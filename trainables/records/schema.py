@@ -123,7 +123,7 @@ class TrialRecord(Frozen):
     confirms: int | None = None
     status: TrialStatus = TrialStatus.RUNNING
     reason: str | None = None
-    attempt: int = 1
+    attempt: int = Field(1, ge=1, le=100_000)  # each has a folder, which readers look for
     failures: int = 0
     started: float
     resumed: float | None = None
