@@ -59,8 +59,9 @@ class EvalSuite(Frozen):
             well it is learned.
         retention: what the base already knows; forgetting is measured there.
         ood: shifts of the domain.
-        task_dirs: folders with the user's own task YAMLs, searched before the harness's. Python
-            functions that they name run (`!function`), where models and data bring none unasked.
+        task_dirs: folders with the user's own task YAMLs, searched before the harness's. They are
+            code: Python functions that they name run (`!function`), and their Jinja, which the
+            harness does not confine, can run any; models and data bring none unasked.
         num_fewshot, limit: as in the harness; `limit` counts documents per task, of a group those
             of each of its tasks.
         batch_size: sequences per forward pass; for likelihoods a budget of tokens, this many times
