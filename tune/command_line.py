@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from trainables.errors import Fault, UserError, causes, first_line
 from trainables.files.disk import disk_full, full_disk_named_in, full_place, is_disk_full
+from trainables.files.locations import expanded
 from trainables.files.storage import join, parse_location
 from trainables.records.ledger import Ledger, cannot_write
 from trainables.records.schema import TrialStatus
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     try:
         options = _parser().parse_args(arguments)
+        _check_home()
         of_options = _of_options(options)
         config = load_sweep(options.sweep, [*options.overrides, *of_options], of_options)
         if options.stop_trial is not None:
@@ -68,6 +70,14 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:  # before the first trial, or for the second time
         print("interrupted; the same command goes on", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
+
+
+def _check_home() -> None:
+    """Refuse to go on without a home, for which Ray and others ask as they are imported."""
+    if expanded("~") == Path("~"):
+        rule = f"is not set, and the system knows no home of the user {os.getuid()}"
+        remedy = "export HOME=FOLDER, one that this user may write to"
+        raise UserError([Fault("HOME", rule, remedy)])
 
 
 def _parser() -> argparse.ArgumentParser:

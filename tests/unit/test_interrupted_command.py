@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +30,23 @@ def test_it_says_that_the_same_command_goes_on(
     monkeypatch.setattr(command_line, "load_sweep", interrupted)
     assert command_line.main(["quickstart"]) == command_line.INTERRUPTED
     assert capsys.readouterr().err == "interrupted; the same command goes on\n"
+
+
+def test_a_user_without_a_home_is_told_to_set_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a container that is run under any number: Ray cannot even be imported."""
+
+    def unknown(user: int) -> NoReturn:
+        raise KeyError(f"getpwuid(): uid not found: {user}")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert command_line.main(["quickstart", "--dry-run"]) == command_line.BAD_INPUT
+    assert capsys.readouterr().err == (
+        f"error: HOME: is not set, and the system knows no home of the user {os.getuid()}; "
+        "export HOME=FOLDER, one that this user may write to\n"
+    )
 
 
 @pytest.mark.parametrize(
