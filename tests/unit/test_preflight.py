@@ -333,6 +333,18 @@ def test_an_inner_package_is_found_without_running_the_outer(
     assert resolve("package://outer_of_a_test.middle.inner/file") == str(inner / "file")
 
 
+def test_files_of_a_package_in_several_folders_are_found_in_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("one", "two"):
+        file = tmp_path / part / "namespace_of_a_test" / part / "file"
+        file.parent.mkdir(parents=True)
+        file.touch()
+        monkeypatch.syspath_prepend(tmp_path / part)
+    for part in ("one", "two"):
+        assert Path(resolve(f"package://namespace_of_a_test.{part}/file")).is_file()
+
+
 @pytest.mark.parametrize("package", ["no_such_package/a", "", "/a", "typing/a"])
 def test_a_package_that_is_not_installed_is_named(package: str) -> None:
     """As is a module, which has no files."""

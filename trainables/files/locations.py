@@ -28,7 +28,8 @@ def resolve(location: str) -> str:
     spec = find_spec(outer) if outer else None
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"package {package!r} is not installed (pip install it)")
-    return str(Path(spec.submodule_search_locations[0], *inner, inside))
+    found = [Path(folder, *inner, inside) for folder in spec.submodule_search_locations]
+    return str(next((path for path in found if path.exists()), found[0]))
 
 
 def expanded(path: str) -> Path:
