@@ -15,6 +15,8 @@ from trainables.records.items import PairedItem
 from trainables.records.schema import TrialRecord
 from trainables.results.wording import points
 
+# Of more tasks, side by side, neither the names nor the numbers can be read.
+_MOST_ACROSS = 12
 _MOST_EXAMPLES = 3
 _MOST_CHARACTERS = 600
 
@@ -45,10 +47,11 @@ def task_figure(results: Results) -> Figure | None:
         return None
     where = "in the domain and out of it" if results.tasks("in_domain") else "out of the domain"
     caption = (
-        "Points of accuracy at the best trade-off of each row. Forgetting is base minus tuned on "
-        f"the retention tasks; gain is tuned minus base {where}."
+        "Points of accuracy at the best trade-off of each method and rank. Forgetting is base "
+        f"minus tuned on the retention tasks; gain is tuned minus base {where}."
     )
-    return Figure(caption, tuple(charts), columns=2)
+    is_long = max(len(retention), len(gained)) > _MOST_ACROSS
+    return Figure(caption, tuple(charts), columns=1 if is_long else 2)
 
 
 def _matrix(
@@ -58,37 +61,30 @@ def _matrix(
     values: Sequence[Sequence[float | None]],
     better: Literal["low", "high"],
 ) -> Chart:
-    rows = [group.short_label for group in results.groups]
-    texts = [["" if v is None else points(v) for v in row] for row in values]
+    """The tasks are side by side if they are few, else one below another.
+
+    `values`: shares, a row for each group of the results with one for each task.
+    """
+    labels = [group.short_label for group in results.groups]
     points_lost = {"low": 100, "high": -100}[better]
-    trace = heatmap(
-        tasks,
-        rows,
-        [[None if v is None else points_lost * v for v in row] for row in values],
-        diverging=True,
-        texts=texts,
-        hovers=[[f"{group.label}, {task}" for task in tasks] for group in results.groups],
+    lost = [[None if v is None else points_lost * v for v in row] for row in values]
+    texts = [["" if v is None else points(v) for v in row] for row in values]
+    hovers = [[f"{group.label}, {task}" for task in tasks] for group in results.groups]
+    says = f"{title} in points: " + "; ".join(
+        f"{label}: " + ", ".join(f"{t} {v}" for t, v in zip(tasks, row, strict=True) if v)
+        for label, row in zip(labels, texts, strict=True)
     )
-    return Chart(
-        f"matrix-{title.lower()}",
-        f"{title} by task (points)",
-        f"{title} in points: "
-        + "; ".join(
-            f"{row}: " + ", ".join(f"{t} {v}" for t, v in zip(tasks, line, strict=True) if v)
-            for row, line in zip(rows, texts, strict=True)
-        ),
-        [trace],
-        {
-            "xaxis": {"type": "category", "tickangle": -35, "automargin": True, "showgrid": False},
-            "yaxis": {
-                "type": "category",
-                "autorange": "reversed",
-                "automargin": True,
-                "showgrid": False,
-            },
-        },
-        height=180 + 34 * len(rows),
-    )
+    axis = {"type": "category", "automargin": True, "showgrid": False}
+    down = axis | {"autorange": "reversed"}
+    if len(tasks) > _MOST_ACROSS:
+        turned = [list(zip(*cells, strict=True)) for cells in (lost, texts, hovers)]
+        trace = heatmap(labels, tasks, turned[0], diverging=True, texts=turned[1], hovers=turned[2])
+        layout, height = {"xaxis": axis | {"side": "top"}, "yaxis": down}, 120 + 22 * len(tasks)
+    else:
+        trace = heatmap(tasks, labels, lost, diverging=True, texts=texts, hovers=hovers)
+        layout, height = {"xaxis": axis | {"tickangle": -35}, "yaxis": down}, 180 + 34 * len(labels)
+    key = f"matrix-{title.lower()}"
+    return Chart(key, f"{title} by task (points)", says, [trace], layout, height)
 
 
 @dataclass(frozen=True)

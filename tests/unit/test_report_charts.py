@@ -6,6 +6,7 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+import synthetic_sweep
 from builders import with_metrics
 from synthetic_sweep import SyntheticSweep
 
@@ -16,7 +17,13 @@ from analysis.report.tasks import task_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, MAX_RESERVED, task_score
+from trainables.metric_keys import (
+    FORGETTING_MEAN,
+    IN_DOMAIN_ACC,
+    MAX_RESERVED,
+    task_forgetting,
+    task_score,
+)
 from trainables.records.ledger import Ledger
 
 
@@ -135,3 +142,25 @@ def test_what_each_task_lost_and_gained_is_in_points_and_a_loss_has_one_colour(t
         assert drawn["hovertext"] == [[f"{label}, {task}" for task in tasks] for label in groups]
         told = [f"{r}: {', '.join(map(' '.join, zip(tasks, row)))}" for r, row in rows]  # noqa: B905
         assert chart.says.endswith(f"in points: {'; '.join(told)}")
+
+
+def test_many_tasks_are_one_below_another_in_one_column(tmp_path, monkeypatch):
+    few = Results(open_sweeps([SyntheticSweep(trials=8, items=8).write(tmp_path / "few")]))
+    assert task_figure(few).columns == 2
+    for number in range(40):
+        monkeypatch.setitem(synthetic_sweep.TASKS, f"subject_{number}", ("retention", 0.5))
+    results = Results(open_sweeps([SyntheticSweep(trials=8, items=8).write(tmp_path / "many")]))
+    figure = task_figure(results)
+    assert figure.columns == 1
+    forgetting, gain = figure.charts
+    tasks, labels = list(results.tasks("retention")), [g.short_label for g in results.groups]
+    [drawn] = forgetting.data
+    assert (drawn["x"], drawn["y"]) == (labels, tasks)
+    assert drawn["z"] == [
+        [100 * group.best.metric(task_forgetting(task)) for group in results.groups]
+        for task in tasks
+    ]
+    assert drawn["text"] == [[f"{value:+.1f}" for value in row] for row in drawn["z"]]
+    assert drawn["hovertext"][1] == [f"{group.label}, {tasks[1]}" for group in results.groups]
+    assert forgetting.height / len(tasks) > 20  # pixels, in which a line of text can be read
+    assert gain.data[0]["y"] == labels  # of three tasks
