@@ -8,6 +8,7 @@ import math
 import random
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +24,7 @@ from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import recommend
 from trainables.results.settings import SETTINGS
 from trainables.results.trade_off import objective_ranges
-from trainables.results.wording import setting, setting_in_full
+from trainables.results.wording import setting, setting_in_full, without_numbers
 from tune.folder.recorder import Recorder
 from tune.folder.tables import write_results_csv
 from tune.terminal.summary import print_summary
@@ -698,10 +699,36 @@ def test_of_two_objectives_there_is_a_front_without_columns_of_what_was_not_meas
     assert "OOD" not in text
 
 
+def test_reasons_that_differ_in_numbers_alone_are_one_with_the_first_as_an_example(tmp_path):
+    asked, lost = "tried to allocate {} GiB on GPU {}", "NCCL error at 10.0.{}.{:x}, worker_{}"
+    records = [
+        *(trial(n, status=TrialStatus.FAILED, reason=lost.format(n, 9 - n, n)) for n in range(3)),
+        *(
+            trial(n, status=TrialStatus.OUT_OF_MEMORY, reason=asked.format(left, n))
+            for n, left in enumerate(("1.25", "3", "20.0", "7"), start=3)
+        ),
+        trial(7, status=TrialStatus.FAILED, reason="tried to allocate 1.25 GiB on GPU 3"),
+    ]
+    lines = summary(sweep_config(), records, tmp_path).splitlines()
+    failures = lines.index("Not trained to the end:")
+    assert lines[failures + 1 : failures + 4] == [
+        "  4 x out of memory: for example tried to allocate 1.25 GiB on GPU 3 (trials 3, 4, 5, 6)",
+        "  3 x failed: for example NCCL error at 10.0.0.9, worker_0 (trials 0, 1, 2)",
+        "  1 x failed: tried to allocate 1.25 GiB on GPU 3 (trial 7)",
+    ]
+
+
+def test_a_reason_is_compared_without_numbers_in_no_time():
+    """Rows of tens of thousands of characters are part of some errors."""
+    began = time.perf_counter()
+    assert without_numbers("a1 of " + 30_000 * "x" + " 2") == "# of " + 30_000 * "x" + " #"
+    assert time.perf_counter() - began < 1
+
+
 def test_hundreds_of_trials_give_a_short_summary(tmp_path):
     records = [trial(n, {GAIN: n / 500, LOSS: n / 500, OOD: 0.0}) for n in range(300)]
     records += [
-        trial(n, status=TrialStatus.FAILED, reason=f"reason {n % 50}") for n in range(300, 600)
+        trial(n, status=TrialStatus.FAILED, reason="so" * (n % 50)) for n in range(300, 600)
     ]
     text = summary(sweep_config(), records, tmp_path)
     assert "and 280 more, see results.csv" in text

@@ -117,13 +117,32 @@ def status_in_full(status: TrialStatus) -> str:
 def by_reason(
     records: Iterable[TrialRecord],
 ) -> list[tuple[TrialStatus, str, list[TrialRecord]]]:
-    """Trials that ended alike for the same reason, which is one line; most frequent first."""
+    """Trials that ended alike for the same reason, which is one line; most frequent first.
+
+    Where reasons differ in numbers alone, that of the first trial stands for all, as an example.
+    """
     groups: dict[tuple[TrialStatus, str], list[TrialRecord]] = {}
     for record in records:
-        reason = one_line(record.reason or "no reason given")
-        groups.setdefault((record.status, reason), []).append(record)
+        groups.setdefault((record.status, without_numbers(_why(record))), []).append(record)
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[1][0].number))
-    return [(status, reason, alike) for (status, reason), alike in ordered]
+    return [(status, _why_all(alike), alike) for (status, _), alike in ordered]
+
+
+def _why_all(alike: Sequence[TrialRecord]) -> str:
+    first = _why(alike[0])
+    return first if all(_why(record) == first for record in alike) else f"for example {first}"
+
+
+def _why(record: TrialRecord) -> str:
+    return one_line(record.reason or "no reason given")
+
+
+def without_numbers(reason: str) -> str:
+    """A reason without what differs between trials that end alike.
+
+    These are ports, processes, actors, folders, and how much memory was left or asked for.
+    """
+    return re.sub(r"\b[^\W\d]*\d[\w.]*", "#", reason)
 
 
 def setting(record: TrialRecord) -> str:

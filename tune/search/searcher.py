@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from ray.tune.search import Searcher
 from trainables.config import TrialConfig
 from trainables.records.schema import Measurement, TrialRecord, TrialStatus
 from trainables.results.confirmation import planned_repeats, unconfirmed, winners
+from trainables.results.wording import without_numbers
 from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
 from tune.resources.placement import Room
@@ -331,10 +331,7 @@ def _step(record: TrialRecord) -> int:
 
 
 def _reason(record: TrialRecord) -> str:
-    """Why a trial failed, without what differs between trials that fail alike.
-
-    These are ports, processes, actors, folders, and how much memory was left or asked for.
-    """
+    """Why a trial failed, without what differs between trials that fail alike."""
     if record.status is TrialStatus.OUT_OF_MEMORY:
         return str(record.status)
-    return re.sub(r"\w*\d\w*", "#", record.reason or "")
+    return without_numbers(record.reason or "")
