@@ -74,7 +74,7 @@ class Sweep:
             found.setdefault(origin.created, (origin, []))[1].append(trial)
         return [found[created] for created in sorted(found)]
 
-    @property
+    @cached_property
     def unfinished(self) -> str | None:
         """What is missing, such as `3 of 16 trials ended, 1 running or interrupted`; else None.
 

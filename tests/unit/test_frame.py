@@ -27,6 +27,7 @@ from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS
 from trainables.records.items import pair_items
 from trainables.records.ledger import Ledger
 from trainables.records.schema import ItemScore, Measurement, TrialStatus
+from trainables.results.confirmation import winners
 from trainables.results.recommendation import recommend
 from tune.folder.recorder import Recorder
 
@@ -314,6 +315,22 @@ def test_repeats_are_missing_as_long_as_the_command_would_make_them(tmp_path):
     record["config"]["budget"] = {"trials": 2, "hours": 2}
     (folder / "sweep.json").write_text(json.dumps(record))
     assert open_sweeps([folder])[0].unfinished is None
+
+
+def test_what_is_missing_is_worked_out_once_however_often_it_is_told(tmp_path, monkeypatch):
+    folder = SyntheticSweep(trials=8, items=4).write(tmp_path)
+    record = json.loads((folder / "sweep.json").read_text())
+    record["config"]["confirm"] = {"top_k": 2, "seeds": 3}
+    (folder / "sweep.json").write_text(json.dumps(record))
+    (sweep,) = open_sweeps([folder])
+    searches = []
+    monkeypatch.setattr(
+        "analysis.sweeps.winners", lambda *given: searches.append(given) or winners(*given)
+    )
+    assert sweep.unfinished == "8 of 8 trials ended, 6 repeats missing"
+    as_markdown(Results([sweep]))
+    as_json(Results([sweep]))
+    assert len(searches) == 1
 
 
 def test_a_sweep_in_an_object_store_reads_as_the_same_sweep_on_a_disk(

@@ -36,7 +36,8 @@ def unconfirmed(
     `seeds`: how many repeats each winner gets.
     """
     for winner in chosen:
-        runs = [record for record in records if point_of(record) == point_of(winner)]
+        point = point_of(winner)
+        runs = [record for record in records if point_of(record) == point]
         first = max(run.config.seed for run in runs) + 1
         repeats = sum(run.confirms is not None for run in runs)
         for seed in range(first, first + seeds - repeats):
@@ -52,5 +53,6 @@ def winners(goals: Goals, records: Iterable[TrialRecord], count: int) -> list[Tr
         if best is None or not best.feasible:
             break
         found.append(best.trial)
-        left = [record for record in left if point_of(record) != point_of(best.trial)]
+        taken = point_of(best.trial)
+        left = [record for record in left if point_of(record) != taken]
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from operator import le
 from typing import Protocol
 
 from trainables.config import ConfirmConfig, Constraint, Objective
@@ -53,7 +54,7 @@ def losses_of(goals: Goals, record: TrialRecord) -> list[float]:
 
 def is_no_worse(one: list[float], other: list[float]) -> bool:
     """Whether these losses are nowhere above the others."""
-    return all(a <= b for a, b in zip(one, other, strict=True))
+    return all(map(le, one, other))
 
 
 def objective_values(goals: Goals, record: TrialRecord) -> list[float] | None:
