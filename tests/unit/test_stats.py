@@ -510,6 +510,30 @@ def test_importance_finds_what_matters_and_says_nothing_of_few_trials(tmp_path):
     assert importances(invented[: FEWEST_TRIALS - 1], IN_DOMAIN_ACC) == {}
 
 
+def test_many_trials_have_fewer_trees_and_the_shares_that_the_settings_have(tmp_path, monkeypatch):
+    """Of y = 2 a + b, where a and b are even on [0, 1] and set a range's logarithm, a has 4 / 5."""
+    trees = []
+    evaluator = optuna.importance.FanovaImportanceEvaluator
+    monkeypatch.setattr(
+        optuna.importance,
+        "FanovaImportanceEvaluator",
+        lambda *, n_trees, seed: trees.append(n_trees) or evaluator(n_trees=n_trees, seed=seed),
+    )
+    ledger = Ledger(SyntheticSweep(trials=20, items=4, full_every=0).write(tmp_path))
+    draw = random.Random(0)
+    invented = []
+    for record in ledger.trials() * 40:
+        a, b = draw.random(), draw.random()
+        varied = {"rank": 8, "alpha": 16.0, "dropout": 0.001 * 500**b}
+        lora = record.config.lora.model_copy(update=varied)
+        config = record.config.model_copy(update={"learning_rate": 1e-5 * 100**a, "lora": lora})
+        invented.append(with_metrics(record, {IN_DOMAIN_ACC: 2 * a + b}, config=config))
+    importances(invented[:100], IN_DOMAIN_ACC)
+    found = importances(invented, IN_DOMAIN_ACC)
+    assert trees == [32, 8]
+    assert found == pytest.approx({"lora/learning_rate": 0.8, "lora/dropout": 0.2}, abs=0.03)
+
+
 def test_a_setting_that_was_not_searched_from_the_start_has_its_importance(tmp_path):
     ledger = Ledger(SyntheticSweep(trials=60, items=10, full_every=0).write(tmp_path))
     invented = []
