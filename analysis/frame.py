@@ -110,7 +110,8 @@ def tasks_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
 def items_frame(sweeps: Sequence[Sweep], numbers: Iterable[int] | None = None) -> pd.DataFrame:
     """Every document's score by the base and by each trial whose evaluation completed.
 
-    Columns: trial_id, sweep, number, role, task, doc_hash, filter, base, tuned.
+    Columns: trial_id, sweep, number, role, task, doc_hash, filter, base, tuned. A row takes about
+    200 bytes, and more while it is read: of 1,000 trials with 8,000 items each take some at a time.
 
     Args:
         sweeps: to read.
