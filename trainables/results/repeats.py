@@ -27,9 +27,9 @@ def repeats_of(trial: TrialRecord, records: Iterable[TrialRecord]) -> list[Trial
     """
     if trial.confirms is not None or trial.status is not TrialStatus.COMPLETE:
         return []
-    told = (TrialStatus.COMPLETE, TrialStatus.DIVERGED)
+    told, point = (TrialStatus.COMPLETE, TrialStatus.DIVERGED), point_of(trial)
     repeats = (r for r in records if r.confirms is not None and r.status in told)
-    return [repeat for repeat in repeats if point_of(repeat) == point_of(trial)]
+    return [repeat for repeat in repeats if point_of(repeat) == point]
 
 
 def diverged(repeats: Iterable[TrialRecord]) -> int:
