@@ -583,6 +583,42 @@ def test_items_with_other_numbers_of_choices_have_the_one_that_accounts_for_gues
     assert score.choices == pytest.approx(1 + 0.625**2 / 0.21875)
 
 
+@pytest.mark.parametrize("weight_by_size", [True, False])
+def test_of_a_group_the_tasks_that_do_not_give_its_metric_count_for_nothing(
+    weight_by_size: bool, tuned: Any, tokenizer: Any, folder: Path
+) -> None:
+    """Where one member lists answers and another's are written, nobody guesses at the latter."""
+    written = {"output_type": "generate_until", "doc_to_choice": None, "doc_to_target": "9"}
+    written |= {"generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 1}}
+    metrics = [{"metric": "exact_match"}]
+    write_task(folder, "written", folder / "test.jsonl", **written, metric_list=metrics)
+    aggregates = [{"metric": name, "weight_by_size": weight_by_size} for name in ("acc", "em")]
+    mixed = {"task": ["few", "written"], "aggregate_metric_list": aggregates}
+    write_group(folder, "mixed", **mixed)
+    with_answers(folder / "test.jsonl", lambda row: -1, first=7)  # and most of both
+    alone, score = (
+        Evaluator(suite(task_dirs=(str(folder),), in_domain=[name]), tokenizer).evaluate(tuned)
+        for name in ("few", "mixed")
+    )
+    assert len(alone.items) == 12
+    fields = {"items", "chance", "choices", "value", "metric"}
+    assert score.scores["mixed"].model_dump(include=fields) == alone.scores["few"].model_dump(
+        include=fields
+    )
+    assert "the right answer of 5 of 12 documents" in score.warnings[0]
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "mcc"])
+def test_a_guess_among_choices_is_nothing_by_what_takes_none_of_them(
+    metric: str, tuned: Any, tokenizer: Any, folder: Path
+) -> None:
+    """Of a multiple choice the harness matches the right one with what the model would write."""
+    write_task(folder, "listed", folder / "test.jsonl", metric_list=[{"metric": metric}])
+    asked = suite(task_dirs=(str(folder),), in_domain=["listed"])
+    score = Evaluator(asked, tokenizer).evaluate(tuned).scores["listed"]
+    assert (score.metric, score.chance, score.choices) == (metric, 0.0, None)
+
+
 def test_of_a_task_that_scores_itself_no_chance_level_is_known(
     load: Callable[..., SweepConfig], folder: Path
 ) -> None:

@@ -50,7 +50,7 @@ from trainables.records.schema import BASE_ITEMS, BASE_RECORD, BaseRecord, ItemS
 
 _KL_REFERENCE = "kl_reference.safetensors"
 # Bump when this code would no longer produce the record of an old cache entry.
-_CACHE_VERSION = 17
+_CACHE_VERSION = 18
 
 
 @dataclass(frozen=True)

@@ -280,11 +280,8 @@ def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, 
     stderr = errors.get((metric, filter_name))
     if stderr is not None:
         metrics[metric_keys.task_score(loaded.role, label, f"{metric}_stderr")] = stderr
-    counts = [
-        (member, choices_per_right_one(task, sample))
-        for member, task, sample in samples(loaded, result, metric, filter_name)
-    ]
-    chance, choices = _guessing(loaded, counts)
+    scored = list(samples(loaded, result, metric, filter_name))
+    chance, choices = _guessing(scored, metric)
     score = TaskScore(
         role=loaded.role,
         metric=metric,
@@ -293,7 +290,7 @@ def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, 
         stderr=stderr,
         chance=chance,
         choices=choices,
-        items=len(counts),
+        items=len(scored),
     )
     return score, metrics
 
@@ -314,11 +311,14 @@ def _numbers(results: dict[str, Any]) -> tuple[_ByFilter, _ByFilter]:
 
 
 def _guessing(
-    loaded: LoadedTask, counts: Sequence[tuple[str | None, float | None]]
+    scored: Sequence[tuple[str | None, Any, dict[str, Any]]], metric: str
 ) -> tuple[float | None, float | None]:
-    """`TaskScore.chance` and `TaskScore.choices`, of each item's `choices_per_right_one`."""
-    if any(map(scores_itself, loaded.tasks["tasks"].values())):
+    """`TaskScore.chance` and `TaskScore.choices`, of the documents' `samples`."""
+    if any(scores_itself(task) for _, task, _ in scored):
         return None, None
+    counts = [
+        (member, choices_per_right_one(task, sample, metric)) for member, task, sample in scored
+    ]
     chance = mean_over_members((member, 1 / count if count else 0.0) for member, count in counts)
     choices = [(member, count) for member, count in counts if count is not None]
     return chance, effective_choices(choices) if choices else None

@@ -14,15 +14,21 @@ from trainables.evaluation.tasks import LoadedTask, document_note
 from trainables.inputs.right_answers import REMEDY, names_a_choice
 from trainables.records.schema import ItemScore, TaskScore
 
+# Of listed answers: whether the right one is what the model would write, and a correlation.
+_WITHOUT_GUESSING = ("exact_match", "mcc")
+
 
 def samples(
     loaded: LoadedTask, result: dict[str, Any], metric: str, filter_name: str
 ) -> Iterator[tuple[str | None, Any, dict[str, Any]]]:
-    """Each document's sample under one filter, with its task; see `ItemScore.member`."""
+    """Each document's sample under one filter, with its task; see `ItemScore.member`.
+
+    Of a group, those of the tasks that give the metric: the harness takes its mean over them.
+    """
     has_members = metric in equally_weighed(loaded)
     for name, task in loaded.tasks["tasks"].items():
         for sample in result["samples"][name]:
-            if sample["filter"] == filter_name:
+            if sample["filter"] == filter_name and metric in sample["metrics"]:
                 yield name if has_members else None, task, sample
 
 
@@ -42,10 +48,13 @@ def _count_choices(task: Any, sample: dict[str, Any]) -> int | None:
     return len(sample["arguments"]) // (2 if twice else 1)
 
 
-def choices_per_right_one(task: Any, sample: dict[str, Any]) -> float | None:
-    """Number of listed answers over that of right ones; None if the task names no right one."""
+def choices_per_right_one(task: Any, sample: dict[str, Any], metric: str) -> float | None:
+    """Number of listed answers over that of right ones; None if a guess among them is never right.
+
+    So it is where the task names no right one, and by a metric that takes none of them.
+    """
     count = _count_choices(task, sample)
-    if count is None or scores_itself(task):
+    if count is None or scores_itself(task) or metric in _WITHOUT_GUESSING:
         return None
     target, right = _target(task, sample), 1
     if isinstance(target, list):  # which may be filled up with -100
@@ -75,7 +84,7 @@ def read_items(loaded: LoadedTask, result: dict[str, Any], score: TaskScore) -> 
     items = [
         _item(loaded.task.label, member, task, sample, score.metric)
         for member, task, sample in samples(loaded, result, score.metric, score.filter)
-        if is_number(sample.get(score.metric))
+        if is_number(sample[score.metric])
     ]
     if loaded.role == "retention" and not items:
         rule = (

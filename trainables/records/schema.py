@@ -228,7 +228,7 @@ class TaskScore(Frozen):
         choices: number of answers to choose from per right one, by `effective_choices` where items
             differ (by their mean in older records); None for generated answers, and where the
             chance is unknown.
-        items: number of documents.
+        items: number of documents; of a group, of the tasks in it that give the metric.
     """
 
     role: Role
