@@ -28,7 +28,8 @@ from trainables.evaluation.base import Base
 from trainables.evaluation.evaluator import Evaluation, Evaluator
 from trainables.evaluation.forgetting import mean_over_members
 from trainables.evaluation.outcomes import answer_text, is_number
-from trainables.evaluation.tasks import documents_digest
+from trainables.evaluation.task_faults import absent_names
+from trainables.evaluation.tasks import documents_digest, load_tasks
 from trainables.files.locations import resolve
 from trainables.inputs.model import load_tokenizer
 
@@ -283,15 +284,21 @@ def test_more_examples_than_there_are_is_a_fault_before_any_model_runs(
         Evaluator(suite(**asked, num_fewshot=most + 1), tokenizer)
 
 
-def test_examples_that_a_task_names_itself_are_never_its_questions(
-    tokenizer: Any, folder: Path
+@pytest.mark.parametrize(("sampler", "most"), [("first_n", 2), ("default", 1)])
+def test_of_examples_that_a_task_names_itself_none_is_a_question(
+    sampler: str, most: int, tuned: Any, tokenizer: Any, folder: Path
 ) -> None:
+    """Yet without a test split the harness's usual sampler draws one to spare."""
     example = {"question": "max 1 2 =", "choices": ["1", "2"], "answer": 1}
     files = {"data_files": {"validation": str(folder / "test.jsonl")}}
-    shown = {"sampler": "first_n", "samples": [example, example]}
+    shown = {"sampler": sampler, "samples": [example, example]}
     fields = {"dataset_kwargs": files, "validation_split": "validation", "fewshot_config": shown}
-    write_task(folder, "own", folder / "test.jsonl", **fields, test_split=None, num_fewshot=2)
-    Evaluator(suite(task_dirs=(str(folder),), in_domain=["own"]), tokenizer)
+    write_task(folder, "own", folder / "test.jsonl", **fields, test_split=None)
+    asked = {"task_dirs": (str(folder),), "in_domain": ["own"], "limit": 1}
+    evaluation = Evaluator(suite(**asked, num_fewshot=most), tokenizer).evaluate(tuned)
+    assert evaluation.items[0].prompt.count("max") == most + 1
+    with pytest.raises(UserError, match=f"num_fewshot {most + 1} takes 3 documents"):
+        Evaluator(suite(**asked, num_fewshot=most + 1), tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -1022,6 +1029,189 @@ def test_metrics_that_tasks_do_not_give_are_the_user_s_faults_all_at_once(
     assert first.rule == "task list_max gives no exact_match (filter none)"
     assert "acc (filter none)" in first.remedy
     assert second.rule.startswith("task sort_numbers gives no f1")
+
+
+WRITTEN = {
+    "output_type": "generate_until",
+    "doc_to_choice": None,
+    "doc_to_target": "{{choices[answer]}}",
+    "generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 1},
+    "metric_list": [{"metric": "exact_match"}],
+}
+
+
+def fault_at_load(tokenizer: Any, folder: Path, task: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        Evaluator(suite(task_dirs=(str(folder),), in_domain=[task]), tokenizer)
+    (fault,) = caught.value.faults
+    return fault.rule.partition(" cannot be loaded: ")[2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            {"metric_list": [{"metric": "acc_nrm"}]},
+            "its metric acc_nrm has no aggregation and is unknown; did you mean acc_norm?",
+        ),
+        (
+            {"metric_list": [{"metric": "accuracyy"}]},
+            "its metric accuracyy has no aggregation and is unknown; the harness has acc, acc_all,",
+        ),
+        (
+            {"metric_list": [{"metric": "acc", "aggregation": "average"}]},
+            "the aggregation of its acc is unknown; the harness has bits_per_byte,",
+        ),
+        (
+            WRITTEN | {"metric_list": [{"metric": "rooge", "aggregation": "mean"}]},
+            "its metric rooge is neither the harness's nor found by `evaluate`; the harness has a",
+        ),
+        (
+            {"filter_list": [{"name": "own", "filter": [{"function": "regexx"}]}]},
+            "Unknown filter 'regexx'. Did you mean: regex, regex_pos? Available: custom, ",
+        ),
+        (
+            {"fewshot_config": {"sampler": "firstn"}, "fewshot_split": "test"},
+            "Attempted to use contextsampler 'firstn', but no sampling strategy ",
+        ),
+        ({"doc_to_text": None}, "it has no doc_to_text that the harness can read"),
+        ({"doc_to_target": None}, "it has no doc_to_target that the harness can read"),
+        ({"doc_to_choice": None}, "it has no doc_to_choice, which lists the answers of a multiple"),
+    ],
+)
+def test_what_a_task_lacks_is_named_before_any_model_runs(
+    fields: dict[str, Any], told: str, tokenizer: Any, folder: Path
+) -> None:
+    write_task(folder, "own", folder / "test.jsonl", **fields)
+    assert fault_at_load(tokenizer, folder, "own").startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        ("docs.select([])", "its data hold no rows, or its process_docs leaves none"),
+        ("docs[99]", "IndexError: Invalid key: 99 is out of bounds for size 12"),
+    ],
+)
+def test_a_task_that_is_left_without_documents_says_so(
+    function: str, told: str, tokenizer: Any, folder: Path
+) -> None:
+    (folder / "own.py").write_text(f"def kept(docs):\n    return {function}\n")
+    write_task(folder, "own", folder / "test.jsonl")
+    file = folder / "own.yaml"
+    file.write_text(f"{file.read_text()}process_docs: !function own.kept\n")
+    assert fault_at_load(tokenizer, folder, "own") == told
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        ["few", "othr"],
+        [{"task": "othr", "num_fewshot": 0}],
+        [{"group": "inner", "task": ["few", "othr"], "aggregate_metric_list": [{"metric": "acc"}]}],
+    ],
+    ids=["by name", "with a setting", "in a group of the group"],
+)
+def test_tasks_of_a_group_that_there_are_not_are_named(
+    members: list[Any], tokenizer: Any, folder: Path
+) -> None:
+    write_group(folder, "both", task=members, aggregate_metric_list=[{"metric": "acc"}])
+    told = fault_at_load(tokenizer, folder, "both")
+    assert told == "it lists tasks that do not exist: othr; did you mean other?"
+
+
+def test_a_group_of_one_s_own_may_name_tasks_of_the_harness(tokenizer: Any, folder: Path) -> None:
+    """And spell out others, which need no file: the harness knows all of these."""
+    aggregate = [{"metric": "acc"}]
+    spelt_out = yaml.safe_load((folder / "few.yaml").read_text()) | {"task": "inline"}
+    asked = ["few", "sciq", spelt_out]
+    write_group(folder, "both", task=asked, aggregate_metric_list=aggregate)
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    assert absent_names("both", manager.task_index) == ["sciq"]
+    assert absent_names("both", TaskManager(include_path=str(folder)).task_index) == []
+    write_group(folder, "both", task=["few", spelt_out], aggregate_metric_list=aggregate)
+    (loaded,) = load_tasks(suite(task_dirs=(str(folder),), in_domain=["both"]))
+    assert set(loaded.tasks["tasks"]) == {"few", "both::inline"}
+
+
+def test_a_tag_cannot_be_renamed(tokenizer: Any, folder: Path) -> None:
+    write_task(folder, "one", folder / "test.jsonl", tag="mine")
+    told = fault_at_load(tokenizer, folder, {"task": "mine", "name": "other"})
+    assert told == "only a single task takes `name` and `data_files`, this is a tag"
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "remedy"),
+    [
+        ({"metric": "accc"}, "asks accc; its tasks give acc (filter none)"),
+        (
+            {"metric": "acc", "filter_list": ["strict", "loose"]},
+            "asks acc (filter strict or loose); its tasks give acc (filter none)",
+        ),
+    ],
+)
+def test_a_group_that_asks_what_its_tasks_do_not_give_says_what_they_give(
+    aggregate: dict[str, Any], remedy: str, base_model: Any, tokenizer: Any, folder: Path
+) -> None:
+    write_group(folder, "both", aggregate_metric_list=[aggregate])
+    evaluator = Evaluator(suite(task_dirs=(str(folder),), in_domain=["both"]), tokenizer)
+    with pytest.raises(UserError) as caught:
+        evaluator.evaluate(base_model)
+    (fault,) = caught.value.faults
+    assert fault.rule == "task both gives no number"
+    assert fault.remedy == f"its aggregate_metric_list {remedy}"
+
+
+def with_results(folder: Path, name: str, results: str, **fields: Any) -> None:
+    """A task that scores its documents by a function, given as an expression."""
+    (folder / f"{name}.py").write_text(f"def results(doc, answers):\n    return {results}\n")
+    write_task(folder, name, folder / "test.jsonl", **fields)
+    file = folder / f"{name}.yaml"
+    file.write_text(f"{file.read_text()}process_results: !function {name}.results\n")
+
+
+def test_a_task_whose_scores_are_no_numbers_and_one_that_fails_are_told_at_once(
+    base_model: Any, tokenizer: Any, folder: Path
+) -> None:
+    with_results(folder, "void", "{'acc': float('nan')}")
+    with_results(folder, "bad", "1 / 0")
+    asked = suite(task_dirs=(str(folder),), in_domain=["void"], ood=["bad"])
+    with pytest.raises(UserError) as caught:
+        Evaluator(asked, tokenizer).evaluate(base_model)
+    void, bad = caught.value.faults
+    assert str(void) == "eval.in_domain: task void gives no number; it gives acc (filter none) nan"
+    assert str(bad).startswith("eval.ood: failed, document 1 {'answer': ")
+    assert str(bad).endswith(", task bad: ZeroDivisionError: division by zero")
+
+
+def test_where_memory_runs_out_no_fault_of_another_task_hides_it(
+    base_model: Any, tokenizer: Any, folder: Path
+) -> None:
+    """Else the batch would not be halved."""
+    with_results(folder, "void", "{'acc': float('nan')}")
+    with_results(folder, "bad", "torch.empty(2**50)")
+    file = folder / "bad.py"
+    file.write_text(f"import torch\n{file.read_text()}")
+    asked = suite(task_dirs=(str(folder),), in_domain=["void"], ood=["bad"])
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        Evaluator(asked, tokenizer).evaluate(base_model)
+
+
+def test_metrics_and_filters_may_have_commas_in_their_names(
+    tuned: Any, tokenizer: Any, folder: Path
+) -> None:
+    metric = {"metric": "pass@1/x,y", "aggregation": "mean", "higher_is_better": True}
+    first = [{"name": "plain,first", "filter": [{"function": "take_first"}]}]
+    fields = WRITTEN | {"metric_list": [metric], "filter_list": first}
+    with_results(folder, "named", "{'pass@1/x,y': 0.25 * doc['answer']}", **fields)
+    asked = suite(task_dirs=(str(folder),), in_domain=["named"])
+    evaluation = Evaluator(asked, tokenizer).evaluate(tuned)
+    score = evaluation.scores["named"]
+    assert (score.metric, score.filter) == ("pass@1/x,y", "plain,first")
+    assert score.items == len(evaluation.items) == 12
+    expected = harness(tuned, tokenizer, ["named"], folder)["results"]["named"]
+    assert 0 < score.value == expected["pass@1/x,y,plain,first"] < 1
+    assert evaluation.metrics["in_domain/named/pass@1/x,y"] == score.value
 
 
 @pytest.mark.parametrize("role", ["in_domain", "retention", "ood"])

@@ -23,18 +23,18 @@ from lm_eval.evaluator import evaluate
 
 from trainables import metric_keys
 from trainables.config import ROLES, EvalSuite, ModelConfig
-from trainables.errors import Fault, UserError
+from trainables.errors import Fault, UserError, noted
 from trainables.evaluation.forgetting import effective_choices, mean_over_members
 from trainables.evaluation.harness_model import Answers, HarnessModel, Layouts, Routed
 from trainables.evaluation.outcomes import (
     choices_per_right_one,
     equally_weighed,
     find_without_answer,
-    is_number,
     read_items,
     samples,
     scores_itself,
 )
+from trainables.evaluation.task_metrics import check_is_a_skill, choose, numbers
 from trainables.evaluation.tasks import (
     PYTHON_SEED,
     SEED,
@@ -45,6 +45,7 @@ from trainables.evaluation.tasks import (
 )
 from trainables.inputs.chat_date import dated
 from trainables.inputs.model import load_tokenizer
+from trainables.process.out_of_memory import is_out_of_memory
 from trainables.records.schema import ItemScore, TaskScore
 
 _OF_A_HUNDRED = ("bleu", "chrf")  # whatever the base reaches
@@ -52,9 +53,7 @@ _OF_A_HUNDRED = ("bleu", "chrf")  # whatever the base reaches
 # and in a Ray worker waits for their end for ever.
 os.environ["DISABLE_MULTIPROC"] = "1"
 
-_PREFERRED_METRICS = ("acc", "exact_match", "mcq_acc", "em", "f1", "bleu")
 _STDERR_RESAMPLES = 100
-_ByFilter = dict[tuple[str, str], float]  # by metric and filter
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,8 @@ class Evaluator:
             workers: number that share the work; each of them calls this and has all results.
 
         Raises:
-            UserError: tasks give no number that can be taken for an accuracy, all of them at once.
+            UserError: tasks give no number that can be taken for an accuracy, all of them at once,
+                and what the task after them failed with.
         """
         faults: list[Fault] = []
         scores: dict[str, TaskScore] = {}
@@ -136,7 +136,10 @@ class Evaluator:
                     continue
                 except Exception as error:
                     error.add_note(f"task {loaded.task.label}")
-                    raise
+                    if not faults or is_out_of_memory(error):  # which smaller batches may cure
+                        raise
+                    faults.append(Fault(f"eval.{loaded.role}", f"failed{noted(error)}"))
+                    raise UserError(faults) from error
                 scores[loaded.task.label] = score
                 metrics |= values
                 items += own_items
@@ -269,9 +272,9 @@ def evaluating(model: Any) -> Iterator[None]:
 def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, dict[str, float]]:
     """The task's accuracy, and all its numeric metrics under our keys."""
     label = loaded.task.label
-    found, errors = _numbers(result["results"][label])
-    metric, filter_name = _choose(loaded, list(found))
-    _check_is_a_skill(loaded, metric, [name for name, _ in found])
+    found, errors = numbers(result, label)
+    metric, filter_name = choose(loaded, found, result)
+    check_is_a_skill(loaded, metric, [name for name, _ in found])
     metrics = {
         metric_keys.task_score(loaded.role, label, name): value
         for (name, used_filter), value in found.items()
@@ -295,21 +298,6 @@ def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, 
     return score, metrics
 
 
-def _numbers(results: dict[str, Any]) -> tuple[_ByFilter, _ByFilter]:
-    """The harness's numbers for a task, and their standard errors."""
-    found: _ByFilter = {}
-    errors: _ByFilter = {}
-    for key, value in results.items():
-        metric, _, filter_name = key.partition(",")
-        if not filter_name or not is_number(value):
-            continue
-        if metric.endswith("_stderr"):
-            errors[metric.removesuffix("_stderr"), filter_name] = float(value)
-        else:
-            found[metric, filter_name] = float(value)
-    return found, errors
-
-
 def _guessing(
     scored: Sequence[tuple[str | None, Any, dict[str, Any]]], metric: str
 ) -> tuple[float | None, float | None]:
@@ -322,36 +310,6 @@ def _guessing(
     chance = mean_over_members((member, 1 / count if count else 0.0) for member, count in counts)
     choices = [(member, count) for member, count in counts if count is not None]
     return chance, effective_choices(choices) if choices else None
-
-
-def _choose(loaded: LoadedTask, found: list[tuple[str, str]]) -> tuple[str, str]:
-    task = loaded.task
-    names = [metric for metric, _ in found]
-    by_preference = (task.metric, *_PREFERRED_METRICS, *names)
-    metric = next((name for name in by_preference if name in names), "")
-    filter_name = task.filter or next((name for known, name in found if known == metric), "")
-    if (task.metric and metric != task.metric) or (metric, filter_name) not in found:
-        known = ", ".join(f"{name} (filter {used})" for name, used in found) or "no number"
-        wanted = f"{task.metric or metric} (filter {filter_name})"
-        rule = f"task {task.label} gives no {wanted}"
-        raise UserError([Fault(f"eval.{loaded.role}", rule, f"it gives {known}")])
-    return metric, filter_name
-
-
-def _check_is_a_skill(loaded: LoadedTask, metric: str, metrics: Sequence[str]) -> None:
-    """Check that higher is better for one of the metrics, as for all compared with the base.
-
-    Raises:
-        UserError: it is an error measure, such as perplexity.
-    """
-    directions = [task.higher_is_better() or {} for task in loaded.tasks["tasks"].values()]
-    errors = {name for name in metrics if any(known.get(name) is False for known in directions)}
-    if metric in errors:
-        rule = f"task {loaded.task.label}: its {metric} is better where it is lower"
-        skills = [name for name in dict.fromkeys(metrics) if name not in errors]
-        remedy = "leave it out; drift on texts is measured by eval.general_text"
-        remedy = f"set its `metric` to {' or '.join(skills)}" if skills else remedy
-        raise UserError([Fault(f"eval.{loaded.role}", rule, remedy)])
 
 
 def _check_is_a_share(loaded: LoadedTask, score: TaskScore, items: Sequence[ItemScore]) -> None:

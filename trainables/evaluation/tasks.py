@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import re
 import reprlib
-import traceback
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,20 +15,26 @@ from typing import Any
 
 import numpy as np
 from lm_eval import utils as harness
+from lm_eval.api.samplers import FirstNSampler
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from trainables.config import EvalSuite, EvalTask, Role
-from trainables.errors import Fault, UserError, hub_remedy, named
-from trainables.evaluation.unknown_task import unknown_task
+from trainables.errors import Fault, UserError, did_you_mean, hub_remedy
+from trainables.evaluation.task_faults import (
+    Unfit,
+    absent_names,
+    check_can_be_scored,
+    reason,
+    unknown,
+    where,
+)
 from trainables.files.locations import resolve
 
 # The harness's own defaults: Python's, and all others', of which few-shot examples are drawn.
 PYTHON_SEED, SEED = 0, 1234
 # What tasks do with one document at a time.
 _OF_A_DOCUMENT = ("fewshot_context", "construct_requests", "process_results")
-# Keys of a task that the harness fills in on its first document as it loads it.
-_OF_CONFIG = ("doc_to_text", "doc_to_target", "doc_to_choice")
 # The harness recompiles a template for each document that it renders.
 harness.env.from_string = lru_cache(maxsize=1024)(harness.env.from_string)
 
@@ -60,22 +64,22 @@ def load_tasks(suite: EvalSuite) -> list[LoadedTask]:
     if absent:
         raise UserError([Fault("eval.task_dirs", f"no such folder: {f}") for f in absent])
     manager = TaskManager(include_path=folders, include_defaults=False)
-    if any(task.task not in manager.task_index for _, task in suite.tasks()):
+    if any(absent_names(task.task, manager.task_index) for _, task in suite.tasks()):
         manager = TaskManager(include_path=folders)
     loaded: list[LoadedTask] = []
     faults: list[Fault] = []
     for role, task in suite.tasks():
         if task.task not in manager.task_index:
-            faults.append(_unknown_task(role, task.task, list(manager.task_index), folders))
+            faults.append(unknown(role, task.task, list(manager.task_index), folders))
             continue
         try:
             with _seeded():
                 loaded.append(LoadedTask(role, task, _build(manager, suite, task)))
         except Exception as error:  # a task is a user's own code and data: it may raise anything
             name = f"{task.name} ({task.task})" if task.name else task.task
-            rule = f"task {name} cannot be loaded: {_reason(error)}"
-            where = _where(task, manager.task_index[task.task].yaml_path, folders)
-            faults.append(Fault(f"eval.{role}", rule, hub_remedy(error), where))
+            rule = f"task {name} cannot be loaded: {reason(error)}"
+            place = where(task, manager.task_index[task.task].yaml_path, folders)
+            faults.append(Fault(f"eval.{role}", rule, hub_remedy(error), place))
     if faults:
         raise UserError(faults)
     return loaded
@@ -98,62 +102,15 @@ def _seeded() -> Iterator[None]:
         np.random.set_state(numpy)
 
 
-class _Unfit(Exception):
-    """A task that cannot be evaluated here, for a reason that needs no more words."""
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong as a task was loaded, and in which of its templates or functions."""
-    if isinstance(error, _Unfit):
-        return str(error)
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    # The harness, or the data's reader, asked for the first; a task's own code may raise it, too.
-    asked_by = str(frames[-1].f_globals.get("__name__")).partition(".")[0]
-    if isinstance(error, StopIteration) and asked_by in ("lm_eval", "datasets"):
-        return "its data hold no rows"
-    names = [frame.f_code.co_name for frame in frames]
-    of_task = next((f"its {name}: " for name in names if name in _OF_CONFIG), "")
-    cause: BaseException = error
-    while cause.__cause__ is not None:  # such as the parser's error behind the reader's
-        cause = cause.__cause__
-    return f"{of_task}{named(cause)}"
-
-
-def _where(task: EvalTask, file: Path | None, folders: list[str]) -> str:
-    """The files that the user has given to the task, or else has defined it in."""
-    if task.data_files:
-        return ", ".join(f"{split}: {name}" for split, name in task.data_files.items())
-    is_own = file is not None and any(file.is_relative_to(folder) for folder in folders)
-    return str(file) if is_own else ""
-
-
-def _unknown_task(role: Role, name: str, known: list[str], folders: list[str]) -> Fault:
-    fault = unknown_task(role, name, known, folders)
-    found = next(_unread(name, folders), None)
-    if found is None:
-        return fault
-    file, error = found
-    mark = getattr(error, "problem_mark", None)
-    place = f"{file}:{mark.line + 1}" if mark else str(file)
-    rule = f"{fault.rule}, and a file that names it cannot be read: {named(error)}"
-    return Fault(f"eval.{role}", rule, location=place)
-
-
-def _unread(name: str, folders: list[str]) -> Iterator[tuple[Path, Exception]]:
-    """The files that name a task and that the harness has passed over, as they are no YAML."""
-    names_it = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)").search
-    for file in (file for folder in folders for file in sorted(Path(folder).rglob("*.yaml"))):
-        with suppress(OSError):
-            if names_it(file.read_text(encoding="utf-8", errors="replace")):
-                try:
-                    load_yaml(file, resolve_func=False)
-                except Exception as error:  # the harness's, YAML's, or Python's of what YAML took
-                    yield file, error
-
-
 def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
+    if absent := absent_names(task.task, manager.task_index):
+        names = ", ".join(absent)
+        hint = did_you_mean(absent[0], manager.task_index)
+        raise Unfit(f"it lists tasks that do not exist: {names}{hint and f'; {hint}'}")
     spec: Any = task.task
     if task.name or task.data_files:
+        if manager.task_index[task.task].yaml_path is None:
+            raise Unfit("only a single task takes `name` and `data_files`, this is a tag")
         spec = dict(load_yaml(manager.task_index[task.task].yaml_path)) | {"task": task.label}
         if task.data_files:
             files = {split: resolve(file) for split, file in task.data_files.items()}
@@ -164,17 +121,18 @@ def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
     shots = task.num_fewshot if task.num_fewshot is not None else suite.num_fewshot
     for member in built["tasks"].values():
         if getattr(member, "UNSAFE_CODE", False):
-            raise _Unfit("it runs code that the model has written, which is not done here")
+            raise Unfit("it runs code that the model has written, which is not done here")
         # As in simple_evaluate: a task that sets 0 itself is never given examples.
         of_member = member.get_config("num_fewshot")
         if task.num_fewshot and of_member == 0:
-            raise _Unfit(
+            raise Unfit(
                 f"it is never given examples (num_fewshot: 0), got num_fewshot {task.num_fewshot}"
             )
         if shots is not None and of_member != 0:
             member.set_config(key="num_fewshot", value=shots)
         elif of_member is None:
             member.set_config(key="num_fewshot", value=0)
+        check_can_be_scored(member)
         _check_has_examples(member)
         _build_requests_once(member)
     return built
@@ -184,13 +142,13 @@ def _check_has_one_score(built: Any, task: EvalTask) -> None:
     """Check that one number stands for the task: its own score, or its group's aggregate."""
     if task.name or task.data_files:
         if set(built["tasks"]) != {task.label}:
-            raise _Unfit("only a single task takes `name` and `data_files`, this is a group")
+            raise Unfit("only a single task takes `name` and `data_files`, this is a group")
     elif task.task in built.get("groups", {}):
         if not built["groups"][task.task].has_aggregation:
-            raise _Unfit("the group has no aggregate_metric_list; name its tasks one by one")
+            raise Unfit("the group has no aggregate_metric_list; name its tasks one by one")
     elif task.task not in built["tasks"]:
         members = ", ".join(built["tasks"])
-        raise _Unfit(f"it is a tag without a score of its own; name its tasks: {members}")
+        raise Unfit(f"it is a tag without a score of its own; name its tasks: {members}")
 
 
 def _check_filter(built: Any, task: EvalTask) -> None:
@@ -198,7 +156,7 @@ def _check_filter(built: Any, task: EvalTask) -> None:
     filters = [each.name for member in members for each in getattr(member, "_filters", ())]
     if filters and task.filter is not None and task.filter not in filters:
         known = " or ".join(dict.fromkeys(filters))
-        raise _Unfit(f"its filter must be {known}, got {task.filter}")
+        raise Unfit(f"its filter must be {known}, got {task.filter}")
 
 
 def _check_has_examples(member: Any) -> None:
@@ -208,11 +166,13 @@ def _check_has_examples(member: Any) -> None:
     if not isinstance(documents, Sized):
         return
     # Where they are drawn from the questions, there is one to spare, as none is shown to itself.
-    split = member.fewshot_cfg.split
-    wanted = shots + (split is not None and split == member.config.test_split)
+    # The harness takes them for those, too, where neither names a split, but for the first ones.
+    split, takes_first = member.fewshot_cfg.split, isinstance(member.sampler, FirstNSampler)
+    spares = split == member.config.test_split and (split is not None or not takes_first)
+    wanted = shots + spares
     if len(documents) < wanted:
         rule = f"num_fewshot {shots} takes {wanted} documents to draw from, it has {len(documents)}"
-        raise _Unfit(rule)
+        raise Unfit(rule)
 
 
 @_seeded()

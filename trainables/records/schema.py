@@ -223,11 +223,10 @@ class TaskScore(Frozen):
         metric: the harness's metric that counts as accuracy here.
         value: mean over items.
         stderr: standard error of the mean; None if the harness gives none.
-        chance: expected score of a uniform guess; 0 for generated answers, None if unknown since
-            the task scores its choices itself.
+        chance: expected score of a uniform guess; 0 for generated answers, and by `exact_match` for
+            listed ones; None if unknown since the task scores its choices itself.
         choices: number of answers to choose from per right one, by `effective_choices` where items
-            differ (by their mean in older records); None for generated answers, and where the
-            chance is unknown.
+            differ (by their mean in older records); None where the chance is 0 or unknown.
         items: number of documents; of a group, of the tasks in it that give the metric.
     """
 
