@@ -22,7 +22,7 @@ from analysis.report.charts import (
     sweep_keys,
     symbols,
 )
-from analysis.results import Results
+from analysis.results import FEWEST_OF_RANK, Results
 from analysis.stats.hypervolume import hypervolume
 from analysis.sweeps import Sweep, bases
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS, OOD_ACC
@@ -34,6 +34,9 @@ from trainables.results.pareto import (
 )
 from trainables.results.recommendation import refuted
 from trainables.results.wording import NAMES, axis_title, goals_in_words, how_many
+
+_FEWEST_TO_LEVEL_OFF = 4 * FEWEST_OF_RANK
+"""Trials whose last quarter tells whether more would help: of fewer it may be a single one."""
 
 
 def trade_off_figure(results: Results) -> Figure | None:
@@ -270,20 +273,36 @@ def hypervolume_figure(results: Results) -> Figure | None:
         height=240,
     )
     whole = listed(results, [(sweep, f"{100 * shares[-1]:.1f} %") for sweep, shares in shown])
-    added = [
-        (sweep, f"{100 * (shares[-1] - shares[max(0, len(shares) * 3 // 4 - 1)]):.1f} points")
-        for sweep, shares in shown
-    ]
     caption = (
         f"The front dominates {whole} of the box between the best and the worst "
         "value seen of each objective, without outliers behind the front. "
-        f"The last quarter of the search added {listed(results, added)}: where "
-        "that is little, more trials of this space will hardly help."
+        f"{_last_quarter(results, shown)}"
     )
     if not results.front:
         caption = f"{_no_front(results)}."
     keys = sweep_keys(results, of=[sweep for sweep, _ in shown])
     return Figure(caption, (chart,), legend=tuple(keys))
+
+
+def _last_quarter(results: Results, shown: Sequence[tuple[Sweep, Sequence[float]]]) -> str:
+    """What it added to the hypervolume of each search, where that tells anything."""
+    added = [
+        (sweep, f"{100 * (shares[-1] - shares[len(shares) * 3 // 4 - 1]):.1f} points")
+        for sweep, shares in shown
+        if len(shares) >= _FEWEST_TO_LEVEL_OFF
+    ]
+    told = []
+    if added:
+        told.append(
+            f"The last quarter of the search added {listed(results, added)}: where that is "
+            "little, more trials of this space will hardly help."
+        )
+    if len(added) < len(shown):
+        told.append(
+            f"Fewer than {_FEWEST_TO_LEVEL_OFF} complete trials are too few to say whether more "
+            "would help."
+        )
+    return " ".join(told)
 
 
 def _steps(results: Results, sweep: Sweep, shares: Sequence[float]) -> Trace:

@@ -95,13 +95,29 @@ def test_each_trial_stands_at_its_gain_over_what_is_traded_for_it(results):
 
 
 def test_the_last_quarter_of_a_search_added_what_it_did(tmp_path):
-    results = results_of(tmp_path, SyntheticSweep(trials=12, seed=2))
+    results = results_of(tmp_path, SyntheticSweep(trials=16, seed=24))
     shares = hypervolume_shares(results, results.sweeps[0])
-    assert len({shares[2], shares[8], shares[9], shares[11]}) == 4
+    assert len({shares[3], shares[10], shares[11], shares[12], shares[15]}) == 5
     figure = hypervolume_figure(results)
     assert points(figure.charts[0].data[0]) == list(enumerate(shares, 1))
     assert f"dominates {100 * shares[-1]:.1f} % of the box" in figure.caption
-    assert f"search added {100 * (shares[11] - shares[8]):.1f} points" in figure.caption
+    assert f"search added {100 * (shares[15] - shares[11]):.1f} points" in figure.caption
+    assert "too few" not in figure.caption
+
+
+def test_of_few_trials_the_last_quarter_does_not_tell_whether_more_would_help(tmp_path):
+    """Of three it is a single one, which many a time adds nothing."""
+    few = "Fewer than 16 complete trials are too few to say whether more would help."
+    for trials in (3, 15):
+        alone = results_of(tmp_path / f"{trials}", SyntheticSweep(trials=trials, items=4))
+        caption = hypervolume_figure(alone).caption
+        assert caption.endswith(f"behind the front. {few}")
+    sweeps = [SyntheticSweep(trials, 4, f"of-{trials}") for trials in (15, 16)]
+    folders = [sweep.write(tmp_path / sweep.name) for sweep in sweeps]
+    caption = hypervolume_figure(Results(open_sweeps(folders))).caption
+    assert "points (of-16): where" in caption
+    assert "points (of-15)" not in caption
+    assert caption.endswith(few)
 
 
 @pytest.mark.parametrize(("ranges", "worst"), [(1.4, 0.3 + 1.4 * 0.2), (1.6, 0.3)])
