@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 
 from trainables.errors import Fault, UserError
@@ -21,6 +22,8 @@ def main(arguments: list[str]) -> int:
 
     It is 1 if nobody reads on, as after `| head`.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what a terminal cannot show ends nothing
     try:
         options = _parser().parse_args(arguments)
         options.run(options)

@@ -19,7 +19,7 @@ from trainables.metric_keys import (
     TRAINABLE_PARAMETERS,
 )
 from trainables.records.schema import FAILURES, TrialRecord, TrialStatus
-from trainables.results.wording import by_reason, status_in_full
+from trainables.results.wording import NOT_ENDED, by_reason, status_in_full
 
 
 @dataclass(frozen=True)
@@ -147,3 +147,12 @@ def failures(results: Results) -> list[Failure]:
         for statuses in (FAILURES, (TrialStatus.STOPPED_EARLY,))
         for status, reason, alike in by_reason(r for r in results.trials if r.status in statuses)
     ]
+
+
+def none_failed(results: Results) -> str:
+    """What is said where `failures` finds nothing: what has no end yet may still fail."""
+    told = "no trial failed, and none was stopped early"
+    running = sum(record.status is TrialStatus.RUNNING for record in results.trials)
+    if not running:
+        return f"Nothing: {told}."
+    return f"So far {told}; {running} {'is' if running == 1 else 'are'} {NOT_ENDED}."

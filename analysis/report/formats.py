@@ -12,7 +12,7 @@ from analysis.frame import describe_metrics, trials_frame
 from analysis.paper_table import LOSS, UNLIKE_BASE, UNLIKE_FULL, paper_table
 from analysis.report.answer import answer
 from analysis.report.charts import finite
-from analysis.report.cost import costs, failures, gpu_hours, number, trial_hours
+from analysis.report.cost import costs, failures, gpu_hours, none_failed, number, trial_hours
 from analysis.report.tasks import flips
 from analysis.results import Results
 from trainables.results.repeats import diverged
@@ -112,7 +112,7 @@ def as_markdown(results: Results) -> str:
     lines += [
         f"- {failure.count} x {failure.status}: {_plain(failure.reason)} ({failure.trials})"
         for failure in failures(results)
-    ] or ["Nothing: no trial failed, and none was stopped early."]
+    ] or [none_failed(results)]
     hours = f"{number(gpu_hours(results))} GPU-hours of training and evaluation"
     lines += ["", f"{count_trials(results.trials)}, {hours}."]
     return without_controls("\n".join(lines)) + "\n"

@@ -25,6 +25,7 @@ from analysis.report.cost import (
     costs,
     failures,
     gpu_hours,
+    none_failed,
     number,
     trial_hours,
 )
@@ -110,6 +111,7 @@ def _contents(results: Results) -> dict[str, Any]:
         "gpu_hours": gpu_hours(results),
         "trial_hours": trial_hours(results),
         "failures": failures(results),
+        "none_failed": none_failed(results),
         "counted": count_trials(results.trials),
         "trials": [
             (results.name(record), setting_in_full(record), _ended(record), record)

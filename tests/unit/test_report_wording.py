@@ -88,6 +88,16 @@ def test_a_trial_without_an_end_is_not_said_to_run_as_its_driver_may_be_gone(tmp
     assert '<td class="short">running or interrupted</td>' in html
 
 
+@pytest.mark.parametrize(("without_end", "told"), [((1,), "1 is"), ((1, 2), "2 are")])
+def test_while_some_have_no_end_it_is_not_said_that_all_ran_to_theirs(tmp_path, without_end, told):
+    running = dict.fromkeys(without_end, TrialStatus.RUNNING)
+    results = results_of(tmp_path, SyntheticSweep(trials=4, items=4, failures=running))
+    says = "So far no trial failed, and none was stopped early; "
+    for shown in (text_of(render(results)), as_markdown(results)):
+        assert f"{says}{told} running or interrupted." in shown
+        assert "Nothing:" not in shown
+
+
 def test_legends_name_what_is_drawn_and_nothing_else(tmp_path):
     lonely = SyntheticSweep(trials=1, items=4, name="lonely", full_every=1)
     results = results_of(tmp_path, SyntheticSweep(trials=8, items=4), lonely)

@@ -443,6 +443,17 @@ def test_once_draws_once(tmp_path: Path) -> None:
     assert captured.get().count("0/4 finished, 1 running") == 1
 
 
+def test_a_terminal_that_lacks_a_character_shows_another(tmp_path: Path) -> None:
+    reason = "no caf\u00e9"
+    record_sweep(tmp_path, trial(0, status=TrialStatus.FAILED, reason=reason))
+    ascii_only = environment() | {"PYTHONIOENCODING": "ascii"}
+    told = subprocess.run(
+        command(tmp_path, "--once"), cwd=PROJECT, env=ascii_only, capture_output=True, text=True
+    )
+    assert (told.returncode, told.stderr) == (0, "")
+    assert told.stdout.splitlines()[-1] == "trial 0 failed: no caf?"
+
+
 def test_without_a_terminal_no_line_is_cut(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
