@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
@@ -25,13 +26,15 @@ from trainables.results.wording import axis_title, points
 _BLUE = "#2b6f9f"
 _FULL_COLOUR = "#d55e00"  # vermilion, distinct from viridis for every kind of colour vision
 _BREAKS = "breaks a constraint"
+_FONTS = {"pdf.fonttype": 42, "ps.fonttype": 42}
+"""TrueType: many a publisher refuses the Type 3 fonts that matplotlib embeds by itself."""
 
 
 def trade_off(results: Results) -> Figure | None:
     """Plot the gain in the domain against forgetting, OOD accuracy and every other objective.
 
-    LoRA trials are coloured by rank; full fine-tuning and the base are marked. None if no
-    complete trial measured any of these.
+    LoRA trials are coloured by rank; full fine-tuning, the base, the Pareto front and the
+    recommended trial are marked. None if no complete trial measured any of these.
     """
     complete = results.complete
     keys = (key for key in results.judged_by if key != results.gain)
@@ -79,11 +82,25 @@ def _scatter(axes: Axes, results: Results, key: str) -> None:
     if full:
         x, y = _values(full, key), _values(full, results.gain)
         axes.scatter(x, y, marker="D", s=45, c=_FULL_COLOUR, label="full")
+    _ring(axes, results, key)
     # The base has no cost, such as training time, and so no star against it.
     for (of_key, gain), name in bases(results.sweeps, key, results.gain).items():
         axes.scatter(of_key, gain, marker="*", s=160, c="black", label=name)
     axes.set_xlabel(axis_title(key))
     axes.grid(alpha=0.3)
+
+
+def _ring(axes: Axes, results: Results, key: str) -> None:
+    """Ring the trials of the front, and the recommended one, as the report does."""
+    around = [("Pareto front", results.front, 130, "black", 1.3)]
+    if taken := results.recommendation:
+        around.append((taken.word, [taken.trial], 260, _FULL_COLOUR, 2.0))
+    for label, records, size, colour, width in around:
+        if records:
+            x, y = _values(records, key), _values(records, results.gain)
+            axes.scatter(
+                x, y, s=size, facecolors="none", edgecolors=colour, linewidths=width, label=label
+            )
 
 
 def _values(records: Sequence[TrialRecord], key: str) -> list[float]:
@@ -208,7 +225,7 @@ def save(figure: Figure, file: Path) -> None:
         UserError: the format is unknown, or the file cannot be written.
     """
     try:
-        with whole_file(file) as unfinished:
+        with whole_file(file) as unfinished, rc_context(_FONTS):
             kind = file.suffix.removeprefix(".")
             figure.savefig(unfinished, bbox_inches="tight", format=kind)
     except (OSError, ValueError) as error:

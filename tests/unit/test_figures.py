@@ -13,7 +13,7 @@ from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
 from analysis.conclusions.trends import forgetting_and_step_size, trend_over_ranks
-from analysis.figures import forgetting_matrix, rank_curves, save
+from analysis.figures import forgetting_matrix, rank_curves, save, trade_off
 from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
@@ -25,6 +25,16 @@ from trainables.records.schema import TrialStatus
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Results:
     return Results(open_sweeps([SyntheticSweep(trials=16).write(tmp_path_factory.mktemp("s"))]))
+
+
+def test_the_front_and_the_recommended_trial_are_ringed(results):
+    taken = results.recommendation.trial
+    assert taken is not results.front[0]
+    ringed = {"Pareto front": results.front, "recommended": [taken]}
+    for axes, key in zip(trade_off(results).axes, results.judged_by[1:], strict=False):
+        drawn = {c.get_label(): c.get_offsets().tolist() for c in axes.collections}
+        for label, records in ringed.items():
+            assert drawn[label] == [[r.metric(key), r.metric(results.gain)] for r in records]
 
 
 def test_rank_curves_go_through_the_best_of_each_rank_of_four_trials(results):
@@ -156,6 +166,8 @@ def test_a_folder_gets_all_figures_and_a_file_the_trade_off(tmp_path, results, c
     assert {file.stem for file in files} == names
     assert {file.suffix for file in files} == {".pdf", ".png"}
     assert all(file.stat().st_size > 4000 for file in files)
+    for file in files:
+        assert file.suffix == ".png" or b"/Type3" not in file.read_bytes()
     assert main(["figure", sweep_dir, "--to", str(tmp_path / "one.svg")]) == 0
     assert (tmp_path / "one.svg").read_text().startswith("<?xml")
 
