@@ -1,7 +1,7 @@
 """Charts as plain Plotly JSON, and what they share: colours, axes, hover texts.
 
-Colours that follow the page's light or dark scheme are written `@ink`, `@muted`, `@line` and
-`@paper`; the page substitutes them.
+Colours that follow the page's light or dark scheme are written `@ink`, `@muted`, `@line`,
+`@paper` and, of a rank, `@rank-4`; the page substitutes them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from trainables.results.wording import metric_name, metric_text, setting_in_full
 Trace = dict[str, Any]
 
 FULL = "#d55e00"
-"""Vermilion of Okabe and Ito (2008); told from the ramp of ranks by every kind of colour vision."""
-_RAMP = ("#683ca0", "#4262b0", "#2691a0", "#46b46e", "#bac432")
-# Like viridis without its ends, which vanish on dark and on white paper.
+"""Vermilion of Okabe and Ito (2008); told from all ranks by every kind of colour vision."""
+_ON_LIGHT = ("#2e0038", "#2c1b82", "#08557e", "#057d82", "#16a56e")
+_ON_DARK = ("#b5179e", "#9468f5", "#62a8f5", "#55dce6", "#c8f7c0")
+# Of ranks: 3:1 against the paper at both ends, which leaves one ramp for both schemes no room.
 _BLUES = ("#f3f1ea", "#c6dbe4", "#73a9c9", "#2b6f9f", "#0b3a63")
 _BLUE_TO_VERMILION = ("#1d6996", "#8bbcd8", "#f3f1ea", "#f0a36b", "#b03a00")
 
@@ -93,10 +94,22 @@ def finite(value: Any) -> Any:
 
 
 def rank_colours(results: Results) -> dict[int, str]:
-    """A colour for each rank in the search's trials, from dark to light."""
+    """A colour for each rank in the search's trials, from dark to light; see `rank_style`."""
     ranks = sorted({r.rank for r in results.search_trials if r.rank is not None})
-    places = [position / max(len(ranks) - 1, 1) for position in range(len(ranks))]
-    return dict(zip(ranks, sample_colorscale(_RAMP, places), strict=True))
+    return {rank: f"@rank-{rank}" for rank in ranks}
+
+
+def rank_style(results: Results) -> str:
+    """What the colours of ranks are on light and on dark paper, as CSS."""
+    light, dark = (_shades(results, ramp) for ramp in (_ON_LIGHT, _ON_DARK))
+    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{ {dark} }}\n"
+
+
+def _shades(results: Results, ramp: Sequence[str]) -> str:
+    names = rank_colours(results).values()
+    places = [position / max(len(names) - 1, 1) for position in range(len(names))]
+    shades = zip(names, sample_colorscale(ramp, places), strict=True)
+    return f":root {{ {' '.join(f'--{name[1:]}: {shade};' for name, shade in shades)} }}"
 
 
 def colour_of(trained: Group | TrialRecord, colours: dict[int, str]) -> str:

@@ -1,36 +1,36 @@
 // Draws every chart of the page in the page's own colours and type.
 (() => {
   "use strict";
-  const colours = () => {
-    const style = getComputedStyle(document.documentElement);
-    const names = ["ink", "muted", "line", "paper"];
-    return Object.fromEntries(names.map((name) => ["@" + name, style.getPropertyValue("--" + name).trim()]));
+  // A colour such as "@ink" in the page's scheme; other texts as they are.
+  const palette = (text) => {
+    if (!text.startsWith("@")) return text;
+    return getComputedStyle(document.documentElement).getPropertyValue("--" + text.slice(1)).trim() || text;
   };
 
-  const coloured = (value, palette) => {
-    if (typeof value === "string") return palette[value] ?? value;
-    if (Array.isArray(value)) return value.map((inner) => coloured(inner, palette));
+  const coloured = (value) => {
+    if (typeof value === "string") return palette(value);
+    if (Array.isArray(value)) return value.map(coloured);
     if (value && typeof value === "object") {
-      return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, coloured(inner, palette)]));
+      return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, coloured(inner)]));
     }
     return value;
   };
 
-  const template = (palette) => {
+  const template = () => {
     const axis = {
-      gridcolor: palette["@line"], linecolor: palette["@muted"], zerolinecolor: palette["@muted"],
-      zerolinewidth: 1, tickcolor: palette["@muted"], ticks: "outside", ticklen: 4, automargin: true,
-      title: { standoff: 8, font: { size: 12 } }, tickfont: { size: 11, color: palette["@muted"] },
+      gridcolor: palette("@line"), linecolor: palette("@muted"), zerolinecolor: palette("@muted"),
+      zerolinewidth: 1, tickcolor: palette("@muted"), ticks: "outside", ticklen: 4, automargin: true,
+      title: { standoff: 8, font: { size: 12 } }, tickfont: { size: 11, color: palette("@muted") },
     };
     return {
       layout: {
-        font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: palette["@ink"] },
+        font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: palette("@ink") },
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
         margin: { l: 48, r: 14, t: 10, b: 44 }, hovermode: "closest",
         xaxis: axis, yaxis: axis,
         hoverlabel: {
-          bgcolor: palette["@paper"], bordercolor: palette["@muted"], align: "left",
-          font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: palette["@ink"] },
+          bgcolor: palette("@paper"), bordercolor: palette("@muted"), align: "left",
+          font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: palette("@ink") },
         },
       },
     };
@@ -42,10 +42,9 @@
   }
 
   const draw = () => {
-    const palette = colours();
     for (const [key, spec] of charts) {
-      const layout = { ...coloured(spec.layout, palette), template: template(palette) };
-      Plotly.react(key, coloured(spec.data, palette), layout, { displayModeBar: false, responsive: true });
+      const layout = { ...coloured(spec.layout), template: template() };
+      Plotly.react(key, coloured(spec.data), layout, { displayModeBar: false, responsive: true });
     }
   };
 

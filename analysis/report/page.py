@@ -19,7 +19,7 @@ from analysis.conclusions import conclude
 from analysis.conclusions.conclusion import p_number
 from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, cell_text, paper_table, summary_texts
 from analysis.report.answer import answer
-from analysis.report.charts import Figure
+from analysis.report.charts import Figure, rank_style
 from analysis.report.cost import (
     cost_figure,
     costs,
@@ -74,7 +74,7 @@ def render(results: Results) -> str:
         results=results,
         title=", ".join(sweep.title for sweep in results.sweeps),
         plotly=Markup(_plotly()),  # noqa: S704 - the library's own code
-        style=Markup(_own("page.css")),  # noqa: S704
+        style=Markup(_own("page.css") + rank_style(results)),  # noqa: S704
         script=Markup(_own("page.js")),  # noqa: S704
         **_contents(results),
     )

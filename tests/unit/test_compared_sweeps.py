@@ -276,5 +276,5 @@ def test_every_chart_of_several_sweeps_is_valid_plotly(results):
     charts = {key: spec for block in data for key, spec in json.loads(block).items()}
     assert {"curve-forgetting-mean", "hypervolume", "matrix-gain", "throughput"} <= charts.keys()
     for spec in charts.values():
-        drawn = re.sub(r'"@\w+"', '"#123456"', json.dumps(spec))
+        drawn = re.sub(r'"@[\w-]+"', '"#123456"', json.dumps(spec))
         plotly.graph_objects.Figure(json.loads(drawn))

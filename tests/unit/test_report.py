@@ -150,7 +150,7 @@ def test_a_role_is_called_alike_wherever_it_stands(results):
 
 def test_every_chart_is_valid_plotly_and_tells_what_it_shows(page):
     for key, spec in page.charts.items():
-        drawn = re.sub(r'"@\w+"', '"#123456"', json.dumps(spec))
+        drawn = re.sub(r'"@[\w-]+"', '"#123456"', json.dumps(spec))
         plotly.graph_objects.Figure(json.loads(drawn))
         assert spec["data"], key
         assert len(page.plots[key]) > 30

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 import pytest
 import synthetic_sweep
 from builders import with_metrics
+from plotly.colors import hex_to_rgb, unlabel_rgb
 from synthetic_sweep import SyntheticSweep
 
+import analysis.report
+from analysis.report.charts import FULL, rank_colours, rank_style
 from analysis.report.cost import cost_figure, costs
 from analysis.report.inside import inside_figures
 from analysis.report.ranks import rate_figure
@@ -164,3 +170,52 @@ def test_many_tasks_are_one_below_another_in_one_column(tmp_path, monkeypatch):
     assert drawn["hovertext"][1] == [f"{group.label}, {tasks[1]}" for group in results.groups]
     assert forgetting.height / len(tasks) > 20  # pixels, in which a line of text can be read
     assert gain.data[0]["y"] == labels  # of three tasks
+
+
+COLOUR_VISION = (
+    np.eye(3),
+    # Of people without a kind of cone, in linear RGB (Machado, Oliveira and Fernandes 2009).
+    [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]],
+    [[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]],
+    [[1.2555, -0.0767, -0.1788], [-0.0784, 0.9308, 0.1476], [0.0047, 0.6914, 0.3039]],
+)
+
+
+def linear(colour: str) -> np.ndarray:
+    """Linear RGB of such as `#ffffff` or `rgb(255, 255, 255)`."""
+    share = np.array((hex_to_rgb if colour.startswith("#") else unlabel_rgb)(colour)) / 255
+    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(one: str, other: str) -> float:
+    """Of WCAG 2."""
+    low, high = sorted(linear(colour) @ (0.2126, 0.7152, 0.0722) for colour in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """CIELAB of linear RGB, D65."""
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    shares = to_xyz @ np.clip(rgb, 0, 1) / (0.9505, 1, 1.089)
+    x, y, z = np.where(shares > 216 / 24389, np.cbrt(shares), 841 / 108 * shares + 4 / 29)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_up_to_eight_ranks_are_seen_and_told_apart_in_either_scheme(tmp_path, count):
+    ranks = tuple(2**power for power in range(count))
+    sweep = SyntheticSweep(trials=6 * count, items=1, full_every=0, ranks=ranks).write(tmp_path)
+    results = Results(open_sweeps([sweep]))
+    page = Path(analysis.report.__file__).with_name("page.css").read_text()
+    light, dark, _of_print = re.findall("--paper: (#.{6})", page)
+    for paper, style in zip((light, dark), rank_style(results).splitlines(), strict=True):
+        shades = dict(re.findall(r"--(rank-\d+): (.+?);", style))
+        assert [f"@{name}" for name in shades] == list(rank_colours(results).values())
+        assert len(shades) == count
+        for shade in shades.values():
+            assert contrast(shade, paper) >= 3
+        for vision in COLOUR_VISION:
+            seen = [lab(vision @ linear(shade)) for shade in shades.values()]
+            apart = [np.linalg.norm(one - other) for one, other in pairwise(seen)]
+            from_full = [np.linalg.norm(lab(vision @ linear(FULL)) - one) for one in seen]
+            assert min([*apart, *from_full]) > 7
