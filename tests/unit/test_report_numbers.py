@@ -170,7 +170,9 @@ def test_the_bars_and_the_band_of_curves_over_ranks_end_where_their_intervals_do
         if metric != FORGETTING_MEAN:
             assert chart.says.endswith(f": {', '.join(told)}.")
         assert (line["mode"], apart["mode"]) == ("lines+markers", "markers")
-        assert apart["marker"]["symbol"] == f"{line['marker']['symbol']}-open"
+        assert apart["marker"]["symbol"] == line["marker"]["symbol"]
+        assert apart["marker"]["color"] == "@paper"
+        assert apart["marker"]["line"]["color"] == line["marker"]["color"]
         assert line["x"] == [g.rank for g in results.lora_groups() if g.picked_from >= 4]
         drawn = {
             x: (y, text, below, above)
