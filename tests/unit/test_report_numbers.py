@@ -13,6 +13,7 @@ import pytest
 from builders import with_metrics
 from synthetic_sweep import SyntheticSweep
 
+from analysis.paper_table import cell_text, paper_table
 from analysis.report import cost
 from analysis.report.charts import Chart, colour_of, rank_colours
 from analysis.report.curves import curves_figure
@@ -363,6 +364,22 @@ def test_costs_are_means_of_each_method_and_rank_and_the_highest_memory(tmp_path
     colours = rank_colours(results)
     for chart in cost.cost_figure(results).charts:
         assert chart.data[0]["marker"]["color"] == [colour_of(group, colours) for group in others]
+
+
+def test_every_task_is_a_row_of_its_table_as_paper_has_no_room_for_a_column_of_each(tmp_path):
+    results = results_of(tmp_path, SyntheticSweep(trials=6, items=10))
+    table = paper_table(results)
+    html = re.search('<table class="tasks">(.*?)</table>', render(results), re.DOTALL)[1]
+    header, *rows = re.findall("<tr>(.*?)</tr>", html, re.DOTALL)
+    columns = re.findall('<th scope="col">(.*?)</th>', header)
+    assert columns == ["accuracy on", *(row.name for row in table.rows)]
+    shown = [
+        (re.search('<th scope="row">(.*?)<span>', row)[1], re.findall("<td.*?>(.*?)</td>", row))
+        for row in rows
+    ]
+    assert shown == [
+        (task, [cell_text(row.cells[task]) for row in table.rows]) for task in table.tasks
+    ]
 
 
 def test_what_failed_was_repeated_or_ran_in_another_sweep_cost_time_too(tmp_path):
