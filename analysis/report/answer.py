@@ -15,6 +15,8 @@ from trainables.results.recommendation import Recommendation
 from trainables.results.repeats import diverged
 from trainables.results.wording import metric_name, metric_text, points, setting_in_full
 
+_NEITHER = "Neither its items nor its repeats"
+
 
 @dataclass(frozen=True)
 class Number:
@@ -106,13 +108,12 @@ def _may_yet_break(results: Results, recommendation: Recommendation) -> str:
         }
         if not any(map(any, ends.values())):
             unjudged.append(str(constraint))
-        for what, held in ends.items():
-            if held == {False}:
-                doubt = f"The whole interval over its {what} breaks"
-            elif False in held:
-                doubt = f"Its {what} do not decide whether it truly keeps"
-            else:
-                continue
+        undecided = [what for what, held in ends.items() if held == {False, True}]
+        whose = f"Its {undecided[0]} do not" if len(undecided) == 1 else _NEITHER
+        doubts = [f"{whose} decide whether it truly keeps"] if undecided else []
+        broken = [what for what, held in ends.items() if held == {False}]
+        doubts += [f"The whole interval over its {what} breaks" for what in broken]
+        for doubt in doubts:
             doubted.setdefault(doubt, []).append(str(constraint))
     told = "".join(f" {doubt} {' and '.join(of)}." for doubt, of in doubted.items())
     if unjudged:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -250,6 +251,20 @@ def test_a_constraint_that_the_mean_keeps_is_undecided_where_the_repeats_are_apa
         assert told not in answer(opened(folder)).reason
         repeat(folder, trial, {FORGETTING_MEAN: value})
     assert told in answer(opened(folder)).reason
+
+
+def test_where_neither_items_nor_repeats_decide_a_constraint_one_sentence_says_so(tmp_path):
+    sweep = SyntheticSweep(trials=1, items=8)
+    [trial] = opened(sweep.write(tmp_path / "free")).complete
+    own = trial.metric(FORGETTING_MEAN)
+    bound = {"metric": FORGETTING_MEAN, "operator": "<=", "bound": own}
+    folder = replace(sweep, constraints=(bound,)).write(tmp_path / "bounded")
+    for by in (-0.2, 0.1):
+        repeat(folder, trial, {FORGETTING_MEAN: own + by})
+    told = answer(opened(folder)).reason
+    whether = f"decide whether it truly keeps {FORGETTING_MEAN} <= {own:g}."
+    assert told.endswith(f" Neither its items nor its repeats {whether}")
+    assert "do not decide" not in told
 
 
 def test_repeats_that_are_too_few_to_decide_may_yet_contradict_a_constraint(tmp_path):
