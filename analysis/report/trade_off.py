@@ -22,11 +22,12 @@ from analysis.report.charts import (
     sweep_keys,
     symbols,
 )
-from analysis.results import FEWEST_OF_RANK, Results
+from analysis.results import Results
 from analysis.stats.hypervolume import hypervolume
 from analysis.sweeps import Sweep, bases
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS, OOD_ACC
 from trainables.records.schema import TrialRecord
+from trainables.results.enough_items import FEWEST_OF_RANK
 from trainables.results.pareto import (
     is_feasible,
     is_no_worse,
