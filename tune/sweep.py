@@ -58,7 +58,7 @@ from tune.search.earlier_trials import LEFT_OUTSIDE, RETRIED, earlier_trials
 from tune.search.early_stopping import EarlyStopping, SuccessiveHalving, kept_by_base
 from tune.search.fifo import Fifo
 from tune.search.searcher import MakeTrial, OptunaSearcher
-from tune.search.space import Params
+from tune.search.space import Params, planned_trials
 from tune.search.trials import TrialMaker
 from tune.signals import stopping_gently
 from tune.stops_by_hand import ENDED_BY_HAND, StopsByHand
@@ -153,7 +153,7 @@ class Sweep:
             check_metrics(self._config, base)
             of_training = training_warnings(self._config, base.train_samples)
             of_data = held_out_warnings(self._config, base)
-            of_items = item_warnings(self._config, base)
+            of_items = item_warnings(self._config, base, planned_trials(self._config))
             sweep = self._write_sweep((*of_training, *of_data, *of_items, *resized))
             return self._run_trials(sweep, base, hosts, request, listeners)
 

@@ -22,8 +22,9 @@ from trainables.results.recommendation import numbers_text
 from trainables.results.wording import status_in_full, without_controls
 
 _ADAPTED = ".base_layer"  # PEFT's name of what a layer was before
-# Of the files that a trial saves. What else is in the folder of somebody else is none of them.
-_COPIED = (".safetensors", ".json", ".jinja", ".model", ".txt", ".tiktoken")
+# Files that run, or that run as they are read, in the folder of somebody else; a trial saves none
+# but the code of a model that brings its own.
+_NOT_COPIED = (".py", ".so", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 def export(
@@ -143,7 +144,8 @@ def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> N
     _check_whole(weights)
     has_code = kind == "full" and model.trust_remote_code  # without which it could not be loaded
     for file in weights.iterdir():
-        if file.suffix in _COPIED or (has_code and file.suffix == ".py"):
+        is_left_out = file.suffix in _NOT_COPIED and not (has_code and file.suffix == ".py")
+        if file.is_file() and not is_left_out and file.name != "README.md":
             shutil.copyfile(file, to / file.name)
     if kind == "adapter":
         named = json.dumps(settings | _base_of(model), indent=2)

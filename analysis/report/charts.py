@@ -23,7 +23,7 @@ Trace = dict[str, Any]
 
 FULL = "#d55e00"
 """Vermilion of Okabe and Ito (2008); told from all ranks by every kind of colour vision."""
-_ON_LIGHT = ("#2e0038", "#2c1b82", "#08557e", "#057d82", "#16a56e")
+_ON_LIGHT = ("#24000c", "#33208c", "#0a4cb4", "#1078a4", "#00a088")
 _ON_DARK = ("#b5179e", "#9468f5", "#62a8f5", "#55dce6", "#c8f7c0")
 # Of ranks: 3:1 against the paper at both ends, which leaves one ramp for both schemes no room.
 _BLUES = ("#f3f1ea", "#c6dbe4", "#73a9c9", "#2b6f9f", "#0b3a63")

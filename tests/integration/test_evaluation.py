@@ -1134,6 +1134,26 @@ def test_a_group_of_one_s_own_may_name_tasks_of_the_harness(tokenizer: Any, fold
     assert set(loaded.tasks["tasks"]) == {"few", "both::inline"}
 
 
+def test_a_group_hands_its_data_down_to_the_tasks_of_its_groups(folder: Path) -> None:
+    spelt_out = yaml.safe_load((folder / "few.yaml").read_text()) | {"task": "inline"}
+    data = {key: spelt_out.pop(key) for key in ("dataset_path", "dataset_kwargs")}
+    inner = {"group": "inner", "task": [spelt_out], "aggregate_metric_list": [{"metric": "acc"}]}
+    aggregate = [{"metric": "acc"}]
+    write_group(folder, "outer", task=[inner], aggregate_metric_list=aggregate, **data)
+    (loaded,) = load_tasks(suite(task_dirs=(str(folder),), in_domain=["outer"]))
+    assert set(loaded.tasks["tasks"]) == {"outer::inner::inline"}
+
+
+def test_a_task_that_scores_itself_may_list_what_it_never_gives(folder: Path) -> None:
+    never = {"metric": "mystery", "aggregation": "whatever"}
+    write_task(folder, "own", folder / "test.jsonl", metric_list=[{"metric": "acc"}, never])
+    (folder / "own.py").write_text("def scored(doc, results):\n    return {'acc': 1.0}\n")
+    file = folder / "own.yaml"
+    file.write_text(f"{file.read_text()}process_results: !function own.scored\n")
+    (loaded,) = load_tasks(suite(task_dirs=(str(folder),), in_domain=["own"]))
+    assert set(loaded.tasks["tasks"]) == {"own"}
+
+
 def test_a_tag_cannot_be_renamed(tokenizer: Any, folder: Path) -> None:
     write_task(folder, "one", folder / "test.jsonl", tag="mine")
     told = fault_at_load(tokenizer, folder, {"task": "mine", "name": "other"})

@@ -637,11 +637,11 @@ def test_code_in_a_sweep_s_folder_is_never_run(
     if is_recorded:
         assert refused(capsys, folder, out) == (
             "model.trust_remote_code: is true in the sweep's record: code that comes with "
-            f"{base} would run here; give --trust-remote-code if you trust it, and who made this "
-            "folder"
+            f"{base} would run or be copied; give --trust-remote-code if you trust it, and who "
+            "made this folder"
         )
         assert main(["inside", str(folder)]) == 2
-        assert "would run here; give --trust-remote-code" in capsys.readouterr().err
+        assert "would run or be copied; give --trust-remote-code" in capsys.readouterr().err
         assert not (tmp_path / "base_ran").exists()
     given = ["--trust-remote-code"] if is_recorded else []
     assert main(["export", str(folder), "--to", str(out), *given]) == 0
@@ -661,12 +661,14 @@ def test_a_full_model_s_code_goes_with_it_where_it_is_trusted(tmp_path: Path) ->
     for record, model in zip(records, (trusted, plain), strict=True):
         weights = folder / f"trials/{record.number:04d}/attempt_1/weights"
         (weights / "modeling_own.py").write_text("raise SystemExit")
-        (weights / "training_args.bin").touch()
+        for name in ("training_args.bin", "vocab.spm", "tokenizer.jsonl"):
+            (weights / name).touch()
         config = record.config.model_copy(update={"model": model})
         record_sweep(folder, record.model_copy(update={"config": config}))
     for number, files in enumerate([{"modeling_own.py"}, set()]):
         to = export(folder, tmp_path / str(number), number, trust_remote_code=True)
-        written = {"config.json", "model.safetensors", "README.md"}
+        vocabulary = {"vocab.spm", "tokenizer.jsonl"}
+        written = {"config.json", "model.safetensors", "README.md"} | vocabulary
         assert {file.name for file in to.iterdir()} == written | files
 
 
@@ -687,7 +689,7 @@ def test_a_link_to_a_file_of_the_reader_is_not_followed(
 
 
 def test_a_damaged_tokenizer_is_not_blamed_on_the_target(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = adapter_of("/gone", tmp_path / "tiny")
     model = ModelConfig(name="/gone", eos_token="<eos>")
@@ -697,6 +699,10 @@ def test_a_damaged_tokenizer_is_not_blamed_on_the_target(
     told = refused(capsys, folder, tmp_path / "out")
     assert told.startswith(f"--trial: its weights are damaged: {weights} (")
     (weights / "tokenizer_config.json").unlink()
-    (weights / "tokenizer.json").mkdir()  # as unreadable to a user who may read everything
+
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(source))
+
+    monkeypatch.setattr(shutil, "copyfile", refuse)  # as for a user who may not read everything
     told = refused(capsys, folder, tmp_path / "out")
     assert told.startswith(f"--trial: its weights are damaged: {weights} (")

@@ -222,12 +222,13 @@ def test_fewer_items_than_can_show_that_a_rank_suffices_are_told_of(
     base = base_record(scores=scores)
     told = (
         f"eval.in_domain has {sum(items)} items, too few to show to within 2 points that a rank "
-        f"suffices: {needed} are needed even if ranks differ in none; raise its limit, or add items"
+        f"suffices: at least {needed} are needed, even if ranks differ in none; raise its limit, "
+        "or add items"
     )
-    for search, budget in (({"lora": lora}, trials), ({"lora": lora, "full": full}, 2 * trials)):
-        lines = [*item_warnings(sweep_config(search=search, trials=budget), base)]
+    for search, planned in (({"lora": lora}, trials), ({"lora": lora, "full": full}, 2 * trials)):
+        lines = [*item_warnings(sweep_config(search=search), base, planned)]
         assert lines == [told] * (needed is not None)
-    assert not [*item_warnings(sweep_config(search={"full": full}), base)]
+    assert not [*item_warnings(sweep_config(search={"full": full}), base, 99)]
 
 
 UNREADABLE = "/" + "x" * 300

@@ -699,7 +699,7 @@ def test_of_two_objectives_there_is_a_front_without_columns_of_what_was_not_meas
 
 
 def test_reasons_that_differ_in_numbers_alone_are_one_with_the_first_as_an_example(tmp_path):
-    asked, lost = "tried to allocate {} GiB on GPU {}", "NCCL error at 10.0.{}.{:x}, worker_{}"
+    asked, lost = "tried to allocate {} GiB on GPU {}", "NCCL error at 10.0.{}.{}, loss 1e+0{}"
     records = [
         *(trial(n, status=TrialStatus.FAILED, reason=lost.format(n, 9 - n, n)) for n in range(3)),
         *(
@@ -712,9 +712,16 @@ def test_reasons_that_differ_in_numbers_alone_are_one_with_the_first_as_an_examp
     failures = lines.index("Not trained to the end:")
     assert lines[failures + 1 : failures + 4] == [
         "  4 x out of memory: for example tried to allocate 1.25 GiB on GPU 3 (trials 3, 4, 5, 6)",
-        "  3 x failed: for example NCCL error at 10.0.0.9, worker_0 (trials 0, 1, 2)",
+        "  3 x failed: for example NCCL error at 10.0.0.9, loss 1e+00 (trials 0, 1, 2)",
         "  1 x failed: tried to allocate 1.25 GiB on GPU 3 (trial 7)",
     ]
+
+
+def test_reasons_of_other_tasks_and_layers_are_others(tmp_path):
+    reasons = ["gsm8k has no rows", "math500 has no rows", "layers.0.bias is NaN", "layers.0.norm"]
+    records = [trial(n, status=TrialStatus.FAILED, reason=why) for n, why in enumerate(reasons)]
+    text = summary(sweep_config(), records, tmp_path)
+    assert [f"1 x failed: {why} (trial {n})" in text for n, why in enumerate(reasons)] == [True] * 4
 
 
 def test_hundreds_of_trials_give_a_short_summary(tmp_path):

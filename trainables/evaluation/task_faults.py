@@ -83,13 +83,18 @@ def absent_names(name: str, index: Mapping[str, Any]) -> list[str]:
         for member in members if isinstance(members, list) else []:
             spec = member if isinstance(member, dict) else {"task": member}
             called = str(spec.get("group", spec.get("task")))
-            inner = index[called].cfg if called in index else spec
+            # Those spelt out in the group take its keys, as the harness hands them down.
+            inner = index[called].cfg if called in index else _of_data(group) | spec
             if inner and isinstance(inner.get("task"), list) and inner not in groups:
                 groups.append(inner)
-            is_spelt_out = "group" in spec or not _OF_DATA.isdisjoint(group | spec)
+            is_spelt_out = "group" in spec or bool(_of_data(group | spec))
             if called not in index and not is_spelt_out:
                 absent.append(called)
     return [*dict.fromkeys(absent)]
+
+
+def _of_data(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in spec.items() if key in _OF_DATA}
 
 
 def check_can_be_scored(task: Any) -> None:
@@ -98,15 +103,15 @@ def check_can_be_scored(task: Any) -> None:
     Raises:
         Unfit: it has not, and would say so of the first document, or after the last one.
     """
-    if _is_harness_s(task, "aggregation"):
+    by_harness = _is_harness_s(task, "process_results") and not task.config.process_results
+    if by_harness and _is_harness_s(task, "aggregation"):
         for metric, aggregate in task.aggregation().items():
             if aggregate is None:
                 known = _listed(aggregation_registry)
                 raise Unfit(f"the aggregation of its {metric} is unknown; {known}")
-    if task.OUTPUT_TYPE == "generate_until" and _is_harness_s(task, "process_results"):
-        by_itself = callable(task.config.process_results)
+    if by_harness and task.OUTPUT_TYPE == "generate_until":
         for metric, function in task._metric_fn_list.items():
-            if function is None and not by_itself:
+            if function is None:
                 rule = f"its metric {metric} is neither the harness's nor found by `evaluate`"
                 raise Unfit(f"{rule}; {_listed(metric_registry)}")
     lists = task.OUTPUT_TYPE == "multiple_choice"

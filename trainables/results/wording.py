@@ -33,6 +33,10 @@ SHORT_NAMES = {
     metric_keys.OOD_ACC: "OOD",
 }
 """For columns of tables, and for lines with several numbers."""
+# Sizes, addresses, ports, losses and ids of actors; not what is part of a name, as in gsm8k.
+_NUMBERS = re.compile(
+    r"(?<![\w.])(?:0x[0-9a-f]+|(?=[a-f]*\d)[0-9a-f]{12,}|\d[\d.,:]*(?:e[+-]?\d+)?)(?!\w)"
+)
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and line breaks
 _NAMED = ("method", "rank", "alpha", "alpha_ratio", "learning_rate")
 _SIGNED = (
@@ -123,7 +127,8 @@ def by_reason(
     """
     groups: dict[tuple[TrialStatus, str], list[TrialRecord]] = {}
     for record in records:
-        groups.setdefault((record.status, without_numbers(_why(record))), []).append(record)
+        alike = _NUMBERS.sub("#", _why(record))
+        groups.setdefault((record.status, alike), []).append(record)
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[1][0].number))
     return [(status, _why_all(alike), alike) for (status, _), alike in ordered]
 
@@ -135,14 +140,6 @@ def _why_all(alike: Sequence[TrialRecord]) -> str:
 
 def _why(record: TrialRecord) -> str:
     return one_line(record.reason or "no reason given")
-
-
-def without_numbers(reason: str) -> str:
-    """A reason without what differs between trials that end alike.
-
-    These are ports, processes, actors, folders, and how much memory was left or asked for.
-    """
-    return re.sub(r"\b[^\W\d]*\d[\w.]*", "#", reason)
 
 
 def setting(record: TrialRecord) -> str:

@@ -72,18 +72,20 @@ _VALUES = (
     "zero_force_ds_cpu_optimizer",
 )
 _KNOWN = (*_SECTIONS, *_VALUES)
-_MONITORS = ("comet", "csv_monitor", "tensorboard", "wandb")
 # Those that shard, and those that only print or log.
 _DECIDE_NOTHING = {
-    *_MONITORS,
+    "comet",
     "comms_logger",
+    "csv_monitor",
     "dump_state",
     "flops_profiler",
     "log_level",
     "memory_breakdown",
     "steps_per_print",
+    "tensorboard",
     "timers",
     "wall_clock_breakdown",
+    "wandb",
     "zero_optimization",
 }
 _OF_ADAMW = ("lr", "betas", "eps", "weight_decay", "adam_w_mode", "amsgrad", "torch_adam")
@@ -125,7 +127,8 @@ def faults_of_deepspeed(config: SweepConfig) -> list[Fault]:
         return []
     settings = without_nulls(config.deepspeed.config)
     return [
-        *_of_no_use(settings),
+        *_unknown(settings),
+        *_secret(settings),
         *_malformed(settings),
         *_stage(settings),
         *_optimizer(settings),
@@ -133,17 +136,20 @@ def faults_of_deepspeed(config: SweepConfig) -> list[Fault]:
     ]
 
 
-def _of_no_use(settings: dict[str, Any]) -> Iterator[Fault]:
+def _unknown(settings: dict[str, Any]) -> Iterator[Fault]:
     for key in settings:
         if key == "activation_checkpointing":
             rule = "has no effect, as Transformers does not use it"
             yield Fault(f"{_FIELD}.{key}", rule, "leave it out; set train.gradient_checkpointing")
-        elif key in _MONITORS:  # it is recorded as it is, and sent to W&B
-            rule = "must be left out, as the sweep would record and upload a key to a service in it"
-            yield Fault(f"{_FIELD}.{key}", rule, "W&B shows the numbers, as the section wandb says")
         elif key not in _KNOWN:
             remedy = did_you_mean(key, _KNOWN) or "leave it out"
             yield Fault(f"{_FIELD}.{key}", "is no key of DeepSpeed's", remedy)
+
+
+def _secret(settings: dict[str, Any]) -> Iterator[Fault]:
+    if _found(settings, "comet.api_key"):
+        rule = "must be left out, as the sweep would record it and send it to W&B"
+        yield Fault(f"{_FIELD}.comet.api_key", rule, "export COMET_API_KEY in place of it")
 
 
 def _malformed(settings: dict[str, Any]) -> Iterator[Fault]:

@@ -133,20 +133,26 @@ def held_out_warnings(config: SweepConfig, base: BaseRecord) -> Iterator[str]:
     )
 
 
-def item_warnings(config: SweepConfig, base: BaseRecord) -> Iterator[str]:
-    """Fewer in-domain items than can show that a rank suffices, of ranks that are tried enough."""
+def item_warnings(config: SweepConfig, base: BaseRecord, trials: int) -> Iterator[str]:
+    """Fewer in-domain items than can show that a rank suffices, of ranks that are tried enough.
+
+    More may be needed than is told: where ranks have more trials than the fewest, members of a
+    group weigh more than their items are, or tasks ask the same questions.
+
+    `trials`: how many the search has.
+    """
     ranks = len(config.search.lora.rank) if config.search.lora else 0
     sizes = [score.items for score in base.scores.values() if score.role == "in_domain"]
-    trials = config.budget.trials // len(config.search.methods)
-    if ranks < FEWEST_RANKS or trials < ranks * FEWEST_OF_RANK or not sizes:
+    of_lora = trials // len(config.search.methods)
+    if ranks < FEWEST_RANKS or of_lora < ranks * FEWEST_OF_RANK or not sizes:
         return
     level = level_of_rank(ranks, FEWEST_OF_RANK)
     needed = items_needed(sizes, [1 / len(sizes)] * len(sizes), level=level)
     if sum(sizes) < needed:
         yield (
             f"eval.in_domain has {how_many(sum(sizes), 'item')}, too few to show to within "
-            f"{100 * NEGLIGIBLE:g} points that a rank suffices: {needed:,} are needed even if "
-            "ranks differ in none; raise its limit, or add items"
+            f"{100 * NEGLIGIBLE:g} points that a rank suffices: at least {needed:,} are needed, "
+            "even if ranks differ in none; raise its limit, or add items"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,6 @@ from ray.tune.search import Searcher
 from trainables.config import TrialConfig
 from trainables.records.schema import Measurement, TrialRecord, TrialStatus
 from trainables.results.confirmation import planned_repeats, unconfirmed, winners
-from trainables.results.wording import without_numbers
 from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
 from tune.resources.placement import Room
@@ -331,7 +331,10 @@ def _step(record: TrialRecord) -> int:
 
 
 def _reason(record: TrialRecord) -> str:
-    """Why a trial failed, without what differs between trials that fail alike."""
+    """Why a trial failed, without what differs between trials that fail alike.
+
+    These are ports, processes, actors, folders, and how much memory was left or asked for.
+    """
     if record.status is TrialStatus.OUT_OF_MEMORY:
         return str(record.status)
-    return without_numbers(record.reason or "")
+    return re.sub(r"\b[^\W\d]*\d\w*", "#", record.reason or "")

@@ -36,7 +36,9 @@ _INFEASIBLE = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
 _TRAINED = "trained to the end"
 _LARGEST_MISS = 1e9  # of a constraint, as a share of its bound; also what was not measured
 _DIRECTIONS = {"min": "minimize", "max": "maximize"}
-# How many draws to make before accepting a point that has already been tried.
+# How many draws to make before accepting a point that has already been tried. TPE's are mostly of
+# one peak, so that in a space of lists it would run known points over and over: after them come as
+# many at random.
 _DRAWS = 10
 
 
@@ -86,17 +88,18 @@ class Study:
         Args:
             number: number of the trial, by which its outcome will be told.
             position: position of the trial in the search, which seeds the sampler.
-            is_known: returns whether a point has been tried. If so, another is drawn, up to ten
-                draws in all; a known point is returned only if all of them are known.
+            is_known: returns whether a point has been tried. If so, another is drawn, at last at
+                random; a known point is returned only if all draws are known.
         """
         ended = self.optuna.get_trials(deepcopy=False, states=_LEARNED_FROM)
         is_starting = len(ended) < _STARTUP
-        for draw in range(_DRAWS):
+        draws = 2 * _DRAWS if self._config.sampler == "tpe" else _DRAWS
+        for draw in range(draws):
             self.optuna.sampler = _sampler(self._config, position, draw, is_starting)
             self._choose_parents()
             trial = self.optuna.ask()
             params = suggest(self._config.search, partial(_draw, trial))
-            if not is_known(params) or draw == _DRAWS - 1:
+            if not is_known(params) or draw == draws - 1:
                 break
             # Samplers ignore failed trials, so a rebuilt study can do without this one.
             self.optuna.tell(trial, state=TrialState.FAIL)
@@ -279,7 +282,7 @@ def _attributes(record: TrialRecord) -> dict[str, str]:
 def _sampler(
     config: SweepConfig, position: int, draw: int, is_starting: bool
 ) -> optuna.samplers.BaseSampler:
-    """The configured sampler, seeded for one draw; TPE's known points give way to random ones."""
+    """The configured sampler, seeded for one draw; TPE's last ones are random."""
     key = f"{config.seed}:{position}"
     digest = hashlib.sha256((f"{key}:{draw}" if draw else key).encode()).digest()
     seed = int.from_bytes(digest[:4], "big")
@@ -297,10 +300,9 @@ def _sampler(
                 crossover=nsgaii.SBXCrossover(),
                 mutation=nsgaii.PolynomialMutation(),
             )
-        case "tpe" if draw:
-            # Its own next draws are of the same peak: it would run known points over and over.
+        case "tpe" if draw >= _DRAWS:
             return optuna.samplers.RandomSampler(seed=seed)
-        case "tpe" if is_starting:
+        case "tpe" if is_starting and not draw:
             return InitialDesign(config.search, config.seed, position)
         case "tpe":
             return _TPESampler(
