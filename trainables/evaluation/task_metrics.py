@@ -29,10 +29,11 @@ def numbers(result: dict[str, Any], name: str) -> tuple[ByFilter, ByFilter]:
 
 def _entries(result: dict[str, Any], name: str) -> Iterator[tuple[str, str, Any]]:
     """What the harness gives of a task or group: metric, filter and value."""
-    filters = {sample["filter"] for of_task in result["samples"].values() for sample in of_task}
+    used = {sample["filter"] for of_task in result["samples"].values() for sample in of_task}
+    filters = sorted(used, key=len, reverse=True)
     for key, value in result["results"][name].items():
         # Either may have a comma in its name.
-        filter_name = next((used for used in filters if key.endswith(f",{used}")), None)
+        filter_name = next((each for each in filters if key.endswith(f",{each}")), None)
         if filter_name is not None:
             yield key.removesuffix(f",{filter_name}"), filter_name, value
 
