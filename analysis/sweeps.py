@@ -189,7 +189,7 @@ def check_trust(trials: Iterable[TrialRecord], trust_remote_code: bool) -> None:
     if names and not trust_remote_code:
         rule = f"is true in the sweep's record: code that comes with {', '.join(sorted(names))} "
         remedy = "give --trust-remote-code if you trust it, and who made this folder"
-        raise UserError([Fault("model.trust_remote_code", f"{rule}would run or be copied", remedy)])
+        raise UserError([Fault("model.trust_remote_code", f"{rule}may run or be copied", remedy)])
 
 
 def _resolved(location: Location) -> Location:

@@ -122,9 +122,11 @@ def _curve(results: Results, sweep: Sweep, lora: Sequence[Group], metric: str) -
         "mode": "lines+markers",
         "line": {"color": mark.colour, "width": 2.5},
     }
-    apart = _bests(results, [group for group in lora if not group.is_tried], metric, mark)
-    # Filled with the paper's colour: its trial's own dot lies beneath.
-    apart["marker"] |= {"color": "@paper", "line": {"color": mark.colour, "width": 1.6}}
+    hollow = Mark(f"{mark.symbol}-open", mark.colour)
+    apart = _bests(results, [group for group in lora if not group.is_tried], metric, hollow)
+    if len(results.sweeps) == 1:  # filled with the paper's colour: its trial's dot lies beneath
+        filled = {"symbol": mark.symbol, "color": "@paper"}
+        apart["marker"] |= filled | {"line": {"color": mark.colour, "width": 1.6}}
     return [dots, *(trace for trace in (line, apart) if trace["x"])]
 
 

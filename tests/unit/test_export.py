@@ -637,11 +637,11 @@ def test_code_in_a_sweep_s_folder_is_never_run(
     if is_recorded:
         assert refused(capsys, folder, out) == (
             "model.trust_remote_code: is true in the sweep's record: code that comes with "
-            f"{base} would run or be copied; give --trust-remote-code if you trust it, and who "
+            f"{base} may run or be copied; give --trust-remote-code if you trust it, and who "
             "made this folder"
         )
         assert main(["inside", str(folder)]) == 2
-        assert "would run or be copied; give --trust-remote-code" in capsys.readouterr().err
+        assert "may run or be copied; give --trust-remote-code" in capsys.readouterr().err
         assert not (tmp_path / "base_ran").exists()
     given = ["--trust-remote-code"] if is_recorded else []
     assert main(["export", str(folder), "--to", str(out), *given]) == 0

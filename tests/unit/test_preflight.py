@@ -192,6 +192,9 @@ def test_variables_of_a_chat_template_that_nothing_takes_are_told_of(
         "true, or leave it out"
     )
     assert [*training_warnings(sweep_config(model=model, **chats), None)] == [told] * is_told
+    texts = sweep_config(model=model, data={"path": "rows.jsonl", "text": "text"})
+    [of_texts] = training_warnings(texts, None)
+    assert "chat template: set eval.chat_template to true, or" in of_texts
     assert not [*training_warnings(sweep_config(**chats), None)]
 
 

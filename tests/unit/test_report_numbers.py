@@ -159,6 +159,15 @@ def test_a_step_is_the_learning_rate_times_the_scale_of_its_own_rank(tmp_path):
         assert sorted(drawn) == sorted(expected, key=lambda one: (one[0], one[1].expected))
 
 
+def test_hollow_marks_of_several_sweeps_let_each_other_through(tmp_path):
+    sweeps = [SyntheticSweep(name=name, trials=6, items=4) for name in ("a", "b")]
+    folders = [sweep.write(tmp_path / str(i)) for i, sweep in enumerate(sweeps)]
+    for chart in rank_figure(Results(open_sweeps(folders))).charts:
+        marks = [trace["marker"] for trace in chart.data if "error_y" in trace]
+        assert [mark["symbol"] for mark in marks] == ["circle-open", "square-open"]
+        assert "@paper" not in [mark["color"] for mark in marks]
+
+
 def test_the_bars_and_the_band_of_curves_over_ranks_end_where_their_intervals_do(results):
     for metric, chart in zip(
         (IN_DOMAIN_ACC, OOD_ACC, FORGETTING_MEAN), rank_figure(results).charts, strict=True

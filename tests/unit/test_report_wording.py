@@ -116,6 +116,9 @@ def test_curves_of_trials_that_did_not_run_to_their_end_are_grey_and_said_to_be(
     assert '<i class="line" style="--colour: var(--muted)"></i>not complete</li>' in html
     coloured = curves_figure(results_of(tmp_path / "whole", ONE))
     assert [key.name for key in coloured.legend] == ["rank 1"]
+    html = render(results_of(tmp_path / "coloured", ONE))
+    assert '<i class="line" style="--colour: var(--rank-1)"></i>rank 1</li>' in html
+    assert re.search(r":root \{ --rank-1: rgb\(\d+, \d+, \d+\); \}", html)
 
 
 @pytest.mark.parametrize(

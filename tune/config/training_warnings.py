@@ -63,10 +63,12 @@ def _of_chat_template(config: SweepConfig) -> Iterator[str]:
     """Variables that no chat template gets: no fault, as sweeps were started with them."""
     given = config.model.chat_template_args
     if given and not (config.data.has_chats or config.eval.chat_template):
+        fields = "eval.chat_template"
+        if config.data.text is None:  # which takes no chats
+            fields = f"data.chat_template and {fields}"
         yield (
             f"model.chat_template_args is {shown(given)}, which has no effect, as neither data nor "
-            "tasks take the chat template: set data.chat_template and eval.chat_template to true, "
-            "or leave it out"
+            f"tasks take the chat template: set {fields} to true, or leave it out"
         )
 
 
