@@ -11,10 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trainables.config import TrialConfig
 from trainables.files.storage import Location, is_address
-from trainables.inputs.model_shape import config_of
-from trainables.inputs.quantised_files import READ_AS_PLAIN, method_of
 from trainables.inside.records import InsideFolder
 from trainables.records.folder import SweepFolder
 from trainables.records.ledger import Ledger
@@ -62,7 +59,7 @@ def print_summary(
         _recommended(recommendation),
         _failures(records),
         _places(recommendation, weights, records, folder),
-        _next(recommendation, weights, [*commands, *hints]),
+        _next([*commands, *hints]),
     )
     for part in parts:  # each line whole, however long, so that commands and paths can be copied
         console.print(part, soft_wrap=isinstance(part, Text))
@@ -199,34 +196,8 @@ def _commands(
     return lines
 
 
-def _next(
-    recommendation: Recommendation | None, weights: str | None, hints: list[str]
-) -> Iterator[Text]:
-    lines = list(hints)
-    # The code that quantises the base is long, and in what `export` writes.
-    if recommendation and weights and not recommendation.trial.config.model.load_in_4bit:
-        if is_address(weights):
-            lines.append(f"copy {weights} to this machine, to a folder weights")
-            weights = "weights"
-        lines.append(_loading(recommendation.trial.config, weights))
-    if lines:
+def _next(hints: list[str]) -> Iterator[Text]:
+    if hints:
         yield Text("\nNext:", "bold")
-    for line in lines:
+    for line in hints:
         yield Text(f"  {line}")
-
-
-def _loading(trial: TrialConfig, weights: str) -> str:
-    """Python that loads a trial's weights, of an adapter with its base as what its files hold."""
-    options = ", trust_remote_code=True" if trial.model.trust_remote_code else ""
-    if trial.method == "full":
-        name = "AutoModelForCausalLM"
-        load = f"model = {name}.from_pretrained({weights!r}{options})"
-        return f"from transformers import {name}; {load}"
-    name, imported = "AutoPeftModelForCausalLM", ""
-    method = method_of(config_of(trial.model, may_fetch=False))
-    if method in READ_AS_PLAIN:
-        plain = READ_AS_PLAIN[method]
-        imported = f"from transformers import {plain}; "
-        options += f", quantization_config={plain}(dequantize=True)"
-    load = f"model = {name}.from_pretrained({weights!r}{options})"
-    return f"from peft import {name}; {imported}{load}"
