@@ -7,18 +7,15 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import ray
 from ray.exceptions import ActorDiedError
 from ray.tune.experiment import Trial
 
 from trainables.errors import UserError
 from trainables.under_ray.reporters import MINUTES_TO_LEAVE
-from tune.cluster import ray_cluster as settings
 from tune.cluster.other_users import _own_folder
-from tune.cluster.ray_cluster import _ENVIRONMENT, _WORKER_ENVIRONMENT, ray_cluster, usable_cpus
+from tune.cluster.ray_cluster import _ENVIRONMENT, _WORKER_ENVIRONMENT, usable_cpus
 
 
 @pytest.mark.parametrize(("counted_by_ray", "expected"), [(64, 3), (2, 2)])
@@ -47,25 +44,6 @@ def test_tune_leaves_the_trial_of_a_preempted_node_to_its_next_attempt(
 def test_a_process_that_a_stopped_trial_does_not_leave_ends_before_tune_loses_the_next() -> None:
     tune_waits = float(_WORKER_ENVIRONMENT["TUNE_FUNCTION_THREAD_TIMEOUT_S"])
     assert tune_waits > 2 * 60 * MINUTES_TO_LEAVE
-
-
-@pytest.mark.parametrize("gets_it", ["not at all", "inherits it", "is sent it"])
-def test_who_has_initialised_ray_is_told_what_its_processes_lack(
-    gets_it: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    inherited = _WORKER_ENVIRONMENT if gets_it == "inherits it" else {}
-    monkeypatch.setattr(os, "environ", dict(inherited))
-    monkeypatch.setattr(settings, "_send_nothing_with_trials", lambda: None)
-    sent = {"env_vars": _WORKER_ENVIRONMENT} if gets_it == "is sent it" else {}
-    monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(runtime_env=sent))
-    with ray_cluster(None):
-        pass
-    if gets_it == "not at all":
-        assert "lack TOKENIZERS_PARALLELISM, " in caplog.text
-        assert "'TUNE_FUNCTION_THREAD_TIMEOUT_S': '3600'" in caplog.text
-    else:
-        assert caplog.text == ""
 
 
 STARTED = """
@@ -126,14 +104,4 @@ def test_a_cluster_that_does_not_start_is_told_of_with_a_remedy(tmp_path: Path) 
     assert ended.returncode == 2
     assert "Ray: does not start on this machine" in ended.stderr
     assert "set RAY_TMPDIR to a folder with a short name" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
-def test_a_folder_that_is_not_named_in_utf_8_is_told_of(tmp_path: Path) -> None:
-    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9t\xe9"))
-    folder.mkdir()
-    command = [sys.executable, str(Path("tune/run.py").absolute())]
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert "error: Ray: takes no name that is not UTF-8" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -17,8 +17,6 @@ from trainables.errors import Fault, UserError, first_line, named
 from tune.cluster.other_users import FOLDER, keep_others_out
 from tune.signals import ignoring_hangup
 
-logger = logging.getLogger(__name__)
-
 _PROJECT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("tune", "trainables", "analysis")
 _CONNECT_TIMEOUT_S = 10.0
@@ -81,8 +79,7 @@ def ray_cluster(
     _set_unless_given(_ENVIRONMENT)
     import ray
 
-    if ray.is_initialized():  # by a test or a notebook
-        _tell_what_processes_lack()
+    if ray.is_initialized():  # by a test
         _send_nothing_with_trials()
         yield
         return
@@ -126,7 +123,8 @@ def _init(address: str | None, **options: Any) -> None:
         ray.init(address=address or "local", **quiet, **options)
     except Exception as error:  # Ray raises it where a new cluster's first node is too slow
         ray.shutdown()
-        raise _not_connected(address, error) from error
+        fault = _not_started(error) if address is None else _not_joined(address, error)
+        raise fault from error
 
 
 def _set_unless_given(variables: dict[str, str]) -> None:
@@ -145,21 +143,6 @@ def _send_nothing_with_trials() -> None:
 
     class_cache.DEFAULT_ENV_VARS.clear()
     class_cache.ENV_VARS_TO_PROPAGATE.clear()
-
-
-def _tell_what_processes_lack() -> None:
-    """Warn if processes of a cluster that was up before the command lack their environment."""
-    import ray
-
-    sent = ray.get_runtime_context().runtime_env.get("env_vars") or {}
-    lacking = {k: v for k, v in _WORKER_ENVIRONMENT.items() if k not in {*sent, *os.environ}}
-    if lacking:
-        logger.warning(
-            "Ray was initialised before the command, and its processes lack %s: call "
-            "ray.shutdown() first, or ray.init(runtime_env={'env_vars': %s})",
-            ", ".join(lacking),
-            lacking,
-        )
 
 
 def usable_cpus() -> int:
@@ -266,13 +249,6 @@ def _other_token(address: str, error: Exception) -> UserError | None:
         "RAY_AUTH_TOKEN, what `ray get-auth-token` prints there"
     )
     return UserError([Fault("--address", rule, remedy)])
-
-
-def _not_connected(address: str | None, error: Exception) -> UserError:
-    if isinstance(error, UnicodeEncodeError):
-        rule = "takes no name that is not UTF-8, be it of this folder or an argument of the command"
-        return UserError([Fault("Ray", rule, "rename it")])
-    return _not_started(error) if address is None else _not_joined(address, error)
 
 
 def _not_started(error: Exception) -> UserError:
