@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trainables import metric_keys
 from trainables.config import Method
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from tune.config.sweep_config import SweepConfig
 
 _BETTER = {"min": "lower it is", "max": "higher it is"}
-_SMALLEST, _LARGEST = 1e-15, 1e15  # beyond them sums and shares overflow
-_OF_OTHERS = {"model": {"chat_template_args"}, "deepspeed": {"config"}}
 
 
 class DoNotFit(ValueError):
@@ -39,9 +36,7 @@ class DoNotFit(ValueError):
 
 
 def faults_between_sections(config: SweepConfig) -> list[Fault]:
-    """Every way in which sections of a sweep file do not fit together, or its numbers any sum."""
-    if sizes := list(_sizes("", config.model_dump(exclude=_OF_OTHERS))):
-        return sizes
+    """Every way in which sections of a sweep file do not fit together."""
     checks = (
         _bits,
         _batches,
@@ -57,17 +52,6 @@ def faults_between_sections(config: SweepConfig) -> list[Fault]:
         _first_points,
     )
     return [fault for check in checks for fault in check(config)]
-
-
-def _sizes(field: str, value: Any) -> Iterator[Fault]:
-    """Numbers at a field, or inside it, that no setting can mean."""
-    if isinstance(value, (dict, list, tuple)):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _sizes(f"{field}.{key}".lstrip("."), inner)
-    elif isinstance(value, (int, float)) and value and not _SMALLEST <= abs(value) <= _LARGEST:
-        # An integer may be too long to be written out.
-        rule = f"must be of a size from {_SMALLEST:g} to {_LARGEST:g}"
-        yield Fault(field, f"{rule}, got {Decimal(value):.3g}")
 
 
 def _bits(config: SweepConfig) -> Iterator[Fault]:
