@@ -278,21 +278,6 @@ def test_what_a_search_left_outside_goes_on_once_it_is_inside_again(tmp_path: Pa
     assert (found.ended(False), found.to_go_on(False)) == ([], [left])
 
 
-@pytest.mark.parametrize(("trials", "told"), [(3, "2 points"), (4, "1 point"), (5, "")])
-def test_points_to_try_next_for_which_no_trial_is_left_are_told_of(
-    trials: int, told: str, tmp_path: Path
-) -> None:
-    confirm = {"confirm": {"top_k": 1, "seeds": 2}}  # whose runs no budget counts
-    config = sweep(trials=3, **confirm)
-    begun = run(searcher_of(config))
-    points = [{"method": "full", "learning_rate": rate} for rate in (1e-5, 1e-4)]
-    ledger = Ledger(written(tmp_path / "own", config, begun))
-    search = config.search.model_dump(exclude_unset=True) | {"first": points}
-    found = earlier_trials(sweep(trials=trials, search=search, **confirm), ledger, {})
-    rule = f"search.first: {told} beyond budget.trials; --num-trials raises it"
-    assert found.in_words() == ([rule] if told else [])
-
-
 def test_what_was_interrupted_goes_on_and_what_failed_if_that_is_asked_for() -> None:
     own = [trial(number, status=status) for number, status in enumerate(TrialStatus)]
     found = EarlierTrials(own, [], [], is_new=False)

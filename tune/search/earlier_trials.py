@@ -17,12 +17,12 @@ from trainables.files.storage import Location, join, parse_location
 from trainables.records.ledger import Ledger
 from trainables.records.schema import ENDED_WELL, Outcome, TrialRecord, TrialStatus
 from trainables.results.recommendation import numbers_text
-from trainables.results.wording import aims_of, how_many
+from trainables.results.wording import aims_of
 from tune.config.deepspeed_settings import deciding_settings
 from tune.config.input_files import digests
 from tune.config.same_sweep import check_same_inputs, check_same_sweep, other_questions
 from tune.config.sweep_config import SweepConfig
-from tune.search.space import Misfit, first_points, params_of
+from tune.search.space import Misfit, params_of
 
 # What `--retry-failed` runs again.
 RETRIED = (TrialStatus.FAILED, TrialStatus.CANCELLED, TrialStatus.OUT_OF_MEMORY)
@@ -43,7 +43,6 @@ class EarlierTrials:
         is_new: whether the sweep has not read those sweeps before.
         outside: trials of the sweep that measured nothing and are no points of its search: they
             are not run again, and no budget counts them.
-        untried: how many points of `search.first` the budget leaves no trial for.
     """
 
     own: list[TrialRecord]
@@ -51,7 +50,6 @@ class EarlierTrials:
     left_out: list[str]
     is_new: bool
     outside: list[TrialRecord] = field(default_factory=list)
-    untried: int = 0
 
     def ended(self, retry_failed: bool) -> list[TrialRecord]:
         """The sweep's own trials that count as they are."""
@@ -68,9 +66,6 @@ class EarlierTrials:
             these = numbers_text(self.outside)
             rule = "measured nothing and outside the search now, so neither counted nor run again"
             told = [f"{rule}: {these}"]
-        if self.untried:
-            points = how_many(self.untried, "point")
-            told.append(f"search.first: {points} beyond budget.trials; --num-trials raises it")
         if self.warm or self.left_out:
             told.append(f"warm_start: took {len(self.warm)} trial(s)")
         return told + [f"warm_start: left out {reason}" for reason in self.left_out]
@@ -113,14 +108,7 @@ def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str
     else:  # as they were when this sweep first named them
         warm, reasons = usable_trials(config, ledger.warm_start())
         left_out = [f"{n}: {why}" for why, n in reasons.items()]
-    return EarlierTrials(own, warm, left_out, is_new, outside, _untried(config, own))
-
-
-def _untried(config: SweepConfig, own: Sequence[TrialRecord]) -> int:
-    """How many points of `search.first` the sweep has no trial of, and none left for."""
-    searched = [record.params for record in own if record.confirms is None]
-    points = [point for point in first_points(config.search) if point not in searched]
-    return max(0, len(points) - max(0, config.budget.trials - len(searched)))
+    return EarlierTrials(own, warm, left_out, is_new, outside)
 
 
 def trials_as_known(config: SweepConfig, output_dir: Location) -> EarlierTrials:
