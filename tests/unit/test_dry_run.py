@@ -555,7 +555,7 @@ BAD: dict[str, Any] = {
     ),
     "no such DeepSpeed file": (
         ["--set", "deepspeed.config_file=nowhere.json"],
-        "deepspeed.config_file: no such file: ",
+        "deepspeed.config_file: cannot be read: [Errno 2] No such file or directory: ",
     ),
     "no such package": (
         ["--set", "model.name=package://no_such_package/m"],

@@ -60,10 +60,6 @@ class _Loader(yaml.SafeLoader):
         construct = yaml.SafeLoader.yaml_constructors[node.tag]
         return construct(self, node)
 
-    def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """A value, complete at once, or one that contains itself, as `&a [*a]`, would be taken."""
-        return super().construct_object(node, deep=True)
-
 
 _Loader.yaml_constructors = yaml.SafeLoader.yaml_constructors | {
     **{f"tag:yaml.org,2002:{kind}": _Loader.text for kind in ("str", "timestamp")},
@@ -227,14 +223,10 @@ def _places(file: Path, node: Any) -> dict[KeyPath, str]:
     return places
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    both = dict(below)
-    for key, value in above.items():
-        under = below.get(key)
-        if isinstance(value, dict) and isinstance(under, dict):
-            value = _merged(under, value)
-        both[key] = value
-    return both
+def _merged(below: Any, above: Any) -> Any:
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {key: _merged(below.get(key), value) for key, value in above.items()}
 
 
 def _replaced(location: KeyPath, above: _Source) -> bool:
@@ -341,10 +333,8 @@ def _read_deepspeed_file(source: _Source) -> list[Fault]:
     as_json = "write DeepSpeed's JSON, or the same settings under deepspeed.config"
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return fault(f"no such file: {file}", RELATIVE)
     except OSError as error:
-        return fault(f"cannot be read: {error}", "name a file that can be")
+        return fault(f"cannot be read: {error}", RELATIVE)
     except ValueError as error:
         return fault(f"is no JSON: {file} ({error})", as_json)
     if not isinstance(content, dict):
