@@ -9,13 +9,12 @@ from statistics import fmean
 
 import yaml
 from rich.console import Console
-from rich.table import Table
 
 from trainables.config import TrainConfig, TrialConfig
 from trainables.files.storage import Location
 from trainables.records.schema import ENDED_WELL, TrialRecord, TrialStatus
 from trainables.results.confirmation import planned_repeats
-from trainables.results.wording import duration, further_settings, how_many
+from trainables.results.wording import duration, how_many, setting
 from tune.cluster.memory_fit import disk_space, host_memory, memory_table
 from tune.config.sweep_config import SweepConfig
 from tune.config.training_warnings import training_warnings
@@ -79,14 +78,12 @@ def print_plan(
     plan = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
     console.print(plan, markup=False, highlight=False, soft_wrap=True)
     runs = _runs(config, earlier, retry_failed)
-    console.print(_points_table(config, runs))
-    console.print(memory_table(config))
     lines = [*host_memory(config), *disk_space(config), *_resources(config)]
     if runs.points:
         lines += [_estimate(config, runs, samples), _hours(runs, earlier.own)]
     lines += [f"warning: {told}" for told in training_warnings(config, samples)]
-    for line in [*earlier.in_words(), *lines]:
-        console.print(line, markup=False, soft_wrap=True, highlight=False)
+    for part in [*_points(config, runs), memory_table(config), *earlier.in_words(), *lines]:
+        console.print(part, markup=False, soft_wrap=isinstance(part, str), highlight=False)
 
 
 def _runs(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -> _Runs:
@@ -116,38 +113,15 @@ def _suggestions(searcher: OptunaSearcher) -> Iterator[TrialRecord]:
         yield TrialRecord(config=config, params=suggestion["params"], started=0)
 
 
-def _points_table(config: SweepConfig, runs: _Runs) -> Table | str:
+def _points(config: SweepConfig, runs: _Runs) -> list[str]:
+    """The first trials, each as the sweep itself tells it when it starts."""
     if not runs.points:
-        return runs.in_words()
+        return [runs.in_words()]
     announced = runs.to_search or runs.count  # none is searched where the budget is spent
     title = f"first {len(runs.points)} of {announced} trials{_left_out(config)}"
     if runs.ended:
         title = f"{runs.in_words()}; the first {len(runs.points)}"
-    table = Table(title=title, title_justify="left")
-    for heading in ("trial", "method", "rank", "alpha", "scaling", "learning rate", "batch"):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
-    others = [_other_settings(point) for point in runs.points]
-    if any(others):
-        table.add_column("other", overflow="fold")
-    for point, other in zip(runs.points, others, strict=True):
-        drawn, lora = point.config, point.config.lora
-        table.add_row(
-            str(point.number),
-            drawn.method,
-            str(lora.rank) if lora else "-",
-            f"{lora.alpha:g}" if lora else "-",
-            f"{lora.scaling:.3g}" if lora else "-",
-            f"{drawn.learning_rate:.2e}",
-            str(drawn.train.batch_size),
-            *([other] if any(others) else []),
-        )
-    return table
-
-
-def _other_settings(point: TrialRecord) -> str:
-    """What else is searched, as the sweep itself tells it when a trial starts."""
-    searched = {n: value for n, value in point.params.items() if not n.endswith("/batch_size")}
-    return ", ".join(further_settings(point.model_copy(update={"params": searched})))
+    return [f"{title}:", *(f"  trial {point.number}: {setting(point)}" for point in runs.points)]
 
 
 def _left_out(config: SweepConfig) -> str:
