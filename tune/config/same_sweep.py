@@ -7,13 +7,11 @@ learns from the other.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from trainables.errors import Fault, UserError
@@ -128,20 +126,13 @@ def _by_files(value: Any) -> Any:
 
 
 def _difference(section: str, before: Any, now: Any) -> str:
-    if not isinstance(before, dict) or not isinstance(now, dict):
-        return f"{section} {_as_yaml(before)}, not {_as_yaml(now)}"
-    key = next(key for key in {**now, **before} if before.get(key) != now.get(key))
-    was, is_now = without_nulls(before.get(key)), without_nulls(now.get(key))
-    return f"{section}.{key} {_as_yaml(was)}, not {_as_yaml(is_now)}"
-
-
-def _as_yaml(value: Any) -> str:
-    """On one line, as a sweep file may have it in a list."""
-    listed = yaml.safe_dump(
-        [value], default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True
-    )
-    shown = str(listed).strip()[1:-1]
-    return json.dumps(value, ensure_ascii=False) if "\n" in shown else shown
+    field = section
+    if isinstance(before, dict) and isinstance(now, dict):
+        key = next(key for key in {**now, **before} if before.get(key) != now.get(key))
+        field = f"{section}.{key}"
+        before, now = without_nulls(before.get(key)), without_nulls(now.get(key))
+    was, is_now = (json.dumps(value, ensure_ascii=False) for value in (before, now))
+    return f"{field} {was}, not {is_now}"
 
 
 def other_questions(
