@@ -74,15 +74,14 @@ def print_plan(
         UserError: the sweep cannot go on from that run, or start from those of `warm_start`.
     """
     earlier = trials_as_known(config, output_dir)
-    console = Console()
     plan = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
-    console.print(plan, markup=False, highlight=False, soft_wrap=True)
     runs = _runs(config, earlier, retry_failed)
     lines = [*host_memory(config), *disk_space(config), *_resources(config)]
     if runs.points:
         lines += [_estimate(config, runs, samples), _hours(runs, earlier.own)]
     lines += [f"warning: {told}" for told in training_warnings(config, samples)]
-    for part in [*_points(config, runs), memory_table(config), *earlier.in_words(), *lines]:
+    points, memory, console = _points(config, runs), memory_table(config), Console()
+    for part in [plan, *points, memory, *earlier.in_words(), *lines]:
         console.print(part, markup=False, soft_wrap=isinstance(part, str), highlight=False)
 
 
