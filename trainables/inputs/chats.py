@@ -42,9 +42,9 @@ class Example(NamedTuple):
         asked = (str(turn.get("content")) for turn in self.asked[::-1] if turn["role"] == "user")
         return next(asked, "")
 
-    def begun_by(self, system: str) -> Example:
-        """The same after a system's turn, unless it has one."""
-        if self.asked[0]["role"] in _SYSTEMS:
+    def begun_by(self, system: str | None) -> Example:
+        """The same after a system's turn, unless it has one, or that is blank."""
+        if not system or self.asked[0]["role"] in _SYSTEMS:
             return self
         return self._replace(prompt=[{"role": "system", "content": system}, *self.asked])
 

@@ -13,8 +13,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from trainables.inputs.row_files import Row
 
 WHOLE = "row"  # what templates call the row itself, unless a field of it is called so
-# Values that a template prints as they are; it may fail on others, and on fields without a value.
-PLAIN = (str, int, float)
 # Of what else templates print, what has a text that anyone would write.
 _OF_TEXT = (str, Number, date, time, timedelta, Undefined)
 # What a template, which is the user's code, can raise.

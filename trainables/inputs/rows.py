@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from jinja2 import Template, TemplateError, UndefinedError, meta
@@ -17,7 +18,6 @@ from trainables.inputs.chats import Example, examples_of_chat, without_nulls
 from trainables.inputs.row_files import Row, data_file_in, first_of, read_rows
 from trainables.inputs.row_templates import (
     ENVIRONMENT,
-    PLAIN,
     TEMPLATE_FAILS,
     WHOLE,
     NoText,
@@ -25,6 +25,7 @@ from trainables.inputs.row_templates import (
     text_of,
 )
 from trainables.inputs.unusable import UnusableRow, faults_of_most
+from trainables.records.faults import read_each
 
 Source = Literal["path", "validation_path"]
 _LONGEST_REASON = 400  # characters: with the types of all fields it may be of pages
@@ -136,10 +137,10 @@ def learned(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> l
             or most rows cannot be learned, as completions are blank, or chats malformed or without
             an answer.
     """
-    location = getattr(data, source)
-    if faults := _faults_of_fields(data, rows, location):
-        raise UserError(faults)
-    rendered = list(_render(data, rows))
+    location = str(getattr(data, source))
+    rendered = list(
+        _of_texts(data.text, rows, location) if data.text else _of_templates(data, rows, location)
+    )
     unusable = [
         made.at(index, location)
         for index, made in enumerate(rendered)
@@ -163,20 +164,19 @@ def count_samples(data: DataConfig, rendered: Iterable[Rendered]) -> int | None:
     return round(sum(of_rows) * kept / len(of_rows)) if of_rows else 0
 
 
-def _faults_of_fields(data: DataConfig, rows: Sequence[Row], location: str) -> list[Fault]:
-    """Malformed templates, and fields that are absent, null or no text where one is needed."""
-    if data.messages is not None:
-        for index, row in enumerate(rows):
-            if data.messages not in row:
-                where = f"row {index + 1} of {location}"
-                return [_fault_of_lacking("data.messages", [data.messages], where, row)]
-    if data.text is not None:
-        return first_of(list(_faults_of_texts(data.text, rows, location)))
-    faults: list[Fault] = []
-    blank = _blank_rows(data, rows)
-    for name, text in _templates(data).items():
-        faults += first_of(list(_faults_of_template(f"data.{name}", text, rows, location, blank)))
-    return faults
+def _of_templates(data: DataConfig, rows: Sequence[Row], location: str) -> Iterator[Rendered]:
+    """What is learned from rows of chats, or of prompts and completions."""
+    templates, blank = _templates(data), _blank_rows(data, rows)
+    columns = read_each(
+        partial(_column, f"data.{name}", text, rows, location, blank)
+        for name, text in templates.items()
+    )
+    for index, row in enumerate(rows):
+        texts = {name: made[index] for name, made in zip(templates, columns, strict=True)}
+        try:
+            yield _examples(data, row, texts, f"row {index + 1} of {location}")
+        except UnusableRow as error:
+            yield error
 
 
 def _blank_rows(data: DataConfig, rows: Sequence[Row]) -> Set[int]:
@@ -195,37 +195,50 @@ def _templates(data: DataConfig) -> dict[str, str]:
     return of_chat | (of_row if data.messages is None else {})
 
 
-def _faults_of_template(
+def _column(
     field: str, text: str, rows: Sequence[Row], location: str, blank: Set[int]
-) -> Iterator[Fault]:
+) -> list[str]:
+    """What a template makes of each row, but for the blank ones.
+
+    Raises:
+        UserError: it is malformed, or cannot be rendered on rows.
+    """
     try:
         wanted = meta.find_undeclared_variables(ENVIRONMENT.parse(text))
         template = ENVIRONMENT.from_string(text)
     except TemplateError as error:
-        how = _how_to_name(rows[0])
-        yield Fault(field, f"is no valid template: {text!r} ({error})", how)
-        return
+        rule = f"is no valid template: {text!r} ({error})"
+        raise UserError([Fault(field, rule, _how_to_name(rows[0]))]) from error
     if (meant := _meant(text, rows[0])) and "{{" not in text and "{%" not in text:
-        yield Fault(field, f"is one text for all rows: {text!r}", f"write {meant}")
-        return
-    is_first = True
+        raise UserError([Fault(field, f"is one text for all rows: {text!r}", f"write {meant}")])
+    made: list[str] = []
+    faults: list[Fault] = []
     for index, row in enumerate(rows):
-        named = names_of(row)
-        is_like_first = all(isinstance(named.get(name), PLAIN) for name in wanted) and not is_first
-        if is_like_first or index in blank:
-            continue  # as good as the first, whatever the template does with such values
-        was_first, is_first = is_first, False
         try:
-            text_of(template, row)
+            made.append("" if index in blank else text_of(template, row))
         except TEMPLATE_FAILS as error:
-            without = sorted(name for name in wanted if named.get(name) is None)
-            if not without or not isinstance(error, UndefinedError):
-                yield _failure(field, index, error)
-                continue
-            lacking = _lacking(template, row, without)
-            yield _fault_of_lacking(field, lacking, f"row {index + 1} of {location}", row)
-            if was_first and any(name not in row for name in lacking):
-                return  # a name that no row has, most likely
+            without = sorted(name for name in wanted if names_of(row).get(name) is None)
+            if without and isinstance(error, UndefinedError):
+                where, lacking = f"row {index + 1} of {location}", _lacking(template, row, without)
+                faults.append(_fault_of_lacking(field, lacking, where, row))
+            else:
+                remedy = error.remedy if isinstance(error, NoText) else ""
+                rule = f"cannot be rendered on row {index + 1}: {error}"
+                faults.append(Fault(field, rule, remedy))
+            if not any(made):
+                break  # what fails on the first row does so on all, most likely
+    if faults:
+        raise UserError(first_of(faults))
+    return made
+
+
+def _of_texts(field: str, rows: Sequence[Row], location: str) -> Iterator[Rendered]:
+    """What is learned from rows of texts."""
+    if faults := list(_faults_of_texts(field, rows, location)):
+        raise UserError(first_of(faults))
+    for row in rows:
+        text = row[field] or ""
+        yield [Example("", text)] if text.strip() else []
 
 
 def _faults_of_texts(field: str, rows: Sequence[Row], location: str) -> Iterator[Fault]:
@@ -306,15 +319,10 @@ def _meant(text: str, row: Row) -> str:
     return " and ".join(dict.fromkeys(written))
 
 
-def _failure(field: str, index: int, error: Exception) -> Fault:
-    remedy = error.remedy if isinstance(error, NoText) else ""
-    return Fault(field, f"cannot be rendered on row {index + 1}: {error}", remedy)
-
-
 def _needs_more_than(template: Template, row: Row) -> bool:
     try:
         text_of(template, row)
-    except TEMPLATE_FAILS as error:  # `_render` says what else is wrong
+    except TEMPLATE_FAILS as error:
         return isinstance(error, UndefinedError)
     return False
 
@@ -330,41 +338,18 @@ def _is_blank_by_nulls(template: Template, row: Row) -> bool:
         return False
 
 
-def _render(data: DataConfig, rows: Sequence[Row]) -> Iterator[Rendered]:
-    if data.text is not None:
-        for row in rows:
-            text = row[data.text] or ""
-            yield [Example("", text)] if text.strip() else []
-        return
-    templates = {name: ENVIRONMENT.from_string(text) for name, text in _templates(data).items()}
-    blank = _blank_rows(data, rows)
-    for index, row in enumerate(rows):
-        if index in blank:
-            yield UnusableRow([_BLANK])
-            continue
-        texts = {}
-        for name, template in templates.items():
-            try:
-                texts[name] = text_of(template, row)
-            except TEMPLATE_FAILS as error:
-                raise UserError([_failure(f"data.{name}", index, error)]) from error
-        try:
-            examples = _examples(data, row, texts)
-        except UnusableRow as error:
-            yield error
-            continue
-        system = texts.get("system")
-        yield [example.begun_by(system) for example in examples] if system else examples
-
-
-def _examples(data: DataConfig, row: Row, texts: Mapping[str, str]) -> list[Example]:
+def _examples(data: DataConfig, row: Row, texts: Mapping[str, str], where: str) -> list[Example]:
     """What is learned from a row, whose templates made these texts.
 
     Raises:
         UnusableRow: nothing can be.
+        UserError: it has no chat.
     """
-    if data.messages is not None:
-        return examples_of_chat(row, data.messages, data.answers)
-    if texts["completion"].strip():
-        return [Example(texts["prompt"], texts["completion"])]
-    raise UnusableRow([_BLANK])
+    if data.messages is None:
+        if not texts["completion"].strip():
+            raise UnusableRow([_BLANK])
+        return [Example(texts["prompt"], texts["completion"]).begun_by(texts.get("system"))]
+    if data.messages not in row:
+        raise UserError([_fault_of_lacking("data.messages", [data.messages], where, row)])
+    examples = examples_of_chat(row, data.messages, data.answers)
+    return [example.begun_by(texts.get("system")) for example in examples]
