@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from trainables.errors import Fault
-from trainables.inputs.row_files import Row, has_half
+from trainables.inputs.row_files import Row, parse_json
 from trainables.inputs.unusable import UnusableRow
 
 Turn = dict[str, Any]
@@ -243,15 +243,10 @@ def _tools(row: Row) -> list[Any] | None:
 
 def _parsed(text: str, kind: type | tuple[type, ...], name: str) -> Any:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise _malformed(f"must have {name} in JSON, got {text[:40]!r} ({error.msg})") from None
-    except RecursionError:
-        raise _malformed(f"must have {name} in JSON, got one nested too deep to be read") from None
-    except ValueError:
-        raise _malformed(f"must have {name} in JSON, got a number of too many digits") from None
-    if "\\u" in text and has_half(value):
-        raise _malformed(f"must have {name} in JSON, got one with half of a character")
+        value = parse_json(text.encode())
+    except ValueError as error:
+        problem = f"{text[:40]!r} ({getattr(error, 'msg', error)})"
+        raise _malformed(f"must have {name} in JSON, got {problem}") from None
     if not isinstance(value, kind):
         raise _malformed(f"must have {name} in JSON, got a {type(value).__name__}: {text[:40]!r}")
     return value

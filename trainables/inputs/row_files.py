@@ -14,7 +14,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,13 @@ from trainables.errors import Fault, UserError
 
 Row = dict[str, Any]
 _MAX_FAULTS = 5
-_TOO_DEEP, _FLATTEN = "one nested too deep to be read", "leave the row out, or flatten it"
-_NOT_UTF8, _AS_UTF8 = "text that is not UTF-8", "save it as UTF-8"
-_TOO_LONG, _AS_TEXT = "one with a number of too many digits", "write it as a text, in quotes"
-_HALF = "one with half of a character: a surrogate alone, such as \\ud83d"
-_WHOLE = "leave the row out, or write the character whole"
-# What JSON may begin a surrogate with, alone or not; no tokenizer takes one alone.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]").search
 _COMMAS = "commas separate columns, tabs in a .tsv; quote texts that hold one"
 _OTHER_SEPARATORS = re.compile(r"[,;\t|]")  # of columns; the file's own is in no name
-_OTHER_FORMAT = "name a file of another format by it: .json, .csv, .tsv, .txt or .parquet"
+_OTHER_FORMAT = (
+    "write JSON lines in UTF-8, or name a file of another format by it: .json, .csv, .tsv, .txt or "
+    ".parquet"
+)
 
 
 def read_rows(file: Path, field: str, other: str = ".jsonl") -> list[Row]:
@@ -53,27 +50,10 @@ def read_rows(file: Path, field: str, other: str = ".jsonl") -> list[Row]:
     try:
         return read(file, field)
     except UnicodeDecodeError as error:
-        rule, place = f"is not UTF-8: {error.reason}", f"{file}:{_first_not_utf8(file)}"
-        raise UserError([Fault(field, rule, _AS_UTF8, location=place)]) from error
+        rule = f"is not UTF-8: {error.reason}"
+        raise UserError([Fault(field, rule, "save it as UTF-8", location=str(file))]) from error
     except (OSError, EOFError, zlib.error) as error:  # of gzip
         raise UserError([Fault(field, f"cannot be read: {file} ({error})")]) from error
-
-
-def data_file_in(folder: Path) -> Path | None:
-    """A file of rows in a folder, or one below, of training rather than of others; None if none.
-
-    JSON and text may be anything, so such files count last, and where they are named `train`.
-    """
-    found = [path for pattern in ("*", "*/*") for path in sorted(folder.glob(pattern))]
-    files = [path for path in found if path.is_file()]
-    rows = [path for path in files if _suffix(path) in (".jsonl", ".parquet", ".csv", ".tsv")]
-    texts = [path for path in files if _suffix(path) in (".json", ".txt")]
-    candidates = [
-        *(path for path in rows if path.name.startswith("train")),
-        *rows,
-        *(path for path in texts if path.name.split(".")[0] == "train"),
-    ]
-    return candidates[0] if candidates else None
 
 
 def _read_jsonl(file: Path, field: str) -> list[Row]:
@@ -88,22 +68,17 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            remedy = _OTHER_FORMAT if number == 1 else ""
             try:
-                row = json.loads(line, object_pairs_hook=_with_each_once)
-            except json.JSONDecodeError as error:
-                problem = f"{line[:40].decode(errors='replace').rstrip()!r} ({error.msg})"
-            except (RecursionError, ValueError) as error:
-                problem, remedy = _unread(error)
-                if number == 1 and problem == _NOT_UTF8:  # as of a workbook, or compressed
-                    remedy = f"{_AS_UTF8}, or {_OTHER_FORMAT}"
+                row = parse_json(line)
+            except ValueError as error:
+                beginning = line[:40].decode(errors="replace").rstrip()
+                problem = f"{beginning!r} ({getattr(error, 'msg', error)})"
             else:
-                if isinstance(row, dict) and not (_SURROGATE(line) and has_half(row)):
+                if isinstance(row, dict):
                     rows.append(row)
                     continue
                 problem = f"a {type(row).__name__}"
-                if isinstance(row, dict):
-                    problem, remedy = _HALF, _WHOLE
+            remedy = _OTHER_FORMAT if number == 1 else ""
             rule = f"each line must be a JSON object, got {problem}"
             faults.append(Fault(field, rule, remedy, location=f"{file}:{number}"))
     if faults:
@@ -111,26 +86,28 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
     return rows
 
 
-class _Twice(ValueError):
-    """An object of JSON has two values of one name, of which one would be lost."""
+def parse_json(text: bytes) -> Any:
+    """What JSON stands for.
+
+    Raises:
+        ValueError: it is malformed, too deep or too large for Python, or has two values of one
+            name, of which one would be lost, or half of a character, which no tokenizer takes.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_with_each_once)
+        if _SURROGATE(text):  # alone, or one of a pair
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("it is nested too deep to be read") from error
+    return value
 
 
 def _with_each_once(pairs: list[tuple[str, Any]]) -> Row:
     row = dict(pairs)
     if len(row) < len(pairs):
         (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise _Twice(f"one that names {name} more than once")
+        raise ValueError(f"it names {name} more than once")
     return row
-
-
-def _unread(error: ValueError | RecursionError) -> tuple[str, str]:
-    """What keeps JSON that is well formed from being read, and a remedy."""
-    if isinstance(error, _Twice):
-        return str(error), "give each field a name of its own"
-    if isinstance(error, UnicodeDecodeError):
-        return _NOT_UTF8, _AS_UTF8
-    # Python reads integers of at most 4,300 digits.
-    return (_TOO_DEEP, _FLATTEN) if isinstance(error, RecursionError) else (_TOO_LONG, _AS_TEXT)
 
 
 def first_of(faults: list[Fault]) -> list[Fault]:
@@ -141,28 +118,8 @@ def first_of(faults: list[Fault]) -> list[Fault]:
     return [*faults[:_MAX_FAULTS], Fault(faults[0].field, f"{rest} more like these")]
 
 
-def has_half(row: Any) -> bool:
-    """Whether a text in what JSON stands for has half of a character."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
 def _suffix(file: Path) -> str:
     return Path(file.name.removesuffix(".gz")).suffix
-
-
-def _first_not_utf8(file: Path) -> int:
-    """The number of the first line that is not UTF-8; 1 if there is none."""
-    with opened(file) as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return number
-    return 1
 
 
 def opened(file: Path) -> gzip.GzipFile | io.BufferedReader:
@@ -174,49 +131,24 @@ def _read_json(file: Path, field: str) -> list[Row]:
     with opened(file) as stream:
         text = stream.read()
     if not text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-        with suppress(ValueError, RecursionError):
-            if isinstance(json.loads(text), dict) and b"\n" in text.strip():
+        with suppress(ValueError):
+            if isinstance(parse_json(text), dict) and b"\n" in text.strip():
                 rule = "must be an array of objects, or one object a line, got one object"
                 raise UserError([Fault(field, rule, location=str(file))])
         return _read_jsonl(file, field)  # as many a .json file is
     try:
-        rows = json.loads(text, object_pairs_hook=_with_each_once)
-    except UnicodeDecodeError:
-        raise
-    except json.JSONDecodeError as error:
-        rule, place = f"is no JSON array: {error.msg}", f"{file}:{error.lineno}"
-        raise UserError([Fault(field, rule, location=place)]) from error
-    except (RecursionError, ValueError) as error:
-        problem, remedy = _unread(error)
-        rule = f"each item must be an object, item {_first_unread(text)} is {problem}"
-        raise UserError([Fault(field, rule, remedy, location=str(file))]) from error
-    if faults := list(_faults_of_items(rows, bool(_SURROGATE(text)), field, file)):
+        rows = parse_json(text)
+    except ValueError as error:
+        raise UserError([Fault(field, f"is no JSON array: {error}", location=str(file))]) from error
+    rule = "each item must be an object, item"
+    faults = [
+        Fault(field, f"{rule} {number} is a {type(item).__name__}", location=str(file))
+        for number, item in enumerate(rows, start=1)
+        if not isinstance(item, dict)
+    ]
+    if faults:
         raise UserError(first_of(faults))
     return list(rows)
-
-
-def _faults_of_items(
-    items: list[Any], may_have_halves: bool, field: str, file: Path
-) -> Iterator[Fault]:
-    for number, item in enumerate(items, start=1):
-        rule = f"each item must be an object, item {number} is"
-        if not isinstance(item, dict):
-            yield Fault(field, f"{rule} a {type(item).__name__}")
-        elif may_have_halves and has_half(item):
-            yield Fault(field, f"{rule} {_HALF}", _WHOLE, location=str(file))
-
-
-def _first_unread(text: bytes) -> int:
-    """The number of the first item of an array that cannot be read."""
-    decoder, array = json.JSONDecoder(object_pairs_hook=_with_each_once), text.decode()
-    number, at = 1, array.index("[") + 1
-    with suppress(RecursionError, ValueError):
-        while True:
-            while array[at] in ", \t\r\n":
-                at += 1
-            at = decoder.raw_decode(array, at)[1]
-            number += 1
-    return number
 
 
 def _read_csv(file: Path, field: str) -> list[Row]:
@@ -260,8 +192,8 @@ def _read_text(file: Path, field: str) -> list[Row]:
     with opened(file) as stream:
         lines = io.TextIOWrapper(stream, "utf-8-sig")
         texts = [line.removesuffix("\n") for line in lines if line.strip()]
-    with suppress(IndexError, ValueError, RecursionError):
-        if all(isinstance(json.loads(texts[at]), dict) for at in (0, -1)):
+    with suppress(IndexError, ValueError):
+        if all(isinstance(parse_json(texts[at].encode()), dict) for at in (0, -1)):
             return _read_jsonl(file, field)  # which any name may have
     return [{"text": text} for text in texts]
 

@@ -15,7 +15,7 @@ from trainables.config import DataConfig
 from trainables.errors import Fault, UserError, hub_remedy, named
 from trainables.files.locations import RELATIVE, absence, expanded, is_local, resolve
 from trainables.inputs.chats import Example, examples_of_chat, without_nulls
-from trainables.inputs.row_files import Row, data_file_in, first_of, read_rows
+from trainables.inputs.row_files import Row, first_of, read_rows
 from trainables.inputs.row_templates import (
     ENVIRONMENT,
     TEMPLATE_FAILS,
@@ -70,9 +70,7 @@ def _read_local(location: str, field: str, other: str = ".jsonl") -> list[Row]:
         raise UserError([Fault(field, f"{rule}: {file}", RELATIVE)])
     if not file.is_file():
         rule = f"must be a file, is {'a folder' if file.is_dir() else 'none'}"
-        inside = data_file_in(file)
         remedy = "give a .jsonl, .json, .csv, .tsv, .txt or .parquet"
-        remedy += f", such as {inside}" if inside else ""
         raise UserError([Fault(field, f"{rule}: {file}", remedy)])
     return read_rows(file, field, other)
 
