@@ -63,48 +63,30 @@ def test_addresses_and_paths() -> None:
     assert join(Path("a"), "b", "c") == Path("a/b/c")
 
 
-def test_an_address_without_a_bucket_is_no_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    told = "error: the address of an object store must name a bucket, got {}; write s3://bucket/"
-    for address in ("s3://", "s3:///", "s3:///sweeps"):
-        for main, arguments in (
-            (command_line.main, ["quickstart", "--dry-run", "--output-dir", address]),
-            (analysis_main, ["report", address]),
-        ):
-            assert main(arguments) == 2
-            assert capsys.readouterr().err.startswith(told.format(address))
-
-
-def test_a_folder_given_as_an_address_is_told_to_be_a_path(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """A dry run had nothing against it, and the run was told to see that the store answers."""
-    arguments = ["quickstart", "--dry-run", "--output-dir", "file:///data/sweeps"]
-    assert command_line.main(arguments) == 2
-    told = "a folder on a disk must be given as its path, got file:///data/sweeps; write /data/"
-    assert told in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
-    ("address", "told"),
+    "address",
     [
-        ("s3:/bucket/a", "must begin as s3:// does, got s3:/bucket/a; write s3://bucket/a"),
-        ("S3://bucket/a", "must begin as s3:// does, got S3://bucket/a; write s3://bucket/a"),
-        ("s3a://bucket/a", "must begin with s3://, gs:// or abfs://, got s3a://bucket/a; write"),
-        (
-            "https://bucket.s3.amazonaws.com/a",
-            "must begin with s3://, gs:// or abfs://, got https:",
-        ),
+        "s3://",
+        "s3:///",
+        "s3:///sweeps",
+        "file:///data/sweeps",
+        "s3:/bucket/a",
+        "S3://bucket/a",
+        "s3a://bucket/a",
+        "https://bucket.s3.amazonaws.com/a",
     ],
 )
-def test_a_misspelt_address_is_no_folder(
-    address: str, told: str, capsys: pytest.CaptureFixture[str]
+def test_what_is_no_address_of_a_bucket_is_no_folder_either(
+    address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The sweep was written to a local folder `s3:`, or pyarrow's parser was quoted."""
-    assert command_line.main(["quickstart", "--dry-run", "--output-dir", address]) == 2
-    assert told in capsys.readouterr().err
+    told = f"must be a folder's path or the address of an object store, got {address}; write one"
+    for main, arguments in (
+        (command_line.main, ["quickstart", "--dry-run", "--output-dir", address]),
+        (analysis_main, ["report", address]),
+    ):
+        assert main(arguments) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_a_name_that_only_looks_like_an_address_is_a_folder() -> None:

@@ -17,9 +17,8 @@ from trainables.files.disk import beside, flush, whole_file
 from trainables.files.locations import expanded
 
 Location = str | Path
-# What pyarrow knows, by its address; and one that is taken for a folder, as `Path` leaves it.
-_STORES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs")
-_MISSPELT = re.compile(rf"({'|'.join(_STORES)}):/+", re.IGNORECASE)
+_STORES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs")  # what pyarrow knows, by its address
+_MEANT_AS_ADDRESS = re.compile(rf"[a-z0-9]+://|({'|'.join(_STORES)}):/", re.IGNORECASE)
 _KEYS_OR_OPTIONS = re.compile(r"://[^/@]*:[^@]*@|[?#]")
 
 
@@ -105,25 +104,15 @@ def parse_location(text: str) -> Location:
     """A location as the user typed it.
 
     Raises:
-        UserError: it is an address without a bucket, that of a disk or of no store that is known,
-            or it is misspelt, and would be a folder's name.
+        UserError: it looks like an address, and is none of a bucket in a store that is known.
     """
-    if not is_address(text):
-        if meant := _MISSPELT.match(text):
-            rule = f"the address of an object store must begin as s3:// does, got {text}"
-            remedy = f"write {meant[1].lower()}://{text[meant.end() :]}"
-            raise UserError([Fault("", rule, remedy)])
+    if not _MEANT_AS_ADDRESS.match(text):
         return expanded(text)
-    if text.startswith("file://"):  # pyarrow would make no folders there, as in a store
-        rule = f"a folder on a disk must be given as its path, got {text}"
-        raise UserError([Fault("", rule, f"write {text.removeprefix('file://')}")])
     store, _, name = text.partition("://")
-    if store not in _STORES:
-        rule = f"the address of an object store must begin with s3://, gs:// or abfs://, got {text}"
-        raise UserError([Fault("", rule, "write one such as s3://bucket/sweeps")])
-    if not name or name.startswith("/"):
-        rule = f"the address of an object store must name a bucket, got {text}"
-        raise UserError([Fault("", rule, f"write {store}://bucket/sweeps")])
+    if store not in _STORES or not name or name.startswith("/"):
+        rule = f"must be a folder's path or the address of an object store, got {text}"
+        remedy = "write one such as s3://bucket/sweeps, with gs:// or abfs:// for other stores"
+        raise UserError([Fault("", rule, remedy)])
     return text.rstrip("/")
 
 

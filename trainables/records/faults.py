@@ -88,8 +88,7 @@ def _fault(detail: ErrorDetails, content: bytes, file: str, remedy: str, line: i
     """One fault of a record, with its line."""
     kind, location = detail["type"], [part for part in detail["loc"] if isinstance(part, str)]
     if kind == "json_invalid":
-        inside, why = _syntax_error(content)
-        return Fault(_place(file, line or inside), f"is not JSON: {why}", remedy)
+        return Fault(_place(file, line), f"is not JSON: {detail['ctx']['error']}", remedy)
     if kind == "missing":
         rule = "is missing"
     elif kind == "extra_forbidden":
@@ -113,20 +112,6 @@ def _shown(value: Any) -> str:
 
 def _place(file: str, line: int | None) -> str:
     return f"{file}:{line}" if line else file
-
-
-def _syntax_error(content: bytes) -> tuple[int, str]:
-    if not content.strip():
-        return 1, "it is empty"
-    try:
-        json.loads(content)
-    except json.JSONDecodeError as error:
-        return error.lineno, error.msg
-    except UnicodeDecodeError as error:
-        return content.count(b"\n", 0, error.start) + 1, "it is not UTF-8 text"
-    except RecursionError:
-        return 1, "it is nested too deeply"
-    return 1, "a number or text in it is malformed"
 
 
 def _line_of(location: list[str], content: bytes) -> int:
