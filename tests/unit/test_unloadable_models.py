@@ -128,20 +128,15 @@ def test_an_architecture_that_transformers_has_not(
     assert str(fault.remedy).startswith(remedy)
 
 
-@pytest.mark.parametrize(
-    ("kind", "named"), [("qwen2_5_vl", "Qwen2_5_VL"), ("smolvlm", "SmolVLM"), ("t5", "T5")]
-)
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "t5"])
 def test_an_architecture_that_transformers_has_but_not_to_continue_text(
-    kind: str, named: str, model: ModelConfig
+    kind: str, model: ModelConfig
 ) -> None:
     AutoConfig.for_model(kind).save_pretrained(model.name)
     (fault,) = faults(load_model, model)
-    assert (fault.field, fault.rule) == (
-        "model.name",
-        f"cannot load {model.name}: its architecture, {named}, is not trained here, as "
-        "Transformers has no AutoModelForCausalLM for it",
-    )
-    assert str(fault.remedy).startswith("name a model that it has one for, such as a Llama")
+    assert fault.field == "model.name"
+    assert fault.rule.endswith("for this kind of AutoModel: AutoModelForCausalLM")
+    assert fault.remedy.startswith("name a model that continues text, such as a Llama")
 
 
 @pytest.mark.parametrize("name", ["package://none/model", "/none", "not/one/of a hub"])

@@ -53,7 +53,14 @@ def choose(
     filter_name = task.filter or next((name for known, name in found if known == metric), "")
     if not found:
         rule = f"task {task.label} gives no number"
-        raise UserError([Fault(f"eval.{loaded.role}", rule, _instead_of_numbers(loaded, result))])
+        given = [
+            f"{_named(name, used_filter)} {value}"
+            for name, used_filter, value in _entries(result, task.label)
+            if not name.endswith("_stderr")
+        ]
+        lists = "metric_list, or of a group aggregate_metric_list,"
+        remedy = f"it gives {', '.join(given)}" if given else f"see which its {lists} names"
+        raise UserError([Fault(f"eval.{loaded.role}", rule, remedy)])
     if (task.metric and metric != task.metric) or (metric, filter_name) not in found:
         wanted = _named(task.metric or metric, filter_name)
         rule = f"task {task.label} gives no {wanted}"
@@ -64,30 +71,6 @@ def choose(
 
 def _named(metric: str, filter_name: str) -> str:
     return f"{metric} (filter {filter_name})"
-
-
-def _instead_of_numbers(loaded: LoadedTask, result: dict[str, Any]) -> str:
-    """What a task gives that gives no number, or what its group asks of the tasks in it."""
-    label = loaded.task.label
-    given = [
-        f"{_named(metric, filter_name)} {value}"
-        for metric, filter_name, value in _entries(result, label)
-        if not metric.endswith("_stderr")
-    ]
-    if given:
-        return f"it gives {', '.join(given)}"
-    group = loaded.tasks.get("groups", {}).get(loaded.task.task)
-    if group is None:
-        return "see which metrics its metric_list names"
-    asked = [
-        _named(own.metric, " or ".join(own.filter_list)) if own.filter_list else own.metric
-        for own in group.aggregate_metric_list
-    ]
-    of_tasks = [
-        _named(*each) for name in loaded.tasks["tasks"] for each in numbers(result, name)[0]
-    ]
-    known = ", ".join(dict.fromkeys(of_tasks)) or "no number"
-    return f"its aggregate_metric_list asks {', '.join(asked)}; its tasks give {known}"
 
 
 def check_is_a_skill(loaded: LoadedTask, metric: str, metrics: Sequence[str]) -> None:

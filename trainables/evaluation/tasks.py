@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 import reprlib
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from lm_eval import utils as harness
-from lm_eval.api.samplers import FirstNSampler
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -133,7 +132,6 @@ def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
         elif of_member is None:
             member.set_config(key="num_fewshot", value=0)
         check_can_be_scored(member)
-        _check_has_examples(member)
         _build_requests_once(member)
     return built
 
@@ -157,22 +155,6 @@ def _check_filter(built: Any, task: EvalTask) -> None:
     if filters and task.filter is not None and task.filter not in filters:
         known = " or ".join(dict.fromkeys(filters))
         raise Unfit(f"its filter must be {known}, got {task.filter}")
-
-
-def _check_has_examples(member: Any) -> None:
-    """Check that there are as many examples to show as are asked for."""
-    shots = member.get_config("num_fewshot")
-    documents = member.fewshot_docs() if shots else None
-    if not isinstance(documents, Sized):
-        return
-    # Where they are drawn from the questions, there is one to spare, as none is shown to itself.
-    # The harness takes them for those, too, where neither names a split, but for the first ones.
-    split, takes_first = member.fewshot_cfg.split, isinstance(member.sampler, FirstNSampler)
-    spares = split == member.config.test_split and (split is not None or not takes_first)
-    wanted = shots + spares
-    if len(documents) < wanted:
-        rule = f"num_fewshot {shots} takes {wanted} documents to draw from, it has {len(documents)}"
-        raise Unfit(rule)
 
 
 @_seeded()

@@ -29,8 +29,9 @@ def check_adaptable(base: Any, demands: Demands) -> None:
             faults += told
         else:
             taken.append(plain)
-    for axis in _OFF:
-        faults += _faults_of_axis(base, axis, choices, taken)
+    for axis, off in _OFF.items():
+        asked = [lora for lora in choices if getattr(lora, axis) != off]
+        faults += _faults_of_axis(base, axis, asked, taken) if asked else []
     if demands.recomputes:
         try:
             recompute(base)
@@ -73,27 +74,18 @@ def _faults_of_modules(base: Any, plain: LoraConfig) -> list[Fault]:
 
 
 def _faults_of_axis(
-    base: Any, axis: str, choices: Sequence[LoraConfig], plain: Sequence[LoraConfig]
+    base: Any, axis: str, asked: Sequence[LoraConfig], taken: Sequence[LoraConfig]
 ) -> Iterator[Fault]:
-    """The values of an axis that PEFT refuses on some modules, all of which it takes without."""
-    values = dict.fromkeys(getattr(lora, axis) for lora in choices)
-    refused = [value for value in values if value != _OFF[axis]]
-    if not refused:
-        return
-    strongest = {axis: max(refused)}
-    reasons = {lora: _refusal(base, lora.model_copy(update=strongest)) for lora in plain}
-    at_fault = [as_written(lora.target_modules) for lora, reason in reasons.items() if reason]
-    if not at_fault:
-        return
-    off, got = as_written(_OFF[axis]), ", ".join(map(as_written, refused))
-    reason = next(filter(None, reasons.values()))
-    rule = f"must be {off} where target_modules is {' or '.join(at_fault)}, got {got}: {reason}"
-    remedy = f"remove {got}" if _OFF[axis] in values else f"set it to {off}"
-    if len(at_fault) < len(plain):
-        remedy += f", or remove {' and '.join(at_fault)} from search.lora.target_modules"
-    else:  # PEFT adapts experts beside them
-        remedy += f", or adapt linear layers: {', '.join(linear_layers(base))}"
-    yield Fault(f"search.lora.{axis}", rule, remedy)
+    """What PEFT refuses of the values of an axis on modules that it takes without."""
+    values = list(dict.fromkeys(getattr(lora, axis) for lora in asked))
+    off, got = as_written(_OFF[axis]), ", ".join(map(as_written, values))
+    for plain in taken:
+        if reason := _refusal(base, plain.model_copy(update={axis: max(values)})):
+            where = f"where target_modules is {as_written(plain.target_modules)}"
+            # PEFT adapts experts beside them.
+            remedy = f"set it to {off}, or adapt linear layers: {', '.join(linear_layers(base))}"
+            rule = f"must be {off} {where}, got {got}: {reason}"
+            yield Fault(f"search.lora.{axis}", rule, remedy)
 
 
 def _refusal(base: Any, lora: LoraConfig) -> str | None:

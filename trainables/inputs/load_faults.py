@@ -22,11 +22,6 @@ _OF_TORCH = (RuntimeError, EOFError, UnpicklingError)
 _NOT_OF_TORCH = re.compile(r"PytorchStreamReader failed|unexpected EOF").search
 # The attention that was asked for is not the model's, or its package is not installed.
 _OF_ATTENTION = re.compile(r"attn_implementation|flash ?attention|`kernels`", re.IGNORECASE).search
-# Transformers has the architecture, but not as a model that continues text.
-_NO_CAUSAL_LM = re.compile(
-    r"Unrecognized configuration class <class '(?:\w+\.)*(\w+?)(?:Config)?'> "
-    r"for this kind of AutoModel: AutoModelForCausalLM"
-).search
 LOAD_ERRORS = (*_OF_TORCH, *_DAMAGED, OSError, ValueError, ImportError, KeyError)
 
 
@@ -79,11 +74,6 @@ def _told(error: Exception) -> str:
             "it has no tokenizer, or one that needs sentencepiece or tiktoken, which are not "
             "installed"
         )
-    if kind := _NO_CAUSAL_LM(told):
-        return (
-            f"its architecture, {kind[1]}, is not trained here, as Transformers has no "
-            "AutoModelForCausalLM for it"
-        )
     return told
 
 
@@ -96,8 +86,8 @@ def _remedy(error: Exception) -> str:
         return "set model.trust_remote_code: true if you trust its code"
     if "does not recognize this architecture" in str(error):
         return "upgrade Transformers, or name a model of an architecture that it has"
-    if _NO_CAUSAL_LM(str(error)):
-        return "name a model that it has one for, such as a Llama, a Qwen3 or a Gemma 3"
+    if "Unrecognized configuration class" in str(error):
+        return "name a model that continues text, such as a Llama, a Qwen3 or a Gemma 3"
     if "gated repo" in str(error):
         return "set HF_TOKEN, where the sweep is started, to a token of one who has access"
     names = "give a hub name, a local folder, a .gguf file or package://PACKAGE/FILE"

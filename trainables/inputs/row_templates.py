@@ -50,7 +50,8 @@ class _Null(Undefined):
         return hash(None)
 
 
-_NULL = _Null("what it prints is null")
+NULL_IS_PRINTED = "what it prints is null"
+_NULL = _Null(NULL_IS_PRINTED)
 
 
 def _written(value: Any) -> Any:

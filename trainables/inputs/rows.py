@@ -18,6 +18,7 @@ from trainables.inputs.chats import Example, examples_of_chat, without_nulls
 from trainables.inputs.row_files import Row, first_of, read_rows
 from trainables.inputs.row_templates import (
     ENVIRONMENT,
+    NULL_IS_PRINTED,
     TEMPLATE_FAILS,
     WHOLE,
     NoText,
@@ -215,9 +216,14 @@ def _column(
         try:
             made.append("" if index in blank else text_of(template, row))
         except TEMPLATE_FAILS as error:
-            without = sorted(name for name in wanted if names_of(row).get(name) is None)
-            if without and isinstance(error, UndefinedError):
-                where, lacking = f"row {index + 1} of {location}", _lacking(template, row, without)
+            is_null = NULL_IS_PRINTED in str(error)
+            lacking = [
+                name
+                for name in sorted(wanted)
+                if names_of(row).get(name) is None and (name in row) == is_null
+            ]
+            if lacking and isinstance(error, UndefinedError):
+                where = f"row {index + 1} of {location}"
                 faults.append(_fault_of_lacking(field, lacking, where, row))
             else:
                 remedy = error.remedy if isinstance(error, NoText) else ""
@@ -268,19 +274,12 @@ def as_replay(faults: Sequence[Fault]) -> list[Fault]:
     ]
 
 
-def _lacking(template: Template, row: Row, without: Sequence[str]) -> list[str]:
-    """Those of the fields without a value that the template needs."""
-    filled = {name: row | {other: "" for other in without if other != name} for name in without}
-    return [name for name in without if _needs_more_than(template, filled[name])] or list(without)
-
-
 def _fault_of_lacking(field: str, lacking: Sequence[str], where: str, row: Row) -> Fault:
-    absent = [name for name in lacking if name not in row]
-    if absent:
+    if lacking[0] not in row:
         has = f"the row has {', '.join(map(str, row)) or 'no fields'}"
         how = "" if field in ("data.messages", "data.text") else _how_to_name(row)
         has = "; ".join(filter(None, (has, how, _how_to_learn(field, row))))
-        return Fault(field, f"names {', '.join(absent)}, absent from {where}", has)
+        return Fault(field, f"names {', '.join(lacking)}, absent from {where}", has)
     rule, remedy = f"prints {', '.join(lacking)}, null in {where}", "leave such rows out"
     if field != "data.completion":  # which cannot be learned if it is blank
         remedy += f", or write {{% if {lacking[0]} %}} ... {{% endif %}} around it"
@@ -315,14 +314,6 @@ def _meant(text: str, row: Row) -> str:
         return f"{{{{ {_expression(text.strip())} }}}}"
     written = [f"{{{{ {_expression(name)} }}}}" for name in _BRACED.findall(text) if name in row]
     return " and ".join(dict.fromkeys(written))
-
-
-def _needs_more_than(template: Template, row: Row) -> bool:
-    try:
-        text_of(template, row)
-    except TEMPLATE_FAILS as error:
-        return isinstance(error, UndefinedError)
-    return False
 
 
 def _is_blank_by_nulls(template: Template, row: Row) -> bool:
