@@ -363,7 +363,10 @@ def test_how_to_have_such_fields_is_told_where_a_template_fails(prompt: str, rul
 def test_such_fields_are_checked_in_each_row(last: dict[str, str | None], told: str) -> None:
     data = config("rows.jsonl", prompt="{{ row['Full Question'] }}", completion="a")
     (fault,) = faults(learned, data, [ODD, last])
-    assert (fault.field, fault.rule) == ("data.prompt", f"cannot be rendered on row 2: {told}")
+    assert (fault.field, fault.rule) == (
+        "data.prompt",
+        f"cannot be rendered on row 2 of rows.jsonl: {told}",
+    )
 
 
 @pytest.mark.parametrize(
@@ -463,7 +466,7 @@ def test_null_is_no_text_for_a_filter_either(answer: str) -> None:
 def test_null_within_a_field_is_no_text_either(prompt: str) -> None:
     rows = [{"a": {"hint": None, "others": ["x", None]}, "completion": "c"}]
     (fault,) = faults(learned, config("rows.jsonl", prompt=prompt), rows)
-    assert fault.rule == "cannot be rendered on row 1: what it prints is null"
+    assert fault.rule == "cannot be rendered on row 1 of rows.jsonl: what it prints is null"
 
 
 def test_a_template_may_ask_for_null_within_a_field_and_write_it_as_json() -> None:
@@ -476,20 +479,19 @@ def test_a_template_may_ask_for_null_within_a_field_and_write_it_as_json() -> No
 
 
 @pytest.mark.parametrize(
-    ("prompt", "told", "remedy"),
+    ("prompt", "told"),
     [
-        ("{{ a.values }}", "it prints a builtin_function_or_method", "write a['values'] for"),
-        ("{{ a.list | map('upper') }}", "it prints a generator", "join it"),
-        ("{{ raw }}", "it prints a bytes", "save it as text"),
-        ("{{ number }}", "what it prints is NaN", ""),
+        ("{{ a.values }}", "it prints a builtin_function_or_method, which is no text"),
+        ("{{ a.list | map('upper') }}", "it prints a generator, which is no text"),
+        ("{{ raw }}", "it prints a bytes, which is no text"),
+        ("{{ number }}", "what it prints is NaN"),
     ],
 )
-def test_what_python_alone_would_write_is_no_text(prompt: str, told: str, remedy: str) -> None:
+def test_what_python_alone_would_write_is_no_text(prompt: str, told: str) -> None:
     """Such as `<built-in method values of dict object at 0x7f>`, other for each row."""
     row = {"a": {"values": "v", "list": ["x"]}, "raw": b"x", "number": float("nan")}
     (fault,) = faults(learned, config("rows.jsonl", prompt=prompt, completion="c"), [row])
-    assert fault.rule.startswith(f"cannot be rendered on row 1: {told}")
-    assert fault.remedy.startswith(remedy)
+    assert fault.rule.startswith(f"cannot be rendered on row 1 of rows.jsonl: {told}")
 
 
 def test_numbers_and_times_are_text() -> None:
@@ -504,7 +506,10 @@ def test_numbers_and_times_are_text() -> None:
     [
         ("{% if a is none and b is none %}{{ a }}{% endif %}", "prints a, b, null in row 1 of"),
         ("{{ 1 + a }}{% if b %}{{ b }}{% endif %}", "prints a, b, null in row 1 of rows"),
-        ("{% if a %}{{ a }}{% endif %}{{ 1 // 0 }}", "cannot be rendered on row 1: integer"),
+        (
+            "{% if a %}{{ a }}{% endif %}{{ 1 // 0 }}",
+            "cannot be rendered on row 1 of rows.jsonl: integer",
+        ),
     ],
 )
 def test_where_what_a_template_lacks_is_not_all_that_is_wrong(prompt: str, rule: str) -> None:
@@ -548,7 +553,7 @@ def test_templates_are_sandboxed_and_what_they_raise_names_template_and_row(
     rows = [{"a": [1], "b": ""}]
     (fault,) = faults(learned, data, rows)
     assert fault.field == "data.completion"
-    assert fault.rule.startswith("cannot be rendered on row 1: ")
+    assert fault.rule.startswith("cannot be rendered on row 1 of rows.jsonl: ")
 
 
 @pytest.mark.parametrize("prompt", [[{"role": "user", "content": "q"}], {"text": "q"}])
@@ -559,8 +564,8 @@ def test_what_a_template_prints_must_be_text(prompt: object) -> None:
     (fault,) = faults(learned, data, [row])
     assert fault.field == "data.prompt"
     kind = type(prompt).__name__
-    told = f"cannot be rendered on row 1: it prints a {kind}, which is no text"
-    assert (fault.rule, fault.remedy) == (told, "join it, or name chats by data.messages")
+    told = f"cannot be rendered on row 1 of rows.jsonl: it prints a {kind}, which is no text"
+    assert fault.rule == f"{told}; join it, or name chats by `messages`"
     joined = config("rows.jsonl", prompt="{{ prompt | map('string') | join }}{{ prompt | tojson }}")
     learned(joined, [row])
 
@@ -569,10 +574,10 @@ def test_what_is_no_text_is_found_in_any_row() -> None:
     rows = [{"prompt": "p", "completion": "c"}] * 3 + [{"prompt": "p", "completion": ["c", "d"]}]
     (fault,) = faults(learned, config("rows.jsonl"), rows)
     assert fault.field == "data.completion"
-    assert fault.rule == "cannot be rendered on row 4: it prints a list, which is no text"
+    assert fault.rule.startswith("cannot be rendered on row 4 of rows.jsonl: it prints a list")
     of_pairs = config("rows.jsonl", prompt="{{ {'a': 1}.items() | first }}")
     (fault,) = faults(learned, of_pairs, rows[:3])
-    assert fault.rule == "cannot be rendered on row 1: it prints a tuple, which is no text"
+    assert fault.rule.startswith("cannot be rendered on row 1 of rows.jsonl: it prints a tuple")
 
 
 def test_several_bad_rows_are_told_at_once_a_few_of_many() -> None:
@@ -582,7 +587,8 @@ def test_several_bad_rows_are_told_at_once_a_few_of_many() -> None:
     assert [fault.rule for fault in faults(learned, data, [good, *bad])] == [
         "prints completion, null in row 2 of rows.jsonl",
         "names completion, absent from row 3 of rows.jsonl",
-        "cannot be rendered on row 4: it prints a list, which is no text",
+        "cannot be rendered on row 4 of rows.jsonl: it prints a list, which is no text; join it, "
+        "or name chats by `messages`",
     ]
     found = faults(learned, data, [good, *bad * 3])
     assert (len(found), found[-1].rule) == (6, "4 more like these")
@@ -598,7 +604,7 @@ def test_a_row_on_which_a_template_fails_is_found_before_a_model_is_loaded() -> 
     data = config("rows.jsonl", prompt="{{ 1 // n }}")
     rows = [{"n": n, "completion": "c"} for n in (1, 2, 0)]
     (fault,) = faults(learned, data, rows)
-    assert fault.rule.startswith("cannot be rendered on row 3: ")
+    assert fault.rule.startswith("cannot be rendered on row 3 of rows.jsonl: ")
 
 
 def test_a_template_cannot_change_the_rows() -> None:

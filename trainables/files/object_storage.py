@@ -199,21 +199,11 @@ class ObjectStorage(Storage):
             stream.write(content)
 
     def _upload(self, file: Path, name: str) -> None:
-        fs.copy_files(
-            str(file),
-            self._key(name),
-            source_filesystem=fs.LocalFileSystem(),
-            destination_filesystem=self._filesystem,
-        )
+        fs.copy_files(str(file), self._key(name), fs.LocalFileSystem(), self._filesystem)
 
     def _download(self, key: str, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        fs.copy_files(
-            key,
-            str(file),
-            source_filesystem=self._filesystem,
-            destination_filesystem=fs.LocalFileSystem(),
-        )
+        fs.copy_files(key, str(file), self._filesystem, fs.LocalFileSystem())
 
     def _last(self, log: str) -> int:
         if log not in self._last_segment:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from os.path import commonprefix
 from typing import Any
 
@@ -42,18 +42,9 @@ def _as_chat(
             raise UserError([Fault(data.chat_field, rule, "set model.chat_template")]) from error
         except (TemplateError, TypeError) as error:  # TypeError: of arguments in another form
             refusals.append(error)
-    refusal = _foremost(refusals)
-    rule = f"the model's chat template refuses {_in_words(turns)}: {refusal}"
+    rule = f"the model's chat template refuses {_in_words(turns)}: {refusals[0]}"
     remedy = "change such rows, or set model.chat_template"
-    raise UnusableRow([Fault(data.chat_field, rule, remedy)]) from refusal
-
-
-def _foremost(refusals: Sequence[Exception]) -> Exception:
-    """The first refusal in the template's own words, by `raise_exception`; else the last one.
-
-    On a form of calls that it cannot take, a template may fail before it says what is wrong.
-    """
-    return next((each for each in refusals if type(each) is TemplateError), refusals[-1])
+    raise UnusableRow([Fault(data.chat_field, rule, remedy)]) from refusals[0]
 
 
 def _in_words(turns: Turns) -> str:

@@ -26,16 +26,10 @@ TEMPLATE_FAILS = (
 )
 
 
-class NoText(TypeError):
-    """A template prints what Python's own notation would be learned of, such as a list."""
-
-    def __init__(self, value: Any) -> None:
-        super().__init__(f"it prints a {type(value).__name__}, which is no text")
-        self.remedy = "join it, or name chats by data.messages"
-        if callable(value):
-            self.remedy = "write a['values'] for the field `values` of a, as a.values is a method"
-        elif isinstance(value, bytes):
-            self.remedy = "save it as text"
+def _no_text(value: Any) -> TypeError:
+    """The error of a template that prints what only Python has a notation of, such as a list."""
+    kind = type(value).__name__
+    return TypeError(f"it prints a {kind}, which is no text; join it, or name chats by `messages`")
 
 
 class _Null(Undefined):
@@ -61,7 +55,7 @@ def _written(value: Any) -> Any:
     if value is None:  # as a method returns it
         return _NULL
     if not isinstance(value, _OF_TEXT):
-        raise NoText(value)
+        raise _no_text(value)
     return value
 
 
@@ -77,7 +71,7 @@ def _with_nulls(value: Any) -> Any:
 def _as_json(value: Any) -> None:
     """Null in JSON, for what JSON itself has no notation of."""
     if not isinstance(value, _Null):
-        raise NoText(value)
+        raise _no_text(value)
 
 
 ENVIRONMENT = ImmutableSandboxedEnvironment(

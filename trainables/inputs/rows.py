@@ -21,7 +21,6 @@ from trainables.inputs.row_templates import (
     NULL_IS_PRINTED,
     TEMPLATE_FAILS,
     WHOLE,
-    NoText,
     names_of,
     text_of,
 )
@@ -138,7 +137,9 @@ def learned(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> l
     """
     location = str(getattr(data, source))
     rendered = list(
-        _of_texts(data.text, rows, location) if data.text else _of_templates(data, rows, location)
+        _of_templates(data, rows, location)
+        if data.text is None
+        else _of_texts(data.text, rows, location)
     )
     unusable = [
         made.at(index, location)
@@ -216,19 +217,8 @@ def _column(
         try:
             made.append("" if index in blank else text_of(template, row))
         except TEMPLATE_FAILS as error:
-            is_null = NULL_IS_PRINTED in str(error)
-            lacking = [
-                name
-                for name in sorted(wanted)
-                if names_of(row).get(name) is None and (name in row) == is_null
-            ]
-            if lacking and isinstance(error, UndefinedError):
-                where = f"row {index + 1} of {location}"
-                faults.append(_fault_of_lacking(field, lacking, where, row))
-            else:
-                remedy = error.remedy if isinstance(error, NoText) else ""
-                rule = f"cannot be rendered on row {index + 1}: {error}"
-                faults.append(Fault(field, rule, remedy))
+            where = f"row {index + 1} of {location}"
+            faults.append(_fault_of_rendering(field, error, wanted, row, where))
             if not any(made):
                 break  # what fails on the first row does so on all, most likely
     if faults:
@@ -272,6 +262,18 @@ def as_replay(faults: Sequence[Fault]) -> list[Fault]:
         )
         for fault in faults
     ]
+
+
+def _fault_of_rendering(
+    field: str, error: Exception, wanted: Set[str], row: Row, where: str
+) -> Fault:
+    """The fault of a template that names the wanted fields and fails on a row."""
+    is_null, named_here = NULL_IS_PRINTED in str(error), names_of(row)
+    without = [name for name in sorted(wanted) if named_here.get(name) is None]
+    lacking = [name for name in without if (name in row) == is_null]
+    if lacking and isinstance(error, UndefinedError):
+        return _fault_of_lacking(field, lacking, where, row)
+    return Fault(field, f"cannot be rendered on {where}: {error}")
 
 
 def _fault_of_lacking(field: str, lacking: Sequence[str], where: str, row: Row) -> Fault:
