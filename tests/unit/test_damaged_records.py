@@ -18,7 +18,7 @@ from analysis.watch import WatchedSweep
 from trainables.errors import UserError
 from trainables.files.storage import Location
 from trainables.records.ledger import Ledger
-from trainables.records.metrics_file import check_lines, read_lines, to_line
+from trainables.records.metrics_file import read_lines, to_line
 from trainables.records.schema import Measurement
 
 HISTORIES = st.lists(
@@ -52,7 +52,6 @@ def test_any_flipped_bit_of_the_last_line_is_seen_and_costs_no_other_line(
     assert found.measurements == written[:-1]
     assert found.whole == content[:first]
     assert found.is_damaged
-    check_lines(flipped(content, bit), "metrics.jsonl")  # damage at the end alone is no fault
 
 
 @given(HISTORIES, st.data())

@@ -33,7 +33,7 @@ from trainables.files.storage import Location, is_address, open_storage, read_or
 from trainables.records.faults import Record, read_each, read_record
 from trainables.records.folder import SweepFolder, trial_numbers
 from trainables.records.items import items_file
-from trainables.records.metrics_file import MetricsFile, check_lines, read_lines, to_line
+from trainables.records.metrics_file import MetricsFile, read_lines, to_line
 from trainables.records.schema import (
     BaseRecord,
     ItemScore,
@@ -75,11 +75,8 @@ class Ledger:
         Raises:
             UserError: everything that is damaged, or that a newer version wrote.
         """
-        readers: list[Callable[[], object]] = [self.sweep, self.trials, self.warm_start]
-        if self.has_base():
-            readers.append(self.base)
-        readers += [partial(check_lines, log, place) for _, place, log in self._logs()]
-        read_each(readers)
+        of_base = [self.base] if self.has_base() else []
+        read_each([self.sweep, self.trials, self.warm_start, *of_base, self.histories])
 
     def write_sweep(self, record: SweepRecord) -> None:
         """Create or replace the sweep's own record."""
@@ -173,9 +170,14 @@ class Ledger:
 
         `as_they_came`: with those that a later attempt repeated, where they first came.
         """
-        logs = self._logs()
-        found = read_each(partial(read_lines, log, place) for _, place, log in logs)
-        came = {number: file.measurements for (number, _, _), file in zip(logs, found, strict=True)}
+        numbers = self._numbers()
+        files = [self.folder.metrics(number) for number in numbers]
+        logs = self.storage.read_logs([self.folder.name(file) for file in files])
+        places = map(self.folder.place, files)
+        found = read_each(
+            partial(read_lines, log, place) for log, place in zip(logs, places, strict=True)
+        )
+        came = {number: file.measurements for number, file in zip(numbers, found, strict=True)}
         return came if as_they_came else {n: _in_order(each) for n, each in came.items()}
 
     def fetch_log(self) -> None:
@@ -190,13 +192,6 @@ class Ledger:
         for file in self.folder.mirrors:
             if self.folder.is_in_store and file.exists():
                 self.storage.publish(file, self.folder.name(file))
-
-    def _logs(self) -> list[tuple[int, str, bytes]]:
-        """Number, place and content of every trial's metrics file."""
-        numbers = self._numbers()
-        files = [self.folder.metrics(number) for number in numbers]
-        logs = self.storage.read_logs([self.folder.name(file) for file in files])
-        return list(zip(numbers, map(self.folder.place, files), logs, strict=True))
 
     def base_items(self) -> list[ItemScore]:
         """The base model's outcome on every item."""
