@@ -34,7 +34,7 @@ sys.path[:1] = [str(Path(__file__).resolve().parents[depth]) for depth in (1, 2)
 from benchmarks.virtual_time import interval, run_side_by_side  # noqa: E402
 
 from trainables.config import Objective, TrainConfig  # noqa: E402
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC  # noqa: E402
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, task_score  # noqa: E402
 from trainables.records.schema import Measurement  # noqa: E402
 from tune.config.sweep_config import EarlyStoppingConfig  # noqa: E402
 from tune.search.early_stopping import SuccessiveHalving  # noqa: E402
@@ -93,11 +93,18 @@ class Curve:
         return {IN_DOMAIN_ACC: accuracy, FORGETTING_MEAN: forgetting}
 
     def measured(self, step: int, generator: np.random.Generator) -> dict[str, float]:
-        """Both as an evaluation over so many items finds them."""
+        """Both as an evaluation over so many items finds them, and their standard errors."""
         true = self.at(step)
-        right = generator.binomial(ITEMS, true[IN_DOMAIN_ACC])
-        noise = generator.normal(0, math.sqrt(0.25 / ITEMS))
-        return {IN_DOMAIN_ACC: right / ITEMS, FORGETTING_MEAN: true[FORGETTING_MEAN] + noise}
+        accuracy = generator.binomial(ITEMS, true[IN_DOMAIN_ACC]) / ITEMS
+        error = math.sqrt(0.25 / ITEMS)
+        return {
+            IN_DOMAIN_ACC: accuracy,
+            task_score("in_domain", "task", "acc_stderr"): math.sqrt(
+                accuracy * (1 - accuracy) / (ITEMS - 1)
+            ),
+            FORGETTING_MEAN: true[FORGETTING_MEAN] + generator.normal(0, error),
+            task_score("retention", "task", "acc_stderr"): error,
+        }
 
 
 # A rule says whether a trial shall stop: (number, step, metrics, score, Optuna's trial).

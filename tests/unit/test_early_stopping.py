@@ -29,6 +29,7 @@ from trainables.metric_keys import (
     TRAIN_LOSS,
     TRAIN_SECONDS,
     VALIDATION_LOSS,
+    task_score,
 )
 from trainables.records.ledger import Ledger
 from trainables.records.schema import Measurement, Outcome, TrialStatus
@@ -192,26 +193,33 @@ def test_third_and_worst_at_a_rung_is_stopped_and_says_where() -> None:
     assert outcome == stopped("not among the best 1/3 at step 12")
 
 
+# Pairs of a loss and its standard error, of which two are as 3, 4 and 5.
 _LOSSES = st.integers(1, 3).flatmap(
     lambda count: st.lists(
-        st.tuples(*[st.integers(0, 3).map(float)] * count), min_size=1, max_size=40
+        st.tuples(*[st.tuples(st.integers(0, 9), st.sampled_from([0, 3, 4]))] * count),
+        min_size=1,
+        max_size=40,
     )
 )
 
 
 @given(_LOSSES, st.sampled_from([2.0, 3.0, 4.0]))
 def test_decision_equals_a_count_of_those_before(
-    arrivals: list[tuple[float, ...]], factor: float
+    arrivals: list[tuple[tuple[int, int], ...]], factor: float
 ) -> None:
     rung = Rung(share=0.5)
-    for number, losses in enumerate(arrivals):
+    for number, own in enumerate(arrivals):
         seen = arrivals[: number + 1]
+        pairs = [list(zip(other, own, strict=True)) for other in seen]
         better = sum(
-            other != losses and all(a <= b for a, b in zip(other, losses, strict=True))
-            for other in seen
+            all(a <= b for (a, _), (b, _) in pair)
+            and any(a < b and (b - a) ** 2 > e**2 + f**2 for (a, e), (b, f) in pair)
+            for pair in pairs
         )
         is_among_best = better < math.ceil(len(seen) / factor)
-        assert rung.admits(number, 0.5, losses, factor) == (len(seen) < factor or is_among_best)
+        losses, errors = zip(*own, strict=True)
+        admitted = rung.admits(number, 0.5, losses, errors, factor)
+        assert admitted == (len(seen) < factor or is_among_best)
 
 
 def decisions(
@@ -316,6 +324,29 @@ def test_without_metrics_only_who_is_dominated_is_stopped() -> None:
     assert rule.decide(3, at(10, 0.4, **{FORGETTING_MEAN: 0.5}), TRAIN) == stopped(
         "1/3 of the trials dominate it at step 10"
     )
+
+
+@pytest.mark.parametrize(("items", "is_behind"), [(200, False), (2000, True)])
+def test_who_is_dominated_by_less_than_the_items_tell_goes_on(items: int, is_behind: bool) -> None:
+    """Three points of accuracy, whose difference has a standard error of 5 or 1.6 points."""
+    objectives = (
+        Objective(metric=IN_DOMAIN_ACC, mode="max"),
+        Objective(metric=FORGETTING_MEAN, mode="min"),
+    )
+    rule = SuccessiveHalving(EarlyStoppingConfig(), objectives)
+    outcomes = []
+    for number, accuracy in enumerate([0.53, 0.53, 0.5]):
+        error = math.sqrt(accuracy * (1 - accuracy) / (items - 1))
+        measured = {FORGETTING_MEAN: 0.0, task_score("in_domain", "task", "acc_stderr"): error}
+        outcomes.append(rule.decide(number, at(10, accuracy, **measured), TRAIN))
+    assert [outcome is not None for outcome in outcomes] == [False, False, is_behind]
+
+
+def test_a_single_objective_is_ranked_as_it_is_measured() -> None:
+    rule = SuccessiveHalving(EarlyStoppingConfig(), [Objective(metric=IN_DOMAIN_ACC, mode="max")])
+    error = {task_score("in_domain", "task", "acc_stderr"): 0.1}
+    outcomes = [rule.decide(n, at(10, 0.5 - n / 1000, **error), TRAIN) for n in range(3)]
+    assert outcomes == [None, None, stopped("not among the best 1/3 at step 10")]
 
 
 def test_constraint_broken_at_a_rung_stops_and_is_named() -> None:

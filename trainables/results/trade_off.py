@@ -49,7 +49,7 @@ def objective_ranges(goals: Goals, records: Sequence[TrialRecord]) -> list[tuple
     for objective in goals.objectives:
         values = [value for r in records if (value := r.metric(objective.metric)) is not None]
         losses = [objective.loss(value) for value in values]
-        error = max(_standard_error(objective.metric, record) for record in records)
+        error = max(standard_error(objective.metric, record.metrics) for record in records)
         ranges.append((min(losses), max(*losses, min(losses) + _FEWEST_ERRORS * error)))
     return ranges
 
@@ -59,13 +59,12 @@ def trade_off_ranges(goals: Goals, complete: Sequence[TrialRecord]) -> list[tupl
     return objective_ranges(goals, scaling_trials(goals, complete) or complete)
 
 
-def _standard_error(metric: str, record: TrialRecord) -> float:
+def standard_error(metric: str, metrics: Mapping[str, float]) -> float:
     """That of an accuracy, of forgetting or of the gap, of one task or over several; 0 if unknown.
 
     The worst task's forgetting counts as that of the least certain one; the mean of the positive
     parts as the mean, than which it varies no more.
     """
-    metrics = record.metrics
     if role := _ROLE_OF.get(metric):
         return _of_mean(_errors(metrics, role).values())
     if metric == OOD_GAP:  # between scores on other questions, so they vary by themselves

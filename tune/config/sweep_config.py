@@ -33,13 +33,17 @@ class EarlyStoppingConfig(Frozen):
     satisfies, such as a bound on forgetting; one still to be reached by training, such as in-domain
     accuracy, ends no trial.
 
+    Where trials differ by little more than the noise of their items, of those that it ends one in
+    four would have been of the front: leave it out there, or evaluate on more items.
+
     Attributes:
         metrics: what trials are compared by. Default: the objectives, none of which is traded for
             another. Or weights of a sum to maximize, such as
             `{in_domain/acc_mean: 1, forgetting/mean: -1}`, for a search that wants only the best
             by that sum: it cuts off the rest of the front.
         reduction_factor: a trial ends if 1 / reduction_factor of the trials at a rung are better
-            (with several objectives: dominate it); each rung is that many times later than the
+            (with several objectives: dominate it, in at least one by more than the standard error
+            of the difference, where the items tell it); each rung is that many times later than the
             previous one.
         first_rung: share of the training after which trials are first compared: those of as many
             epochs, or of as many `train.steps`, where they are evaluated at equal shares of it.

@@ -33,6 +33,7 @@ from trainables.metric_keys import (
     TRAINABLE_PARAMETERS,
 )
 from trainables.records.schema import Measurement, Outcome, TrialStatus
+from trainables.results.trade_off import standard_error
 from trainables.under_ray.reporters import MEASUREMENT
 from tune.config.sweep_config import EarlyStoppingConfig
 from tune.search.fifo import Fifo
@@ -103,6 +104,7 @@ class Rung:
     Attributes:
         share: share of the training after which trials are compared.
         losses: losses of the trials compared here, [trials, losses]; lower is better.
+        errors: their standard errors, [trials, losses].
         shares: where each of these was in its training, [trials].
         compared: numbers of the trials compared here.
         allowed: numbers of the trials whose constraints held here.
@@ -110,17 +112,26 @@ class Rung:
 
     share: float
     losses: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    errors: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
     shares: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     compared: set[int] = field(default_factory=set)
     allowed: set[int] = field(default_factory=set)
 
     def admits(
-        self, number: int, share: float, losses: Sequence[float], reduction_factor: float
+        self,
+        number: int,
+        share: float,
+        losses: Sequence[float],
+        errors: Sequence[float],
+        reduction_factor: float,
     ) -> bool:
         """Record a trial's losses; True if fewer than 1 / reduction_factor of all are better.
 
         All are those that were as far in their training. A trial is better if it dominates this
-        one: no worse in any loss and lower in at least one.
+        one: no worse in any loss and lower in at least one, by more than the standard error of the
+        difference. Less tells nothing: in simulated searches, as many of the trials ended by it
+        were of the true front as of trials ended at random.
+
         With one loss, the best 1 / reduction_factor continue. With several losses a trial that
         trades one for another also continues, because the search wants the whole front:
         tests/benchmarks/search_economy.py shows how much of it a weighted sum cuts off.
@@ -130,14 +141,16 @@ class Rung:
         is rounded up where the paper rounds down, which in a rung of five would keep a fifth
         instead of a third: tests/benchmarks/early_stopping.py shows what that costs.
         """
-        own = np.array([losses])
+        own, own_errors = np.array([losses]), np.array([errors])
         self.losses = np.vstack([self.losses, own]) if self.compared else own
+        self.errors = np.vstack([self.errors, own_errors]) if self.compared else own_errors
         self.shares = np.append(self.shares, share)
         self.compared.add(number)
-        losses_there = self.losses[np.abs(self.shares - share) <= _LARGEST_LEAD]
+        are_there = np.abs(self.shares - share) <= _LARGEST_LEAD
+        losses_there, margins = self.losses[are_there], np.hypot(self.errors[are_there], own_errors)
         if len(losses_there) < reduction_factor:
             return True
-        is_better = (losses_there <= own).all(axis=1) & (losses_there < own).any(axis=1)
+        is_better = (losses_there <= own).all(axis=1) & (own - losses_there > margins).any(axis=1)
         return bool(is_better.sum() < math.ceil(len(losses_there) / reduction_factor))
 
 
@@ -255,6 +268,12 @@ class SuccessiveHalving:
             return [round(-total, 12)]  # as in `Objective.loss`
         return [objective.loss(metrics[objective.metric]) for objective in self._objectives]
 
+    def _errors(self, measurement: Measurement) -> list[float]:
+        """The standard errors of several losses; a single one is ranked as measured, as in ASHA."""
+        if self._config.metrics or len(self._objectives) == 1:
+            return [0.0]
+        return [standard_error(o.metric, measurement.metrics) for o in self._objectives]
+
     def _explodes(self, number: int, measurement: Measurement) -> str | None:
         loss = measurement.metrics.get(TRAIN_LOSS)
         if loss is None:
@@ -286,7 +305,8 @@ class SuccessiveHalving:
         if losses is None or number in rung.compared:
             return None
         share = measurement.step / (measurement.total_steps or 1)
-        if rung.admits(number, share, losses, self._config.reduction_factor):
+        errors = self._errors(measurement)
+        if rung.admits(number, share, losses, errors, self._config.reduction_factor):
             return None
         best = f"1/{self._config.reduction_factor:g}"
         if len(losses) > 1:
