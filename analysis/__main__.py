@@ -9,7 +9,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from trainables.errors import Fault, UserError
-from trainables.files.storage import Location, parse_folder, parse_location
+from trainables.files.storage import parse_folder, parse_location
 
 NOT_READ, INTERRUPTED = 1, 130
 _FORMATS = ("html", "md", "csv", "json")
@@ -52,130 +52,126 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--to", type=Path, metavar="FILE", help="default SWEEP_DIR/report.FORMAT")
     report.add_argument("--format", choices=_FORMATS, help="default what FILE ends in, else html")
-    report.set_defaults(run=lambda o: _report(o.sweep_dirs, o.to, o.format))
+    report.set_defaults(run=_report)
     figure = commands.add_parser("figure", help="figures for a paper, as PDF, PNG or SVG")
     figure.add_argument("sweep_dir", type=parse_location, metavar="SWEEP_DIR", help=_SWEEP_DIR)
-    figure.add_argument(
-        "--to",
-        type=Path,
-        default=Path("trade_off.png"),
-        metavar="FILE",
-        help="default trade_off.png; a folder: rank curves and the forgetting matrix, too",
-    )
-    figure.set_defaults(run=lambda o: _figure(o.sweep_dir, o.to))
+    told = "default trade_off.png; a folder: rank curves and the forgetting matrix, too"
+    figure.add_argument("--to", type=Path, default=Path("trade_off.png"), metavar="FILE", help=told)
+    figure.set_defaults(run=_figure)
     inside = commands.add_parser("inside", help="what changed inside the models of trials")
     inside.add_argument("sweep_dir", type=parse_folder, metavar="SWEEP_DIR", help=_SWEEP_DIR)
     which = inside.add_mutually_exclusive_group()
     which.add_argument("--trials", type=int, nargs="+", metavar="NUMBER", help="those alone")
     which.add_argument("--all", action="store_true", help="not only the notable ones")
     inside.add_argument(_TRUST, action="store_true", help=_TRUSTED)
-    inside.set_defaults(run=lambda o: _inside(o.sweep_dir, o.trials, o.all, o.trust_remote_code))
+    inside.set_defaults(run=_inside)
     runs = commands.add_parser("wandb-runs", help="a sweep's trials, read back from W&B, as CSV")
     runs.add_argument("project", metavar="ENTITY/PROJECT")
     runs.add_argument("sweep_id", metavar="SWEEP_ID", help="the runs' group")
     runs.add_argument(
         "--to", type=Path, default=Path("runs.csv"), metavar="FILE", help="default runs.csv"
     )
-    runs.set_defaults(run=lambda o: _wandb_runs(o.project, o.sweep_id, o.to))
+    runs.set_defaults(run=_wandb_runs)
     watch = commands.add_parser("watch", help="a running sweep, live; Ctrl-C leaves it running")
     watch.add_argument("sweep_dir", type=parse_folder, metavar="SWEEP_DIR", help=_SWEEP_DIR)
     watch.add_argument("--once", action="store_true", help="draw it once")
-    watch.set_defaults(run=lambda o: _watch(o.sweep_dir, o.once))
+    watch.set_defaults(run=_watch)
     views = commands.add_parser("wandb-views", help="a view and a report in W&B, made or updated")
     views.add_argument("sweep_dir", type=parse_location, metavar="SWEEP_DIR", help=_SWEEP_DIR)
-    views.set_defaults(run=lambda o: _wandb_views(o.sweep_dir))
+    views.set_defaults(run=_wandb_views)
     export = commands.add_parser("export", help="the winner's adapter or model, with a model card")
     export.add_argument("sweep_dir", type=parse_folder, metavar="SWEEP_DIR", help=_SWEEP_DIR)
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="empty or new")
     export.add_argument("--trial", type=int, metavar="N", help="another than the recommended one")
     export.add_argument("--merge", action="store_true", help="the adapter merged into its base")
     export.add_argument(_TRUST, action="store_true", help=_TRUSTED)
-    export.set_defaults(
-        run=lambda o: _export(o.sweep_dir, o.to, o.trial, o.merge, o.trust_remote_code)
-    )
+    export.set_defaults(run=_export)
     return parser
 
 
-def _report(sweep_dirs: list[Location], file: Path | None, kind: str | None) -> None:
+def _report(options: argparse.Namespace) -> None:
     from analysis.report.write import write_report
 
-    print(write_report(sweep_dirs, file, kind))
+    print(write_report(options.sweep_dirs, options.to, options.format))
 
 
-def _figure(sweep_dir: Location, target: Path) -> None:
+def _figure(options: argparse.Namespace) -> None:
     from analysis.figures import save, save_all, trade_off
     from analysis.results import Results
     from analysis.sweeps import open_sweeps
     from trainables.results.wording import NAMES
 
-    results = Results(open_sweeps([sweep_dir]))
+    results = Results(open_sweeps([options.sweep_dir]))
     files: list[Path] = []
-    if not target.suffix:
-        files = save_all(results, target)
+    if not options.to.suffix:
+        files = save_all(results, options.to)
     elif figure := trade_off(results):
-        save(figure, target)
-        files = [target]
+        save(figure, options.to)
+        files = [options.to]
     if not files:
         rule = (
             "has no complete trial with forgetting, out-of-domain accuracy or an objective besides "
-            f"{NAMES[results.gain]}: {sweep_dir}"
+            f"{NAMES[results.gain]}: {options.sweep_dir}"
         )
         raise UserError([Fault("SWEEP_DIR", rule)])
     print(*files, sep="\n")
 
 
-def _inside(
-    sweep_dir: Path, trials: list[int] | None, everything: bool, trust_remote_code: bool
-) -> None:
+def _inside(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from analysis.inside import as_table, check_base, every_trial, look_inside
     from trainables.inside.records import InsideFolder
 
+    sweep_dir: Path = options.sweep_dir
     records = look_inside(
         sweep_dir,
-        every_trial(sweep_dir) if everything else trials,
+        every_trial(sweep_dir) if options.all else options.trials,
         lambda r: print(f"trial {r.number}: {r.reason or f'{r.seconds:.1f} s'}", flush=True),
-        trust_remote_code,
+        options.trust_remote_code,
     )
     Console().print(as_table(records, sweep_dir))
     print(InsideFolder(sweep_dir).root)
     check_base(records, sweep_dir)
 
 
-def _wandb_runs(project: str, sweep_id: str, file: Path) -> None:
+def _wandb_runs(options: argparse.Namespace) -> None:
     from analysis.tracking.wandb_runs import load_wandb_runs
 
-    trials = load_wandb_runs(project, sweep_id)
+    trials = load_wandb_runs(options.project, options.sweep_id)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        trials.to_csv(file, lineterminator="\n")
+        options.to.parent.mkdir(parents=True, exist_ok=True)
+        trials.to_csv(options.to, lineterminator="\n")
     except OSError as error:
-        raise UserError([Fault("--to", f"cannot write {file}: {error.strerror}")]) from error
-    print(file)
+        rule = f"cannot write {options.to}: {error.strerror}"
+        raise UserError([Fault("--to", rule)]) from error
+    print(options.to)
 
 
-def _watch(sweep_dir: Path, once: bool) -> None:
+def _watch(options: argparse.Namespace) -> None:
     from analysis.watch import watch
 
-    watch(sweep_dir, once)
+    watch(options.sweep_dir, options.once)
 
 
-def _wandb_views(sweep_dir: Location) -> None:
+def _wandb_views(options: argparse.Namespace) -> None:
     from analysis.tracking.wandb_views import make_views
 
-    print("\n".join(make_views(sweep_dir)))
+    print(*make_views(options.sweep_dir), sep="\n")
 
 
-def _export(
-    sweep_dir: Path, to: Path, number: int | None, merge: bool, trust_remote_code: bool
-) -> None:
+def _export(options: argparse.Namespace) -> None:
     from analysis.export.weights import export
 
-    def tell(told: str) -> None:
-        print(told, file=sys.stderr)
-
-    print(export(sweep_dir, to, number, merge, tell, trust_remote_code))
+    folder = export(
+        options.sweep_dir,
+        options.to,
+        options.trial,
+        options.merge,
+        lambda told: print(told, file=sys.stderr),
+        options.trust_remote_code,
+    )
+    print(folder)
 
 
 def _end(code: int) -> None:
