@@ -110,7 +110,6 @@ class WatchedSweep:
         self._began = 0.0
         self._outside: frozenset[int] = frozenset()
         self._table: SweepTable | None = None
-        self._last_sign = 0.0, 0.0
         self.has_ended = False
 
     @property
@@ -121,18 +120,6 @@ class WatchedSweep:
     def _locks(self) -> Iterator[Path]:
         """What a driver holds the sweep by; one that was killed leaves them behind."""
         return self._ledger.folder.root.glob("lock*.json")
-
-    def _is_let_go(self) -> bool:
-        """Whether no driver holds the folder, or none has given a sign of life for long.
-
-        That is by this clock alone, as a file server may have another.
-        """
-        newest = max(map(_modified_at, self._locks()), default=None)
-        if newest is None:
-            return True
-        if newest != self._last_sign[0]:
-            self._last_sign = newest, self._clock()
-        return self._clock() - self._last_sign[1] >= _SECONDS_HELD
 
     def refresh(self) -> list[TrialRecord]:
         """Read what has changed; returns the changed trials in the order in which they ended.
@@ -151,7 +138,7 @@ class WatchedSweep:
         if not self._ledger.exists():
             # The base is evaluated before the sweep's record is written.
             if self._settings is None and folder.log.exists():
-                if not self._is_let_go():
+                if self._is_held:
                     return []
                 told = f"no sweep has begun in it, and no command runs there: {folder.root}"
                 raise UserError(
