@@ -7,8 +7,6 @@ come from `trainables.metric_keys`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -27,17 +25,13 @@ _FLOATS = ["share", "value", "score", "stderr", "base", "tuned", "chance", "gain
 _DTYPES = {"number": int, "step": int} | dict.fromkeys(_FLOATS, float)
 
 
-def load_trials(*sweep_dirs: Location | Sequence[Location]) -> pd.DataFrame:
-    """Settings, status and final metrics of every trial of one or several sweeps.
-
-    Args:
-        sweep_dirs: the sweeps' folders, one by one or as a list.
+def load_trials(sweep_dirs: Location | Sequence[Location]) -> pd.DataFrame:
+    """The frame of `trials_frame` of sweeps in these folders, or in one.
 
     Raises:
         UserError: as `open_sweeps`, or no folder is given.
     """
-    lists = [[each] if isinstance(each, str | Path) else each for each in sweep_dirs]
-    return trials_frame(open_sweeps([*chain.from_iterable(lists)]))
+    return trials_frame(open_sweeps(sweep_dirs))
 
 
 def trials_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:

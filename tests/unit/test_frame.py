@@ -152,7 +152,7 @@ def test_documents_that_occur_twice_pair_in_order():
 
 def refusal(*folders) -> str:
     with pytest.raises(UserError) as caught:
-        load_trials(*folders)
+        load_trials(folders)
     return str(caught.value)
 
 
@@ -210,15 +210,14 @@ def test_one_sweep_needs_no_list_and_text_is_a_path_too(tmp_path):
         assert len(sweep.trials) == 3
 
 
-def test_trials_are_loaded_from_folders_one_by_one_or_as_a_list(tmp_path):
+def test_trials_are_loaded_from_one_folder_or_several(tmp_path):
     written = [SyntheticSweep(trials=3, name=name).write(tmp_path / name) for name in "ab"]
-    texts = [str(folder) for folder in written]
-    one_by_one = load_trials(*written)
-    assert one_by_one["sweep"].tolist() == ["a"] * 3 + ["b"] * 3
-    for given in ([written], [texts], [tuple(texts)], [texts[:1], texts[1]]):
-        pd.testing.assert_frame_equal(load_trials(*given), one_by_one)
+    both = load_trials(written)
+    assert both["sweep"].tolist() == ["a"] * 3 + ["b"] * 3
+    pd.testing.assert_frame_equal(load_trials([str(folder) for folder in written]), both)
+    pd.testing.assert_frame_equal(load_trials(str(written[0])), both.head(3), check_dtype=False)
     none = "SWEEP_DIR: must be one folder of a sweep at least, got none"
-    assert refusal() == refusal([]) == none
+    assert refusal() == none
     with pytest.raises(UserError, match=none):
         trials_frame([])
 
