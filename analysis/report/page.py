@@ -6,7 +6,6 @@ import re
 import shlex
 import time
 from datetime import UTC, datetime
-from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -74,8 +73,7 @@ def render(results: Results) -> str:
         results=results,
         title=", ".join(sweep.title for sweep in results.sweeps),
         plotly=Markup(_plotly()),  # noqa: S704 - the library's own code
-        style=Markup(_own("page.css") + rank_style(results)),  # noqa: S704
-        script=Markup(_own("page.js")),  # noqa: S704
+        rank_style=Markup(rank_style(results)),  # noqa: S704 - names and colours of our own
         **_contents(results),
     )
 
@@ -158,10 +156,6 @@ def _headings(sections: Markup) -> list[tuple[str, Markup]]:
     """Key and heading of each section that the page has."""
     found = re.findall(r'<section id="([\w-]+)">\s*<h2>(.+?)</h2>', sections)
     return [(key, Markup(heading)) for key, heading in found]  # noqa: S704 - escaped in the page
-
-
-def _own(name: str) -> str:
-    return files("analysis.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _plotly() -> str:
