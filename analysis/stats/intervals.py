@@ -76,9 +76,6 @@ def over_items(
         weights: of the tasks, with a sum of 1; by default all the same.
         bounds: the smallest and largest value an item can have.
         level: confidence level in (0, 1).
-
-    Raises:
-        ValueError: there is no task, or a task without items.
     """
     weighted = _weighted(values_by_task, weights)
     if all(np.isin(array, (-1, 0, 1)).all() for _, array in weighted):
@@ -187,9 +184,6 @@ def bootstrap_mean(
         seed: of the draws.
         level: confidence level in (0, 1).
         resamples: number of draws.
-
-    Raises:
-        ValueError: there is no task, or a task without items.
     """
     weighted = _weighted(values_by_task, weights)
     tail = (1 - level) / 2
@@ -269,8 +263,6 @@ def _weighted(
 ) -> list[tuple[float, NDArray[np.float64]]]:
     """Each task's weight and values."""
     arrays = [np.asarray(values, dtype=float) for values in values_by_task]
-    if not arrays or any(array.size == 0 for array in arrays):
-        raise ValueError("every task needs items")
     return list(zip(weights or [1 / len(arrays)] * len(arrays), arrays, strict=True))
 
 
