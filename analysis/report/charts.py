@@ -93,6 +93,11 @@ def finite(value: Any) -> Any:
     return value
 
 
+def axis(title: str, **layout: Any) -> dict[str, Any]:
+    """An axis with a title."""
+    return {"title": {"text": title}, **layout}
+
+
 def rank_colours(results: Results) -> dict[int, str]:
     """A colour for each rank in the search's trials, from dark to light; see `rank_style`."""
     ranks = sorted({r.rank for r in results.search_trials if r.rank is not None})

@@ -10,6 +10,7 @@ from analysis.report.charts import (
     Figure,
     Key,
     Trace,
+    axis,
     colour_of,
     mark_of,
     rank_colours,
@@ -17,7 +18,9 @@ from analysis.report.charts import (
     sweep_keys,
 )
 from analysis.results import Group, Results
+from analysis.sweeps import Sweep
 from trainables.metric_keys import TRAIN_LOSS, VALIDATION_LOSS
+from trainables.records.schema import Measurement
 from trainables.results.wording import how_many, metric_name
 
 _MOST_POINTS = 60
@@ -50,23 +53,25 @@ def curves_figure(results: Results) -> Figure | None:
 
 def _curves(results: Results) -> dict[str, dict[str, Curve]]:
     """Trial id to metric to points of (step, value)."""
+    metrics = (TRAIN_LOSS, *results.scores)
     curves: dict[str, dict[str, Curve]] = {}
-    histories = {id(sweep): sweep.ledger.histories() for sweep in results.sweeps}
-    for record in results.search_trials:
-        by_metric: dict[str, Curve] = {}
-        for measurement in histories[id(results.sweep(record))].get(record.number, []):
-            for metric in (TRAIN_LOSS, *results.scores):
-                if metric in measurement.metrics:
-                    point = float(measurement.step), measurement.metrics[metric]
-                    by_metric.setdefault(metric, []).append(point)
-        for metric, curve in by_metric.items():
-            start = results.sweep(record).base.metrics.get(metric)
-            if start is not None:
-                curve.insert(0, (0.0, start))
-            every = max(1, len(curve) // _MOST_POINTS)
-            by_metric[metric] = [*curve[:-1:every], curve[-1]]
-        curves[record.config.trial_id] = by_metric
+    for sweep in results.sweeps:
+        histories = sweep.ledger.histories()
+        for record in results.of(sweep, results.search_trials):
+            own = histories.get(record.number, [])
+            by_metric = {metric: _curve(sweep, own, metric) for metric in metrics}
+            curves[record.config.trial_id] = by_metric
     return curves
+
+
+def _curve(sweep: Sweep, history: Sequence[Measurement], metric: str) -> Curve:
+    """A trial's points, of many only some, from the base's on; empty if it never measured it."""
+    curve = [(float(m.step), m.metrics[metric]) for m in history if metric in m.metrics]
+    start = sweep.base.metrics.get(metric)
+    if curve and start is not None:
+        curve.insert(0, (0.0, start))
+    every = max(1, len(curve) // _MOST_POINTS)
+    return [*curve[:-1:every], *curve[-1:]]
 
 
 def _chart(results: Results, metric: str, curves: dict[str, Curve]) -> Chart:
@@ -89,9 +94,9 @@ def _chart(results: Results, metric: str, curves: dict[str, Curve]) -> Chart:
         f"Curves of {title} over optimizer steps for {how_many(len(curves), 'trial')}.",
         [trace for trace in traces if trace["x"]],
         {
-            "xaxis": {"title": {"text": "optimizer steps"}},
+            "xaxis": axis("optimizer steps"),
             # Losses fall by orders of magnitude.
-            "yaxis": {"title": {"text": ""}, **(_LOG_AXIS if metric in _LOSSES else {})},
+            "yaxis": axis("", **(_LOG_AXIS if metric in _LOSSES else {})),
         },
     )
 

@@ -10,6 +10,7 @@ from analysis.report.charts import (
     Chart,
     Figure,
     Trace,
+    axis,
     colour_of,
     heatmap,
     hover,
@@ -113,7 +114,7 @@ def _attention_maps(results: Results, shown: Inspected) -> Figure | None:
         values = [list(layer.js) for layer in inside.attention]
         title = f"Attention of {_name(results, record)}"
         chart = _map(f"attention-{record.config.trial_id}", title, heads, layers, values, most)
-        chart.layout["xaxis"] |= {"tickangle": 0, "title": {"text": "head"}}
+        chart.layout["xaxis"] |= axis("head", tickangle=0)
         charts.append(chart)
     _, first = with_attention[0]
     caption = (
@@ -147,7 +148,7 @@ def _map(
         [{**trace, "zmin": 0, "zmax": most}],
         {
             "xaxis": {"type": "category", "tickangle": -35, "showgrid": False},
-            "yaxis": {"type": "category", "title": {"text": "layer"}, "showgrid": False},
+            "yaxis": axis("layer", type="category", showgrid=False),
         },
         height=130 + max(30 * min(len(layers), 8), 11 * len(layers)),
     )
@@ -165,8 +166,8 @@ def _curves(results: Results, seen: Inspected) -> Figure | None:
             f"Lines of the mean normalised {shown} of {how_many(len(seen), 'trial')}.",
             _lines(results, seen, _spectrum),
             {
-                "xaxis": {"title": {"text": "index"}, "type": "log", "dtick": "D2"},
-                "yaxis": {"title": {"text": "share of the largest"}, "rangemode": "tozero"},
+                "xaxis": axis("index", type="log", dtick="D2"),
+                "yaxis": axis("share of the largest", rangemode="tozero"),
             },
         )
     ]
@@ -177,10 +178,7 @@ def _curves(results: Results, seen: Inspected) -> Figure | None:
                 "Representation drift by layer, 1 - linear CKA",
                 f"Lines of the drift of hidden states by layer, of {how_many(len(seen), 'trial')}.",
                 _lines(results, seen, _representation),
-                {
-                    "xaxis": {"title": {"text": "layer"}},
-                    "yaxis": {"title": {"text": "1 - CKA"}, "rangemode": "tozero"},
-                },
+                {"xaxis": axis("layer"), "yaxis": axis("1 - CKA", rangemode="tozero")},
             )
         )
     ends = f", and every line with the {shown}" if is_cut else ""
@@ -251,10 +249,7 @@ def _against_forgetting(results: Results, seen: Inspected) -> Figure | None:
             f"Forgetting against {title}",
             f"Scatter plot of forgetting against {title}, {len(shown)} trials.",
             _coloured(results, shown),
-            {
-                "xaxis": {"title": {"text": title}},
-                "yaxis": {"title": {"text": axis_title(FORGETTING_MEAN)}},
-            },
+            {"xaxis": axis(title), "yaxis": axis(axis_title(FORGETTING_MEAN))},
         )
         for key, title, shown in (
             ("intruders", "intruder dimensions per matrix", intruders),

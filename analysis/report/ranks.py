@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
 
@@ -16,6 +16,7 @@ from analysis.report.charts import (
     Figure,
     Mark,
     Trace,
+    axis,
     heatmap,
     hover,
     mark_of,
@@ -73,7 +74,7 @@ def _rank_chart(results: Results, lora: Sequence[Group], metric: str) -> Chart:
     curves = [(sweep, own) for sweep, own in by_sweep if own]
     layout = {
         "xaxis": _rank_axis(lora),
-        "yaxis": {"title": {"text": axis_title(metric)}},
+        "yaxis": axis(axis_title(metric)),
         **_references(results, metric),
     }
     told = ", ".join(
@@ -225,29 +226,19 @@ def rate_figure(results: Results) -> Figure | None:
     return Figure(caption, charts, columns=2)
 
 
-@dataclass(frozen=True)
-class _Column:
-    """The learning rates of one column of the heat map.
+def _columns(rates: Sequence[float]) -> dict[float, str]:
+    """The heat map's columns: the lowest learning rate of each, ascending, and its label.
 
-    Attributes:
-        low: its rates are at least this, and below the next column's.
-        label: unique among the columns.
+    One per rate or, if there are too many, per range of equal width on a log scale.
     """
-
-    low: float
-    label: str
-
-
-def _columns(rates: Sequence[float]) -> list[_Column]:
-    """One column per rate or, if there are too many, per range of equal width on a log scale."""
     distinct = sorted(set(rates))
     if len(distinct) <= _MOST_RATES:
-        return [_Column(*pair) for pair in zip(distinct, _told_apart(distinct), strict=True)]
+        return dict(zip(distinct, _told_apart(distinct), strict=True))
     low, high = distinct[0], distinct[-1]
     bins = min(_MOST_RATES, max(3, round(math.sqrt(len(rates)) * 1.5)))
     edges = np.unique(np.geomspace(low, high, bins + 1)).tolist()
     labels = [f"{low} to {high}" for low, high in pairwise(_told_apart(edges))]
-    return [_Column(*pair) for pair in zip(edges[:-1], labels, strict=True)]
+    return dict(zip(edges[:-1], labels, strict=True))
 
 
 def _told_apart(values: Sequence[float]) -> list[str]:
@@ -258,12 +249,12 @@ def _told_apart(values: Sequence[float]) -> list[str]:
     return [f"{value:.{digits}e}" for value in values]
 
 
-def _rate_chart(results: Results, metric: str, columns: Sequence[_Column]) -> Chart:
+def _rate_chart(results: Results, metric: str, columns: Mapping[float, str]) -> Chart:
     lora = results.lora_groups()
     rows = [f"{group.rank}{results.whose(group.sweep)}" for group in lora]
-    grid = [_cells(group.trials, metric, columns) for group in lora]
+    grid = [_cells(group.trials, metric, list(columns)) for group in lora]
     means = [[sum(cell) / len(cell) if cell else None for cell in row] for row in grid]
-    labels = [column.label for column in columns]
+    labels = list(columns.values())
     signed = "+" if metric == FORGETTING_MEAN else ""
     told = [
         [
@@ -286,27 +277,21 @@ def _rate_chart(results: Results, metric: str, columns: Sequence[_Column]) -> Ch
         f"Heat map of mean {NAMES[metric]} by rank and learning rate. {cells}.",
         [trace],
         {
-            "xaxis": {
-                "title": {"text": "learning rate"},
-                "type": "category",
-                "tickangle": -35,
-                "showgrid": False,
-            },
-            "yaxis": {"title": {"text": "rank"}, "type": "category", "showgrid": False},
+            "xaxis": axis("learning rate", type="category", tickangle=-35, showgrid=False),
+            "yaxis": axis("rank", type="category", showgrid=False),
         },
     )
 
 
 def _cells(
-    trials: Sequence[TrialRecord], metric: str, columns: Sequence[_Column]
+    trials: Sequence[TrialRecord], metric: str, lowest: Sequence[float]
 ) -> list[list[float]]:
     """The values of a row of the heat map, by column."""
-    cells: list[list[float]] = [[] for _ in columns]
+    cells: list[list[float]] = [[] for _ in lowest]
     for record in trials:
         value = record.metric(metric)
         if value is not None:
-            column = sum(record.config.learning_rate >= c.low for c in columns) - 1
-            cells[column].append(value)
+            cells[bisect_right(lowest, record.config.learning_rate) - 1].append(value)
     return cells
 
 
@@ -343,11 +328,7 @@ def _step_size_chart(results: Results, metric: str) -> Chart:
         traces,
         {
             # With Plotly's own ticks, as it may span no power of ten.
-            "xaxis": {
-                "title": {"text": "learning rate x scale"},
-                "type": "log",
-                "exponentformat": "power",
-            },
-            "yaxis": {"title": {"text": axis_title(metric)}},
+            "xaxis": axis("learning rate x scale", type="log", exponentformat="power"),
+            "yaxis": axis(axis_title(metric)),
         },
     )

@@ -17,6 +17,7 @@ from analysis.report.charts import (
     Figure,
     Key,
     Trace,
+    axis,
     hover,
     listed,
     rank_colours,
@@ -251,7 +252,7 @@ def _importance_chart(results: Results, sweep: Sweep, found: Importances) -> Cha
         {
             "barmode": "group",
             "bargap": 0.35,
-            "xaxis": {"title": {"text": "importance"}, "range": [0, 1]},
+            "xaxis": axis("importance", range=[0, 1]),
             "yaxis": {"type": "category", "automargin": True, "showgrid": False},
         },
         height=80 + 70 * len(names),

@@ -14,6 +14,7 @@ from analysis.report.charts import (
     Figure,
     Key,
     Trace,
+    axis,
     listed,
     mark_of,
     point_keys,
@@ -75,15 +76,15 @@ def _chart(results: Results, index: int, metric: str) -> Chart:
         f"{_told_of_marks(results, metric)}.",
         points,
         {
-            "xaxis": {
-                "title": {"text": axis_title(metric)},
-                "zeroline": metric == FORGETTING_MEAN,
+            "xaxis": axis(
+                axis_title(metric),
+                zeroline=metric == FORGETTING_MEAN,
                 **_range(metric, {x for trace in points for x in trace["x"]}),
-            },
-            "yaxis": {
-                "title": {"text": axis_title(results.gain)},
+            ),
+            "yaxis": axis(
+                axis_title(results.gain),
                 **_range(results.gain, {y for trace in points for y in trace["y"]}),
-            },
+            ),
             "annotations": _arrow(results, metric),
         },
         height=400,
@@ -268,8 +269,8 @@ def hypervolume_figure(results: Results) -> Figure | None:
         f"{ends} of what is possible.",
         [_steps(results, sweep, shares) for sweep, shares in shown],
         {
-            "xaxis": {"title": {"text": "complete trials"}},
-            "yaxis": {"title": {"text": "share of the possible"}, "rangemode": "tozero"},
+            "xaxis": axis("complete trials"),
+            "yaxis": axis("share of the possible", rangemode="tozero"),
         },
         height=240,
     )
