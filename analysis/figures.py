@@ -133,13 +133,8 @@ def rank_curves(results: Results) -> Figure | None:
 def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -> None:
     ranks = [group.rank or 0 for group in lora]
     trials = [record for group in lora for record in group.trials]
-    axes.plot(
-        [record.rank or 0 for record in trials],
-        _values(trials, key),
-        ".",
-        color="grey",
-        alpha=0.4,
-    )
+    at_ranks = [record.rank or 0 for record in trials]
+    axes.plot(at_ranks, _values(trials, key), ".", color="grey", alpha=0.4)
     apart = f"LoRA, of fewer than {FEWEST_OF_RANK}"
     for form, label, is_tried in (("o-", "LoRA", True), ("s", apart, False)):
         own = [group for group in lora if group.is_tried == is_tried]

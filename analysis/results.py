@@ -17,12 +17,7 @@ from trainables.results.enough_items import FEWEST_OF_RANK
 from trainables.results.item_metrics import limits, rounding
 from trainables.results.pareto import can_be_taken, is_feasible, objective_values, pareto_front
 from trainables.results.recommendation import Recommendation, numbers_text, recommend
-from trainables.results.repeats import (
-    best_unrefuted,
-    judged_by_repeats,
-    metrics_over,
-    repeats_of,
-)
+from trainables.results.repeats import best_unrefuted, judged_by_repeats, metrics_over, repeats_of
 from trainables.results.trade_off import trade_off_ranges
 from trainables.results.wording import scores_of
 

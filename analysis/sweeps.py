@@ -14,13 +14,7 @@ from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Location, parse_location
 from trainables.records.ledger import Ledger
-from trainables.records.schema import (
-    BaseRecord,
-    Provenance,
-    SweepRecord,
-    TrialRecord,
-    TrialStatus,
-)
+from trainables.records.schema import BaseRecord, Provenance, SweepRecord, TrialRecord, TrialStatus
 from trainables.results.confirmation import unconfirmed, winners
 from trainables.results.recommendation import Recommendation, recommend
 from trainables.results.wording import NOT_ENDED, how_many

@@ -22,14 +22,7 @@ from trainables.records.schema import BaseRecord, SweepRecord, TrialRecord
 from trainables.results.pareto import Goals, is_no_worse, losses_of
 from trainables.results.recommendation import Recommendation
 from trainables.results.repeats import judged_by_repeats
-from trainables.results.wording import (
-    ABSENT,
-    goals_in_words,
-    metric_text,
-    one_line,
-    rate,
-    setting,
-)
+from trainables.results.wording import ABSENT, goals_in_words, metric_text, one_line, rate, setting
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

@@ -21,12 +21,7 @@ from analysis.report.charts import (
     symbols,
 )
 from analysis.results import Results
-from trainables.inside.records import (
-    MOST_SINGULAR_VALUES,
-    ROUNDED,
-    InsideRecord,
-    is_rounded,
-)
+from trainables.inside.records import MOST_SINGULAR_VALUES, ROUNDED, InsideRecord, is_rounded
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.schema import TrialRecord
 from trainables.results.wording import axis_title, how_many, method_name

@@ -27,7 +27,7 @@ from analysis.report.charts import (
     symbols,
 )
 from analysis.results import Group, Results, with_metric
-from analysis.stats.intervals import Interval, error_bars
+from analysis.stats.intervals import error_bars
 from analysis.sweeps import Sweep, bases
 from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
 from trainables.records.schema import TrialRecord
@@ -135,6 +135,8 @@ def _bests(results: Results, lora: Sequence[Group], metric: str, mark: Mark) -> 
     """The best of each rank, with its interval."""
     intervals = [results.items.interval(group.best, metric, group.picked_from) for group in lora]
     values = [group.best.metric(metric) or 0.0 for group in lora]
+    below, above = error_bars(values, intervals)
+    bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
     return {
         "type": "scatter",
         "mode": "markers",
@@ -143,7 +145,7 @@ def _bests(results: Results, lora: Sequence[Group], metric: str, mark: Mark) -> 
         "text": [_hover_of_best(results, group) for group in lora],
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {"color": mark.colour, "size": 8, "symbol": mark.symbol},
-        "error_y": _error_bars(values, intervals, mark.colour),
+        "error_y": {**bars, "color": mark.colour, "thickness": 1.4, "width": 4},
     }
 
 
@@ -151,21 +153,6 @@ def _hover_of_best(results: Results, group: Group) -> str:
     count = group.picked_from
     told = f"{hover(results, group.best)}<br>best of {how_many(count, 'trial')}"
     return told if results.keeps_constraints(group.best) else f"{told}, breaks a constraint"
-
-
-def _error_bars(
-    values: Sequence[float], intervals: Sequence[Interval | None], colour: str
-) -> Trace:
-    below, above = error_bars(values, intervals)
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": above,
-        "arrayminus": below,
-        "color": colour,
-        "thickness": 1.4,
-        "width": 4,
-    }
 
 
 def _references(results: Results, metric: str) -> dict[str, list[Trace]]:

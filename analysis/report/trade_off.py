@@ -29,11 +29,7 @@ from analysis.sweeps import Sweep, bases
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS, OOD_ACC
 from trainables.records.schema import TrialRecord
 from trainables.results.enough_items import FEWEST_OF_RANK
-from trainables.results.pareto import (
-    is_feasible,
-    is_no_worse,
-    losses_of,
-)
+from trainables.results.pareto import is_feasible, is_no_worse, losses_of
 from trainables.results.recommendation import refuted
 from trainables.results.wording import NAMES, axis_title, goals_in_words, how_many
 
