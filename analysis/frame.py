@@ -46,11 +46,7 @@ def trials_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     if not sweeps:
         raise UserError([Fault("SWEEP_DIR", "must be one folder of a sweep at least, got none")])
     rows = [
-        {
-            "sweep": sweep.title,
-            **settings_of(sweep.ledger.located(record)),
-            **record.metrics,
-        }
+        {"sweep": sweep.title, **settings_of(sweep.ledger.located(record)), **record.metrics}
         for sweep in sweeps
         for record in sweep.trials
     ]

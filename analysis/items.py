@@ -122,11 +122,7 @@ class Items:
         return over_items(tuned, weights, bounds=(0, 1), level=_level(picked_from))
 
     def compare(
-        self,
-        first: TrialRecord,
-        second: TrialRecord | None,
-        tasks: Sequence[str],
-        picked_from: int,
+        self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str], picked_from: int
     ) -> Comparison | None:
         """Compare a trial with another, or with the base, on some tasks.
 

@@ -161,7 +161,8 @@ class WatchedSweep:
         for record, measurements in read:
             self._records[record.number] = record
             table.take(record)
-            for measurement in (*_newest_evaluation(measurements), *measurements[-1:]):
+            evaluations = [each for each in measurements if each.is_evaluation]
+            for measurement in (*evaluations[-1:], *measurements[-1:]):
                 table.update(record, measurement)
         self.has_ended = table.has_ended = is_over or self._is_complete()
         return [record for record, _ in read]
@@ -213,11 +214,7 @@ class WatchedSweep:
         for number in self._outside & self._records.keys():
             del self._records[number]
         self._table = SweepTable(
-            settings.name,
-            settings.planned_trials,
-            settings,
-            self._began,
-            settings.budget.hours,
+            settings.name, settings.planned_trials, settings, self._began, settings.budget.hours
         )
         kept = self._seen[self._ledger.folder.sweep_json]
         self._seen = {self._ledger.folder.sweep_json: kept}
@@ -336,8 +333,3 @@ def _best_so_far(settings: SweepSettings, record: TrialRecord) -> str:
     value = metric_text(objective.metric, record.metric(objective.metric))
     told = f"{extreme} {objective.metric} so far{within}: {value}"
     return f"{told}, trial {record.number} ({setting(record)})"
-
-
-def _newest_evaluation(measurements: list[Measurement]) -> list[Measurement]:
-    evaluations = (m for m in reversed(measurements) if m.is_evaluation)
-    return [newest] if (newest := next(evaluations, None)) else []

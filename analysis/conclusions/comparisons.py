@@ -167,11 +167,8 @@ def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
         ends = f"{points(seeds.low)} to {points(seeds.high)} points"
         told.append(f"over seeds {ends}, n = {comparison.repeats} {of}")
     elif comparison.over_repeats is not None:
-        of = (
-            "repeats of one, without a complete one of the other,"
-            if comparison.is_once
-            else "repeats"
-        )
+        once = "repeats of one, without a complete one of the other,"
+        of = once if comparison.is_once else "repeats"
         told.append(f"over {of} {points(comparison.over_repeats)} points, too few for an interval")
     if comparison.diverged:
         told.append(f"repeats that diverged: {comparison.diverged}")

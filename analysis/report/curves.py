@@ -76,8 +76,9 @@ def _curve(sweep: Sweep, history: Sequence[Measurement], metric: str) -> Curve:
 
 def _chart(results: Results, metric: str, curves: dict[str, Curve]) -> Chart:
     colours = rank_colours(results)
-    traces: list[Trace] = []
     grouped = {r.config.trial_id for group in results.groups for r in group.trials}
+    others = [curve for trial_id, curve in curves.items() if trial_id not in grouped]
+    traces = [_thin(others, "@muted")]
     for group in results.groups:
         colour = colour_of(group, colours)
         thin = [curves[r.config.trial_id] for r in group.trials if r.config.trial_id in curves]
@@ -85,8 +86,6 @@ def _chart(results: Results, metric: str, curves: dict[str, Curve]) -> Chart:
         best = curves.get(group.best.config.trial_id)
         if best:
             traces.append(_thick(results, group, best, colour))
-    others = [curve for trial_id, curve in curves.items() if trial_id not in grouped]
-    traces.insert(0, _thin(others, "@muted"))
     title = metric_name(metric)
     return Chart(
         f"curve-{metric.replace('/', '-')}",

@@ -80,24 +80,23 @@ def render(results: Results) -> str:
 
 def _contents(results: Results) -> dict[str, Any]:
     recommended = results.recommendation.trial if results.recommendation else None
-    figures: dict[str, Figure | None] = {
-        "trade_off": trade_off_figure(results),
-        "hypervolume": hypervolume_figure(results),
-        "ranks": rank_figure(results),
-        "rates": rate_figure(results),
-        "step_size": step_size_figure(results),
-        "parallel": parallel_figure(results),
-        "importances": importance_figure(results),
-        "curves": curves_figure(results),
-        "tasks": task_figure(results),
-        "cost": cost_figure(results),
-    }
     table = paper_table(results)
     return {
         "notices": notices(results.sweeps),
         "answer": answer(results),
         "conclusions": conclude(results),
-        "figures": figures,
+        "figures": {
+            "trade_off": trade_off_figure(results),
+            "hypervolume": hypervolume_figure(results),
+            "ranks": rank_figure(results),
+            "rates": rate_figure(results),
+            "step_size": step_size_figure(results),
+            "parallel": parallel_figure(results),
+            "importances": importance_figure(results),
+            "curves": curves_figure(results),
+            "tasks": task_figure(results),
+            "cost": cost_figure(results),
+        },
         "inside": inside_figures(results),
         "importance_lacking": importance_lacking(results),
         "table": table,
