@@ -551,13 +551,14 @@ def test_misses_of_constraints_are_shares_of_their_bounds_as_in_the_recommendati
     bounds = [f"{TRAIN_S} <= 600", f"{LOSS} <= 0.05", f"{GAIN} >= 0.8"]
     draws = np.random.default_rng(0).random((30, 3)).tolist()
     measured = [{TRAIN_S: 590 + 300 * a, LOSS: 0.2 * b, GAIN: 0.79 * c} for a, b, c in draws]
-    config = sweep("random", trials=30, constraints=[*bounds, f"{LOSS} <= 0"])
+    others = [f"{LOSS} <= 0", f"{LOSS} <= -0.1"]
+    config = sweep("random", trials=30, constraints=[*bounds, *others])
     searcher = searcher_of(config)
     records = run(searcher, lambda trial: (TrialStatus.COMPLETE, measured[trial.number]))
     for trial, metrics in zip(searcher.study.trials, measured, strict=True):
         time, loss, gain = metrics[TRAIN_S], metrics[LOSS], metrics[GAIN]
-        shares = [time / 600 - 1, loss / 0.05 - 1, 1 - gain / 0.8, loss]  # 0 has no shares
-        assert list(trial.constraints.values()) == pytest.approx([0, *shares])
+        shares = [time / 600 - 1, loss / 0.05 - 1, 1 - gain / 0.8, loss, 10 * loss + 1]
+        assert list(trial.constraints.values()) == pytest.approx([0, *shares])  # 0 has no shares
     config = sweep("random", trials=30, constraints=bounds)
     nearest = min(searcher_of(config, records).study.trials, key=infeasibility)
     recommended = recommend(config, records)
@@ -657,6 +658,10 @@ def test_a_point_is_run_again_only_with_another_seed(sampler: str) -> None:
     assert {record.config.data_seed for record in records} == {0}
     again = run(searcher_of(config, records[:7]), lambda trial: (TrialStatus.COMPLETE, {}))
     assert [r.config.seed for r in again[:1]] == [records[7].config.seed]
+    one_more = searcher_of(sweep(sampler, trials=13, **FEW_POINTS), records)
+    run(one_more)  # after ten draws of the sampler, and of TPE ten more at random
+    drawn = len(one_more.study.trials) - len(records)
+    assert drawn == {"tpe": 20}.get(sampler, 10)
 
 
 RATES_OF_LORA = [2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3]

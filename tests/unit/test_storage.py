@@ -50,11 +50,12 @@ def storage(location: Location, monkeypatch: pytest.MonkeyPatch) -> Storage:
 
 def test_the_kind_follows_from_the_location(tmp_path: Path, bucket: str) -> None:
     assert isinstance(open_storage(tmp_path), LocalStorage)
-    assert isinstance(open_storage(f"{bucket}/a"), ObjectStorage)
+    assert isinstance(open_storage(f"{bucket}/at:9@noon"), ObjectStorage)  # holds no keys
 
 
 def test_addresses_and_paths() -> None:
-    assert parse_location("s3://bucket/a/") == "s3://bucket/a"
+    for store in ("s3", "gs", "gcs", "abfs", "abfss", "hdfs"):
+        assert parse_location(f"{store}://bucket/a/") == f"{store}://bucket/a"
     assert parse_location("sweeps/a") == Path("sweeps/a")
     assert parse_location("~/a") == Path.home() / "a"
     assert is_address("gs://bucket")
