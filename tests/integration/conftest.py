@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,12 @@ os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import lm_eval.tasks
 import object_store
 import pytest
 import torch
 from evaluated import evaluated_base
+from lm_eval.tasks._index import TaskIndex
 
 from trainables.config import DeepSpeedConfig, LoraConfig, TrialConfig
 from trainables.evaluation.base import Base
@@ -31,7 +34,7 @@ from tune.cluster.ray_cluster import ray_cluster
 from tune.config.sweep_file import load_sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from trainables.records.schema import Measurement, TrialResult
     from trainables.slots.engine import SlotEngine
@@ -98,6 +101,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def harness_index() -> Iterator[None]:
+    """Reads the files of the harness's 14,000 tasks once, not for each name that they lack."""
+    build, of_harness = TaskIndex.build, Path(lm_eval.tasks.__file__).parent
+    read_once = cache(lambda: build([of_harness]))
+
+    def built(folders: Iterable[Path], **options: Any) -> dict[str, Any]:
+        found = [read_once() if f == of_harness else build([f], **options) for f in folders]
+        return {name: entry for index in found for name, entry in index.items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TaskIndex, "build", staticmethod(built))
+        yield
 
 
 @pytest.fixture(scope="session")
