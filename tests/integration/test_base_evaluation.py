@@ -376,6 +376,20 @@ def test_adapters_that_the_base_does_not_take_are_told_of_with_all_else(
     assert not any("lora" in name for name, _ in base.named_modules())
 
 
+def test_a_model_that_cannot_be_loaded_is_told_of_with_all_else(
+    load: Callable[..., SweepConfig], tmp_path: Path
+) -> None:
+    model = shutil.copytree(MODEL, tmp_path / "model")
+    (model / "model.safetensors").write_text("half of a download")
+    # A word of the harness's, which the driver lets pass.
+    config = load(*FEW, OBJECTIVE, "eval.retention=[acc]", f"model.name={model}")
+    with pytest.raises(UserError) as caught:
+        evaluated_base(config, tmp_path / "cache")
+    told = str(caught.value)
+    assert "eval.retention: no task named acc in " in told
+    assert f"model.name: cannot load {model}: Error while deserializing" in told
+
+
 def test_retention_task_at_chance_draws_a_warning(evaluate: Callable[..., Path]) -> None:
     record = Base.load(
         evaluate("eval.in_domain=[list_last]", "eval.retention=[target_relay]")

@@ -1,8 +1,8 @@
 """The proof: drivers and trial processes are killed again and again, and nothing is lost.
 
 The trials are fake, so that a life takes seconds; the sweep, Tune, Ray and the ledger are real.
-`pytest tests/integration/test_lost_drivers.py` kills four drivers and as many processes of trials;
-with `-m slow`, 200 drivers and 20 processes.
+`pytest tests/integration/test_lost_drivers.py` kills four drivers; with `-m slow`, 200 drivers and
+20 processes of trials.
 """
 
 from __future__ import annotations
@@ -239,12 +239,12 @@ def test_killed_drivers_lose_nothing(
     assert tally.completed_before_a_kill > 0
 
 
-@pytest.mark.parametrize("wanted", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_trial_processes_lose_nothing(
-    drivers: Drivers, tmp_path: Path, capsys: pytest.CaptureFixture[str], wanted: int
+    drivers: Drivers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rng, kills, attempts, sweeps = random.Random(0), 0, 0, 0
+    rng, kills, attempts, sweeps, wanted = random.Random(0), 0, 0, 0, 20
     overrides = (*CHANGES, *SIDE_BY_SIDE)
     drivers.start(tmp_path / "undisturbed", overrides)
     assert drivers.wait() == 0

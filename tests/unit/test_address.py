@@ -31,7 +31,7 @@ def refusal(address: str) -> str:
 @pytest.mark.timeout(20)
 def test_no_cluster(stranger: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"no Ray cluster answers at {stranger}: what listens" in refusal(stranger)
-    assert "no Ray cluster answers at 127.0.0.1:1: [Errno 111]" in refusal("127.0.0.1:1")
+    assert "--address: no Ray cluster answers at 127.0.0.1:1: [Errno 111]" in refusal("127.0.0.1:1")
     assert "must be auto or HOST:PORT, got somewhere" in refusal("somewhere")
     assert "driven from outside its cluster, got ray://head:10001" in refusal("ray://head:10001")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
