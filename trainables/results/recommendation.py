@@ -15,7 +15,7 @@ from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.pareto import Goals, is_feasible, objective_values, pareto_front, violation
 from trainables.results.repeats import judged_by_repeats, point_of
 from trainables.results.trade_off import distance_to_ideal, objective_ranges, scaling_trials
-from trainables.results.wording import how_many, metric_text
+from trainables.results.wording import metric_text
 
 _MOST_NUMBERS = 10
 Names = Callable[[Sequence[TrialRecord]], str]
@@ -41,29 +41,6 @@ class Recommendation:
         return "recommended" if self.feasible else "nearest"
 
 
-@dataclass(frozen=True)
-class _Words:
-    """How a reason names and counts the trials that were chosen from.
-
-    Attributes:
-        names: of some trials.
-        kind: what all of them are.
-    """
-
-    names: Names
-    kind: str = "complete"
-
-    def trials(self, count: int, kept: bool = False) -> str:
-        """Such as `3 complete trials that keep every constraint`."""
-        told = how_many(count, f"{self.kind} trial")
-        return f"{told} that keep every constraint" if kept else told
-
-    def only(self, kept: bool) -> str:
-        """Such as `the only complete trial that keeps every constraint`."""
-        rest = "that keeps every constraint" if kept else "to choose from"
-        return f"the only {self.kind} trial {rest}"
-
-
 def recommend(
     goals: Goals,
     records: Sequence[TrialRecord],
@@ -78,19 +55,16 @@ def recommend(
     misses them by the least in total, each miss as a share of its bound, since their units differ.
     Ties go to the lower number.
 
-    Args:
-        goals: of the sweep.
-        records: its trials.
-        judged: trials repeated with other seeds; by default what `judged_by_repeats` makes of the
-            records. If the trial that the search alone would have taken is among them, or breaks
-            a constraint, one of them is taken, rather than one that was best by luck, unless none
-            meets the constraints on average and trains to its end with every seed.
-        names: how the reason names trials; by default by their numbers.
+    `judged` are trials repeated with other seeds; by default what `judged_by_repeats` makes of the
+    records. If the trial that the search alone would have taken is among them, or breaks a
+    constraint, one of them is taken, rather than one that was best by luck, unless none meets the
+    constraints on average and trains to its end with every seed. The reason names trials by
+    `names`, by default by their numbers.
     """
     names = names or numbers_text
     if judged is None:
         judged = judged_by_repeats(records, goals.confirm)
-    by_search = _choose(goals, records, scaling_trials(goals, records), _Words(names))
+    by_search = _choose(goals, records, scaling_trials(goals, records), names)
     if by_search is None:
         return None
     is_judged = _trial_id(by_search.trial) in map(_trial_id, judged)
@@ -115,10 +89,10 @@ def _by_repeats(
     repeated = set(map(_trial_id, judged))
     own = {_trial_id(r): r for r in records if objective_values(goals, r) is not None}
     points = _one_of_each_point(goals, judged, own, by_search)
-    found = _choose(goals, points, scale, _Words(names, "repeated"))
+    found = _choose(goals, points, scale, names, kind="repeated")
     if found is None or not found.feasible:
         others = [record for record in records if _trial_id(record) not in repeated]
-        other = _choose(goals, others, scale, _Words(names))
+        other = _choose(goals, others, scale, names)
         if other and (other.feasible or found is None):
             why_not = refuted(goals, judged, names)
             return replace(other, reason=f"{why_not}; of the others, {other.reason}")
@@ -197,33 +171,40 @@ def _one_of_each_point(
     taken = []
     for records in alike.values():
         runs = [own[_trial_id(record)] for record in records]
-        best = _choose(goals, runs, runs, _Words(numbers_text))
+        best = _choose(goals, runs, runs, numbers_text)
         wanted = by_search.trial if by_search.trial in runs else best.trial if best else runs[0]
         taken.append(records[runs.index(wanted)])
     return taken
 
 
 def _choose(
-    goals: Goals, records: Sequence[TrialRecord], scale: list[TrialRecord], words: _Words
+    goals: Goals,
+    records: Sequence[TrialRecord],
+    scale: list[TrialRecord],
+    names: Names,
+    kind: str = "complete",
 ) -> Recommendation | None:
+    """The best of the records by themselves, which the reason calls trials of this kind."""
     ranked = [record for record in records if objective_values(goals, record) is not None]
     if not ranked:
         return None
     front = pareto_front(goals, ranked)
     if not front:
-        return _least_infeasible(goals, ranked, words)
+        return _least_infeasible(goals, ranked, kind)
     feasible = sum(is_feasible(goals, record) for record in ranked)
-    is_kept = bool(goals.constraints)
     if feasible == 1:
-        only = f"{words.only(is_kept)}: {_objectives(goals, front[0])}."
+        rest = "that keeps every constraint" if goals.constraints else "to choose from"
+        only = f"the only {kind} trial {rest}: {_objectives(goals, front[0])}."
         return Recommendation(front[0], only)
-    among = words.trials(feasible, is_kept)
+    among = f"{feasible} {kind} trials"
+    if goals.constraints:
+        among += " that keep every constraint"
     if len(goals.objectives) == 1:
-        return _best(goals, front, among, words.names)
-    return _knee(goals, front, scale, among, words.names)
+        return _best(goals, front, among, names)
+    return _knee(goals, front, scale, among, names)
 
 
-def _least_infeasible(goals: Goals, ranked: list[TrialRecord], words: _Words) -> Recommendation:
+def _least_infeasible(goals: Goals, ranked: list[TrialRecord], kind: str) -> Recommendation:
     units = {constraint: _unit_of_misses(constraint, ranked) for constraint in goals.constraints}
 
     def total(record: TrialRecord) -> float:
@@ -236,9 +217,9 @@ def _least_infeasible(goals: Goals, ranked: list[TrialRecord], words: _Words) ->
         if violation(c, trial) > 0
     ]
     nearest = (
-        f", and of {words.trials(len(ranked))} this one misses them by the least: "
+        f", and of {len(ranked)} {kind} trials this one misses them by the least: "
         if len(ranked) > 1
-        else f": of the only {words.kind} one "
+        else f": of the only {kind} one "
     )
     reason = f"no trial keeps every constraint{nearest}{' and '.join(broken)}."
     return Recommendation(trial, reason, feasible=False)
@@ -271,11 +252,7 @@ def _best(goals: Goals, front: list[TrialRecord], among: str, names: Names) -> R
 
 
 def _knee(
-    goals: Goals,
-    front: list[TrialRecord],
-    scale: list[TrialRecord],
-    among: str,
-    names: Names,
+    goals: Goals, front: list[TrialRecord], scale: list[TrialRecord], among: str, names: Names
 ) -> Recommendation:
     ranges = objective_ranges(goals, scale)
     distances = [distance_to_ideal(goals, record, ranges) for record in front]

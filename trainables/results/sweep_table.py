@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Collection, Sequence
+from heapq import nsmallest
 from itertools import islice
 from math import inf
 from statistics import fmean
@@ -13,16 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from trainables import metric_keys
-from trainables.config import Objective
-from trainables.records.schema import (
-    ENDED_WELL,
-    BaseRecord,
-    Measurement,
-    TrialRecord,
-    TrialStatus,
-)
+from trainables.records.schema import ENDED_WELL, BaseRecord, Measurement, TrialRecord, TrialStatus
 from trainables.results.confirmation import planned_repeats, repeats_in_all
-from trainables.results.pareto import Goals, is_feasible
+from trainables.results.pareto import Goals, is_feasible, losses_of
 from trainables.results.wording import (
     ABSENT,
     INTERRUPTED,
@@ -35,7 +28,7 @@ from trainables.results.wording import (
 )
 
 # Whether it violates a constraint, its losses, its number.
-Rank = tuple[bool, tuple[float, ...], int]
+Rank = tuple[bool, list[float], int]
 
 _OTHER_LINES = 4  # header, column titles, base, and one that keeps the cursor on the screen
 _TYPICAL = 100  # newest trials whose durations predict those of the next ones
@@ -96,7 +89,6 @@ class SweepTable:
         self._repeats: set[int] = set()
         self._ended: dict[int, None] = {}  # in the order they ended
         self._ranks: dict[int, Rank] = {}
-        self._ranked: list[Rank] = []  # complete trials, best first
         self._most_at_once = 1
 
     def take(self, record: TrialRecord) -> None:
@@ -187,12 +179,13 @@ class SweepTable:
         """The newest record of a trial; None if it is unknown."""
         return self._records.get(number)
 
-    def best_first(self, most: int | None) -> list[TrialRecord]:
+    def best_first(self, most: int) -> list[TrialRecord]:
         """Complete trials by the first objective; those within all constraints come first.
 
         Ties go to the better in the next objective, so none stands before one that dominates it.
         """
-        return [self._records[number] for _, _, number in self._ranked[:most]]
+        best = nsmallest(most, self._ranks.values())
+        return [self._records[number] for _, _, number in best]
 
     def running(self) -> list[TrialRecord]:
         """Trials that have no final status, by number."""
@@ -200,15 +193,10 @@ class SweepTable:
 
     def _place(self, record: TrialRecord) -> None:
         """Rank a complete trial of the search; repeat runs are left out: they were selected."""
-        if (rank := self._ranks.pop(record.number, None)) is not None:
-            self._ranked.remove(rank)
-        if record.status is not TrialStatus.COMPLETE or record.confirms is not None:
-            return
-        losses = tuple(_loss(objective, record) for objective in self._goals.objectives)
-        if losses[0] != inf:
-            rank = (not is_feasible(self._goals, record), losses, record.number)
-            self._ranks[record.number] = rank
-            insort(self._ranked, rank)
+        self._ranks.pop(record.number, None)
+        if losses := losses_of(self._goals, record):
+            is_beyond = not is_feasible(self._goals, record)
+            self._ranks[record.number] = (is_beyond, losses, record.number)
 
     def _rows(self, room: int) -> tuple[list[int], int]:
         """Numbers of the trials to show in `room` lines, and how many are left out."""
@@ -273,12 +261,6 @@ def _left_of(record: TrialRecord, now: float, durations: Collection[float]) -> f
     if last is None or last.total_steps is None or last.step == 0:
         return 0.0
     return max(record.seconds_at(last.time) * last.total_steps / last.step - taken, 0.0)
-
-
-def _loss(objective: Objective, record: TrialRecord) -> float:
-    """A trial's loss in an objective; infinite if it has no value there."""
-    value = record.metric(objective.metric)
-    return inf if value is None else objective.loss(value)
 
 
 def single(line: str, style: str) -> Text:

@@ -140,10 +140,8 @@ def best_trade_off(
 ) -> TrialRecord:
     """The trial nearest to the ideal, among those within the constraints if there are any.
 
-    Args:
-        goals: of the sweep.
-        trials: complete ones with every objective; at least one.
-        ranges: see `objective_ranges`.
+    There is at least one trial, and all are complete, with every objective. The ranges are those of
+    `objective_ranges`.
     """
     taken = [record for record in trials if is_feasible(goals, record)] or trials
     # Those that break a constraint may be better than the best of the ranges.

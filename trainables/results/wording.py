@@ -118,9 +118,7 @@ def status_in_full(status: TrialStatus) -> str:
     return status.value.replace("_", " ").lower()
 
 
-def by_reason(
-    records: Iterable[TrialRecord],
-) -> list[tuple[TrialStatus, str, list[TrialRecord]]]:
+def by_reason(records: Iterable[TrialRecord]) -> list[tuple[TrialStatus, str, list[TrialRecord]]]:
     """Trials that ended alike for the same reason, which is one line; most frequent first.
 
     Where reasons differ in numbers alone, that of the first trial stands for all, as an example.
