@@ -170,8 +170,8 @@ def test_only_a_gpu_that_is_there_counts(
 @pytest.mark.parametrize(
     ("cuda", "words"),
     [
-        ("13.0", ["built for CUDA 13.0", "NVIDIA's driver >= 580"]),
-        ("12.6", ["built for CUDA 12.6", "NVIDIA's driver >= 525"]),
+        ("13.0", ["built for CUDA 13.0", "CUDA 13 and NVIDIA's driver >= 580"]),
+        ("12.6", ["built for CUDA 12.6", "CUDA 12 and a driver >= 525"]),
         (None, ["built without CUDA", "install torch for CUDA"]),
     ],
 )

@@ -13,10 +13,7 @@ def end_with_lost_device(last_thing: Callable[[], None] = lambda: None) -> None:
     """End this process if its CUDA context is broken, as after an illegal access or an ECC error.
 
     From then on everything it does on the GPU fails, and so would each trial it is given next; in
-    another process they can go on.
-
-    Args:
-        last_thing: called before the process ends, for example to save a log.
+    another process they can go on. The last thing is called before, for example to save a log.
     """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():

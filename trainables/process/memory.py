@@ -93,8 +93,7 @@ def estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate:
     lora = trial.lora
     states = _lora_states(shape, trial, lora) if lora else _full_states(shape, trial)
     layer = tokens * _activations(shape, trial)
-    transient = tokens * _transient(shape, trial) + _dora_weights(shape, trial)
-    transient += _unpacked(shape, trial)
+    transient = _transient(shape, trial, tokens)
     if trial.train.gradient_checkpointing:
         kept: float = tokens * shape.layers * shape.hidden * _bytes(trial)
         transient += layer
@@ -315,18 +314,17 @@ def _activations(shape: ModelShape, trial: TrialConfig) -> float:
     return kept + sum(size * (inner if name == "down" else hidden) for name in shared)
 
 
-def _transient(shape: ModelShape, trial: TrialConfig) -> float:
-    """Bytes per token that a layer's backward pass holds only briefly: the MLP's gradients."""
+def _transient(shape: ModelShape, trial: TrialConfig, tokens: int) -> float:
+    """Bytes that a layer's backward pass holds only briefly.
+
+    The MLP's gradients, a matrix of 4 bits, and the adapted weight that DoRA builds for its norm.
+    """
     size = _bytes(trial)
     cast = _FP32 * shape.intermediate if trial.lora is not None and size < _FP32 else 0
-    return size * (shape.intermediate + 2 * shape.hidden) + cast
-
-
-def _dora_weights(shape: ModelShape, trial: TrialConfig) -> float:
-    """Bytes of the adapted weight that DoRA builds to take its norm."""
-    if trial.lora is None or not trial.lora.dora:
-        return 0.0
-    return 2.0 * _FP32 * max(_weights(shape))
+    gradients = tokens * (size * (shape.intermediate + 2 * shape.hidden) + cast)
+    has_norms = trial.lora is not None and trial.lora.dora
+    of_dora = 2 * _FP32 * max(_weights(shape)) if has_norms else 0
+    return gradients + of_dora + _unpacked(shape, trial)
 
 
 def _unpacked(shape: ModelShape, trial: TrialConfig) -> float:

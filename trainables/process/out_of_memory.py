@@ -81,10 +81,7 @@ def with_smaller_batches(
 ) -> TrialConfig:
     """The trial with the batch that was too large for memory halved.
 
-    Args:
-        config: the trial.
-        tried: the batches that were too large before, in words; this one is added.
-        error: where memory ran out, in training or in an evaluation.
+    `tried`: the batches that were too large before, in words; this one is added.
 
     Raises:
         OutOfMemory: it was one sample already.

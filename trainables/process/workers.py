@@ -40,12 +40,7 @@ def divided(items: Sequence[Item], compute: Callable[[Item], Result], workers: i
     """Results of all items, in order, each computed by one worker.
 
     Each computes equally many, the last one again if need be, because a forward pass of a model
-    that ZeRO-3 has sharded takes all workers.
-
-    Args:
-        items: what to compute results of, the same for every worker.
-        compute: makes a result of an item: plain data, or tensors on the CPU.
-        workers: number in the group.
+    that ZeRO-3 has sharded takes all workers. A result is plain data, or tensors on the CPU.
     """
     if workers == 1:
         return [compute(item) for item in items]

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # it is compiled
@@ -28,8 +29,7 @@ _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 def configuration(cluster: str) -> Mapping[str, Any]:
     """The configuration of the autoscaler running on this node; empty if none does.
 
-    Args:
-        cluster: address of the cluster's GCS; other clusters' autoscalers may run on this machine.
+    `cluster`: address of its GCS, as other clusters' autoscalers may run on this machine.
     """
     return _of_kuberay() or _of_process(cluster) or {}
 
@@ -58,10 +58,7 @@ def last_failure(cluster: str) -> str | None:
     """Why the cluster's autoscaler failed to start the last node it tried; None if it did not fail.
 
     Only v1 records the reasons given to it, for example by AWS, and `ray status` keeps them for
-    half an hour.
-
-    Args:
-        cluster: address of the cluster's GCS.
+    half an hour. `cluster`: address of its GCS.
     """
     status = GcsClient(address=cluster).internal_kv_get(DEBUG_AUTOSCALING_STATUS.encode(), None)
     report = json.loads(status).get("autoscaler_report", {}) if status else {}
@@ -94,7 +91,8 @@ def _most(kind: str, workers: Iterable[Mapping[str, Any]], nodes: int) -> float:
 
 def _of_process(cluster: str) -> Mapping[str, Any] | None:
     """The configuration of the cluster's autoscaler, if it is among this node's processes."""
-    for command in _commands():
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []  # None of another user's
         if not any(argument.endswith(_MONITORS) for argument in command):
             continue
         if f"--gcs-address={cluster}" not in command:
@@ -104,14 +102,6 @@ def _of_process(cluster: str) -> Mapping[str, Any] | None:
                 file = Path(argument.removeprefix(_OPTION)).expanduser()
                 return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
     return None
-
-
-def _commands() -> Iterable[list[str]]:
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            yield file.read_text(encoding="utf-8").split("\0")
-        except (OSError, UnicodeDecodeError):  # it has ended, or belongs to another user
-            continue
 
 
 def _of_kuberay() -> Mapping[str, Any] | None:

@@ -13,8 +13,6 @@ from trainables.errors import Fault, UserError
 
 _DEVICES = Path("/dev")
 _ASK_DRIVER_TIMEOUT_S = 30.0
-# The first driver that supports it, by the major version of CUDA that torch is built for.
-_OLDEST_DRIVER = {"12": "525", "13": "580"}
 
 
 def check_granted_gpus() -> None:
@@ -40,10 +38,9 @@ def check_granted_gpus() -> None:
 
 
 def ask_nvidia_smi(field: str) -> list[str]:
-    """Query a field of each GPU of this node, in use or not; empty if no NVIDIA driver answers.
+    """Query a field of each GPU of this node, in use or not, such as `memory.total` in MiB.
 
-    Args:
-        field: such as `memory.total`, which is in MiB.
+    Empty if no NVIDIA driver answers.
     """
     program = shutil.which("nvidia-smi")
     if program is None:
@@ -68,16 +65,11 @@ def _is_there(gpu: str, devices: int) -> bool:
 
 def _fault(drivers: Sequence[str], cuda: str | None) -> Fault:
     """The fault of a node whose driver, of known version or not, does not support torch's CUDA."""
-    driver = f"NVIDIA's driver {drivers[0]}" if drivers else "NVIDIA's driver"
-    field = f"node {ray.util.get_node_ip_address()}"
-    if cuda is None:
-        rule = f"its GPU ({driver}) is of no use to torch, which is built without CUDA"
-        remedy = "install torch for CUDA on all nodes (clusters/constraints.txt)"
-        return Fault(field, rule, remedy)
-    oldest = _OLDEST_DRIVER.get(cuda.partition(".")[0])
-    wanted = f"NVIDIA's driver >= {oldest}" if oldest else "a newer driver"
+    built = f"for CUDA {cuda}" if cuda else "without CUDA"
+    driver = " ".join(["NVIDIA's driver", *drivers[:1]])
     return Fault(
-        field,
-        f"torch, which is built for CUDA {cuda}, cannot use its GPU with {driver}",
-        f"install {wanted} there, or torch for the CUDA that its driver knows (clusters/README.md)",
+        f"node {ray.util.get_node_ip_address()}",
+        f"torch, which is built {built}, cannot use its GPU with {driver}",
+        "install torch for CUDA 13 and NVIDIA's driver >= 580, or for CUDA 12 and a driver >= 525 "
+        "(clusters/README.md)",
     )

@@ -10,13 +10,13 @@ from trainables.records.schema import TrialResult
 from trainables.training.reporter import Reporter
 
 
+@collector_paused()
 def trial_function(trial: TrialConfig) -> Callable[[TrialConfig, Reporter], TrialResult]:
     """The function that trains with the trial's method."""
-    with collector_paused():
-        if trial.method == "lora":
-            from trainables.training.lora import train_lora
+    if trial.method == "lora":
+        from trainables.training.lora import train_lora
 
-            return train_lora
-        from trainables.training.full_sft import train_full_sft
+        return train_lora
+    from trainables.training.full_sft import train_full_sft
 
-        return train_full_sft
+    return train_full_sft

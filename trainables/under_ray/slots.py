@@ -37,12 +37,7 @@ _EXIT_S = 5.0
 
 @dataclass(frozen=True)
 class SlotHosts:
-    """Where LoRA trials train together.
-
-    Attributes:
-        actors: handles of `SlotHostActor`.
-        slots: number per actor.
-    """
+    """Where LoRA trials train together: handles of `SlotHostActor`, and the slots of each."""
 
     actors: tuple[Any, ...]
     slots: int

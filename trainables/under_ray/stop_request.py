@@ -49,8 +49,7 @@ class _Listener:
 class StopRequest:
     """Lets the driver ask its trials to save a checkpoint and end; a context manager.
 
-    Args:
-        reserve: resources its actor holds; it must live as long as the driver.
+    `reserve`: resources its actor holds; it must live as long as the driver.
     """
 
     def __init__(self, reserve: Mapping[str, float]) -> None:

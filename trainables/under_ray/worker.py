@@ -18,12 +18,7 @@ from trainables.process import hang_watch
 from trainables.process.background import in_background
 from trainables.process.lost_device import end_with_lost_device
 from trainables.records.schema import BASE_RECORD, Measurement, TrialResult
-from trainables.training.attempt_folder import (
-    clear_node,
-    on_this_node,
-    publish_worker,
-    worker_log,
-)
+from trainables.training.attempt_folder import clear_node, on_this_node, publish_worker, worker_log
 from trainables.training.reporter import StopTrial
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.granted_gpus import check_granted_gpus
@@ -188,10 +183,7 @@ def environments(homes: Sequence[Home]) -> list[dict[str, str]]:
     """The variables that a torch launcher would set for a group's workers, in order of rank.
 
     The workers of a node see each other's GPUs, which NCCL needs for its fastest transports, and
-    each uses the one at the index of its local rank.
-
-    Args:
-        homes: by rank; those of one node are adjacent.
+    each uses the one at the index of its local rank. Homes are by rank, those of a node adjacent.
     """
     result = []
     for rank, home in enumerate(homes):
