@@ -135,12 +135,7 @@ def attending_layers(model_config: Any, count: int) -> list[int]:
 
 
 class _Comparison:
-    """Accumulates the outputs of both models batch by batch.
-
-    Args:
-        model_config: the decoder's.
-        stride: one in this many token positions is kept.
-    """
+    """Accumulates the outputs of both models batch by batch, at each `stride`-th token."""
 
     def __init__(self, model_config: Any, stride: int) -> None:
         self._model_config = model_config

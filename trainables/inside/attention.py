@@ -25,11 +25,9 @@ def js_divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 
 
 def normalised_entropy(p: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-    """Entropy over the last axis as a fraction of its maximum, log(visible).
+    """Entropy of distributions over the last axis as a fraction of its maximum, log(visible).
 
-    Args:
-        p: distributions.
-        visible: number of keys that each can see; where it is 1, the result is 0 / 0.
+    Where a distribution can see one key only, the result is 0 / 0.
     """
     return torch.special.entr(p).sum(-1) / visible.log()
 

@@ -17,12 +17,9 @@ from trainables.inside.weights import save_whole
 
 
 def left_vectors(fingerprint: str, name: str, base_OI: torch.Tensor) -> torch.Tensor:
-    """All left singular vectors of a matrix by descending singular value, float32.
+    """All left singular vectors of a matrix by descending singular value, float32, on its device.
 
-    Args:
-        fingerprint: of the base model's content and dtype.
-        name: of the matrix.
-        base_OI: the matrix, on the device where the vectors are wanted.
+    `fingerprint`: of the base model's content and dtype.
     """
     folder = node_cache() / "spectra" / _file_name(fingerprint)
     file = folder / f"{_file_name(name)}.safetensors"

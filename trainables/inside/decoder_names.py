@@ -17,11 +17,8 @@ def decoder_matrices(model: Any, in_files: Iterable[str]) -> dict[str, str]:
     """The name in memory of each matrix in the decoder's layers, and its name in files.
 
     Left out are other weights, such as those of a vision tower, and those that the files hold in
-    another form.
-
-    Args:
-        model: the base, with weights or hollow.
-        in_files: names of weights of the base or of a tuned copy, as saved.
+    another form. The model is the base, with weights or hollow; the names `in_files` are those of
+    its weights, or of a tuned copy's, as saved.
     """
     weights = model.state_dict()
     transforms = get_model_conversion_mapping(model)

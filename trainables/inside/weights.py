@@ -27,12 +27,8 @@ Weights = Mapping[str, torch.Tensor]
 class SavedWeights(Weights):
     """The tensors of a folder's safetensors, in one file or sharded by an index.
 
-    A tensor is in memory from when it is looked up until the caller drops it. All files stay open,
-    mapped but not read.
-
-    Args:
-        folder: of one model or adapter.
-        dtype: to convert tensors to; default the one they were saved in.
+    A tensor is in memory from when it is looked up until the caller drops it, in the dtype that it
+    was saved in unless another is given. All files stay open, mapped but not read.
 
     Raises:
         FileNotFoundError: the folder holds no safetensors.
