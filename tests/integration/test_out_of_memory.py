@@ -70,7 +70,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     def checked(self: Any, *arguments: Any, **options: Any) -> Any:
         ids = options.get("input_ids")
         rows = options["inputs_embeds"] if ids is None else ids
-        if ids is None or ids.tolist() != [[*range(8)]]:  # `FusedHeadCheck`, which always fits
+        if ids is None or ids.tolist() != [[*range(8)]]:  # `choose_loss`, which always fits
             device.check(len(rows), self.training)
         return forward(self, *arguments, **options)
 

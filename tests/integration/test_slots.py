@@ -671,7 +671,7 @@ def test_time_in_which_a_neighbour_joins_or_ends_does_not_count(
 
     stays = engine.join(make_trial(train={"steps": 8, "report_every": 8}), ListReporter())
     excluded: list[float] = []
-    monkeypatch.setattr(stays, "exclude", excluded.append)
+    monkeypatch.setattr(stays.measuring, "exclude", excluded.append)
     monkeypatch.setattr(slot_engine, "inputs_of", slow(slot_engine.inputs_of))
     short = make_trial(trial_id="short", number=1, train={"steps": 2, "report_every": 2})
     engine.join(short, ListReporter())

@@ -124,11 +124,10 @@ def test_a_pass_that_finds_no_room_is_charged_to_its_slots_alone(
         raise torch.OutOfMemoryError("no more")
 
     monkeypatch.setattr(engine, "_pass", full)
-    excluded: dict[Slot, float] = {}
-    monkeypatch.setattr(
-        Slot, "exclude", lambda slot, by: excluded.update({slot: excluded.get(slot, 0.0) + by})
-    )
+    excluded: dict[Slot, list[float]] = {slot: [] for slot in slots}
+    for slot, own in excluded.items():
+        monkeypatch.setattr(slot.measuring, "exclude", own.append)
     assert engine.step() == []
-    *sharing, waiting = (excluded[slot] for slot in slots)
+    *sharing, waiting = (sum(own) for own in excluded.values())
     assert waiting >= 0.5
     assert sharing == [pytest.approx(waiting / 2, rel=0.1)] * 2

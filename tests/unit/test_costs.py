@@ -56,17 +56,17 @@ def started(gpus_per_worker: float = 4, log_every: int = 1) -> Measuring:
     made = Measuring(config, ListReporter(), None, data, total_steps=10)
     model = torch.nn.Linear(3, 2)
     model.bias.requires_grad = False
-    trainer: Any = SimpleNamespace(model=model)
+    schedule: Any = SimpleNamespace(get_last_lr=lambda: [1e-3])
+    trainer: Any = SimpleNamespace(model=model, lr_scheduler=schedule)
     made.start(trainer)
     return made
 
 
 def costs(measuring: Measuring, step: int, tokens: int, loss: float = 1.0) -> dict[str, float]:
-    state: Any = SimpleNamespace(global_step=step, num_input_tokens_seen=tokens)
-    nothing: Any = None
-    schedule: Any = SimpleNamespace(get_last_lr=lambda: [1e-3])
-    measuring.on_step_begin(nothing, state, nothing, lr_scheduler=schedule)
-    measuring.on_log(nothing, state, nothing, {"loss": loss})
+    trainer: Any = measuring._trainer
+    trainer.state = SimpleNamespace(global_step=step, num_input_tokens_seen=tokens)
+    measuring.before_step()
+    measuring.after_step({"loss": loss})
     assert measuring.last is not None
     return measuring.last.metrics
 
@@ -135,10 +135,11 @@ def test_a_loss_or_a_gradient_alone_that_is_no_number_is_a_divergence(
     clock: Clock, loss: float, norm: float
 ) -> None:
     """After the last step nobody would hear of weights that a gradient has made NaN."""
-    state: Any = SimpleNamespace(global_step=10)
-    nothing: Any = None
+    measuring = started()
+    trainer: Any = measuring._trainer
+    trainer.state = SimpleNamespace(global_step=10)
     with pytest.raises(Diverged):
-        started().on_log(nothing, state, nothing, {"loss": loss, "grad_norm": norm})
+        measuring.after_step({"loss": loss, "grad_norm": norm})
 
 
 def test_a_resumed_training_s_peak_is_the_highest_of_all_its_attempts(

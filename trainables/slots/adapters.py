@@ -61,11 +61,6 @@ def lay_out(named: Sequence[tuple[str, torch.nn.Linear]]) -> list[Target]:
 class Adapter:
     """One trial's adapter: a flat fp32 vector with views of its tensors under PEFT's names.
 
-    Args:
-        lora: rank, scaling and dropout.
-        targets: the layers it adapts.
-        values_P: its parameters.
-
     Attributes:
         flat_P: its parameters; `grad` accumulates the gradient of the losses so far.
         tensors: views of `flat_P` by PEFT's parameter names.
@@ -110,11 +105,8 @@ def peft_name(target: Target, matrix: str) -> str:
 class AdapterGroup:
     """Adapters of one rank, as rows of one matrix.
 
-    The matrix is rebuilt only when a trial joins or leaves.
-
-    Args:
-        adapters: one or more, of equal rank.
-        dtype: the base's, in which products are computed.
+    The matrix is rebuilt only when a trial joins or leaves. Products are computed in the base's
+    dtype.
     """
 
     def __init__(self, adapters: Sequence[Adapter], dtype: torch.dtype) -> None:
@@ -193,12 +185,7 @@ class Part:
 
 
 class Routing:
-    """Which adapters which sequences of a batch go through.
-
-    Args:
-        parts: in the order of their sequences.
-        masks: of the adapters' dropout; None, or none that drops anything, for no dropout.
-    """
+    """Which adapters the sequences of a batch go through, in order, with these dropout masks."""
 
     def __init__(self, parts: Sequence[Part], masks: Masks | None) -> None:
         self.parts = parts

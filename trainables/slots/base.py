@@ -46,12 +46,8 @@ def resolve_targets(base: Any, lora: LoraConfig) -> tuple[list[str], peft.LoraCo
 def check_batchable(base: Any, names: list[str], longest: int) -> None:
     """Check that the base keeps sequences independent and adapts only plain linear layers.
 
-    All of them must be in its dtype, which the adapters of a group compute in.
-
-    Args:
-        base: the base model.
-        names: of the adapted layers.
-        longest: tokens of the longest sequence.
+    All of these layers, of the `names`, must be in its dtype, which the adapters of a group compute
+    in. `longest`: tokens of the longest sequence.
 
     Raises:
         NotBatchable: it does not.

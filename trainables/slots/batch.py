@@ -68,17 +68,11 @@ class Batch:
 
     @classmethod
     def of(
-        cls,
-        micro_batches: Sequence[Sequence[Sample]],
-        tokens: Sequence[int],
-        device: torch.device,
+        cls, micro_batches: Sequence[Sequence[Sample]], tokens: Sequence[int], device: torch.device
     ) -> Batch:
-        """Concatenate micro-batches.
+        """Concatenate micro-batches, one per slot, on the base's device.
 
-        Args:
-            micro_batches: one per slot.
-            tokens: per slot, how many its loss is averaged over: those of its whole optimizer step.
-            device: of the base.
+        `tokens`: per slot, how many its loss is averaged over: those of its whole optimizer step.
         """
         lengths = [max(len(s["input_ids"]) for s in samples) for samples in micro_batches]
         width = max(lengths)

@@ -18,18 +18,10 @@ if TYPE_CHECKING:  # which imports this file
 
 
 class Masks:
-    """Dropout, drawn from each adapter's own generator as if it trained alone.
-
-    Args:
-        generators: the adapters', in order.
-        batch: what they drop of.
-    """
+    """Dropout of a batch, drawn from each adapter's own generator as if it trained alone."""
 
     def __init__(
-        self,
-        adapters: Sequence[Adapter],
-        generators: Sequence[torch.Generator],
-        batch: Batch,
+        self, adapters: Sequence[Adapter], generators: Sequence[torch.Generator], batch: Batch
     ) -> None:
         self._of_each = list(zip(adapters, generators, batch.lengths, strict=True))
         self._generators = [generator for adapter, generator, _ in self._of_each if adapter.dropout]
@@ -83,9 +75,7 @@ class Masks:
         return window.gather(kept_NSI) if window else kept_NSI
 
 
-def _draw_by_fused_dropout(
-    of_each: Sequence[tuple[float, torch.Generator, torch.Tensor]],
-) -> None:
+def _draw_by_fused_dropout(of_each: Sequence[tuple[float, torch.Generator, torch.Tensor]]) -> None:
     """By CUDA's kernel, which consumes random numbers in another order than Bernoulli's.
 
     Args:

@@ -21,13 +21,7 @@ from trainables.inputs.model import shared_base
 from trainables.inputs.tokenized import inputs_of
 from trainables.process.out_of_memory import free_memory, is_out_of_memory
 from trainables.records.schema import TrialResult
-from trainables.slots.adapters import (
-    AdaptedLayers,
-    Adapter,
-    AdapterGroup,
-    Part,
-    lay_out,
-)
+from trainables.slots.adapters import AdaptedLayers, Adapter, AdapterGroup, Part, lay_out
 from trainables.slots.base import check_batchable, resolve_targets
 from trainables.slots.batch import Batch
 from trainables.slots.dropout import Masks
@@ -189,8 +183,7 @@ class SlotEngine:
     def typical_step(self, count: int) -> int:
         """The step, of the first few, whose longest sample and tokens are nearest to the average.
 
-        Args:
-            count: of slots, all with equally many rows and at the same step.
+        `count`: of slots, all with equally many rows and at the same step.
         """
         slots = self.slots[:count]
         sizes: list[tuple[int, int]] = []
@@ -322,7 +315,7 @@ class SlotEngine:
                 free_memory()  # each slot then computes its own answers
         seconds = time.perf_counter() - started
         for slot in slots:
-            slot.charge_evaluation(seconds / len(slots))
+            slot.measuring.charge_evaluation(seconds / len(slots))
 
     def _parts_of(self, rows: Iterable[tuple[Slot, int]]) -> list[Part]:
         """The parts of a batch with so many rows of each slot, in order."""
@@ -361,7 +354,8 @@ class SlotEngine:
         finally:
             seconds = time.perf_counter() - started
             for slot in self.slots:
-                slot.exclude(seconds - (seconds / len(slots) if slot in slots else 0.0))
+                own = seconds / len(slots) if slot in slots else 0.0
+                slot.measuring.exclude(seconds - own)
 
     def _autocast(self) -> Any:
         if self._dtype is torch.float32:

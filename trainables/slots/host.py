@@ -61,10 +61,7 @@ class _Mailbox:
     """A slot's reporter: hands measurements from the engine's thread to the listening trial."""
 
     def __init__(
-        self,
-        guest: Guest,
-        loop: asyncio.AbstractEventLoop,
-        stop_requested: Callable[[int], bool],
+        self, guest: Guest, loop: asyncio.AbstractEventLoop, stop_requested: Callable[[int], bool]
     ) -> None:
         self._guest, self._loop = guest, loop
         self.stop_requested = partial(stop_requested, guest.trial.number)
@@ -127,12 +124,7 @@ class SlotHost:
 
     async def load_libraries(self) -> None:
         """Import what training needs, before there is anything to train."""
-
-        def load() -> None:
-            with collector_paused():
-                import_module("trainables.slots.engine")
-
-        await self._in_thread(load)
+        await self._in_thread(collector_paused()(import_module), "trainables.slots.engine")
 
     async def reason_against(self, trial: TrialConfig) -> str | None:
         """Why trials like this one cannot share the base; None if they can.
@@ -181,7 +173,7 @@ class SlotHost:
         """Accept a trial; an earlier attempt at it, which nobody listens to any more, leaves.
 
         Args:
-            trial: a LoRA trial.
+            trial: of LoRA.
             slots: trials that may train here at a time.
             may_wait: whether to accept it even if all slots are taken.
             listener: who will ask for its events.
@@ -314,10 +306,7 @@ class SlotHost:
         Its best weights are published first, for an attempt that goes on from its checkpoint.
         If nobody listens to it any more, nothing of it is kept here, as if it had left.
 
-        Args:
-            guest: the trial.
-            error: what ended its part in the passes.
-            busy: slots that others held when there was no memory for its own.
+        `busy`: slots that others held when there was no memory for its own.
         """
         await self._in_thread(end_with_lost_device)
         if guest.is_gone:

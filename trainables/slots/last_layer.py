@@ -26,10 +26,8 @@ _ROUNDING = 1e-4  # relative to the effect of other values in the last positions
 class LastLayer:
     """The modules of a base's last layer of which only the loss reads what they compute.
 
-    Which they are is found out by running the base: layers differ, and their names too.
-
-    Args:
-        base: a causal language model; its hooks are there until `close`.
+    Which they are is found out by running the base, a causal language model: layers differ, and
+    their names too. Its hooks are there until `close`.
     """
 
     def __init__(self, base: Any) -> None:

@@ -95,13 +95,8 @@ def plan(
 ) -> list[list[Share]]:
     """Split what slots have to train on into passes that together take the least time.
 
-    The micro-batch of one slot alone is not split.
-
-    Args:
-        shares: each slot's micro-batch.
-        times: what passes have taken.
-        most_tokens: in a pass, padding included; a sample alone, a slot alone, or what cannot be
-            split, is always admitted.
+    The micro-batch of one slot alone is not split. In a pass there are `most_tokens`, padding
+    included; a sample alone, a slot alone, or what cannot be split, is always admitted.
 
     Returns:
         The shares of each pass, slots in the given order.

@@ -16,7 +16,7 @@ import peft
 import torch
 from peft.tuners.lora import Linear as PeftLinear
 from safetensors.torch import save_file
-from transformers import TrainerControl, TrainerState, get_scheduler
+from transformers import TrainerState, get_scheduler
 
 from trainables.config import TrialConfig
 from trainables.evaluation.evaluator import Evaluator
@@ -40,7 +40,7 @@ class Slot:
     """A LoRA trial's state between the passes that it shares with others.
 
     `targets` are the adapted layers of the frozen base, `resolved` is an adapter's configuration
-    with base and layers as PEFT resolved them.
+    with base and layers as PEFT resolved them. `measuring` is told of time that went elsewhere.
     """
 
     def __init__(
@@ -78,17 +78,17 @@ class Slot:
         self._labelled_tokens: int | None = None  # of the current step, once counted
         self._loss = 0.0
         self._logs: dict[str, float] = {}
-        self._measuring = Measuring(
+        self.measuring = Measuring(
             trial, reporter, tokenizer, tokenized, self.args.max_steps, has_own_process=False
         )
-        self._checkpoints = Checkpoints(trial, reporter, self._measuring)
+        self._checkpoints = Checkpoints(trial, reporter, self.measuring)
         self._best = BestWeights(trial, self._save, is_first=True)
 
     def restore(self) -> None:
         """Take over the newest checkpoint of any attempt, if there is one; `begin` follows."""
-        self._measuring.start(self)
+        self.measuring.start(self)
         self._checkpoints.start(self, self._best)
-        self._checkpoints.restore(self.state)
+        self._checkpoints.restore()
 
     def begin(self) -> None:
         """Do what a checkpoint's step still lacks, with the base adapted.
@@ -98,8 +98,8 @@ class Slot:
         """
         with self._own_random_state():
             with suppress(AlreadyTrained):
-                self._checkpoints.make_up(self.args, self.state)
-            self._checkpoints.on_step_begin(self.args, self.state, TrainerControl())
+                self._checkpoints.make_up()
+            self._checkpoints.before_step()
         self._random_at_step = self.generator.get_state()
 
     def is_world_process_zero(self) -> bool:
@@ -148,24 +148,15 @@ class Slot:
 
     def take_pass(self, loss: float) -> bool:
         """Count a pass whose gradient the adapter holds; returns if an optimizer step is due."""
-        self.state.num_input_tokens_seen += sum(
-            len(sample["input_ids"]) for sample in self.micro_batch()
-        )
         self._loss += loss
         self._micro_batches_done += 1
         return self._micro_batches_done == self.trial.accumulation_steps
 
     def restart_step(self) -> None:
         """Discard the passes since the last optimizer step."""
-        batch = self._batch()[: self._micro_batches_done * self.trial.train.micro_batch_size]
-        self.state.num_input_tokens_seen -= sum(len(sample["input_ids"]) for sample in batch)
         self._loss, self._micro_batches_done = 0.0, 0
         self.optimizer.zero_grad()
         self.generator.set_state(self._random_at_step)
-
-    def exclude(self, seconds: float) -> None:
-        """Leave out time that went to other slots."""
-        self._measuring.exclude(seconds)
 
     def take_step(self) -> torch.Tensor:
         """Clip and update, in the order of Transformers' trainer; `report` follows.
@@ -174,12 +165,11 @@ class Slot:
             The gradient norm before clipping, on its device, for `log_norm`.
         """
         norm = self.optimizer.clip(self.args.max_grad_norm)
-        self._measuring.on_step_begin(
-            self.args, self.state, TrainerControl(), lr_scheduler=self.lr_scheduler
-        )
+        self.measuring.before_step()
         self.optimizer.inner.step()
         self.lr_scheduler.step()
         self.optimizer.zero_grad()
+        self.state.num_input_tokens_seen += sum(len(s["input_ids"]) for s in self._batch())
         self.state.global_step += 1
         self._labelled_tokens = None
         self._logs = {"loss": self._loss}
@@ -198,26 +188,22 @@ class Slot:
             Diverged: the loss or the gradient norm is NaN or infinite.
         """
         with self._own_random_state():
-            for callback in (self._measuring, self._checkpoints):
-                callback.on_log(self.args, self.state, TrainerControl(), logs=self._logs)
+            self.measuring.after_step(self._logs)
+            self._checkpoints.after_step()
 
     @property
     def evaluator(self) -> Evaluator | None:
         """The evaluator due after the last step; None if there is none."""
-        is_due = self._measuring.is_report_step(self.state.global_step)
-        return self._measuring.evaluator if is_due else None
-
-    def charge_evaluation(self, seconds: float) -> None:
-        """Count time spent on its evaluation before that begins."""
-        self._measuring.charge_evaluation(seconds)
+        is_due = self.measuring.is_report_step(self.state.global_step)
+        return self.measuring.evaluator if is_due else None
 
     def finish(self) -> TrialResult:
         """Save the adapter."""
-        return conclude(self.trial, self._measuring.last, self._best)
+        return conclude(self.trial, self.measuring.last, self._best)
 
     def let_go(self) -> None:
         """Break reference cycles, so that the slot's tensors are freed with it."""
-        del self._measuring, self._checkpoints, self._best
+        del self.measuring, self._checkpoints, self._best
 
     def _save(self, folder: Path) -> None:
         """Save the adapter as PEFT does."""

@@ -41,13 +41,7 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
     """Fine-tune all parameters that text meets; saves a Hugging Face folder with safetensors.
 
     Runs in every worker of the trial. A single worker needs no launcher: it creates its own process
-    group.
-
-    The newest checkpoints stay, so that a repeated call only writes the weights again; call
-    `remove_checkpoints` once the result is safe, as a sweep does.
-
-    Raises:
-        Diverged: the loss or the gradient norm is NaN or infinite.
+    group. Checkpoints stay, and errors are raised, as by `run_training`.
     """
     tokenizer, tokenized = inputs_of(config)
     if torch.cuda.is_available():  # a LoRA trial in this process may have left its base there

@@ -11,7 +11,6 @@ import logging
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.loss.loss_utils import ForCausalLMLoss
 from trl import SFTTrainer
 from trl.trainer import utils
@@ -55,30 +54,13 @@ class Trainer(SFTTrainer):
         # These are the tokens of all workers, over which gradients are averaged.
         return loss * self.args.world_size
 
-
-class FusedHeadCheck(TrainerCallback):
-    """Finds at a training's beginning whether TRL's loss would be of another function.
-
-    Args:
-        dtype: what the model computes in.
-    """
-
-    def __init__(self, dtype: str) -> None:
-        self._rounding = _ROUNDING[dtype]
-
-    def start(self, trainer: Trainer) -> None:
-        """Set the trainer that calls it."""
-        self._trainer = trainer
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Compare on a few tokens, by running the untrained model."""
+    def choose_loss(self, model: Any, dtype: str) -> None:
+        """Compare both on a few tokens, by running the untrained model, wrapped as it trains."""
         if not hasattr(utils, "add_fused_lm_head"):  # other versions of TRL use the model's logits
             return
-        is_equal = _is_of_own_logits(kwargs["model"], args.device, self._rounding)
-        self._trainer.is_fused = agreed(is_equal, args.world_size)
-        if not self._trainer.is_fused:
+        is_equal = _is_of_own_logits(model, self.args.device, _ROUNDING[dtype])
+        self.is_fused = agreed(is_equal, self.args.world_size)
+        if not self.is_fused:
             logger.warning(
                 "TRL's fused head computes other logits than the model: the loss is of the "
                 "model's own, which take more memory, as a micro-batch's are held at once"

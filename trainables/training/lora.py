@@ -20,13 +20,8 @@ from trainables.training.run import run_training, sft_config
 def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
     """Train one adapter; saves it as a standard PEFT folder.
 
-    The base model stays in the process for the next trial and is left unchanged.
-
-    The newest checkpoints stay, so that a repeated call only writes the weights again; call
-    `remove_checkpoints` once the result is safe, as a sweep does.
-
-    Raises:
-        Diverged: the loss or the gradient norm is NaN or infinite.
+    The base model stays in the process for the next trial and is left unchanged. Checkpoints stay,
+    and errors are raised, as by `run_training`.
     """
     base = shared_base(config.model)
     tokenizer, tokenized = inputs_of(config)

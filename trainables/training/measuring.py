@@ -9,21 +9,14 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
 from trainables import metric_keys
 from trainables.config import TrialConfig
-from trainables.errors import (
-    Diverged,
-    EvaluationFailed,
-    EvaluationOutOfMemory,
-    TrialError,
-    noted,
-)
+from trainables.errors import Diverged, EvaluationFailed, EvaluationOutOfMemory, TrialError, noted
 from trainables.evaluation.base import Base, compare_with_base
 from trainables.evaluation.drift import token_nll
 from trainables.evaluation.evaluator import shared_evaluator
@@ -36,7 +29,7 @@ from trainables.records.schema import Measurement
 from trainables.training.reporter import Reporter
 
 
-class Measuring(TrainerCallback):
+class Measuring:
     """Turns the trainer's log into measurements; evaluates at the report steps."""
 
     def __init__(
@@ -100,24 +93,13 @@ class Measuring(TrainerCallback):
         """Leave out time spent on other trials on the same device."""
         self._started += seconds
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def before_step(self) -> None:
         """Note the step's learning rate, as an optimizer of DeepSpeed's own goes on to the next."""
-        (self._learning_rate, *_) = kwargs["lr_scheduler"].get_last_lr()
+        (self._learning_rate, *_) = self._trainer.lr_scheduler.get_last_lr()
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """After every step: check for divergence, gather, report what needs no evaluation."""
-        if not is_of_step(logs):
-            return
-        step, loss = state.global_step, float(logs["loss"])
+    def after_step(self, logs: dict[str, float]) -> None:
+        """Check what the trainer logs for divergence, gather, report what needs no evaluation."""
+        step, loss = self._trainer.state.global_step, float(logs["loss"])
         # DeepSpeed does not reveal it in one case: stage 0 in float32.
         norm = {metric_keys.GRAD_NORM: float(logs["grad_norm"])} if "grad_norm" in logs else {}
         if not all(map(math.isfinite, (loss, *norm.values()))):
@@ -125,13 +107,11 @@ class Measuring(TrainerCallback):
         self._losses.append(loss)
         if step not in self._report_steps | self._log_steps:
             return
-        self._gathered = norm | self._training_metrics(state)
+        self._gathered = norm | self._training_metrics()
         if step not in self._report_steps:
-            self._report(state, self._gathered)
+            self._report(self._gathered)
 
-    def evaluate(
-        self, state: TrainerState, before_report: Callable[[], None] = lambda: None
-    ) -> Measurement:
+    def evaluate(self, before_report: Callable[[], None] = lambda: None) -> Measurement:
         """Evaluate at a report step and report it with what was gathered in the step's training.
 
         `before_report` is called in between.
@@ -140,7 +120,7 @@ class Measuring(TrainerCallback):
             EvaluationFailed: the evaluation raised an error.
             EvaluationOutOfMemory: the device has too little memory for it.
         """
-        step = state.global_step
+        step = self._trainer.state.global_step
         try:
             metrics = self._evaluate(step)
         except Exception as error:
@@ -148,19 +128,20 @@ class Measuring(TrainerCallback):
                 raise
             raise _fault(step, error) from error
         before_report()
-        return self._report(state, self._gathered | metrics)
+        return self._report(self._gathered | metrics)
 
-    def _report(self, state: TrainerState, metrics: dict[str, float]) -> Measurement:
+    def _report(self, metrics: dict[str, float]) -> Measurement:
         self.last = Measurement(
-            step=state.global_step,
+            step=self._trainer.state.global_step,
             total_steps=self._total_steps,
-            metrics=metrics | self._costs(state),
+            metrics=metrics | self._costs(),
             time=time.time(),
         )
         self._reporter.report(self.last)
         return self.last
 
-    def _training_metrics(self, state: TrainerState) -> dict[str, float]:
+    def _training_metrics(self) -> dict[str, float]:
+        state = self._trainer.state
         loss = sum(self._losses) / len(self._losses)
         self._losses.clear()
         return {
@@ -200,26 +181,22 @@ class Measuring(TrainerCallback):
         """The peak of all attempts; 0 in a slot, whose process trains other trials as well."""
         return max(self._earlier_peak, peak_bytes()) if self._has_own_process else 0
 
-    def _costs(self, state: TrainerState) -> dict[str, float]:
+    def _costs(self) -> dict[str, float]:
         elapsed = self._elapsed()
         training = elapsed - self._evaluation_seconds
         gpus = self._config.workers * self._config.gpus_per_worker
         devices = gpus or self._config.workers
+        tokens = self._trainer.state.num_input_tokens_seen
         memory = {metric_keys.MAX_RESERVED: peak / 2**30} if (peak := self._peak_bytes()) else {}
         return memory | {
             metric_keys.TRAIN_SECONDS: training,
             metric_keys.EVAL_SECONDS: self._evaluation_seconds,
-            metric_keys.TOKENS_PER_SECOND: state.num_input_tokens_seen / training / devices,
+            metric_keys.TOKENS_PER_SECOND: tokens / training / devices,
             metric_keys.MICRO_BATCH_SIZE: float(self._config.train.micro_batch_size),
             metric_keys.EVAL_BATCH_SIZE: float(self._config.eval.batch_size),
             metric_keys.GPU_HOURS: elapsed / 3600 * gpus,
             metric_keys.TRAINABLE_PARAMETERS: float(self._trainable),
         }
-
-
-def is_of_step(logs: dict[str, float] | None) -> TypeGuard[dict[str, float]]:
-    """Whether the trainer logs a step, rather than its summary of the whole training."""
-    return logs is not None and "loss" in logs
 
 
 @lru_cache(maxsize=1)  # slots of one process share it

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from trainables.config import TrialConfig
@@ -30,8 +30,8 @@ from trainables.training.attempt_folder import (
     published_address,
 )
 from trainables.training.best_weights import BestWeights
-from trainables.training.fused_head import FusedHeadCheck, Trainer
-from trainables.training.measuring import Measuring, is_of_step
+from trainables.training.fused_head import Trainer
+from trainables.training.measuring import Measuring
 from trainables.training.reporter import Reporter, StopTrial
 from trainables.training.resume_point import resume_point
 
@@ -93,7 +93,8 @@ def run_training(
 ) -> TrialResult:
     """Train to the end, reporting along the way; the model is left as trained.
 
-    Resumes from the newest valid checkpoint of any attempt, as if nothing had happened.
+    Resumes from the newest valid checkpoint of any attempt, as if nothing had happened. The newest
+    two stay, see `conclude`.
 
     The model has its adapter if there is one, and `arguments` come from `sft_config`. Every worker
     calls `save`, which writes the trained weights into a folder.
@@ -106,17 +107,15 @@ def run_training(
     """
     measuring = Measuring(config, reporter, tokenizer, tokenized, arguments.max_steps)
     checkpoints = Checkpoints(config, reporter, measuring)
-    head = FusedHeadCheck(config.model.dtype)
     with _routers_coefficient_kept(model), _adapter_kept(model):
         trainer = Trainer(
             model=model,
             args=arguments,
             train_dataset=_ordered(config, tokenized, arguments.max_steps, checkpoints.first_step),
             processing_class=tokenizer,
-            callbacks=[head, measuring, checkpoints],
         )
     best = BestWeights(config, partial(save, trainer), trainer.is_world_process_zero())
-    head.start(trainer)
+    trainer.add_callback(_Steps(trainer, config.model.dtype, measuring, checkpoints))
     measuring.start(trainer)
     checkpoints.start(trainer, best)
     with _letting_go_of(trainer):
@@ -210,7 +209,7 @@ class AlreadyTrained(Exception):
     """The checkpoint is from the last step: nothing is left to train."""
 
 
-class Checkpoints(TrainerCallback):
+class Checkpoints:
     """Saves the training's state at each evaluation, and restores it on resume.
 
     It is written while the evaluation runs, and before the evaluation is reported, so a checkpoint
@@ -240,24 +239,13 @@ class Checkpoints(TrainerCallback):
         if trainer.is_world_process_zero():
             checkpoint_files.set_damaged_aside(self._attempts, self._resumed)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Go on where the checkpoint was taken, now that everything is built and wrapped.
-
-        Raises:
-            AlreadyTrained: at the last step.
-        """
-        self.restore(state)
-        self.make_up(args, state)
-
-    def restore(self, state: TrainerState) -> None:
+    def restore(self) -> None:
         """Restore parameters, moments and schedule."""
         if self._resumed is None or self._progress is None:
             # In bfloat16 DeepSpeed's stage 0 has made one, of zero gradients, to allot its moments.
             optimizer_state.set_steps(self._trainer.optimizer, 0)
             return
-        trainer, progress = self._trainer, self._progress
+        trainer, state, progress = self._trainer, self._trainer.state, self._progress
         checkpoint.load_training_state(self._resumed, trainer.model, trainer.optimizer)
         _set_schedule(trainer, progress.scheduler)
         state.global_step = progress.step
@@ -267,7 +255,7 @@ class Checkpoints(TrainerCallback):
         self._measuring.restore(carried)
         self._best.restore(carried["best"])
 
-    def make_up(self, args: TrainingArguments, state: TrainerState) -> None:
+    def make_up(self) -> None:
         """Do the evaluation that the checkpoint's step still lacks.
 
         Raises:
@@ -275,50 +263,36 @@ class Checkpoints(TrainerCallback):
         """
         if self._resumed is None:
             return
+        step = self._trainer.state.global_step
         evaluated = checkpoint_files.evaluated(self._resumed)
-        is_due = evaluated is None and self._measuring.is_report_step(state.global_step)
-        if agreed(is_due, args.world_size):
-            self._best.offer(self._measuring.evaluate(state))
-        if state.global_step >= args.max_steps:
+        is_due = evaluated is None and self._measuring.is_report_step(step)
+        if agreed(is_due, self._config.workers):
+            self._best.offer(self._measuring.evaluate())
+        if step >= self._trainer.args.max_steps:
             raise AlreadyTrained
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def before_step(self) -> None:
         """Restore the random state, after the data loader has drawn from it for itself."""
         if self._resumed is not None:
-            checkpoint.load_random_state(self._resumed, args.process_index)
+            checkpoint.load_random_state(self._resumed, self._trainer.args.process_index)
             self._resumed = None
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def after_step(self) -> None:
         """Save and evaluate at a report step; save and end if that is requested."""
-        step = state.global_step
-        if not is_of_step(logs):
-            return
+        step, workers = self._trainer.state.global_step, self._config.workers
         is_report_step = self._measuring.is_report_step(step)
         if is_report_step:
-            measurement = self._save_and_evaluate(args, state)
-            if step >= args.max_steps:  # the weights follow at once
+            with in_background(partial(self._write, self._snapshot())) as wait_for_it:
+                measurement = self._measuring.evaluate(before_report=wait_for_it)
+            if step >= self._trainer.args.max_steps:  # the weights follow at once
                 return
             self._best.offer(measurement)
             self._mark_evaluated(step)
-        if any(from_each(self._reporter.stop_requested(), args.world_size)):
+        if any(from_each(self._reporter.stop_requested(), workers)):
             if not is_report_step:
-                self._write(self._snapshot(args, state))
-            barrier(args.world_size)
+                self._write(self._snapshot())
+            barrier(workers)
             raise StopTrial
-
-    def _save_and_evaluate(self, args: TrainingArguments, state: TrainerState) -> Measurement:
-        write = partial(self._write, self._snapshot(args, state))
-        with in_background(write) as wait_for_it:
-            return self._measuring.evaluate(state, before_report=wait_for_it)
 
     def _mark_evaluated(self, step: int) -> None:
         """Record that a run resuming from this step has no evaluation to do first."""
@@ -330,15 +304,12 @@ class Checkpoints(TrainerCallback):
     def _carry(self) -> dict[str, Any]:
         return self._measuring.carry() | {"best": self._best.carry()}
 
-    def _snapshot(self, args: TrainingArguments, state: TrainerState) -> checkpoint.Snapshot:
-        trainer = self._trainer
+    def _snapshot(self) -> checkpoint.Snapshot:
+        trainer, state = self._trainer, self._trainer.state
         progress = checkpoint.Progress(
-            state.global_step,
-            state.num_input_tokens_seen,
-            _schedule(trainer),
-            self._carry(),
+            state.global_step, state.num_input_tokens_seen, _schedule(trainer), self._carry()
         )
-        return checkpoint.take(trainer.model, trainer.optimizer, progress, args.world_size)
+        return checkpoint.take(trainer.model, trainer.optimizer, progress, self._config.workers)
 
     def _write(self, snapshot: checkpoint.Snapshot) -> None:
         if not self._trainer.is_world_process_zero():
@@ -347,6 +318,37 @@ class Checkpoints(TrainerCallback):
         checkpoint.write(folder, snapshot, is_scratch(self._config))
         checkpoint_files.keep_newest(self._attempts, 2)
         publish_checkpoints(self._config)
+
+
+class _Steps(TrainerCallback):
+    """Has each do its part of a training at its beginning and around each step."""
+
+    def __init__(
+        self, trainer: Trainer, dtype: str, measuring: Measuring, checkpoints: Checkpoints
+    ) -> None:
+        self._trainer, self._dtype = trainer, dtype
+        self._measuring, self._checkpoints = measuring, checkpoints
+
+    def on_train_begin(self, *arguments: Any, model: Any, **named: Any) -> None:
+        """Go on where the checkpoint was taken, now that everything is built and wrapped.
+
+        Raises:
+            AlreadyTrained: at the last step.
+        """
+        self._trainer.choose_loss(model, self._dtype)
+        self._checkpoints.restore()
+        self._checkpoints.make_up()
+
+    def on_step_begin(self, *arguments: Any, **named: Any) -> None:
+        """Before a step's first micro-batch."""
+        self._measuring.before_step()
+        self._checkpoints.before_step()
+
+    def on_log(self, *arguments: Any, logs: dict[str, float], **named: Any) -> None:
+        """After a step, or after all with a summary, which has no loss of a step."""
+        if "loss" in logs:
+            self._measuring.after_step(logs)
+            self._checkpoints.after_step()
 
 
 _SCHEDULE = ("last_epoch", "_step_count", "_last_lr")

@@ -21,10 +21,8 @@ def shard(model: PreTrainedModel, dtype: torch.dtype, workers: int) -> None:
 
     The first worker's values count, sent one parameter at a time; models of others may be hollow.
 
-    Args:
-        model: is changed in place.
-        dtype: what DeepSpeed trains all parameters in, as at its other stages. Buffers keep theirs.
-        workers: number in the group.
+    The model is changed in place, its parameters to the dtype that DeepSpeed trains all of them in,
+    as at its other stages; buffers keep theirs.
     """
     from deepspeed import zero
 
