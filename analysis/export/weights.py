@@ -15,7 +15,7 @@ from analysis.quiet import quiet_libraries
 from analysis.sweeps import Sweep, check_trust, open_sweeps
 from trainables.config import ModelConfig
 from trainables.errors import CannotInspect, Fault, UserError, first_line
-from trainables.files.disk import whole_folder
+from trainables.files.disk import is_disk_full, whole_folder
 from trainables.files.locations import PACKAGE_SCHEME, expanded, is_local
 from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.recommendation import numbers_text
@@ -76,7 +76,8 @@ def export(
             if to.exists():
                 to.rmdir()  # unless somebody has put something there meanwhile
     except OSError as error:
-        if error.filename and Path(error.filename).is_relative_to(weights):
+        from_weights = error.filename and Path(error.filename).is_relative_to(weights)
+        if from_weights and not is_disk_full(error):  # in which a failed copy names both its ends
             raise _damaged(weights, error) from error
         rule = f"cannot write to {to}: {error.strerror or error}"
         raise UserError([Fault("--to", rule, "give a folder that can be written to")]) from error

@@ -230,6 +230,7 @@ NO_SEGMENT = f"creating shared memory segment {SEGMENT} (size 9): No space left 
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a/triton/x"), "/a/triton/x"),
         (RuntimeError(f"File /usr/lib/some.py\n  Error while {NO_SEGMENT}"), SEGMENT),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a/from", None, "/b/to"), "/b/to"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), None),
         (OSError(errno.EACCES, os.strerror(errno.EACCES), "/a/b"), None),
     ],

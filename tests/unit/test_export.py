@@ -23,6 +23,7 @@ from builders import (
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from safetensors.numpy import load_file, save_file
+from small_disk import fill, small_disk
 
 from analysis.__main__ import main
 from analysis.export.licence import licence_of
@@ -706,3 +707,13 @@ def test_a_damaged_tokenizer_is_not_blamed_on_the_target(
     monkeypatch.setattr(shutil, "copyfile", refuse)  # as for a user who may not read everything
     told = refused(capsys, folder, tmp_path / "out")
     assert told.startswith(f"--trial: its weights are damaged: {weights} (")
+
+
+def test_a_full_disk_is_not_blamed_on_the_weights(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        fill(disk)
+        told = refused(capsys, sweep, disk / "out")
+        assert told.startswith(f"--to: cannot write to {disk}/out: No space left on device; ")
+        assert [file.name for file in disk.iterdir()] == ["filler"]

@@ -149,7 +149,7 @@ def full_place(error: BaseException) -> Path | None:
     """
     for each in filter(_says_full, causes(error)):
         if isinstance(each, OSError) and each.filename is not None:
-            return Path(os.fsdecode(each.filename))
+            return Path(os.fsdecode(each.filename2 or each.filename))  # of a copy, its target
         for line in str(each).splitlines():
             if _names_full(line) and (found := _ABSOLUTE_PATH.search(line)):
                 return Path(found[0])
