@@ -141,8 +141,29 @@ def test_a_store_that_fails_for_some_seconds_is_asked_again() -> None:
         assert storage.read("a") == b"1"
 
 
+@pytest.mark.parametrize(("status", "code"), [(429, "TooManyRequests"), (520, "Unknown")])
+def test_a_store_that_fails_in_words_of_its_own_is_asked_again_to_take_an_object(
+    status: int, code: str, tmp_path: Path
+) -> None:
+    """The AWS SDK takes these answers for final."""
+    (file := tmp_path / "b").write_bytes(b"2")
+    for put in (lambda to: to.write("b", b"2"), lambda to: to.publish(file, "b")):
+        with failing_server(1.0, status, code, asked := []) as address:
+            put(open_storage(address))
+            assert open_storage(address).read("b") == b"2"
+            assert 3 < len(asked) < 10
+
+
 @pytest.mark.parametrize(
-    ("status", "code"), [(503, "SlowDown"), (500, "InternalError"), (502, "BadGateway")]
+    ("status", "code"),
+    [
+        (503, "SlowDown"),
+        (500, "InternalError"),
+        (502, "BadGateway"),
+        (429, "TooManyRequests"),
+        (408, "RequestTimeout"),
+        (524, "Timeout"),
+    ],
 )
 def test_a_trial_whose_store_is_out_for_long_ends_like_one_that_lost_its_process(
     status: int, code: str, monkeypatch: pytest.MonkeyPatch

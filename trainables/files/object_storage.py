@@ -31,11 +31,14 @@ from trainables.files.storage import Storage, read_or_none, segments_folder
 
 _PARALLEL_REQUESTS = 32
 _ATTEMPTS = 13  # 3.4 minutes in all, where pyarrow itself would ask for 6 seconds
+_FIRST_WAIT_S = 0.025  # as the AWS SDK has it
 _SETTLING_S = 1.0  # for an upload of the same lock that began at the same time
-# Errors that pass: those for which the AWS SDK asks again, in pyarrow's words, and Google's.
+# Errors that pass, in pyarrow's words: those whose codes the AWS SDK does not know, as those of
+# stores that are not Amazon's, and of proxies before them; with those that it knows, and Google's.
+_CODE_UNKNOWN = re.compile(r"AWS Error UNKNOWN \(HTTP status (408|429|50[0234]|52[0-4])\) ")
 _OUT = re.compile(
     "AWS Error (SLOW_DOWN|THROTTLING|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|NETWORK_CONNECTION"
-    r"|REQUEST_TIMEOUT|UNKNOWN \(HTTP status 50[0234]\)) |Status\(UNAVAILABLE"
+    rf"|REQUEST_TIMEOUT) |{_CODE_UNKNOWN.pattern}|Status\(UNAVAILABLE"
 )
 # The address of S3 alone wins over that of all services.
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -85,7 +88,7 @@ class ObjectStorage(Storage):
         In a thread, which no signal interrupts: a stream that Ctrl-C left would upload what it has
         so far, and so put an empty object in the place of a whole one.
         """
-        _in_parallel(partial(self._put, content), [name])
+        _in_parallel(lambda name: _put_again(partial(self._put, content, name)), [name])
 
     def create(self, name: str, content: bytes) -> bool:
         """See `Storage`.
@@ -199,7 +202,8 @@ class ObjectStorage(Storage):
             stream.write(content)
 
     def _upload(self, file: Path, name: str) -> None:
-        fs.copy_files(str(file), self._key(name), fs.LocalFileSystem(), self._filesystem)
+        here, key = fs.LocalFileSystem(), self._key(name)
+        _put_again(partial(fs.copy_files, str(file), key, here, self._filesystem))
 
     def _download(self, key: str, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -231,6 +235,18 @@ class ObjectStorage(Storage):
 def is_store_out(error: BaseException) -> bool:
     """Whether an error is a store that did not answer as it should for as long as it was asked."""
     return isinstance(error, OSError) and _OUT.search(str(error)) is not None
+
+
+def _put_again(put: Callable[[], None]) -> None:
+    """Put an object; once more at doubling intervals where the SDK takes the answer for final."""
+    for retry in range(_ATTEMPTS):
+        try:
+            return put()
+        except OSError as error:
+            if not _CODE_UNKNOWN.search(str(error)):
+                raise
+        time.sleep(_FIRST_WAIT_S * 2**retry)
+    return put()
 
 
 def _segment(log: str, number: int) -> str:
