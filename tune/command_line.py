@@ -219,7 +219,7 @@ def _cleared_on_fault(
     """If the input is at fault, remove a folder that is new and holds no sweep yet.
 
     Raises:
-        UserError: also where the disk is full or the sweep's folder does not answer.
+        UserError: also where the disk is full, or the sweep's store does not answer or refuses.
     """
     from ray.tune import TuneError
 
@@ -227,11 +227,11 @@ def _cleared_on_fault(
         yield
     except UserError:
         lock.check()
-        if is_new and not ledger.exists():
-            ledger.storage.remove("")
-            shutil.rmtree(ledger.folder.root, ignore_errors=True)
-            if isinstance(output_dir, Path):
-                with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # of a store that is out, or has nothing deleted
+            if is_new and not ledger.exists():
+                ledger.storage.remove("")
+                shutil.rmtree(ledger.folder.root, ignore_errors=True)
+                if isinstance(output_dir, Path):
                     output_dir.rmdir()
         raise
     except (OSError, TuneError) as error:  # a listener's error arrives as text
@@ -243,7 +243,7 @@ def _cleared_on_fault(
 
 def _of_user(error: Exception, folder: SweepFolder) -> UserError | None:
     """What the user can do something about, as an error says it; None if that is nothing."""
-    from trainables.files.object_storage import is_store_out
+    from trainables.files.object_storage import is_of_store
 
     if is_disk_full(error):
         remedy = "make room and run the same command again: it goes on where it stopped"
@@ -252,5 +252,5 @@ def _of_user(error: Exception, folder: SweepFolder) -> UserError | None:
     for each in causes(error):
         if isinstance(each, UserError):
             return each
-    out = next(filter(is_store_out, causes(error)), None)
-    return cannot_write(folder.location, first_line(out)) if out else None
+    of_store = next(filter(is_of_store, causes(error)), None) if folder.is_in_store else None
+    return cannot_write(folder.location, first_line(of_store)) if of_store else None

@@ -6,6 +6,7 @@ import errno
 import os
 import pwd
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,12 +14,15 @@ import pytest
 from ray.tune import TuneError
 from rich.console import Console
 
-from trainables.errors import UserError
+from trainables.errors import Fault, UserError
+from trainables.files.object_storage import ObjectStorage
 from trainables.records.ledger import Ledger, cannot_write
 from tune import command_line
+from tune.cluster.node_checks import marker_in
 from tune.folder.lock import SweepLock
 
 OUT = "AWS Error SLOW_DOWN during PutObject operation: reduce your request rate"
+DENIED = "When deleting: AWS Error ACCESS_DENIED during DeleteObjects operation: no"
 
 
 def test_it_says_that_the_same_command_goes_on(
@@ -95,3 +99,59 @@ def as_tune_does(error: Exception) -> NoReturn:
         raise error
     except Exception:
         raise TuneError(traceback.format_exc())  # noqa: B904
+
+
+def as_it_is(error: Exception) -> NoReturn:
+    raise error
+
+
+@pytest.mark.parametrize("raised", [as_tune_does, as_it_is])
+def test_what_a_store_denies_is_told_in_a_line(
+    raised: Callable[[Exception], NoReturn], bucket: str
+) -> None:
+    ledger = Ledger(f"{bucket}/denied")
+    with (
+        pytest.raises(UserError) as caught,
+        SweepLock(ledger.folder.location) as lock,
+        command_line._cleared_on_fault(ledger, bucket, lock, is_new=False),
+    ):
+        raised(OSError(DENIED))
+    assert str(caught.value) == (
+        f"--output-dir: cannot write to {bucket}/denied: {DENIED}; see that the store answers and "
+        "may be written to; then the same command goes on"
+    )
+
+
+@pytest.mark.parametrize("place", ["a store", "a disk"])
+def test_an_error_that_is_not_the_sweeps_store_s_keeps_its_traceback(
+    place: str, bucket: str, tmp_path: Path
+) -> None:
+    error = OSError(DENIED if place == "a disk" else "a library's own")
+    ledger = Ledger(tmp_path / "sweep" if place == "a disk" else f"{bucket}/other")
+    with (
+        pytest.raises(OSError) as caught,
+        SweepLock(ledger.folder.location) as lock,
+        command_line._cleared_on_fault(ledger, bucket, lock, is_new=False),
+    ):
+        raise error
+    assert caught.value is error
+
+
+def test_where_nothing_may_be_deleted_what_is_at_fault_is_told_all_the_same(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the driver's marker for the nodes, nor the folder of a sweep that is new."""
+    ledger = Ledger(f"{bucket}/undeletable")
+
+    def deny(storage: ObjectStorage, name: str) -> NoReturn:
+        raise OSError(DENIED)
+
+    monkeypatch.setattr(ObjectStorage, "remove", deny)
+    with marker_in(ledger.folder.location) as marker:
+        assert ledger.storage.exists(marker)
+    with (
+        pytest.raises(UserError, match="node 1 cannot"),
+        SweepLock(ledger.folder.location) as lock,
+        command_line._cleared_on_fault(ledger, bucket, lock, is_new=True),
+    ):
+        raise UserError([Fault("", "node 1 cannot")])

@@ -40,6 +40,8 @@ _OUT = re.compile(
     "AWS Error (SLOW_DOWN|THROTTLING|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|NETWORK_CONNECTION"
     rf"|REQUEST_TIMEOUT) |{_CODE_UNKNOWN.pattern}|Status\(UNAVAILABLE"
 )
+# What a store says, whatever it is: Amazon's and those like it, Google's, Azure's.
+_SAID = re.compile(r"AWS Error |google::cloud::Status\(|Azure Error: ")
 # The address of S3 alone wins over that of all services.
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 T = TypeVar("T")
@@ -235,6 +237,11 @@ class ObjectStorage(Storage):
 def is_store_out(error: BaseException) -> bool:
     """Whether an error is a store that did not answer as it should for as long as it was asked."""
     return isinstance(error, OSError) and _OUT.search(str(error)) is not None
+
+
+def is_of_store(error: BaseException) -> bool:
+    """Whether an error is a store that failed or refused a request, as where access is denied."""
+    return isinstance(error, OSError) and _SAID.search(str(error)) is not None
 
 
 def _put_again(put: Callable[[], None]) -> None:

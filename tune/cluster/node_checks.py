@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -49,7 +49,8 @@ def marker_in(location: Location) -> Iterator[str]:
     try:
         yield name
     finally:
-        storage.remove(name)
+        with suppress(OSError):  # it does no harm; where nothing may be deleted, the nodes say so
+            storage.remove(name)
 
 
 def _ask(location: str, marker: str, paths: list[str]) -> list[NodeReport]:
