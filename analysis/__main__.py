@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from trainables.errors import Fault, UserError
+from trainables.files.disk import disk_full, full_place, is_disk_full
 from trainables.files.storage import parse_folder, parse_location
 
 NOT_READ, INTERRUPTED = 1, 130
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> int:
         sys.stdout.reconfigure(errors="replace")  # what a terminal cannot show ends nothing
     try:
         options = _parser().parse_args(arguments)
-        options.run(options)
+        _run(options)
         sys.stdout.flush()
     except UserError as error:
         from trainables.results.wording import without_controls
@@ -41,6 +42,27 @@ def main(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOT_READ
     return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Run the command.
+
+    Raises:
+        UserError: the input is at fault, or a disk is full, for which each library that writes
+            has an error of its own.
+    """
+    try:
+        options.run(options)
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        given = vars(options)
+        place = full_place(error) or Path(given.get("to") or given.get("sweep_dir", ""))
+        raise UserError(
+            [Fault("", disk_full(place), "make room, and type the same command again")]
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:

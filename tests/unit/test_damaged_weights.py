@@ -14,9 +14,11 @@ import pytest
 import torch
 from builders import record_sweep, scores, trial
 from safetensors.torch import load_file, save_file
+from small_disk import fill, small_disk
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as library_logging
 
+from analysis.__main__ import main
 from analysis.export.weights import merge_adapter
 from analysis.inside import look_inside
 from trainables.config import LoraConfig, ModelConfig
@@ -181,3 +183,14 @@ def test_an_adapter_that_cannot_be_merged_is_blamed_itself(sweep: Path, tmp_path
     cut(weights / "adapter_model.safetensors")
     with pytest.raises(UserError, match=f"--trial: its weights are damaged: {weights}"):
         merge_adapter(ModelConfig(name=str(tmp_path / "model")), weights, tmp_path / "merged")
+
+
+def test_a_full_disk_is_no_damage(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """safetensors has an error of its own for it."""
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        fill(disk, leave=16384)
+        arguments = ["--to", str(disk / "merged"), "--merge", "--trial", "0"]
+        assert main(["export", str(sweep), *arguments]) == 2
+    assert f"error: disk full: {disk}/merged has 0.0 MiB free of 0.1 MiB" in capsys.readouterr().err

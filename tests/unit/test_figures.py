@@ -9,6 +9,7 @@ import synthetic_sweep
 from builders import with_metrics
 from matplotlib.container import ErrorbarContainer
 from matplotlib.image import imread
+from small_disk import fill, small_disk
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
@@ -195,3 +196,14 @@ def test_what_cannot_be_drawn_or_written_is_said(tmp_path, capsys):
     whole = SyntheticSweep(trials=4).write(tmp_path / "whole")
     assert main(["figure", str(whole), "--to", str(tmp_path / "x.v2")]) == 2
     assert "--to: cannot be written" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_is_told_in_a_line(tmp_path, results, capsys):
+    sweep_dir = str(results.sweeps[0].ledger.folder.root)
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        fill(disk)
+        assert main(["figure", sweep_dir, "--to", str(disk / "figures")]) == 2
+    assert capsys.readouterr().err == (
+        f"error: disk full: {disk}/figures has 0.0 MiB free of 0.1 MiB; make room, and type the "
+        "same command again\n"
+    )
