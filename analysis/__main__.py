@@ -11,6 +11,7 @@ from pathlib import Path
 from trainables.errors import Fault, UserError
 from trainables.files.disk import disk_full, full_place, is_disk_full
 from trainables.files.storage import parse_folder, parse_location
+from trainables.redaction import redacted
 
 NOT_READ, INTERRUPTED = 1, 130
 _FORMATS = ("html", "md", "csv", "json")
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
         from trainables.results.wording import without_controls
 
         for fault in error.faults:
-            print(without_controls(f"error: {fault}"), file=sys.stderr)
+            print(without_controls(redacted(f"error: {fault}")), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED

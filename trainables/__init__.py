@@ -1,6 +1,6 @@
 """One trial, from its configuration to its records; what the sweep and the analysis share.
 
-    config, errors, metric_keys, collector   the vocabulary of all others
+    config, errors, metric_keys, collector, redaction   the vocabulary of all others
     files       disks and object stores
     records     what trials leave on disk, and the ledger that keeps it
     results     the Pareto front, the trial to take, and how to put it

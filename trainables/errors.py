@@ -19,6 +19,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from trainables.redaction import redacted
+
+_LONGEST_REASON = 1000  # characters
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -43,10 +47,16 @@ class Fault:
         return f"{text} ({self.location})" if self.location else text
 
 
+def as_reason(text: str) -> str:
+    """An error's text as it may be recorded and uploaded: without secrets, and of some length."""
+    safe = redacted(text)
+    return safe if len(safe) <= _LONGEST_REASON else f"{safe[:_LONGEST_REASON]} ..."
+
+
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its repr if it has none."""
+    """The first line of an error's message, or its repr if it has none, `as_reason`."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else repr(error)
+    return as_reason(lines[0] if lines else repr(error))
 
 
 def named(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from trainables.files.locations import expanded
 from trainables.files.storage import join, parse_location
 from trainables.records.ledger import Ledger, cannot_write
 from trainables.records.schema import TrialStatus
+from trainables.redaction import redacted
 from tune.config.sweep_file import bundled_sweeps, load_sweep
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def main(arguments: list[str]) -> int:
         return _run(config, options)
     except UserError as error:
         for fault in error.faults:
-            print(f"error: {fault}", file=sys.stderr)  # noqa: T201
+            print(redacted(f"error: {fault}"), file=sys.stderr)  # noqa: T201
         return BAD_INPUT
     except KeyboardInterrupt:  # before the first trial, or for the second time
         print("interrupted; the same command goes on", file=sys.stderr)  # noqa: T201

@@ -18,6 +18,7 @@ from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 
 from trainables.config import TrialConfig
+from trainables.errors import as_reason
 from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
@@ -239,4 +240,4 @@ def _last_line(error_file: str | None) -> str:
     with suppress(OSError):
         text = Path(error_file).read_text(errors="replace") if error_file else ""
     lines = text.strip().splitlines()
-    return lines[-1].strip()[:500] if lines else "its process died"
+    return as_reason(lines[-1].strip()) if lines else "its process died"

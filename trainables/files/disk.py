@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from uuid import uuid4
 
 from trainables.errors import causes
+from trainables.redaction import redacted
 
 _SAMPLED_BYTES = 1 << 20
 _BLOCKS, _BLOCK_BYTES = 4096, 1 << 10
@@ -124,14 +125,25 @@ class LossyFile(io.FileIO):
             return len(data)
 
 
+class _Redacted(io.TextIOWrapper):
+    """Writes texts without secrets."""
+
+    def write(self, text: str) -> int:
+        """Write all of it."""
+        super().write(redacted(text))
+        return len(text)
+
+
 def log_stream(file: Path | int) -> TextIO:
-    """Appends text to a log without buffering; a full disk ends the log, not its writer.
+    """Appends text, without secrets, to a log without buffering.
+
+    A full disk ends the log, not its writer.
 
     Args:
         file: its path, or a descriptor that is already open and stays open.
     """
     raw = LossyFile(file, "a", _FULL, closefd=not isinstance(file, int))
-    return io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)
+    return _Redacted(raw, "utf-8", "backslashreplace", write_through=True)
 
 
 def is_disk_full(error: BaseException) -> bool:

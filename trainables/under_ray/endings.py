@@ -13,7 +13,7 @@ from ray.exceptions import (
 )
 
 from trainables.config import TrialConfig
-from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, named
+from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, as_reason, named
 from trainables.files.disk import disk_full, full_place, is_disk_full
 from trainables.files.object_storage import is_store_out
 from trainables.records.schema import Outcome, TrialStatus
@@ -39,11 +39,11 @@ def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
     if is_store_out(cause):
         raise cause
     if isinstance(cause, Diverged):
-        return Outcome(status=TrialStatus.DIVERGED, reason=str(cause))
+        return Outcome(status=TrialStatus.DIVERGED, reason=as_reason(str(cause)))
     if isinstance(cause, OutOfMemory):
-        return Outcome(status=TrialStatus.OUT_OF_MEMORY, reason=str(cause))
+        return Outcome(status=TrialStatus.OUT_OF_MEMORY, reason=as_reason(str(cause)))
     if isinstance(cause, (TrialError, UserError)):
-        return Outcome(status=TrialStatus.FAILED, reason=str(cause))
+        return Outcome(status=TrialStatus.FAILED, reason=as_reason(str(cause)))
     return Outcome(status=TrialStatus.FAILED, reason=named(cause))
 
 
