@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainables.errors import Fault, UserError, causes, first_line
-from trainables.files.disk import disk_full, full_disk_named_in, full_place, is_disk_full
+from trainables.files.disk import (
+    MAKE_ROOM,
+    disk_full,
+    full_disk_named_in,
+    full_place,
+    is_disk_full,
+)
 from trainables.files.locations import expanded
 from trainables.files.storage import join, parse_location
 from trainables.records.ledger import Ledger, cannot_write
@@ -247,9 +253,8 @@ def _of_user(error: Exception, folder: SweepFolder) -> UserError | None:
     from trainables.files.object_storage import is_of_store
 
     if is_disk_full(error):
-        remedy = "make room and run the same command again: it goes on where it stopped"
         rule = full_disk_named_in(error) or disk_full(full_place(error) or folder.root)
-        return UserError([Fault("--output-dir", rule, remedy)])
+        return UserError([Fault("--output-dir", rule, MAKE_ROOM)])
     for each in causes(error):
         if isinstance(each, UserError):
             return each

@@ -13,10 +13,13 @@ from typing import Any, NoReturn
 import pytest
 from ray.tune import TuneError
 from rich.console import Console
+from small_disk import fill, small_disk
 
 from trainables.errors import Fault, UserError
+from trainables.files.disk import write_whole
 from trainables.files.object_storage import ObjectStorage
 from trainables.records.ledger import Ledger, cannot_write
+from trainables.under_ray import tasks
 from tune import command_line
 from tune.cluster.node_checks import marker_in
 from tune.folder.lock import SweepLock
@@ -155,3 +158,32 @@ def test_where_nothing_may_be_deleted_what_is_at_fault_is_told_all_the_same(
         command_line._cleared_on_fault(ledger, bucket, lock, is_new=True),
     ):
         raise UserError([Fault("", "node 1 cannot")])
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "check_granted_gpus", lambda: None)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_disk_that_is_full_in_the_base_s_evaluation_is_told_with_its_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        (log := disk / "base.log").touch()
+        fill(disk)
+        fault = tasks._fault_of(lambda: write_whole(disk / "base.json", "{}"), log)
+    assert str(fault) == (
+        f"the base's evaluation: disk full: {disk} has 0.0 MiB free of 0.1 MiB; make room and run "
+        "the same command again: it goes on where it stopped"
+    )
+
+
+@pytest.mark.usefixtures("without_ray")
+@pytest.mark.parametrize("told", [OUT, DENIED])
+def test_so_is_a_store_with_what_to_see_to(told: str, tmp_path: Path) -> None:
+    fault = tasks._fault_of(lambda: as_it_is(OSError(told)), tmp_path / "base.log")
+    assert str(fault) == (
+        f"the base's evaluation: failed: OSError: {told}; see that the store answers and may be "
+        "written to; then the same command goes on"
+    )
+    other = tasks._fault_of(lambda: as_it_is(OSError("other")), tmp_path / "base.log")
+    assert str(other).endswith(f"failed: OSError: other; the traceback is in {tmp_path}/base.log")

@@ -16,6 +16,8 @@ from uuid import uuid4
 from trainables.errors import causes
 from trainables.redaction import redacted
 
+# What to do where a disk is full.
+MAKE_ROOM = "make room and run the same command again: it goes on where it stopped"
 _SAMPLED_BYTES = 1 << 20
 _BLOCKS, _BLOCK_BYTES = 4096, 1 << 10
 _FULL = (errno.ENOSPC, errno.EDQUOT)

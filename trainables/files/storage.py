@@ -17,6 +17,8 @@ from trainables.files.disk import beside, flush, whole_file
 from trainables.files.locations import expanded
 
 Location = str | Path
+# What to do where a store fails or refuses.
+SEE_THE_STORE = "see that the store answers and may be written to; then the same command goes on"
 _STORES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs")  # what pyarrow knows, by its address
 _MEANT_AS_ADDRESS = re.compile(rf"[a-z0-9]+://|({'|'.join(_STORES)}):/", re.IGNORECASE)
 _KEYS_OR_OPTIONS = re.compile(r"://[^/@]*:[^@]*@|[?#]")

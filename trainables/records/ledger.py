@@ -29,7 +29,7 @@ from pathlib import Path
 from trainables.collector import collector_paused
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError
-from trainables.files.storage import Location, is_address, open_storage, read_or_none
+from trainables.files.storage import SEE_THE_STORE, Location, is_address, open_storage, read_or_none
 from trainables.records.faults import Record, read_each, read_record
 from trainables.records.folder import SweepFolder, trial_numbers
 from trainables.records.items import items_file
@@ -287,7 +287,7 @@ def cannot_write(location: Location, error: OSError | str) -> UserError:
     reason = error if isinstance(error, str) else error.strerror or str(error)
     remedy = "make room or make it writable, and type the same command again"
     if isinstance(location, str):
-        remedy = "see that the store answers and may be written to; then the same command goes on"
+        remedy = SEE_THE_STORE
     return UserError([Fault("--output-dir", f"cannot write to {location}: {reason}", remedy)])
 
 

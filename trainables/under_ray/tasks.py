@@ -15,8 +15,10 @@ import ray
 from trainables.collector import collector_paused
 from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError, named, noted
+from trainables.files.disk import MAKE_ROOM, disk_full, full_place, is_disk_full
 from trainables.files.locations import node_cache
-from trainables.files.storage import open_storage
+from trainables.files.object_storage import is_of_store
+from trainables.files.storage import SEE_THE_STORE, open_storage
 from trainables.process.lost_device import end_with_lost_device
 from trainables.records.schema import BASE_RECORD
 from trainables.under_ray.credentials import use_credentials
@@ -98,6 +100,10 @@ def _fault_of(work: Callable[[], None], log: Path) -> UserError | None:
             traceback.print_exc()
             end_with_lost_device()
             rule, remedy = f"failed{noted(error)}", f"the traceback is in {log}"
+            if is_disk_full(error):
+                rule, remedy = disk_full(full_place(error) or log.parent), MAKE_ROOM
+            elif is_of_store(error):
+                remedy = SEE_THE_STORE
             return UserError([Fault("the base's evaluation", rule, remedy)])
 
 
