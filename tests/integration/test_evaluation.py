@@ -260,6 +260,16 @@ def test_examples_for_a_task_that_takes_none_are_refused(tokenizer: Any, folder:
         Evaluator(asked, tokenizer)
 
 
+def test_more_examples_than_there_are_is_a_fault_before_any_model_runs(
+    tuned: Any, tokenizer: Any, folder: Path
+) -> None:
+    asked = {"task_dirs": (str(folder),), "in_domain": ["few"], "limit": 1}
+    evaluation = Evaluator(suite(**asked, num_fewshot=12), tokenizer).evaluate(tuned)
+    assert evaluation.items[0].prompt.count("max") == 13
+    with pytest.raises(UserError, match="num_fewshot must be at most its 12 examples, got 13"):
+        Evaluator(suite(**asked, num_fewshot=13), tokenizer)
+
+
 @pytest.mark.parametrize(
     "drawn",
     [

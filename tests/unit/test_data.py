@@ -159,6 +159,14 @@ def test_a_plain_text_may_begin_as_json_does(first: str, tmp_path: Path) -> None
     assert load_rows(config(file, text="text")) == [{"text": first}, {"text": "and more"}]
 
 
+@pytest.mark.parametrize("row", ['{"text": "a", "text": "b"}', r'{"text": "\ud83d"}'])
+def test_json_lines_of_any_name_are_no_plain_text(row: str, tmp_path: Path) -> None:
+    file = tmp_path / "corpus.log"
+    file.write_text(f'{row}\n{{"text": "c"}}\n')
+    with pytest.raises(UserError, match="each line must be a JSON object"):
+        read_general_text(str(file))
+
+
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
@@ -195,7 +203,7 @@ def test_a_row_of_which_json_would_lose_something_is_a_fault(
         ("rows.txt", b"a\n" * 9999 + b"\xff\n", "is not UTF-8: invalid start byte", ""),
         ("rows.json", b'[{"a": 1},\n{"a": }]', "is no JSON array: Expecting value: line 2", ""),
         ("rows.json", b'[{"a": 1}, 2]', "each item must be an object, item 2 is a int", ""),
-        ("rows.json", b'[\n"\xff"]', "is no JSON array: 'utf-8' codec can't decode byte 0xff", ""),
+        ("rows.json", b'[\n"\xff"]', "is not UTF-8: invalid start byte", ""),
         ("rows.jsonl.gz", b'{"a": 1}', "cannot be read: ", ""),
     ],
 )
@@ -218,6 +226,8 @@ def test_malformed_files_of_other_formats_are_faults(
         ("rows.xlsx", "PK\x03\x04\u00e9", "write JSON lines in UTF-8, or name a file of another"),
         ("rows.csv", "a,b\n\u00e9,1\n", "save it as UTF-8"),
         ("rows.jsonl", '{"a": "\u00e9"}\n', "write JSON lines in UTF-8"),
+        ("rows.json", '[{"a": "\u00e9"}]\n', "save it as UTF-8"),
+        ("rows.jsonl", '{"a": 1, "a": 2}\n', ""),
     ],
 )
 def test_what_spreadsheets_save_otherwise_is_told_with_a_remedy(

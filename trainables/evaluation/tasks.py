@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 import reprlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -132,6 +132,7 @@ def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
         elif of_member is None:
             member.set_config(key="num_fewshot", value=0)
         check_can_be_scored(member)
+        _check_has_examples(member)
         _build_requests_once(member)
     return built
 
@@ -155,6 +156,17 @@ def _check_filter(built: Any, task: EvalTask) -> None:
     if filters and task.filter is not None and task.filter not in filters:
         known = " or ".join(dict.fromkeys(filters))
         raise Unfit(f"its filter must be {known}, got {task.filter}")
+
+
+def _check_has_examples(member: Any) -> None:
+    """Check that there are as many examples to show as are asked for.
+
+    Where they are drawn from the questions themselves, the harness may take one more.
+    """
+    shots = member.get_config("num_fewshot")
+    documents = member.fewshot_docs() if shots else None
+    if isinstance(documents, Sized) and len(documents) < shots:
+        raise Unfit(f"num_fewshot must be at most its {len(documents)} examples, got {shots}")
 
 
 @_seeded()

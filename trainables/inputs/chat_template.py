@@ -42,9 +42,11 @@ def _as_chat(
             raise UserError([Fault(data.chat_field, rule, "set model.chat_template")]) from error
         except (TemplateError, TypeError) as error:  # TypeError: of arguments in another form
             refusals.append(error)
-    rule = f"the model's chat template refuses {_in_words(turns)}: {refusals[0]}"
+    # On a form of calls that it cannot take, a template may fail before its `raise_exception`.
+    refusal = next((each for each in refusals if type(each) is TemplateError), refusals[-1])
+    rule = f"the model's chat template refuses {_in_words(turns)}: {refusal}"
     remedy = "change such rows, or set model.chat_template"
-    raise UnusableRow([Fault(data.chat_field, rule, remedy)]) from refusals[0]
+    raise UnusableRow([Fault(data.chat_field, rule, remedy)]) from refusal
 
 
 def _in_words(turns: Turns) -> str:

@@ -86,7 +86,7 @@ def _remedy(error: Exception) -> str:
         return "set model.trust_remote_code: true if you trust its code"
     if "does not recognize this architecture" in str(error):
         return "upgrade Transformers, or name a model of an architecture that it has"
-    if "Unrecognized configuration class" in str(error):
+    if "for this kind of AutoModel" in str(error):
         return "name a model that continues text, such as a Llama, a Qwen3 or a Gemma 3"
     if "gated repo" in str(error):
         return "set HF_TOKEN, where the sweep is started, to a token of one who has access"

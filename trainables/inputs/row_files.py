@@ -68,9 +68,12 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
+            remedy = _OTHER_FORMAT if number == 1 else ""
             try:
-                row = parse_json(line)
+                row = parse_json(line, each_once=True)
             except ValueError as error:
+                if not isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+                    remedy = ""  # JSON it is
                 beginning = line[:40].decode(errors="replace").rstrip()
                 problem = f"{beginning!r} ({getattr(error, 'msg', error)})"
             else:
@@ -78,7 +81,6 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
                     rows.append(row)
                     continue
                 problem = f"a {type(row).__name__}"
-            remedy = _OTHER_FORMAT if number == 1 else ""
             rule = f"each line must be a JSON object, got {problem}"
             faults.append(Fault(field, rule, remedy, location=f"{file}:{number}"))
     if faults:
@@ -86,17 +88,18 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
     return rows
 
 
-def parse_json(text: bytes) -> Any:
+def parse_json(text: bytes, *, each_once: bool = False) -> Any:
     """What JSON stands for.
 
     Raises:
-        ValueError: it is malformed, too deep or too large for Python, or has two values of one
-            name, of which one would be lost, or half of a character, which no tokenizer takes.
+        ValueError: it is malformed, too deep or too large for Python, or has half of a character,
+            which no tokenizer takes, or two values of one name, if each may be given `each_once`.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_with_each_once)
+        value = json.loads(text, object_pairs_hook=_with_each_once if each_once else None)
         if _SURROGATE(text):  # alone, or one of a pair
-            json.dumps(value, ensure_ascii=False).encode()
+            for item in value if isinstance(value, list) else [value]:  # an array may be large
+                json.dumps(item, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ValueError("it is nested too deep to be read") from error
     return value
@@ -137,7 +140,9 @@ def _read_json(file: Path, field: str) -> list[Row]:
                 raise UserError([Fault(field, rule, location=str(file))])
         return _read_jsonl(file, field)  # as many a .json file is
     try:
-        rows = parse_json(text)
+        rows = parse_json(text, each_once=True)
+    except UnicodeDecodeError:
+        raise
     except ValueError as error:
         raise UserError([Fault(field, f"is no JSON array: {error}", location=str(file))]) from error
     rule = "each item must be an object, item"
@@ -192,8 +197,8 @@ def _read_text(file: Path, field: str) -> list[Row]:
     with opened(file) as stream:
         lines = io.TextIOWrapper(stream, "utf-8-sig")
         texts = [line.removesuffix("\n") for line in lines if line.strip()]
-    with suppress(IndexError, ValueError):
-        if all(isinstance(parse_json(texts[at].encode()), dict) for at in (0, -1)):
+    with suppress(IndexError, ValueError, RecursionError):
+        if all(isinstance(json.loads(texts[at]), dict) for at in (0, -1)):
             return _read_jsonl(file, field)  # which any name may have
     return [{"text": text} for text in texts]
 
