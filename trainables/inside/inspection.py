@@ -15,7 +15,12 @@ from trainables.errors import CannotInspect, named
 from trainables.inputs.model import device, fingerprint, hollow_model
 from trainables.inside.activations import activation_drift, choose_prompts
 from trainables.inside.base_spectra import left_vectors
-from trainables.inside.records import MOST_SINGULAR_VALUES, InsideFolder, InsideRecord, MatrixChange
+from trainables.inside.records import (
+    MOST_SINGULAR_VALUES,
+    InsideFolder,
+    InsideRecord,
+    MatrixChange,
+)
 from trainables.inside.spectra import (
     COMPARED_VECTORS,
     DIRECTIONS,
@@ -54,8 +59,8 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
     ledger, folder = Ledger(sweep_dir), InsideFolder(sweep_dir)
     trial = ledger.trial(number)
     weights_dir = ledger.weights(trial)
-    earlier = folder.read(number)
     if weights_dir is None:
+        earlier = folder.read(number)
         if earlier and earlier.matrices and earlier.trial_id == trial.config.trial_id:
             return earlier  # it cannot be found again
         reason = "it kept no weights" if trial.weights_dir is None else "its weights are gone"
@@ -64,19 +69,18 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
         return record
     base = ledger.base()
     key = _content_key(weights_dir, base.key)
-    is_of_it = earlier and earlier.key == key and folder.directions(number).exists()
-    known = earlier if is_of_it else None
+    known = _known(folder, number, key)
     if known and not known.reason:
         return known
-    started, broken_off = time.time(), "its inspection broke off"
-    seen: dict[str, Any] = {"key": key, "matrices": known.matrices if known else ()}
-    folder.write(_record(trial, **seen, reason=broken_off))  # tells at once if it cannot be
+    folder.check(number)
+    started = time.time()
+    seen: dict[str, Any] = {"key": key}
     try:
-        if not seen["matrices"]:
-            directions = folder.directions(number)
-            seen["matrices"] = _inspect_matrices(trial.config, weights_dir, directions)
-            # These can take hours: should the rest break off, they are kept.
-            folder.write(_record(trial, **seen, reason=broken_off))
+        seen["matrices"] = (known.matrices if known else ()) or _inspect_matrices(
+            trial.config, weights_dir, folder.directions(number)
+        )
+        # These can take hours: should the rest break off, they are kept.
+        folder.write(_record(trial, **seen, reason="the inspection of its activations broke off"))
         prompts = choose_prompts(base, ledger.folder.base_items)
         seen |= vars(activation_drift(trial.config, weights_dir, prompts))
     except (CannotInspect, OSError, ModuleNotFoundError) as error:  # the last: a package's base
@@ -87,6 +91,13 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
     record = _record(trial, **seen, seconds=time.time() - started)
     folder.write(record)
     return record
+
+
+def _known(folder: InsideFolder, number: int, key: str) -> InsideRecord | None:
+    """What an earlier inspection found of the very same model; None if there was none."""
+    found = folder.read(number)
+    is_of_it = found and found.key == key and folder.directions(number).exists()
+    return found if is_of_it else None
 
 
 def matrix_changes(

@@ -5,8 +5,11 @@ It is derived from the trial's weights and the base model, and derived again if 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryFile
 
 from pydantic import ValidationError
 
@@ -15,6 +18,8 @@ from trainables.errors import Fault, UserError
 from trainables.files.disk import write_whole
 
 MOST_SINGULAR_VALUES = 64
+
+
 ROUNDED = (
     "the spectrum of full fine-tuning in bfloat16 includes the rounding of the saved weights, "
     "which makes small updates seem of high rank"
@@ -163,14 +168,30 @@ class InsideFolder:
         """The output of a worker that inspected the trial."""
         return self.root / f"{number:04d}" / "inside.log"
 
+    def check(self, number: int) -> None:
+        """Check that a trial's record can be written, before the work whose result it holds.
+
+        Raises:
+            UserError: it cannot.
+        """
+        with self._writing():
+            place = self.record_json(number).parent
+            place.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=place).close()
+
     def write(self, record: InsideRecord) -> None:
         """Create or replace a trial's record.
 
         Raises:
             UserError: it cannot be written.
         """
-        try:
+        with self._writing():
             write_whole(self.record_json(record.number), record.model_dump_json(indent=1))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             rule = f"cannot write to {self.root}: {error.strerror or error}"
             remedy = "make room or make it writable, or look inside a copy of the sweep"
