@@ -48,9 +48,14 @@ class Fault:
 
 
 def as_reason(text: str) -> str:
-    """An error's text as it may be recorded and uploaded: without secrets, and of some length."""
+    """An error's text as it may be recorded and uploaded: without secrets, and of some length.
+
+    Left out is of its middle: a remedy stands at the end.
+    """
     safe = redacted(text)
-    return safe if len(safe) <= _LONGEST_REASON else f"{safe[:_LONGEST_REASON]} ..."
+    if len(safe) <= _LONGEST_REASON:
+        return safe
+    return f"{safe[: _LONGEST_REASON // 2]} ... {safe[-_LONGEST_REASON // 2 :]}"
 
 
 def first_line(error: BaseException) -> str:

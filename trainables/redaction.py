@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache, lru_cache
 
 _REDACTED = "***"
-_SECRET_NAME = re.compile("KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    "(?<!MON)KEY(?!BOARD)|TOKEN(?!IZ|S)|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE
+)
+# What says where a secret is, and is wanted where it is not there.
+_PLACE_NAME = re.compile("_(FILE|PATH|DIR|HOST)$|APPLICATION_CREDENTIALS$", re.IGNORECASE)
 _SHORTEST = 8  # characters; shorter ones are words, such as true
-_USER = re.compile(r"(:/+)[^\s/@:'\"]*:[^\s@'\"]{0,1000}@")
+# User and password; a host and its port may stand before an @, too.
+_USER = re.compile(r"(:/+)[^\s/@:'\"]*:(?!\d{1,5}[/,])[^\s@'\"]{0,1000}@")
 _OPTION = re.compile(
     r"([?&](?:x-(?:amz|goog)-)?"
     r"(?:api_?key|key|(?:access_|security-)?token|sig|signature|credential|password|secret)=)"
@@ -27,15 +33,24 @@ def redacted(text: str) -> str:
     These are values of environment variables whose names say so, users and passwords in addresses,
     and keys among an address's options.
     """
-    for value in _secrets():
+    if len(text) < _SHORTEST:
+        return text
+    # Not by items(), which fails if a thread removes a variable meanwhile.
+    values = frozenset(os.environ.get(name, "") for name in os.environ if _is_secret(name))
+    for value in _longest_first(values):
         text = text.replace(value, _REDACTED)
     text = _USER.sub(rf"\1{_REDACTED}@", text)
     return _OPTION.sub(rf"\1{_REDACTED}", text)
 
 
-def _secrets() -> list[str]:
-    """Values of this process's environment to keep out, as they are and as `repr` has them."""
-    named = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
-    # A path that exists says where a key is. `Path.exists` raises for a text too long for one.
-    values = {v for v in named if len(v) >= _SHORTEST and not os.path.exists(v)}  # noqa: PTH110
-    return sorted(values | {repr(value)[1:-1] for value in values}, key=len, reverse=True)
+@cache  # every line of a log asks again
+def _is_secret(name: str) -> bool:
+    return bool(_SECRET_NAME.search(name)) and not _PLACE_NAME.search(name)
+
+
+@lru_cache(maxsize=1)
+def _longest_first(values: frozenset[str]) -> list[str]:
+    """Those to keep out, as they are and as `repr` has them."""
+    # A path says where a key is. `Path.exists` raises for a text too long for one.
+    kept = {v for v in values if len(v.strip()) >= _SHORTEST and not os.path.exists(v)}  # noqa: PTH110
+    return sorted(kept | {repr(value)[1:-1] for value in kept}, key=len, reverse=True)

@@ -183,7 +183,7 @@ def test_so_is_a_store_with_what_to_see_to(told: str, tmp_path: Path) -> None:
     fault = tasks._fault_of(lambda: as_it_is(OSError(told)), tmp_path / "base.log")
     assert str(fault) == (
         f"the base's evaluation: failed: OSError: {told}; see that the store answers and may be "
-        "written to; then the same command goes on"
+        f"written to; then the same command goes on; the traceback is in {tmp_path / 'base.log'}"
     )
     other = tasks._fault_of(lambda: as_it_is(OSError("other")), tmp_path / "base.log")
     assert str(other).endswith(f"failed: OSError: other; the traceback is in {tmp_path}/base.log")

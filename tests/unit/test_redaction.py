@@ -11,7 +11,7 @@ import pytest
 from builders import trial
 
 from analysis.__main__ import main as analyse
-from trainables.errors import Fault, TrialError, UserError, first_line, noted
+from trainables.errors import Fault, TrialError, UserError, as_reason, first_line, noted
 from trainables.redaction import redacted
 from trainables.under_ray.endings import verdict
 from trainables.under_ray.log import log_to
@@ -50,11 +50,28 @@ def test_values_of_secret_variables_are_blotted_out() -> None:
 
 
 def test_words_and_paths_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path))
-    monkeypatch.setenv("HOSTNAME", "ordinary")
-    told = f"false at {tmp_path} on ordinary"
+    ordinary = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "TOKENIZER_PATH": "meta-llama/Llama-3.2-1B",
+        "NUM_TOKENS": "1000000000",
+        "KEYBOARD_LAYOUT": "llama-3-8b",
+        "MONKEY_ISLAND": "my_sweep_7",
+        "GOOGLE_APPLICATION_CREDENTIALS": "/etc/keys/gone.json",
+        "SSL_KEY": str(tmp_path),
+        "SOME_TOKEN": " " * 8,
+        "HOSTNAME": "ordinary",
+    }
+    for name, value in ordinary.items():
+        monkeypatch.setenv(name, value)
+    told = " at ".join(ordinary.values())
     assert redacted(told) == told
+
+
+def test_a_long_reason_keeps_its_remedy() -> None:
+    told = as_reason(f"the device has too little memory ({'x' * 5000}); try larger GPUs")
+    assert told.startswith("the device has too little memory (x")
+    assert told.endswith("xx); try larger GPUs")
+    assert len(told) == 1005
 
 
 @pytest.mark.parametrize(
@@ -62,6 +79,7 @@ def test_words_and_paths_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         ("s3a://AKIAX:sec/ret@bucket/x", "s3a://***@bucket/x"),
         ("s3:/AKIAX:secret@bucket", "s3:/***@bucket"),
+        ("https://u:1234@host", "https://***@host"),
         ("https://me:pw@host:8080/a?b=1", "https://***@host:8080/a?b=1"),
         ("https://host/a?key=AIza&b=1", "https://host/a?key=***&b=1"),
         ("'https://host/a?b=1&Access_Token=x y'", "'https://host/a?b=1&Access_Token=*** y'"),
@@ -71,6 +89,8 @@ def test_words_and_paths_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             (harmless, harmless)
             for harmless in (
                 "http://127.0.0.1:9000/a: no, me@host",
+                "http://git.lan:3000/team/repo.git@v1.2",
+                "ray://head:10001,worker@node",
                 "gs://anonymous@bucket/x",
                 "s3://bucket/a?b=token&keys=3",
                 "the key=value of me:you@home",

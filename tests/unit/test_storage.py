@@ -6,6 +6,7 @@ import errno
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
@@ -22,7 +23,7 @@ from small_disk import fill, small_disk
 from analysis.__main__ import main as analysis_main
 from trainables.errors import UserError
 from trainables.files import object_storage
-from trainables.files.object_storage import ObjectStorage
+from trainables.files.object_storage import ObjectStorage, is_of_store
 from trainables.files.storage import (
     LocalStorage,
     Location,
@@ -152,6 +153,37 @@ def test_a_store_that_fails_in_words_of_its_own_is_asked_again_to_take_an_object
             put(open_storage(address))
             assert open_storage(address).read("b") == b"2"
             assert 3 < len(asked) < 10
+
+
+def test_a_store_that_the_sdk_itself_has_asked_for_long_is_not_asked_for_hours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, asked = 0.0, []
+
+    def pass_time(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def put() -> None:
+        asked.append(now)
+        pass_time(204.0)  # as the SDK takes
+        raise OSError("AWS Error UNKNOWN (HTTP status 503) during PutObject operation")
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", pass_time)
+    with pytest.raises(OSError, match="503"):
+        object_storage._put_again(put)
+    assert len(asked) == 2
+    assert now < 7 * 60
+
+
+def test_google_credentials_that_are_not_there_are_an_error_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+    with pytest.raises(OSError, match="Cannot open credentials file") as caught:
+        open_storage("gs://bucket/sweeps").exists("a")
+    assert is_of_store(caught.value)
 
 
 @pytest.mark.parametrize(

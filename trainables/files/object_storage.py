@@ -24,7 +24,7 @@ from queue import SimpleQueue
 from typing import TypeVar
 from urllib.parse import urlencode, urlsplit
 
-from pyarrow import NativeFile, fs
+from pyarrow import ArrowException, NativeFile, fs
 
 from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Storage, read_or_none, segments_folder
@@ -33,8 +33,8 @@ _PARALLEL_REQUESTS = 32
 _ATTEMPTS = 13  # 3.4 minutes in all, where pyarrow itself would ask for 6 seconds
 _FIRST_WAIT_S = 0.025  # as the AWS SDK has it
 _SETTLING_S = 1.0  # for an upload of the same lock that began at the same time
-# Errors that pass, in pyarrow's words: those whose codes the AWS SDK does not know, as those of
-# stores that are not Amazon's, and of proxies before them; with those that it knows, and Google's.
+# Errors that pass, in pyarrow's words: those without a code that the AWS SDK knows, as of stores
+# that are not Amazon's, and of proxies before them; with those that it knows, and Google's.
 _CODE_UNKNOWN = re.compile(r"AWS Error UNKNOWN \(HTTP status (408|429|50[0234]|52[0-4])\) ")
 _OUT = re.compile(
     "AWS Error (SLOW_DOWN|THROTTLING|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|NETWORK_CONNECTION"
@@ -228,7 +228,10 @@ class ObjectStorage(Storage):
         return segments or [log] * self.exists(log)
 
     def _info(self, name: str) -> fs.FileInfo:
-        return self._filesystem.get_file_info(self._key(name))
+        try:
+            return self._filesystem.get_file_info(self._key(name))
+        except ArrowException as error:  # as of Google's credentials that are not there
+            raise OSError(str(error)) from error
 
     def _key(self, name: str) -> str:
         return str(self._prefix / name)
@@ -245,15 +248,22 @@ def is_of_store(error: BaseException) -> bool:
 
 
 def _put_again(put: Callable[[], None]) -> None:
-    """Put an object; once more at doubling intervals where the SDK takes the answer for final."""
-    for retry in range(_ATTEMPTS):
+    """Put an object; once more at doubling intervals where the SDK takes the answer for final.
+
+    Some answers it has asked again for as long itself, and tells in the same words.
+    """
+    until = time.monotonic() + _FIRST_WAIT_S * 2**_ATTEMPTS
+    wait = _FIRST_WAIT_S
+    while True:
         try:
-            return put()
+            put()
         except OSError as error:
-            if not _CODE_UNKNOWN.search(str(error)):
+            if not _CODE_UNKNOWN.search(str(error)) or time.monotonic() >= until:
                 raise
-        time.sleep(_FIRST_WAIT_S * 2**retry)
-    return put()
+        else:
+            return
+        time.sleep(wait)
+        wait *= 2
 
 
 def _segment(log: str, number: int) -> str:

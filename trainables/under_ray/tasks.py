@@ -103,7 +103,7 @@ def _fault_of(work: Callable[[], None], log: Path) -> UserError | None:
             if is_disk_full(error):
                 rule, remedy = disk_full(full_place(error) or log.parent), MAKE_ROOM
             elif is_of_store(error):
-                remedy = SEE_THE_STORE
+                remedy = f"{SEE_THE_STORE}; {remedy}"
             return UserError([Fault("the base's evaluation", rule, remedy)])
 
 
