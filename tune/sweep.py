@@ -73,12 +73,14 @@ class SweepOutcome:
 
     Attributes:
         failed: what `--retry-failed` would run again.
+        idle_hours: how long it took, if no trial ran; else None.
     """
 
     records: list[TrialRecord]
     interrupted: bool
     cut_short_by: str | None
     failed: list[TrialRecord]
+    idle_hours: float | None = None
 
 
 class Sweep:
@@ -223,7 +225,8 @@ class Sweep:
             look_inside(self._config, folder, self._cluster, records, tell)
         outside = {record.number for record in self._earlier.outside}
         failed = [r for r in records if r.status in RETRIED and r.number not in outside]
-        return SweepOutcome(records, interrupted, searcher.cut_short_by, failed)
+        idle = None if events.started else (time.monotonic() - self._began) / 3600
+        return SweepOutcome(records, interrupted, searcher.cut_short_by, failed, idle)
 
     def _as_interrupted(self, record: TrialRecord) -> TrialRecord:
         """The record of a trial to resume, with all that it has measured.

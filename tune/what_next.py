@@ -28,13 +28,17 @@ def to_go_on(options: argparse.Namespace, config: SweepConfig, outcome: SweepOut
     if spent == "gpu_hours" and config.budget.gpu_hours:
         held = sum(record.metric(GPU_HOURS) or 0.0 for record in outcome.records)
         command += ["--set", f"budget.gpu_hours={2 * max(config.budget.gpu_hours, held):g}"]
+    idle = outcome.idle_hours if spent == "hours" else None
+    if idle is not None:
+        command += ["--set", f"budget.hours={2 * max(config.budget.hours or 0.0, idle):.2g}"]
     if outcome.interrupted:
         why = "goes on"
     elif spent == "failures":
         why = "the last trials failed alike, before their first measurement; mend that first"
     else:
         left = "" if config.confirm is None else ", and the winners repeated"
-        why = f"budget.{spent} is spent; with this more trials{left}"
+        when = " before any trial" if idle is not None else ""
+        why = f"budget.{spent} is spent{when}; with this more trials{left}"
     return [f"{shlex.join(command)}   # {why}"]
 
 
