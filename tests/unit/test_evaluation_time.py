@@ -6,6 +6,7 @@ import pytest
 from builders import base_record, sweep_config
 
 from trainables.config import TrainConfig
+from trainables.config.training import shares_in_all
 from tune.cluster.base_evaluation import time_of_evaluations
 
 
@@ -35,7 +36,7 @@ def test_evaluations_are_told_where_they_take_long(
 @pytest.mark.parametrize("share", [0.05, 0.1, 1 / 7, 0.25, 0.3, 1 / 3, 0.5, 0.9])
 def test_a_training_is_evaluated_at_equal_shares_of_its_length(share: float) -> None:
     train = TrainConfig(report_every=share, log_every=share / 2)
-    count = train.evaluations(None)
+    count = shares_in_all(share)
     for total in range(20, 2000):
         steps = sorted(train.report_steps(total))
         wanted = [*(n * share * total for n in range(1, len(steps))), total]

@@ -73,14 +73,9 @@ class TrainConfig(Frozen):
         """Steps after which the model is evaluated, always including the last."""
         return _every(self.report_every, total)
 
-    def evaluations(self, samples: int | None) -> int | None:
-        """How often the model is evaluated; an estimate if the number of samples is not known.
-
-        None if it is not known, and `report_every` counts steps.
-        """
-        if samples is not None or self.steps:
-            return len(self.report_steps(self.total_steps(samples or 0)))
-        return shares_in_all(self.report_every) if self.report_every < 1 else None
+    def evaluations(self, samples: int) -> int:
+        """How often the model is evaluated."""
+        return len(self.report_steps(self.total_steps(samples)))
 
     def log_steps(self, total: int) -> frozenset[int]:
         """Steps shown in the training curve: the first, every `log_every`, the last."""

@@ -114,7 +114,7 @@ def time_of_evaluations(config: SweepConfig, base: BaseRecord) -> str | None:
     took = []
     for method in config.search.methods:
         trial = largest_trial(config, method)
-        count = trial.train.evaluations(base.train_samples) or 0
+        count = trial.train.evaluations(base.train_samples)
         took.append((count * base.seconds / trial.workers, count, method))
     seconds, count, method = max(took)
     if seconds <= _LONG_S:

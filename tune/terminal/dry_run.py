@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
@@ -10,11 +10,11 @@ from statistics import fmean
 import yaml
 from rich.console import Console
 
-from trainables.config import TrainConfig, TrialConfig
+from trainables.config import TrialConfig
 from trainables.files.storage import Location
-from trainables.records.schema import ENDED_WELL, TrialRecord, TrialStatus
+from trainables.records.schema import TrialRecord
 from trainables.results.confirmation import planned_repeats
-from trainables.results.wording import duration, how_many, setting
+from trainables.results.wording import how_many, setting
 from tune.cluster.memory_fit import disk_space, host_memory, memory_table
 from tune.config.sweep_config import SweepConfig
 from tune.config.training_warnings import training_warnings
@@ -66,8 +66,7 @@ def print_plan(
     Args:
         config: the sweep.
         samples: number of samples that the data make; None if it is not known yet.
-        output_dir: searched for an earlier run of the sweep, whose trials are not run again, and
-            whose times are used.
+        output_dir: searched for an earlier run of the sweep, whose trials are not run again.
         retry_failed: whether those that failed are.
 
     Raises:
@@ -78,7 +77,7 @@ def print_plan(
     runs = _runs(config, earlier, retry_failed)
     lines = [*host_memory(config), *disk_space(config), *_resources(config)]
     if runs.points:
-        lines += [_estimate(config, runs, samples), _hours(runs, earlier.own)]
+        lines.append(_estimate(config, runs, samples))
     lines += [f"warning: {told}" for told in training_warnings(config, samples)]
     points, memory, console = _points(config, runs), memory_table(config), Console()
     for part in [plan, *points, memory, *earlier.in_words(), *lines]:
@@ -155,43 +154,16 @@ def _resources(config: SweepConfig) -> list[str]:
 
 def _estimate(config: SweepConfig, runs: _Runs, samples: int | None) -> str:
     """How much is trained on."""
-    points, trials = [point.config for point in runs.points], runs.count
     if samples is None:
-        told = _evaluations(points[0].train)
-        return f"estimate: {told} a trial; the rest is known once the data are tokenised"
-    steps = [point.train.total_steps(samples) for point in points]
-    reports = points[0].train.evaluations(samples)
-    assert reports is not None  # noqa: S101 - unknown without the number of samples alone
-    each = [s * point.train.batch_size for s, point in zip(steps, points, strict=True)]
-    told = f"{trials} that are to run" if runs.ended else f"{trials} trials"
+        return "estimate: how much is trained on is known once the data are tokenised"
+    trains = [point.config.train for point in runs.points]
+    steps = [train.total_steps(samples) for train in trains]
+    trained_on = [n * train.batch_size for n, train in zip(steps, trains, strict=True)]
+    told = f"{runs.count} that are to run" if runs.ended else f"{runs.count} trials"
     return (
         f"estimate: {how_many(samples, 'sample')}, about "
         f"{how_many(round(fmean(steps)), 'optimizer step')} and "
-        f"{how_many(reports, 'evaluation')} a trial, {trials * fmean(each):,.0f} samples "
-        f"trained on in all {told}{', if none is stopped early' if config.early_stopping else ''}"
+        f"{how_many(trains[0].evaluations(samples), 'evaluation')} a trial, "
+        f"{runs.count * fmean(trained_on):,.0f} samples trained on in all {told}"
+        f"{', if none is stopped early' if config.early_stopping else ''}"
     )
-
-
-def _hours(runs: _Runs, earlier: list[TrialRecord]) -> str:
-    """How long it takes if trials take as long as before; in a search some are stopped early."""
-    complete = _seconds(r for r in earlier if r.status is TrialStatus.COMPLETE)
-    if not complete:
-        return "estimate: time is known once a first trial of this sweep has run to its end"
-    searched = _seconds(r for r in earlier if r.status in ENDED_WELL and r.confirms is None)
-    seconds = runs.to_search * fmean(searched or complete) + runs.others * fmean(complete)
-    return (
-        f"estimate: {duration(seconds / runs.count)} a trial as in the earlier run, "
-        f"{duration(seconds)} for {how_many(runs.count, 'trial')}, "
-        "divided by how many run at once"
-    )
-
-
-def _seconds(trials: Iterable[TrialRecord]) -> list[float]:
-    return [seconds for trial in trials if (seconds := trial.seconds) is not None]
-
-
-def _evaluations(train: TrainConfig) -> str:
-    """How often a trial is evaluated, where the number of samples is not known."""
-    if (count := train.evaluations(None)) is None:
-        return f"an evaluation every {train.report_every:g} optimizer steps, and at the end,"
-    return f"{'' if train.steps else 'about '}{how_many(count, 'evaluation')}"
