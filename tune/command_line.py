@@ -55,12 +55,11 @@ def main(arguments: list[str]) -> int:
             print(ask_to_stop(join(options.output_dir, config.name), options.stop_trial))  # noqa: T201
             return OK
         from tune.config.preflight import check_files
-        from tune.tracking.wandb_project import in_its_project
-        from tune.tracking.wandb_variables import check_variables
+        from tune.tracking.wandb_settings import check_variables, in_its_project
 
         samples = check_files(config, options.output_dir)
-        config = in_its_project(config, options.output_dir)
         check_variables(config.wandb)
+        config = in_its_project(config, options.output_dir)
         if options.dry_run:
             from tune.folder.sweep_folder import check_sweep_folder
             from tune.terminal.dry_run import print_plan

@@ -28,7 +28,7 @@ from tune.tracking import wandb_endings, wandb_listener, wandb_runs
 from tune.tracking.wandb_endings import Endings
 from tune.tracking.wandb_listener import WandbListener
 from tune.tracking.wandb_parts import parts_of, steps_in
-from tune.tracking.wandb_project import in_its_project
+from tune.tracking.wandb_settings import in_its_project
 
 pytestmark = pytest.mark.integration
 

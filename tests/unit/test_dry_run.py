@@ -349,7 +349,7 @@ def test_the_wandb_project_is_the_file_s_else_the_sweep_s_else_the_environment_s
     assert project() == "forgetting-sweeps"
     monkeypatch.setenv("WANDB_PROJECT", "me/mine")
     assert run(sweep, "--dry-run") == command_line.BAD_INPUT
-    assert "error: WANDB_PROJECT: must hold none of / " in capsys.readouterr().err
+    assert "error: WANDB_PROJECT: is refused by W&B: Invalid project" in capsys.readouterr().err
     disabled = ("--set", "wandb.mode=disabled")
     assert project(*disabled) == "forgetting-sweeps"
     monkeypatch.setenv("WANDB_MODE", "disabled")

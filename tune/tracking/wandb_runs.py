@@ -28,8 +28,7 @@ from tune.tracking.wandb_parts import (
     set_aside,
     steps_in,
 )
-from tune.tracking.wandb_project import keep_entity
-from tune.tracking.wandb_variables import asked_mode
+from tune.tracking.wandb_settings import asked_mode, keep_entity
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import pytest
 from trainables.errors import UserError
 from tune import command_line
 from tune.config.sweep_config import WandbConfig
-from tune.tracking.wandb_variables import asked_mode, check_variables
+from tune.tracking.wandb_settings import asked_mode, check_variables
 
 REMEDY = "set it otherwise or unset it, or give wandb.mode: disabled"
 REFUSED = {
