@@ -223,7 +223,7 @@ def test_steps_for_once_are_told_to_take_the_place_of_epochs(
 ) -> None:
     for steps in ("5", "null"):
         assert run(sweep, "--dry-run", "--set", f"train.steps={steps}", *data) == command_line.OK
-        told = "warning: train.epochs is 3, which has no effect beside train.steps, 5: leave"
+        told = "warning: train.epochs is 3.0, which has no effect beside train.steps: leave"
         assert (told in capsys.readouterr().out) == (steps == "5")
 
 

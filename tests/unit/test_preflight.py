@@ -132,12 +132,12 @@ def test_a_share_held_out_beside_a_file_of_what_is_held_out_is_told_of(
     config = sweep_config(data={"path": "rows.jsonl", **data})
     told = (
         "data.validation_fraction is 0.1, which has no effect beside data.validation_path: leave "
-        "it out, or set validation_path to null"
+        "it out, or set data.validation_path to null"
     )
     assert [*training_warnings(config, None)] == [told] * is_told
 
 
-LENGTH = "train.epochs is {}, which has no effect beside train.steps, 9: leave epochs out, or set "
+LENGTH = "train.epochs is {}, which has no effect beside train.steps: leave it out, or set "
 
 
 @pytest.mark.parametrize(
@@ -146,9 +146,9 @@ LENGTH = "train.epochs is {}, which has no effect beside train.steps, 9: leave e
         ({"epochs": 3}, {}, []),
         ({"steps": 9}, {}, []),
         ({"epochs": 3, "steps": None}, {}, []),
-        ({"epochs": 3, "steps": 9}, {}, ["3"]),
-        ({"epochs": 1, "steps": 9}, {}, ["1"]),
-        ({"epochs": 3, "steps": 9}, {"lora": {"epochs": [1, 2]}}, ["3"]),  # not of full
+        ({"epochs": 3, "steps": 9}, {}, ["3.0"]),
+        ({"epochs": 1, "steps": 9}, {}, ["1.0"]),
+        ({"epochs": 3, "steps": 9}, {"lora": {"epochs": [1, 2]}}, ["3.0"]),  # not of full
         ({"epochs": 3, "steps": 9}, {"lora": {"epochs": [1, 2]}, "full": {"epochs": 2}}, []),
     ],
 )
@@ -160,7 +160,7 @@ def test_epochs_beside_steps_are_told_to_have_no_effect(
         "full": {"learning_rate": 1e-5, **searched.get("full", {})},
     }
     config = sweep_config(search=search, train=train)
-    lines = [f"{LENGTH.format(epochs)}steps to null" for epochs in told]
+    lines = [f"{LENGTH.format(epochs)}train.steps to null" for epochs in told]
     assert [*training_warnings(config, None)] == [*training_warnings(config, 160)] == lines
 
 

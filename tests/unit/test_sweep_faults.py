@@ -412,19 +412,7 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         {"data__path": ["a.jsonl", "b.jsonl"]},
         "data.path",
         "must be text, got ['a.jsonl', 'b.jsonl']",
-        "write their rows to one file and name that; data.replay mixes in other data by a share",
-    ),
-    "validation data of several files": (
-        {"data__validation_path": ["a.jsonl", "b.jsonl"]},
-        "data.validation_path",
-        "must be text, got ['a.jsonl', 'b.jsonl']",
-        "write their rows to one file and name that",
-    ),
-    "a model in a list": (
-        {"model__name": ["some/model"]},
-        "model.name",
-        "must be text, got ['some/model']",
-        "write one alone, such as 'some/model'",
+        "write one alone, such as 'a.jsonl'",
     ),
     "a task twice": (
         {"eval__retention": ["a"]},

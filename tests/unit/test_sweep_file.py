@@ -157,12 +157,6 @@ def test_a_number_that_there_is_not_is_a_fault(write: Write) -> None:
     assert only_fault(write(), "name=0x_").rule.startswith(rule)
 
 
-def test_yaml_nested_too_deep_is_a_fault(write: Write) -> None:
-    deep, told = "[" * 5000, "is no valid YAML: nested too deep to be read"
-    assert only_fault(write(f"name: {deep}\n")).rule == told
-    assert only_fault(write(), f"tags={deep}").rule.endswith(told)
-
-
 @pytest.mark.parametrize("text", ["", "- a\n", "just words\n"])
 def test_a_file_without_sections_is_refused(text: str, write: Write) -> None:
     assert only_fault(write(text)).rule == "must be a mapping of sections"

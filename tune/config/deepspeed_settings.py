@@ -111,16 +111,6 @@ def deciding_settings(settings: dict[str, Any] | None) -> dict[str, Any]:
     return {key: value for key, value in given.items() if key in deciding}
 
 
-def own_sharding(settings: dict[str, Any]) -> dict[str, Any]:
-    """A user's own settings in the terms of the keys of `deepspeed` that they replace."""
-    devices = {
-        "offload_optimizer": _found(settings, "zero_optimization.offload_optimizer.device"),
-        "offload_parameters": _found(settings, "zero_optimization.offload_param.device"),
-    }
-    offloads = {key: device not in (None, "none") for key, device in devices.items()}
-    return {"zero_stage": _found(settings, "zero_optimization.stage"), **offloads}
-
-
 def faults_of_deepspeed(config: SweepConfig) -> list[Fault]:
     """What DeepSpeed would not read of a sweep's own settings for it, or not as the sweep means."""
     if config.deepspeed.config is None:

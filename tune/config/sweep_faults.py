@@ -54,9 +54,6 @@ _WANTED: dict[KeyPath, str] = {
 }
 # Other tools count these.
 _SHARE_OF: dict[str | int, str] = {"warmup": "steps", "validation_fraction": "rows"}
-_OF_DATA = ("path", "validation_path")
-_JOIN = "write their rows to one file and name that"
-_MIX_IN = "data.replay mixes in other data by a share"
 _LONGEST_VALUE = 60
 
 
@@ -173,9 +170,6 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
     if kind == "string_type" and is_scalar:
         return f'write "{value}"'
     if kind == "string_type" and isinstance(value, list) and value:
-        is_data = place[0] == "data" and place[-1] in _OF_DATA and len(value) > 1
-        if is_data:  # only what is trained on is mixed
-            return f"{_JOIN}; {_MIX_IN}" if place == ("data", "path") else _JOIN
         return f"write one alone, such as {shown(value[0])}"
     if kind == "model_type":
         if value is None:

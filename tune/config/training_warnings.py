@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from trainables.config import DataConfig, DeepSpeedConfig, Method, TrainConfig
+from trainables.config import Frozen, Method, TrainConfig
 from trainables.config.training import step_at
 from trainables.metric_keys import TRAIN_LOSS, VALIDATION_LOSS
 from trainables.records.schema import BaseRecord
@@ -17,7 +17,6 @@ from trainables.results.enough_items import (
     level_of_rank,
 )
 from trainables.results.wording import how_many
-from tune.config.deepspeed_settings import own_sharding
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_faults import shown
 from tune.config.sweep_metrics import named_metrics
@@ -28,34 +27,32 @@ _LARGEST_SHARE_HELD_OUT = 0.5  # more is better trained on
 
 def training_warnings(config: SweepConfig, samples: int | None) -> Iterator[str]:
     """What trainings of so many samples, if known, would not do as their sweep file may want it."""
-    yield from _of_length(config)
-    yield from _of_held_out(config.data)
+    yield from _of_replaced(config)
     yield from _of_chat_template(config)
-    if config.search.full:
-        yield from _of_sharding(config.deepspeed)
     if samples is not None:
         yield from _of_batches(config, samples)
         yield from _of_early_stopping(config, samples)
 
 
-def _of_length(config: SweepConfig) -> Iterator[str]:
-    """Epochs beside steps: no fault, as another file or `--set` may give the steps on purpose."""
-    train, spaces = config.train, map(config.search.space, config.search.methods)
-    is_given = train.steps is not None and "epochs" in train.model_fields_set
-    if is_given and any(space.epochs is None for space in spaces):
-        yield (
-            f"train.epochs is {train.epochs:g}, which has no effect beside train.steps, "
-            f"{train.steps}: leave epochs out, or set steps to null"
-        )
+def _of_replaced(config: SweepConfig) -> Iterator[str]:
+    """Keys that others replace: no fault, as another file or `--set` may give one of both."""
+    train, data, deepspeed = config.train, config.data, config.deepspeed
+    spaces = map(config.search.space, config.search.methods)
+    if train.steps is not None and any(space.epochs is None for space in spaces):
+        yield from _given(train, "train.epochs", "train.steps")
+    if data.validation_path and data.validation_fraction:
+        yield from _given(data, "data.validation_fraction", "data.validation_path")
+    if deepspeed.config is not None and config.search.full:
+        for key in ("zero_stage", "offload_optimizer", "offload_parameters"):
+            yield from _given(deepspeed, f"deepspeed.{key}", "deepspeed.config")
 
 
-def _of_held_out(data: DataConfig) -> Iterator[str]:
-    """A share of the rows beside a file: no fault, as another file may give one of them."""
-    is_given = data.validation_fraction and "validation_fraction" in data.model_fields_set
-    if is_given and data.validation_path:
+def _given(section: Frozen, field: str, replaced_by: str) -> Iterator[str]:
+    key = field.rpartition(".")[2]
+    if key in section.model_fields_set:
         yield (
-            f"data.validation_fraction is {data.validation_fraction:g}, which has no effect beside "
-            "data.validation_path: leave it out, or set validation_path to null"
+            f"{field} is {shown(getattr(section, key))}, which has no effect beside {replaced_by}: "
+            f"leave it out, or set {replaced_by} to null"
         )
 
 
@@ -70,19 +67,6 @@ def _of_chat_template(config: SweepConfig) -> Iterator[str]:
             f"model.chat_template_args is {shown(given)}, which has no effect, as neither data nor "
             f"tasks take the chat template: set {fields} to true, or leave it out"
         )
-
-
-def _of_sharding(deepspeed: DeepSpeedConfig) -> Iterator[str]:
-    """Sharding beside own settings with another: no fault, as another file may give one of them."""
-    if deepspeed.config is None:
-        return
-    for key, own in own_sharding(deepspeed.config).items():
-        given = getattr(deepspeed, key)
-        if key in deepspeed.model_fields_set and given != own:
-            yield (
-                f"deepspeed.{key} is {shown(given)}, which has no effect beside deepspeed.config, "
-                f"where it is {shown(own)}: write that, or leave it out"
-            )
 
 
 def _of_batches(config: SweepConfig, samples: int) -> Iterator[str]:
