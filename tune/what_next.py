@@ -18,28 +18,26 @@ from tune.tracking.wandb_views import have_views_made, views_command
 
 def to_go_on(options: argparse.Namespace, config: SweepConfig, outcome: SweepOutcome) -> list[str]:
     """The command that goes on with the sweep, however it ended; none once a grid is done."""
-    spent = None if outcome.interrupted else outcome.cut_short_by
-    if not outcome.interrupted and spent is None:
-        return _more_trials(options, config, outcome)
-    command = _command(options)
-    if (options.retry_failed and outcome.interrupted) or spent == "failures":
-        command.append("--retry-failed")
-    command += _same_trials(options)
-    if spent == "gpu_hours" and config.budget.gpu_hours:
-        held = sum(record.metric(GPU_HOURS) or 0.0 for record in outcome.records)
-        command += ["--set", f"budget.gpu_hours={2 * max(config.budget.gpu_hours, held):g}"]
-    idle = outcome.idle_hours if spent == "hours" else None
-    if idle is not None:
-        command += ["--set", f"budget.hours={2 * max(config.budget.hours or 0.0, idle):.2g}"]
+    same, budget = _same_trials(options), config.budget
+    left = "" if config.confirm is None else ", and the winners repeated"
+    more = f"with this more trials{left}"
     if outcome.interrupted:
-        why = "goes on"
-    elif spent == "failures":
+        again = ["--retry-failed"] if options.retry_failed else []
+        return [_line(options, [*again, *same], "goes on")]
+    if outcome.cut_short_by == "failures":
         why = "the last trials failed alike, before their first measurement; mend that first"
-    else:
-        left = "" if config.confirm is None else ", and the winners repeated"
-        when = " before any trial" if idle is not None else ""
-        why = f"budget.{spent} is spent{when}; with this more trials{left}"
-    return [f"{shlex.join(command)}   # {why}"]
+        return [_line(options, ["--retry-failed", *same], why)]
+    if outcome.cut_short_by == "gpu_hours":
+        held = sum(record.metric(GPU_HOURS) or 0.0 for record in outcome.records)
+        twice = f"budget.gpu_hours={2 * max(budget.gpu_hours or 0.0, held):g}"
+        return [_line(options, [*same, "--set", twice], f"budget.gpu_hours is spent; {more}")]
+    if outcome.cut_short_by == "hours" and outcome.idle_hours is not None:
+        twice = f"budget.hours={2 * max(budget.hours or 0.0, outcome.idle_hours):.2g}"
+        why = f"budget.hours is spent before any trial; {more}"
+        return [_line(options, [*same, "--set", twice], why)]
+    if outcome.cut_short_by == "hours":
+        return [_line(options, same, f"budget.hours is spent; {more}")]
+    return _more_trials(options, config, outcome)
 
 
 def _more_trials(
@@ -52,15 +50,15 @@ def _more_trials(
     more = planned_trials(config.model_copy(update={"budget": twice}))
     if more <= most:
         return []
-    return [f"{shlex.join([*_command(options), '--num-trials', str(more)])}   # more trials"]
+    return [_line(options, ["--num-trials", str(more)], "more trials")]
 
 
 def to_retry(options: argparse.Namespace, outcome: SweepOutcome) -> list[str]:
     """The command that runs again what failed, unless another goes on or has to do so first."""
     if not outcome.failed or outcome.interrupted or outcome.cut_short_by == "failures":
         return []
-    command = [*_command(options), "--retry-failed", *_same_trials(options)]
-    return [f"{shlex.join(command)}   # {numbers_text(outcome.failed)} again"]
+    again = ["--retry-failed", *_same_trials(options)]
+    return [_line(options, again, f"{numbers_text(outcome.failed)} again")]
 
 
 def in_wandb(listener: WandbListener, location: Location, interrupted: bool) -> list[str]:
@@ -75,8 +73,8 @@ def _same_trials(options: argparse.Namespace) -> list[str]:
     return [] if options.num_trials is None else ["--num-trials", str(options.num_trials)]
 
 
-def _command(options: argparse.Namespace) -> list[str]:
-    """The command as it was typed, but for what differs between its starts."""
+def _line(options: argparse.Namespace, also: list[str], why: str) -> str:
+    """The command as it was typed, but for what differs between its starts, which is `also`."""
     command = ["python", "tune/run.py", options.sweep]
     if options.output_dir != Path("sweeps"):
         command += ["--output-dir", str(options.output_dir)]
@@ -86,4 +84,4 @@ def _command(options: argparse.Namespace) -> list[str]:
         command += ["--address", options.address]
     if options.max_gpus is not None:
         command += ["--max-gpus", str(options.max_gpus)]
-    return command
+    return f"{shlex.join([*command, *also])}   # {why}"

@@ -58,24 +58,17 @@ def test_what_does_not_fit_the_cluster_is_refused_for_each_method_and_kind() -> 
     ("gpus", "limit", "told"),
     [
         (4, 8, "the cluster has 4; lower it or resources.full.workers, or add nodes"),
-        (8, 4, "the sweep may hold 4; raise resources.max_gpus"),
         (
+            8,
             4,
-            4,
-            "the cluster has 4; lower it or resources.full.workers, or add nodes and raise "
-            "resources.max_gpus",
+            "the cluster has 8, of which the sweep may hold 4; lower it or resources.full.workers, "
+            "or raise resources.max_gpus",
         ),
         (
             6,
             4,
             "the cluster has 6, of which the sweep may hold 4; lower it or resources.full.workers, "
             "or add nodes and raise resources.max_gpus",
-        ),
-        (
-            4,
-            6,
-            "the cluster has 4; lower it or resources.full.workers, or add nodes and raise "
-            "resources.max_gpus",
         ),
     ],
 )

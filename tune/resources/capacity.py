@@ -83,26 +83,25 @@ def _faults_of_sums(
     config: SweepConfig, method: Method, cluster: dict[str, float]
 ) -> Iterator[Fault]:
     workers, limit = config.resources.of(method).workers, config.resources.max_gpus
-    for kind, each in held_by_worker(config, method, within_limit(config, cluster)).items():
-        total, available = each * workers, cluster.get(kind, 0)
-        most = limit if kind == "GPU" and limit is not None else total
-        if total <= min(available, most):
+    limited = within_limit(config, cluster)
+    for kind, each in held_by_worker(config, method, limited).items():
+        total, has = each * workers, cluster.get(kind, 0)
+        if total <= limited.get(kind, 0):
             continue
         rule = f"a trial asks for {total:g} {_name(kind)}s ({workers} x {each:g}), "
-        field = f"{kind.lower()}s_per_worker"
-        lower = "lower it" if workers == 1 else f"lower it or resources.{method}.workers"
-        if total <= available:
-            rule, remedy = f"{rule}the sweep may hold {most}", "raise resources.max_gpus"
-        else:
-            of_them = f", of which the sweep may hold {most}" if most < available else ""
-            rule += f"the cluster has {available:g}{of_them}"
-            raised = " and raise resources.max_gpus" if total > most else ""
-            remedy = f"{lower}, or add nodes{raised}"
+        rule += f"the cluster has {has:g}"
         if type_of(kind):
-            field = "accelerator_type"
-            has = ", ".join(filter(None, map(type_of, sorted(cluster)))) or "none"
-            remedy = f"ask for fewer, or for another type; the cluster's: {has}"
-        yield Fault(f"resources.{method}.{field}", rule, remedy)
+            types = ", ".join(filter(None, map(type_of, sorted(cluster)))) or "none"
+            remedy = f"ask for fewer, or for another type; the cluster's: {types}"
+            yield Fault(f"resources.{method}.accelerator_type", rule, remedy)
+            continue
+        lower = "lower it" if workers == 1 else f"lower it or resources.{method}.workers"
+        more = ["add nodes"] if total > has else []
+        if kind == "GPU" and limit is not None and total > limit:
+            rule += f", of which the sweep may hold {limit}"
+            more.append("raise resources.max_gpus")
+        remedy = f"{lower}, or {' and '.join(more)}"
+        yield Fault(f"resources.{method}.{kind.lower()}s_per_worker", rule, remedy)
 
 
 def _faults_of_nodes(
