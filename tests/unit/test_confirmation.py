@@ -416,7 +416,7 @@ def test_repeats_after_the_search_was_widened_are_those_of_its_earlier_trials(
     before = run(searcher_of(narrow), completing)
     wide = {"rank": [4, 8], "alpha_ratio": 2, "learning_rate": RATES}
     config = sweep(trials=4, search={"lora": wide}, confirm={"top_k": 2, "seeds": 3})
-    known = own_trials(narrow.model_dump(mode="json"), config, before)
+    known = own_trials(config, before)
     repeats = run(searcher_of(config, known), completing)
     assert len(repeats) == 6
     on_disk = [*before, *repeats]

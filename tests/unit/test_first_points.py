@@ -103,7 +103,7 @@ def test_those_added_to_a_sweep_that_is_half_done_come_next(sampler: str) -> Non
     before = run(searcher_of(begun), trials=3)
     config = with_first(sampler)
     check_same_sweep(begun.model_dump(mode="json"), config, Path("sweeps/tiny"))
-    own = own_trials(begun.model_dump(mode="json"), config, before)
+    own = own_trials(config, before)
     searcher = searcher_of(config, own)
     wanted = [point for point in first_points(config.search) if point not in params(own)]
     assert params([ask(searcher) for _ in wanted]) == wanted

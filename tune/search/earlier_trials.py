@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, join, parse_location
@@ -99,7 +98,7 @@ def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str
         check_same_sweep(sweep.config, config, ledger.folder.location)
         check_same_inputs(sweep.inputs, inputs)
         records = [_as_far_as_it_came(record, ledger) for record in ledger.trials()]
-        own = own_trials(sweep.config, config, records)
+        own = own_trials(config, records)
         numbers = {record.number for record in own}
         outside = [record for record in records if record.number not in numbers]
         is_new = sweep.config.get("warm_start") != list(config.warm_start)
@@ -131,21 +130,14 @@ def _as_far_as_it_came(record: TrialRecord, ledger: Ledger) -> TrialRecord:
     return record.with_newest(ledger.measurements(record.number))
 
 
-def own_trials(
-    saved: dict[str, Any], config: SweepConfig, records: Sequence[TrialRecord]
-) -> list[TrialRecord]:
+def own_trials(config: SweepConfig, records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """A sweep's own records, under the parameters that its search gives them now.
 
     All, or none; but trials that measured nothing, such as those of a misspelt value that has been
     mended, are left out where they are outside the search.
 
-    Args:
-        saved: the configuration that the sweep was last started with.
-        config: the current configuration.
-        records: records of all its trials.
-
     Raises:
-        UserError: another trial is outside the search, or no complete one has logged a new goal.
+        UserError: another trial is outside the search.
     """
     misfits: dict[str, list[tuple[TrialRecord, Misfit]]] = {}
     found = []
@@ -155,9 +147,8 @@ def own_trials(
         except Misfit as misfit:
             if record.last or record.status in ENDED_WELL:
                 misfits.setdefault(misfit.field, []).append((record, misfit))
-    faults = [_misfit_fault(field, outside) for field, outside in misfits.items()]
-    if faults := faults + _goal_faults(saved, config, records):
-        raise UserError(faults)
+    if misfits:
+        raise UserError([_misfit_fault(field, outside) for field, outside in misfits.items()])
     return found
 
 
@@ -185,32 +176,6 @@ def _misfit_fault(field: str, outside: Sequence[tuple[TrialRecord, Misfit]]) -> 
         rule,
         "let the search include that, or give the sweep another name and `warm_start` it from here",
     )
-
-
-def _goal_faults(
-    saved: dict[str, Any], config: SweepConfig, records: Sequence[TrialRecord]
-) -> list[Fault]:
-    """New goals that no complete trial can be judged by.
-
-    If only some trials lack a metric, their value was not finite: the study sees them as failed, or
-    as violating the constraint.
-    """
-    before = {goal["metric"] for goal in (*saved["objectives"], *saved.get("constraints", ()))}
-    complete = [record for record in records if record.status is TrialStatus.COMPLETE]
-    return [
-        Fault(
-            field,
-            f"no trial of this sweep logged {metric}",
-            "keep the goals it was started with, or give the sweep another name",
-        )
-        for field, metric in _goals(config)
-        if complete and metric not in before and all(r.metric(metric) is None for r in complete)
-    ]
-
-
-def _goals(config: SweepConfig) -> list[tuple[str, str]]:
-    objectives = [(f"objectives.{i}", o.metric) for i, o in enumerate(config.objectives)]
-    return objectives + [(f"constraints.{i}", c.metric) for i, c in enumerate(config.constraints)]
 
 
 def import_trials(
