@@ -124,6 +124,7 @@ class Sweep:
         self._finished = self._earlier.ended(retry_failed)
         self._interrupted = [*map(self._as_interrupted, self._earlier.to_go_on(retry_failed))]
         self._ended_at_start: list[TrialRecord] = []
+        self._listeners: Sequence[SweepListener] = ()
 
     def run(self, listeners: Sequence[SweepListener]) -> SweepOutcome:
         """Evaluate the base, run what is missing and return all records.
@@ -131,20 +132,21 @@ class Sweep:
         Raises:
             UserError: something in the input is wrong; no trial has run.
         """
+        self._listeners = listeners
         check_nodes(self._nodes, self._ledger.folder.location)
         check_resources(self._config, self._all, nodes_up(), worker_types(self._nodes))
         resized = self._memory.check(self._config, self._has_base)
-        make_trial, tell = self._trial_maker(self._config.name), partial(_tell, listeners)
+        make_trial = self._trial_maker(self._config.name)
         left = with_trials_left(self._config, self._finished)
         if warning := warning_of_driver():
-            tell(f"warning: {warning}")
+            self._tell(f"warning: {warning}")
         for line in self._earlier.in_words():
-            tell(line)
+            self._tell(line)
         with (
             StopRequest(self._beside_driver) as request,
-            HostPool(left, self._cluster, make_trial, self._beside_driver, tell) as hosts,
+            HostPool(left, self._cluster, make_trial, self._beside_driver, self._tell) as hosts,
         ):
-            base = self._evaluate_base(hosts, tell)
+            base = self._evaluate_base(hosts)
             if self._has_unseen_gpus:
                 self._ask_nodes()
                 resized = self._memory.check(self._config, has_base=True)
@@ -155,15 +157,14 @@ class Sweep:
             of_data = held_out_warnings(self._config, base)
             of_items = item_warnings(self._config, base, planned_trials(self._config))
             sweep = self._write_sweep((*of_training, *of_data, *of_items, *resized))
-            return self._run_trials(sweep, base, hosts, request, listeners)
+            return self._run_trials(sweep, base, hosts, request)
+
+    def _tell(self, message: str) -> None:
+        for listener in self._listeners:
+            listener.preparing(message)
 
     def _run_trials(
-        self,
-        sweep: SweepRecord,
-        base: BaseRecord,
-        hosts: HostPool,
-        request: StopRequest,
-        listeners: Sequence[SweepListener],
+        self, sweep: SweepRecord, base: BaseRecord, hosts: HostPool, request: StopRequest
     ) -> SweepOutcome:
         self._cancel_outside()
         by_hand = StopsByHand(self._ledger, request.ask, self._may_write)
@@ -183,7 +184,8 @@ class Sweep:
             if self._ledger.folder.is_in_store
             else DiskBudget(self._ledger, self._config.budget.checkpoint_gib)
         )
-        everyone = [Recorder(self._ledger), searcher, scheduler, hosts, tidy, *listeners, by_hand]
+        recorder, shown = Recorder(self._ledger), self._listeners
+        everyone = [recorder, searcher, scheduler, hosts, tidy, *shown, by_hand]
         events = TuneEvents(
             everyone,
             self._config.budget.retries,
@@ -206,14 +208,10 @@ class Sweep:
             for listener in everyone:
                 listener.sweep_ended(records)
         hosts.close()
-        return self._finish(records, searcher, events, partial(_tell, listeners))
+        return self._finish(records, searcher, events)
 
     def _finish(
-        self,
-        records: list[TrialRecord],
-        searcher: OptunaSearcher,
-        events: TuneEvents,
-        tell: Callable[[str], None],
+        self, records: list[TrialRecord], searcher: OptunaSearcher, events: TuneEvents
     ) -> SweepOutcome:
         folder = self._ledger.folder
         if folder.is_in_store:
@@ -222,7 +220,7 @@ class Sweep:
         # Stopped trials stay RUNNING in the ledger; the next start of the command resumes them.
         interrupted = bool(events.running) or (events.is_stopping and not searcher.is_done)
         if self._config.inspect and not interrupted:
-            look_inside(self._config, folder, self._cluster, records, tell)
+            look_inside(self._config, folder, self._cluster, records, self._tell)
         outside = {record.number for record in self._earlier.outside}
         failed = [r for r in records if r.status in RETRIED and r.number not in outside]
         idle = None if events.started else (time.monotonic() - self._began) / 3600
@@ -256,12 +254,12 @@ class Sweep:
     def _has_base(self) -> bool:
         return self._ledger.exists() and self._ledger.has_base()
 
-    def _evaluate_base(self, hosts: HostPool, tell: Callable[[str], None]) -> BaseRecord:
+    def _evaluate_base(self, hosts: HostPool) -> BaseRecord:
         sweep = self._config, self._ledger
         if self._has_base:
-            have_base_checked(*sweep, self._cluster, tell)
+            have_base_checked(*sweep, self._cluster, self._tell)
         else:
-            have_base_evaluated(*sweep, self._base_cache, hosts, self._cluster, tell)
+            have_base_evaluated(*sweep, self._base_cache, hosts, self._cluster, self._tell)
         return self._ledger.base()
 
     def _write_sweep(self, warnings: tuple[str, ...]) -> SweepRecord:
@@ -376,11 +374,6 @@ def _fit(tuner: ray_tune.Tuner, events: TuneEvents, request: StopRequest) -> Non
 
     with stopping_gently(stop):
         tuner.fit()
-
-
-def _tell(listeners: Sequence[SweepListener], message: str) -> None:
-    for listener in listeners:
-        listener.preparing(message)
 
 
 def _trial_id(trial: Any) -> str:
