@@ -74,7 +74,7 @@ def measurements_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     rows = [
         (*own, m.step, m.step / m.total_steps if m.total_steps else None, metric, value)
         for sweep, record, own in _trials(sweeps)
-        for m in sweep.ledger.measurements(record.number)
+        for m in sweep.histories[record.number]
         for metric, value in m.metrics.items()
     ]
     return _frame(rows, ["step", "share", "metric", "value"])

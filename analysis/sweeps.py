@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +14,14 @@ from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Location, parse_location
 from trainables.records.ledger import Ledger
-from trainables.records.schema import BaseRecord, Provenance, SweepRecord, TrialRecord, TrialStatus
+from trainables.records.schema import (
+    BaseRecord,
+    Measurement,
+    Provenance,
+    SweepRecord,
+    TrialRecord,
+    TrialStatus,
+)
 from trainables.results.confirmation import unconfirmed, winners
 from trainables.results.recommendation import Recommendation, recommend
 from trainables.results.wording import NOT_ENDED, how_many
@@ -27,6 +34,7 @@ class Sweep:
     Attributes:
         ledger: reads what is too large to keep in memory, such as items.
         trials: every trial by number, including failed ones and repeats with other seeds.
+        histories: measurements by trial number, in order of their steps.
         is_named_alike: whether another sweep that is shown with it has the same name.
     """
 
@@ -34,6 +42,7 @@ class Sweep:
     record: SweepRecord
     base: BaseRecord
     trials: tuple[TrialRecord, ...]
+    histories: Mapping[int, Sequence[Measurement]]
     is_named_alike: bool = False
 
     @property
@@ -192,16 +201,13 @@ def _resolved(location: Location) -> Location:
 
 def _open(sweep_dir: Location) -> Sweep:
     ledger = ledger_of(sweep_dir)
-    ledger.check()
-    trials = tuple(ledger.with_newest(ledger.trials()))
+    record, trials, histories = ledger.sweep(), ledger.trials(), ledger.histories()
     if not trials:
         raise UserError([Fault("SWEEP_DIR", f"has no trial yet: {sweep_dir}")])
-    try:
-        base = ledger.base()
-    except FileNotFoundError:
-        rule = f"the base model is not evaluated yet: {sweep_dir}"
-        raise UserError([Fault("SWEEP_DIR", rule)]) from None
-    return Sweep(ledger, ledger.sweep(), base, trials)
+    if not ledger.has_base():
+        raise UserError([Fault("SWEEP_DIR", f"the base model is not evaluated yet: {sweep_dir}")])
+    newest = tuple(trial.with_newest(histories[trial.number]) for trial in trials)
+    return Sweep(ledger, record, ledger.base(), newest, histories)
 
 
 def _differences(first: Sweep, other: Sweep) -> list[Fault]:

@@ -18,9 +18,8 @@ from analysis.report.charts import (
     sweep_keys,
 )
 from analysis.results import Group, Results
-from analysis.sweeps import Sweep
 from trainables.metric_keys import TRAIN_LOSS, VALIDATION_LOSS
-from trainables.records.schema import Measurement
+from trainables.records.schema import TrialRecord
 from trainables.results.wording import how_many, metric_name
 
 _MOST_POINTS = 60
@@ -32,12 +31,11 @@ Curve = list[tuple[float, float]]
 
 def curves_figure(results: Results) -> Figure | None:
     """Loss, gain, OOD accuracy and forgetting over steps, by method and rank."""
-    curves = _curves(results)
     charts: list[Chart] = []
     for metric in (TRAIN_LOSS, *results.scores):
-        own = {r: by_metric[metric] for r, by_metric in curves.items() if by_metric.get(metric)}
-        if own:
-            charts.append(_chart(results, metric, own))
+        found = {r.config.trial_id: _curve(results, r, metric) for r in results.search_trials}
+        if curves := {trial_id: curve for trial_id, curve in found.items() if curve}:
+            charts.append(_chart(results, metric, curves))
     if not charts:
         return None
     caption = (
@@ -51,21 +49,10 @@ def curves_figure(results: Results) -> Figure | None:
     return Figure(caption, tuple(charts), 2, tuple(keys))
 
 
-def _curves(results: Results) -> dict[str, dict[str, Curve]]:
-    """Trial id to metric to points of (step, value)."""
-    metrics = (TRAIN_LOSS, *results.scores)
-    curves: dict[str, dict[str, Curve]] = {}
-    for sweep in results.sweeps:
-        histories = sweep.ledger.histories()
-        for record in results.of(sweep, results.search_trials):
-            own = histories.get(record.number, [])
-            by_metric = {metric: _curve(sweep, own, metric) for metric in metrics}
-            curves[record.config.trial_id] = by_metric
-    return curves
-
-
-def _curve(sweep: Sweep, history: Sequence[Measurement], metric: str) -> Curve:
+def _curve(results: Results, record: TrialRecord, metric: str) -> Curve:
     """A trial's points, of many only some, from the base's on; empty if it never measured it."""
+    sweep = results.sweep(record)
+    history = sweep.histories[record.number]
     curve = [(float(m.step), m.metrics[metric]) for m in history if metric in m.metrics]
     start = sweep.base.metrics.get(metric)
     if curve and start is not None:

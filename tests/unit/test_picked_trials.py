@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ class Drawn(Results):
             self.drawn[record.config.trial_id] = own
             metrics = record.last.metrics | {IN_DOMAIN_ACC: float(own["sums"].mean())}
             trials.append(with_metrics(record, metrics))
-        super().__init__([Sweep(sweep.ledger, sweep.record, sweep.base, tuple(trials))])
+        super().__init__([replace(sweep, trials=tuple(trials))])
         self.items._scores_of = self.drawn.__getitem__
         self.items._base_scores = base
         questions = np.arange(ITEMS)
@@ -150,7 +151,7 @@ def test_the_bars_on_curves_over_ranks_hold_for_all_trials_that_each_best_was_pi
 
 
 def test_one_trial_was_not_picked(sweep):
-    alone = Sweep(sweep.ledger, sweep.record, sweep.base, sweep.trials[1:2])
+    alone = replace(sweep, trials=sweep.trials[1:2])
     [gain, _] = recommended_against_base(Drawn(alone, seed=0))
     assert gain.evidence.startswith("95 % interval ")
     assert "picked" not in gain.evidence
@@ -204,7 +205,7 @@ class RanksApart(Results):
         for record in of_rank_4[kept:]:
             stopped = record.model_copy(update={"status": TrialStatus.STOPPED_EARLY})
             trials[trials.index(record)] = stopped
-        super().__init__([Sweep(sweep.ledger, sweep.record, sweep.base, tuple(trials))])
+        super().__init__([replace(sweep, trials=tuple(trials))])
         self.items._scores_of = scores.__getitem__
         self.items._base_scores = {"sums": np.zeros(items)}
         self.items._strata = lambda tasks: [Stratum((Part("sums", np.arange(items), 1.0),))]

@@ -76,5 +76,5 @@ def test_the_command_for_the_views_names_the_sweep_wherever_it_is_stored(
     location: Location,
 ) -> None:
     """In an object store, not the folder on this machine that W&B's own files are in."""
-    sweep = Sweep(Ledger(location), sweep_record(sweep_config()), base_record(), (trial(),))
+    sweep = Sweep(Ledger(location), sweep_record(sweep_config()), base_record(), (trial(),), {})
     assert SweepViews(sweep).describe()[-1] == f"  python -m analysis wandb-views {location}"

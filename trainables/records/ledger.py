@@ -149,12 +149,7 @@ class Ledger:
         if all(record.status is TrialStatus.COMPLETE for record in records):
             return list(records)
         histories = self.histories()
-        return [
-            record
-            if record.status is TrialStatus.COMPLETE
-            else record.with_newest(histories.get(record.number, []))
-            for record in records
-        ]
+        return [record.with_newest(histories.get(record.number, [])) for record in records]
 
     def measurements(self, number: int) -> list[Measurement]:
         """A trial's measurements in order of their steps.

@@ -202,8 +202,8 @@ class TrialRecord(Frozen):
         return self.model_copy(update={"last": measurement, "best": best})
 
     def with_newest(self, history: Sequence[Measurement]) -> TrialRecord:
-        """The record with the newest value of each metric among its measurements, in order."""
-        if not history:
+        """The record, unless complete, with the newest value of each metric of its history."""
+        if self.status is TrialStatus.COMPLETE or not history:
             return self
         metrics: dict[str, float] = {}
         for measurement in history:
