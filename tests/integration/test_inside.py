@@ -292,7 +292,7 @@ def test_a_matrix_of_zeros_is_compared_with_nothing(
 ) -> None:
     """As the output of a block that was inserted to be trained has."""
     name = "model.layers.0.self_attn.o_proj.weight"
-    update = MatrixUpdate(name, torch.zeros(8, 8), dense_OI=torch.eye(8))
+    update = MatrixUpdate(name, torch.zeros(8, 8), torch.eye(8))
     monkeypatch.setattr(inspection, "updates", lambda *arguments: iter([update]))
     config = Ledger(finished).trial(0).config
     [(_, change, _)] = inspection.matrix_changes(config, Path(config.weights_dir))

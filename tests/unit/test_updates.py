@@ -81,7 +81,7 @@ def test_full_update_from_files_equals_the_one_in_memory(tmp_path: Path, shard_s
     before, after = base.state_dict(), tuned.state_dict()
     for update in seen:
         delta = (after[update.name] - before[update.name]).double()
-        np.testing.assert_allclose(update.dense_OI, delta, atol=1e-7)
+        np.testing.assert_allclose(update.delta, delta, atol=1e-7)
         np.testing.assert_allclose(
             update_spectrum(update).values_K, np.linalg.svd(delta, compute_uv=False), rtol=1e-5
         )
@@ -309,5 +309,6 @@ def test_a_base_without_safetensors_is_loaded_whole(tmp_path: Path) -> None:
 
 
 def test_layer_and_module_come_from_the_name() -> None:
-    update = MatrixUpdate("model.layers.11.mlp.experts.3.up_proj.weight", torch.ones(2, 2))
+    ones = torch.ones(2, 2)
+    update = MatrixUpdate("model.layers.11.mlp.experts.3.up_proj.weight", ones, ones)
     assert (update.layer, update.module) == (11, "mlp.experts.3.up_proj")

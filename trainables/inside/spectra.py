@@ -41,10 +41,9 @@ class Spectrum:
 
 def update_spectrum(update: MatrixUpdate) -> Spectrum:
     """Spectrum of dW with at least its top 8 directions; an adapter's dW is never formed."""
-    if update.factors:
-        return low_rank_spectrum(*update.factors)
-    assert update.dense_OI is not None  # noqa: S101 - one of the two is set
-    return dense_spectrum(update.dense_OI, top=DIRECTIONS)
+    if isinstance(update.delta, tuple):
+        return low_rank_spectrum(*update.delta)
+    return dense_spectrum(update.delta, top=DIRECTIONS)
 
 
 def low_rank_spectrum(B_OR: torch.Tensor, A_RI: torch.Tensor) -> Spectrum:

@@ -29,19 +29,17 @@ Matrix = tuple[str, str, torch.Tensor]  # its name in memory and in the trial's 
 
 @dataclass(frozen=True)
 class MatrixUpdate:
-    """The update of one weight matrix; either `factors` or `dense_OI` is set.
+    """The update of one weight matrix, in float32.
 
     Attributes:
         name: of the weight in the base in memory.
-        base_OI: W0, float32.
-        factors: B (O, R) and A (R, I) with dW = B A; the scaling is folded into B.
-        dense_OI: dW, float32.
+        base_OI: W0.
+        delta: dW (O, I), or B (O, R), with the scaling folded in, and A (R, I) with dW = B A.
     """
 
     name: str
     base_OI: torch.Tensor
-    factors: tuple[torch.Tensor, torch.Tensor] | None = None
-    dense_OI: torch.Tensor | None = None
+    delta: torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
     @property
     def layer(self) -> int:
@@ -60,17 +58,15 @@ class MatrixUpdate:
     def rank_limit(self) -> int:
         """The largest possible rank of dW."""
         limits = [*self.base_OI.shape]
-        if self.factors:
-            limits.append(self.factors[1].shape[0])
+        if isinstance(self.delta, tuple):
+            limits.append(len(self.delta[1]))
         return int(min(limits))
 
     def tuned(self) -> torch.Tensor:
         """W = W0 + dW (O, I), float32."""
-        if self.factors:
-            B_OR, A_RI = self.factors
-            return torch.addmm(self.base_OI, B_OR, A_RI)
-        assert self.dense_OI is not None  # noqa: S101 - one of the two is set
-        return self.base_OI + self.dense_OI
+        if isinstance(self.delta, tuple):
+            return torch.addmm(self.base_OI, *self.delta)
+        return self.base_OI + self.delta
 
 
 def updates(
@@ -111,7 +107,7 @@ def _full_updates(
         dense_OI = _finite(name, tuned_OI - base_OI)
         if model_type in _INPUTS_FIRST:
             base_OI, dense_OI = base_OI.T, dense_OI.T
-        yield MatrixUpdate(name, base_OI, dense_OI=dense_OI)
+        yield MatrixUpdate(name, base_OI, dense_OI)
 
 
 def _lora_updates(
@@ -139,9 +135,9 @@ def _lora_updates(
             norm_O = saved[magnitudes[module]].to(base_OI).flatten()
             tuned_OI = torch.addmm(base_OI, B_OR, A_RI)
             tuned_OI *= (norm_O / tuned_OI.norm(dim=1))[:, None]
-            yield MatrixUpdate(name, base_OI, dense_OI=tuned_OI.sub_(base_OI))
+            yield MatrixUpdate(name, base_OI, tuned_OI.sub_(base_OI))
         else:
-            yield MatrixUpdate(name, base_OI, factors=(B_OR, A_RI))
+            yield MatrixUpdate(name, base_OI, (B_OR, A_RI))
 
 
 def _finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
