@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -26,7 +26,7 @@ from analysis.report.charts import (
 from analysis.results import Results
 from analysis.stats.hypervolume import hypervolume
 from analysis.sweeps import Sweep, bases
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS, OOD_ACC
+from trainables.metric_keys import FORGETTING_MEAN, METRICS
 from trainables.records.schema import TrialRecord
 from trainables.results.enough_items import FEWEST_OF_RANK
 from trainables.results.pareto import is_feasible, is_no_worse, losses_of
@@ -63,34 +63,20 @@ def trade_off_figure(results: Results) -> Figure | None:
 
 
 def _chart(results: Results, index: int, metric: str) -> Chart:
-    points = _scatter(results, metric)
     title = f"{NAMES[results.gain]} against {NAMES.get(metric, metric)}"
     return Chart(
         f"trade-off-{index}",
         title,
         f"Scatter plot of {how_many(len(results.complete), 'complete trial')}: {title}, "
         f"{_told_of_marks(results, metric)}.",
-        points,
+        _scatter(results, metric),
         {
-            "xaxis": axis(
-                axis_title(metric),
-                zeroline=metric == FORGETTING_MEAN,
-                **_range(metric, {x for trace in points for x in trace["x"]}),
-            ),
-            "yaxis": axis(
-                axis_title(results.gain),
-                **_range(results.gain, {y for trace in points for y in trace["y"]}),
-            ),
+            "xaxis": axis(axis_title(metric), zeroline=metric == FORGETTING_MEAN),
+            "yaxis": axis(axis_title(results.gain)),
             "annotations": _arrow(results, metric),
         },
         height=400,
     )
-
-
-def _range(metric: str, values: Set[float]) -> dict[str, Any]:
-    """An axis's range where Plotly's own would go from 1 below a lone accuracy to 1 above it."""
-    is_lone_accuracy = metric in (IN_DOMAIN_ACC, OOD_ACC) and len(values) == 1
-    return {"range": [-0.02, 1.02]} if is_lone_accuracy else {}
 
 
 def _told_of_front(results: Results) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from builders import change_base, with_metrics
+from builders import with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
@@ -60,20 +60,6 @@ def test_every_objective_has_a_chart_against_the_gain_with_its_unit(tmp_path):
     assert "star" not in seconds.says  # no time was spent on training the base
     assert not any(trace["marker"].get("symbol") == "star" for trace in seconds.data)
     assert [axes.get_xlabel() for axes in trade_off(results).axes][:4] == titles
-
-
-def test_a_lone_accuracy_is_shown_among_all_that_there_may_be(tmp_path):
-    """Plotly itself would begin its axis 1 below it, among accuracies that are none."""
-    results = results_of(tmp_path / "many", objectives=(GAIN,))
-    for chart in trade_off_figure(results).charts:
-        assert "range" not in chart.layout["xaxis"] | chart.layout["yaxis"]
-    folder = SyntheticSweep(trials=1, objectives=(GAIN,)).write(tmp_path / "one")
-    change_base(Ledger(folder), metrics={})
-    against_forgetting, against_ood = trade_off_figure(Results(open_sweeps([folder]))).charts
-    for axis in (against_forgetting.layout["yaxis"], against_ood.layout["xaxis"]):
-        low, high = axis["range"]
-        assert (round(low, 1), round(high, 1)) == (0, 1)
-    assert "range" not in against_forgetting.layout["xaxis"]
 
 
 def test_objectives_beside_an_in_domain_task_alone_are_plotted(tmp_path, capsys):
