@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
 from analysis.results import Results
 from analysis.stats.intervals import Interval
+from trainables.config import Constraint
 from trainables.files.storage import is_address
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.recommendation import Recommendation
 from trainables.results.repeats import diverged
 from trainables.results.wording import metric_name, metric_text, points, setting_in_full
-
-_NEITHER = "Neither its items nor its repeats"
 
 
 @dataclass(frozen=True)
@@ -87,41 +88,43 @@ def _weights(results: Results, trial: TrialRecord) -> str | None:
 
 
 def _may_yet_break(results: Results, recommendation: Recommendation) -> str:
-    """The constraints that it keeps, but perhaps by luck: of many trials some do.
+    """The constraints that it keeps, but perhaps by luck: of many trials some do."""
+    if not recommendation.feasible:
+        return ""
+    doubted: defaultdict[str, list[str]] = defaultdict(list)
+    for constraint in results.goals.constraints:
+        for doubt in _doubts(results, recommendation.trial, constraint):
+            doubted[doubt].append(str(constraint))
+    return "".join(f" {doubt.format(' and '.join(of))}." for doubt, of in doubted.items())
+
+
+def _doubts(results: Results, trial: TrialRecord, constraint: Constraint) -> Iterator[str]:
+    """What leaves open whether a trial keeps a constraint, which `{}` stands for.
 
     Its items are those of its own run, which may break what the mean over its repeats keeps.
     """
-    if not recommendation.feasible:
-        return ""
-    trial = recommendation.trial
-    doubted: dict[str, list[str]] = {}
-    unjudged = []
-    for constraint in results.goals.constraints:
-        intervals = {
-            "items": results.items.interval(trial, constraint.metric, len(results.candidates)),
-            "repeats": results.over_seeds(trial, constraint.metric),
-        }
-        ends = {
-            what: {constraint.holds(interval.low), constraint.holds(interval.high)}
-            for what, interval in intervals.items()
-            if interval
-        }
-        if not any(map(any, ends.values())):
-            unjudged.append(str(constraint))
-        undecided = [what for what, held in ends.items() if held == {False, True}]
-        whose = f"Its {undecided[0]} do not" if len(undecided) == 1 else _NEITHER
-        doubts = [f"{whose} decide whether it truly keeps"] if undecided else []
-        broken = [what for what, held in ends.items() if held == {False}]
-        doubts += [f"The whole interval over its {what} breaks" for what in broken]
-        for doubt in doubts:
-            doubted.setdefault(doubt, []).append(str(constraint))
-    told = "".join(f" {doubt} {' and '.join(of)}." for doubt, of in doubted.items())
-    if unjudged:
+    intervals = {
+        "items": results.items.interval(trial, constraint.metric, len(results.candidates)),
+        "repeats": results.over_seeds(trial, constraint.metric),
+    }
+    ends = {
+        what: {constraint.holds(interval.low), constraint.holds(interval.high)}
+        for what, interval in intervals.items()
+        if interval
+    }
+    undecided = [what for what, held in ends.items() if held == {False, True}]
+    if undecided:
+        neither = "Neither its items nor its repeats"
+        whose = f"Its {undecided[0]} do not" if len(undecided) == 1 else neither
+        yield f"{whose} decide whether it truly keeps {{}}"
+    for what, held in ends.items():
+        if held == {False}:
+            yield f"The whole interval over its {what} breaks {{}}"
+    if not any(map(any, ends.values())):
         judged = results.judged.get(trial.config.trial_id)
         is_mean = judged is not None and judged.status is TrialStatus.COMPLETE
         how = "told by the mean over its repeats" if is_mean else "as measured"
-        told += f" That it keeps {' and '.join(unjudged)} is {how}, without an interval."
-    return told
+        yield f"That it keeps {{}} is {how}, without an interval"
 
 
 def _over_seeds(results: Results, trial: TrialRecord, metric: str) -> str | None:
