@@ -30,8 +30,9 @@ class Comparison:
     Attributes:
         difference: first minus second accuracy, mean over tasks. The interval includes 0 if the
             test does not tell the two apart: now and then an interval alone would.
-        test: of that difference, with tasks weighted equally: `McNemar` if every question is right
-            or wrong, `sign flips` if they are graded, by one task or as the mean over several.
+        test: of that difference, with tasks weighted equally: `McNemar` if every question went
+            from right to wrong or back or not at all, `sign flips` if they are graded, by one task
+            or as the mean over several.
         p_value: of the test.
         differing: number of questions on which the two differ.
         picked_from: number of comparisons that this is the best of; the interval and the p-value
@@ -134,14 +135,13 @@ class Items:
             tasks: weighted equally.
             picked_from: number of comparisons on these items that this one was picked from.
         """
-        sides = self._sides(first, second, tasks)
-        if sides is None:
+        found = self.differences(first, second, tasks)
+        if found is None:
             return None
-        one, other, weights = sides
-        differences = [a - b for a, b in zip(one, other, strict=True)]
+        differences, weights = found
         interval = over_items(differences, weights, bounds=(-1, 1), level=_level(picked_from))
         differing = sum(int((stratum != 0).sum()) for stratum in differences)
-        is_graded = not all(np.isin(scores, (0, 1)).all() for scores in (*one, *other))
+        is_graded = not all(np.isin(stratum, (-1, 0, 1)).all() for stratum in differences)
         p_value = min(1.0, picked_from * sign_flips(differences, weights))
         if p_value >= 1 - LEVEL:
             interval = interval.including_0()

@@ -188,7 +188,7 @@ def bootstrap_mean(
     weighted = _weighted(values_by_task, weights)
     tail = (1 - level) / 2
     drawn = max(tail, min(_FEWEST_BEYOND / resamples, (1 - LEVEL) / 2))
-    means = _means(weighted, seed, resamples)
+    means = _resampled_means(weighted, seed, resamples)
     low, high = map(float, np.quantile(means, [drawn, 1 - drawn]))
     mean = sum(w * float(a.mean()) for w, a in weighted)
     if drawn > tail:
@@ -266,22 +266,17 @@ def _weighted(
     return list(zip(weights or [1 / len(arrays)] * len(arrays), arrays, strict=True))
 
 
-def _means(
+def _resampled_means(
     weighted: Sequence[tuple[float, NDArray[np.float64]]], seed: int, resamples: int
 ) -> NDArray[np.float64]:
-    """Resampled means over tasks."""
+    """Means over tasks of items drawn anew within each."""
     generator = np.random.default_rng(seed)
-    by_task = [_resampled_means(array, resamples, generator) for _, array in weighted]
+    by_task = []
+    for _, values in weighted:
+        distinct, counts = np.unique(values, return_counts=True)
+        drawn = generator.multinomial(values.size, counts / values.size, size=resamples)
+        by_task.append(drawn @ distinct / values.size)
     means: NDArray[np.float64] = np.asarray([w for w, _ in weighted]) @ np.asarray(by_task)
-    return means
-
-
-def _resampled_means(
-    values: NDArray[np.float64], resamples: int, generator: np.random.Generator
-) -> NDArray[np.float64]:
-    distinct, counts = np.unique(values, return_counts=True)
-    drawn = generator.multinomial(values.size, counts / values.size, size=resamples)
-    means: NDArray[np.float64] = drawn @ distinct / values.size
     return means
 
 
