@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from evaluated import evaluated_base
+from faults import faults
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tune.config.sweep_config import SweepConfig
+
+    Asking = Callable[..., Evaluator]
 
 pytestmark = pytest.mark.integration
 
@@ -103,6 +106,10 @@ def samples(result: Any, task: str, metric: str = "acc") -> list[tuple[str, str,
     ]
 
 
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
 def write_items(file: Path, offset: int, count: int = 12) -> None:
     items = []
     for index in range(count):
@@ -115,16 +122,17 @@ def write_items(file: Path, offset: int, count: int = 12) -> None:
         answer = choices.index(str(max(map(int, choices))))
         question = f"max {' '.join(choices)} ="
         items.append({"question": question, "choices": choices, "answer": answer})
-    file.write_text("".join(f"{json.dumps(item)}\n" for item in items))
+    write_rows(file, items)
 
 
-def write_task(folder: Path, name: str, test: Path, **fields: Any) -> None:
+def write_task(folder: Path, name: str, test: Path | None = None, **fields: Any) -> None:
+    """On the rows of `test.jsonl`, unless others are named."""
     (folder / f"{name}.yaml").write_text(
         yaml.safe_dump(
             {
                 "task": name,
                 "dataset_path": "json",
-                "dataset_kwargs": {"data_files": {"test": str(test)}},
+                "dataset_kwargs": {"data_files": {"test": str(test or folder / "test.jsonl")}},
                 "test_split": "test",
                 "output_type": "multiple_choice",
                 "doc_to_text": "question",
@@ -135,6 +143,14 @@ def write_task(folder: Path, name: str, test: Path, **fields: Any) -> None:
             | fields
         )
     )
+
+
+def write_coded_task(folder: Path, name: str, code: str, uses: str, **fields: Any) -> None:
+    """One that uses its own code, `NAME.py`, as a line such as `class: !function NAME.Own` says."""
+    (folder / f"{name}.py").write_text(code)
+    write_task(folder, name, **fields)
+    file = folder / f"{name}.yaml"
+    file.write_text(f"{file.read_text()}{uses}\n")
 
 
 @pytest.fixture
@@ -152,6 +168,17 @@ def folder(tmp_path: Path) -> Path:
         fewshot_split="train",
     )
     return tmp_path
+
+
+@pytest.fixture
+def asking(folder: Path, tokenizer: Any) -> Asking:
+    """An evaluator of tasks of the folder."""
+
+    def asking(*in_domain: Any, **fields: Any) -> Evaluator:
+        asked = {"task_dirs": (str(folder),), "in_domain": in_domain} | fields
+        return Evaluator(suite(**asked), tokenizer)
+
+    return asking
 
 
 def test_scores_and_items_equal_the_harness_for_every_kind_of_model(
@@ -191,7 +218,7 @@ def test_the_bundled_questions_are_asked_as_the_harness_does(
     )
     metrics = [{"metric": "acc"}, {"metric": "acc_norm"}]
     text = "Question: {{question}}\nAnswer:"
-    write_task(folder, "mine", folder / "test.jsonl", doc_to_text=text, metric_list=metrics)
+    write_task(folder, "mine", doc_to_text=text, metric_list=metrics)
     expected = harness(tuned, tokenizer, ["mine"], folder)
     assert outcomes(evaluation, "mine") == samples(expected, "mine", metric)
     assert accuracy(evaluation, "mine")[0] == expected["results"]["mine"][f"{metric},none"]
@@ -226,14 +253,14 @@ def test_models_that_are_compared_do_differ(base_model: Any, tokenizer: Any) -> 
 
 @pytest.mark.parametrize("where", ["suite", "task"])
 def test_few_shot_examples_are_the_harness_s(
-    where: str, tuned: Any, tokenizer: Any, folder: Path
+    where: str, tuned: Any, tokenizer: Any, folder: Path, asking: Asking
 ) -> None:
     fields: dict[str, Any] = (
         {"in_domain": ["few"], "num_fewshot": 2}
         if where == "suite"
         else {"in_domain": [{"task": "few", "num_fewshot": 2}]}
     )
-    evaluator = Evaluator(suite(task_dirs=(str(folder),), **fields), tokenizer)
+    evaluator = asking(**fields)
     evaluator.evaluate(tuned)  # the next one draws the same
     evaluation = evaluator.evaluate(tuned)
     expected = harness(tuned, tokenizer, ["few"], folder, num_fewshot=2)
@@ -243,21 +270,19 @@ def test_few_shot_examples_are_the_harness_s(
 
 
 def test_a_task_that_says_zero_shots_itself_gets_none(
-    tuned: Any, tokenizer: Any, folder: Path
+    tuned: Any, tokenizer: Any, folder: Path, asking: Asking
 ) -> None:
-    write_task(folder, "zero", folder / "test.jsonl", num_fewshot=0)
-    wanted = suite(task_dirs=(str(folder),), in_domain=["zero"], num_fewshot=2)
-    evaluation = Evaluator(wanted, tokenizer).evaluate(tuned)
+    write_task(folder, "zero", num_fewshot=0)
+    evaluation = asking("zero", num_fewshot=2).evaluate(tuned)
     expected = harness(tuned, tokenizer, ["zero"], folder, num_fewshot=2)
     assert outcomes(evaluation, "zero") == samples(expected, "zero")
     assert all(item.prompt.count("max") == 1 for item in evaluation.items)
 
 
-def test_examples_for_a_task_that_takes_none_are_refused(tokenizer: Any, folder: Path) -> None:
-    write_task(folder, "zero", folder / "test.jsonl", num_fewshot=0)
-    asked = suite(task_dirs=(str(folder),), in_domain=[{"task": "zero", "num_fewshot": 2}])
+def test_examples_for_a_task_that_takes_none_are_refused(folder: Path, asking: Asking) -> None:
+    write_task(folder, "zero", num_fewshot=0)
     with pytest.raises(UserError, match=r"never given examples .*got num_fewshot 2"):
-        Evaluator(asked, tokenizer)
+        asking({"task": "zero", "num_fewshot": 2})
 
 
 def test_more_examples_than_there_are_is_a_fault_before_any_model_runs(
@@ -278,15 +303,11 @@ def test_more_examples_than_there_are_is_a_fault_before_any_model_runs(
     ],
 )
 def test_a_task_that_draws_as_it_is_loaded_asks_alike_in_every_process(
-    drawn: str, tokenizer: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asking: Asking
 ) -> None:
     """As GPQA, and as the harness has it: it seeds before it loads."""
-    (folder / "shuffled.py").write_text(
-        f"import random\n\n\ndef process(docs):\n    return {drawn}\n"
-    )
-    write_task(folder, "shuffled", folder / "test.jsonl")
-    file = folder / "shuffled.yaml"
-    file.write_text(file.read_text() + "process_docs: !function shuffled.process\n")
+    code = f"import random\n\n\ndef process(docs):\n    return {drawn}\n"
+    write_coded_task(folder, "shuffled", code, "process_docs: !function shuffled.process")
 
     def elsewhere(node: str) -> None:  # where none of its data are cached yet
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / node)
@@ -296,27 +317,26 @@ def test_a_task_that_draws_as_it_is_loaded_asks_alike_in_every_process(
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     task = manager.load(["shuffled"])["tasks"]["shuffled"]
     expected = {"shuffled": documents_digest(task, None)}
-    asked = suite(task_dirs=(str(folder),), in_domain=["shuffled"])
     for seed in (1, 2):
         elsewhere(f"node {seed}")
         random.seed(seed)
         state = random.getstate()
-        assert Evaluator(asked, tokenizer).describe()[0]["documents"] == expected
+        assert asking("shuffled").describe()[0]["documents"] == expected
         assert random.getstate() == state
 
 
 @pytest.mark.parametrize(("file", "shots"), [("test.jsonl", 0), ("train.jsonl", 2)])
 def test_what_decides_the_numbers_knows_the_documents_by_their_content(
-    tokenizer: Any, folder: Path, file: str, shots: int
+    folder: Path, file: str, shots: int, asking: Asking
 ) -> None:
     """Not by their files' names alone: a base evaluated before they changed is another."""
-    asked = suite(task_dirs=(str(folder),), in_domain=[{"task": "few", "num_fewshot": shots}])
-    before, again = (Evaluator(asked, tokenizer).describe() for _ in range(2))
+    asked = {"task": "few", "num_fewshot": shots}
+    before, again = (asking(asked).describe() for _ in range(2))
     rows = (folder / file).read_text().splitlines()
     changed = json.loads(rows[0])
     changed["answer"] = 1 - changed["answer"]
     (folder / file).write_text("\n".join([json.dumps(changed), *rows[1:]]))
-    assert before == again != Evaluator(asked, tokenizer).describe()
+    assert before == again != asking(asked).describe()
 
 
 def test_a_task_s_own_limit_wins_over_the_suite_s(tuned: Any, tokenizer: Any) -> None:
@@ -366,12 +386,11 @@ def write_group(folder: Path, name: str, **fields: Any) -> None:
 
 @pytest.mark.parametrize("weight_by_size", [True, False])
 def test_a_group_s_score_is_the_harness_s_aggregate(
-    tuned: Any, tokenizer: Any, folder: Path, weight_by_size: bool
+    tuned: Any, tokenizer: Any, folder: Path, weight_by_size: bool, asking: Asking
 ) -> None:
     aggregate = [{"metric": "acc", "aggregation": "mean", "weight_by_size": weight_by_size}]
     write_group(folder, "both", aggregate_metric_list=aggregate)
-    wanted = suite(task_dirs=(str(folder),), in_domain=["both"])
-    evaluation = Evaluator(wanted, tokenizer).evaluate(tuned)
+    evaluation = asking("both").evaluate(tuned)
     expected = harness(tuned, tokenizer, ["both"], folder)
     group = expected["groups"]["both"]
     assert accuracy(evaluation, "both") == (group["acc,none"], group["acc_stderr,none"])
@@ -385,22 +404,21 @@ def test_a_group_s_score_is_the_harness_s_aggregate(
 
 
 def test_how_a_group_weighs_its_tasks_is_part_of_what_a_base_is_cached_by(
-    tokenizer: Any, folder: Path
+    folder: Path, asking: Asking
 ) -> None:
     """Else a base by the old weights would be compared with trials by the new ones."""
     described = []
     for weight_by_size in (True, False):
         aggregate = [{"metric": "acc", "aggregation": "mean", "weight_by_size": weight_by_size}]
         write_group(folder, "both", aggregate_metric_list=aggregate)
-        wanted = suite(task_dirs=(str(folder),), in_domain=["both"])
-        described.append(Evaluator(wanted, tokenizer).describe())
+        described.append(asking("both").describe())
     by_size, equally = described
     assert by_size != equally
 
 
 @pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_bytes", "acc_mutual_info"])
 def test_the_answer_that_is_shown_is_the_one_that_was_scored(
-    tuned: Any, tokenizer: Any, folder: Path, metric: str
+    tuned: Any, folder: Path, metric: str, asking: Asking
 ) -> None:
     """Their choices are of one to three characters, of which longer ones have more bytes still."""
     words = ["9", "12", "\u00e4\u00f6\u00fc"]
@@ -408,10 +426,9 @@ def test_the_answer_that_is_shown_is_the_one_that_was_scored(
         {"question": f"max {n} {n + 3} =", "choices": words, "answer": n % 3} for n in range(16)
     ]
     file = folder / "unlike.jsonl"
-    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_rows(file, rows)
     write_task(folder, "unlike", file, metric_list=[{"metric": metric}])
-    wanted = suite(task_dirs=(str(folder),), in_domain=[{"task": "unlike", "metric": metric}])
-    items = Evaluator(wanted, tokenizer).evaluate(tuned).items
+    items = asking({"task": "unlike", "metric": metric}).evaluate(tuned).items
     assert [item.answer == item.target for item in items] == [item.score == 1.0 for item in items]
     assert {item.score for item in items} == {0.0, 1.0}
     assert {item.target for item in items} == set(words)
@@ -433,14 +450,14 @@ def test_an_empty_choice_is_not_the_answer_by_length(metric: str) -> None:
 
 
 def test_where_the_questions_differ_and_not_the_answers_the_chosen_question_is_shown(
-    tuned: Any, tokenizer: Any, folder: Path
+    tuned: Any, folder: Path, asking: Asking
 ) -> None:
     """As in Winogrande: each choice is put into the question, which then goes on the same."""
     rows = [
         {"question": ["max 3 8 =", "max 9 2 ="], "answer": n % 2, "rest": f" {n}"} for n in range(8)
     ]
     file = folder / "inputs.jsonl"
-    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_rows(file, rows)
     write_task(
         folder,
         "inputs",
@@ -449,43 +466,41 @@ def test_where_the_questions_differ_and_not_the_answers_the_chosen_question_is_s
         doc_to_choice="question",
         doc_to_target="rest",
     )
-    wanted = suite(task_dirs=(str(folder),), in_domain=["inputs"])
-    items = Evaluator(wanted, tokenizer).evaluate(tuned).items
+    items = asking("inputs").evaluate(tuned).items
     assert {item.target for item in items} == set(rows[0]["question"])
     assert [item.answer == item.target for item in items] == [item.score == 1.0 for item in items]
 
 
 def test_a_group_without_an_aggregate_is_a_fault_before_any_model_runs(
-    tokenizer: Any, folder: Path
+    folder: Path, asking: Asking
 ) -> None:
     write_group(folder, "bare")
     with pytest.raises(UserError, match=r"bare.*aggregate_metric_list"):
-        Evaluator(suite(task_dirs=(str(folder),), in_domain=["bare"]), tokenizer)
+        asking("bare")
 
 
-def test_a_group_cannot_be_renamed(tokenizer: Any, folder: Path) -> None:
+def test_a_group_cannot_be_renamed(folder: Path, asking: Asking) -> None:
     write_group(folder, "both", aggregate_metric_list=[{"metric": "acc"}])
     task = {"task": "both", "name": "mine"}
     with pytest.raises(UserError, match=r"task mine \(both\) cannot be loaded: .*group"):
-        Evaluator(suite(task_dirs=(str(folder),), in_domain=[task]), tokenizer)
+        asking(task)
 
 
-def test_a_tag_is_a_fault_that_names_its_tasks(tokenizer: Any, folder: Path) -> None:
-    write_task(folder, "one", folder / "test.jsonl", tag="mine")
-    write_task(folder, "two", folder / "test.jsonl", tag="mine")
+def test_a_tag_is_a_fault_that_names_its_tasks(folder: Path, asking: Asking) -> None:
+    write_task(folder, "one", tag="mine")
+    write_task(folder, "two", tag="mine")
     with pytest.raises(UserError, match=r"mine.*one, two"):
-        Evaluator(suite(task_dirs=(str(folder),), in_domain=["mine"]), tokenizer)
+        asking("mine")
 
 
 def test_documents_are_counted_once_whatever_the_number_of_filters(
-    tuned: Any, tokenizer: Any, folder: Path
+    tuned: Any, tokenizer: Any, folder: Path, asking: Asking
 ) -> None:
     first = {"function": "take_first"}
     never = {"function": "regex", "regex_pattern": "(unspoken)"}
     write_task(
         folder,
         "filtered",
-        folder / "test.jsonl",
         output_type="generate_until",
         doc_to_choice=None,
         doc_to_target="{{choices[answer]}}",
@@ -499,8 +514,7 @@ def test_documents_are_counted_once_whatever_the_number_of_filters(
     scores = {}
     for name in ("plain", "never"):
         task = {"task": "filtered", "filter": name}
-        wanted = suite(task_dirs=(str(folder),), in_domain=[task])
-        evaluation = Evaluator(wanted, tokenizer).evaluate(tuned)
+        evaluation = asking(task).evaluate(tuned)
         expected = harness(tuned, tokenizer, ["filtered"], folder)["results"]["filtered"]
         scores[name] = evaluation.scores["filtered"]
         assert scores[name].value == expected[f"exact_match,{name}"]
@@ -510,16 +524,15 @@ def test_documents_are_counted_once_whatever_the_number_of_filters(
 
 
 def test_a_metric_with_unconditional_requests_does_not_change_the_chance(
-    tuned: Any, tokenizer: Any, folder: Path
+    tuned: Any, folder: Path, asking: Asking
 ) -> None:
     write_task(
         folder,
         "mutual",
-        folder / "test.jsonl",
         metric_list=[{"metric": "acc"}, {"metric": "acc_mutual_info"}],
     )
-    plain = Evaluator(suite(task_dirs=(str(folder),), in_domain=["few"]), tokenizer)
-    mutual = Evaluator(suite(task_dirs=(str(folder),), in_domain=["mutual"]), tokenizer)
+    plain = asking("few")
+    mutual = asking("mutual")
     wanted, got = plain.evaluate(tuned), mutual.evaluate(tuned)
     assert got.scores["mutual"].chance == wanted.scores["few"].chance
     assert got.scores["mutual"].choices == wanted.scores["few"].choices
@@ -528,54 +541,49 @@ def test_a_metric_with_unconditional_requests_does_not_change_the_chance(
 
 @pytest.mark.parametrize("answer", [[0, 1, 1], [0, 1, -100], [0, 1, 4, 5, 6, 7, 8]])
 def test_a_guess_is_right_as_often_as_a_listed_answer_is(
-    answer: list[int], tuned: Any, tokenizer: Any, folder: Path
+    answer: list[int], tuned: Any, folder: Path, asking: Asking
 ) -> None:
     rows = [
         {"question": f"max {n} {n + 1} =", "choices": list("9876"), "answer": answer}
         for n in range(8)
     ]
     file = folder / "several.jsonl"
-    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_rows(file, rows)
     write_task(folder, "several", file)
-    wanted = suite(task_dirs=(str(folder),), in_domain=["several"])
-    score = Evaluator(wanted, tokenizer).evaluate(tuned).scores["several"]
+    score = asking("several").evaluate(tuned).scores["several"]
     assert score.chance == 0.5
     assert score.choices == 2
 
 
 def test_items_with_other_numbers_of_choices_have_the_one_that_accounts_for_guesses(
-    tuned: Any, tokenizer: Any, folder: Path
+    tuned: Any, folder: Path, asking: Asking
 ) -> None:
     rows = [
         {"question": f"max {n} =", "choices": list("9876"[: 2 + 2 * (n % 2)]), "answer": 0}
         for n in range(8)
     ]
     file = folder / "unequal.jsonl"
-    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_rows(file, rows)
     write_task(folder, "unequal", file)
-    wanted = suite(task_dirs=(str(folder),), in_domain=["unequal"])
-    score = Evaluator(wanted, tokenizer).evaluate(tuned).scores["unequal"]
+    score = asking("unequal").evaluate(tuned).scores["unequal"]
     assert score.chance == 0.375
     assert score.choices == pytest.approx(1 + 0.625**2 / 0.21875)
 
 
 @pytest.mark.parametrize("weight_by_size", [True, False])
 def test_of_a_group_the_tasks_that_do_not_give_its_metric_count_for_nothing(
-    weight_by_size: bool, tuned: Any, tokenizer: Any, folder: Path
+    weight_by_size: bool, tuned: Any, folder: Path, asking: Asking
 ) -> None:
     """Where one member lists answers and another's are written, nobody guesses at the latter."""
     written = {"output_type": "generate_until", "doc_to_choice": None, "doc_to_target": "9"}
     written |= {"generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 1}}
     metrics = [{"metric": "exact_match"}]
-    write_task(folder, "written", folder / "test.jsonl", **written, metric_list=metrics)
+    write_task(folder, "written", **written, metric_list=metrics)
     aggregates = [{"metric": name, "weight_by_size": weight_by_size} for name in ("acc", "em")]
     mixed = {"task": ["few", "written"], "aggregate_metric_list": aggregates}
     write_group(folder, "mixed", **mixed)
     with_answers(folder / "test.jsonl", lambda row: -1, first=7)  # and most of both
-    alone, score = (
-        Evaluator(suite(task_dirs=(str(folder),), in_domain=[name]), tokenizer).evaluate(tuned)
-        for name in ("few", "mixed")
-    )
+    alone, score = (asking(name).evaluate(tuned) for name in ("few", "mixed"))
     assert len(alone.items) == 12
     fields = {"items", "chance", "choices", "value", "metric"}
     assert score.scores["mixed"].model_dump(include=fields) == alone.scores["few"].model_dump(
@@ -586,12 +594,11 @@ def test_of_a_group_the_tasks_that_do_not_give_its_metric_count_for_nothing(
 
 @pytest.mark.parametrize("metric", ["exact_match", "mcc"])
 def test_a_guess_among_choices_is_nothing_by_what_takes_none_of_them(
-    metric: str, tuned: Any, tokenizer: Any, folder: Path
+    metric: str, tuned: Any, folder: Path, asking: Asking
 ) -> None:
     """Of a multiple choice the harness matches the right one with what the model would write."""
-    write_task(folder, "listed", folder / "test.jsonl", metric_list=[{"metric": metric}])
-    asked = suite(task_dirs=(str(folder),), in_domain=["listed"])
-    score = Evaluator(asked, tokenizer).evaluate(tuned).scores["listed"]
+    write_task(folder, "listed", metric_list=[{"metric": metric}])
+    score = asking("listed").evaluate(tuned).scores["listed"]
     assert (score.metric, score.chance, score.choices) == (metric, 0.0, None)
 
 
@@ -599,12 +606,7 @@ def test_of_a_task_that_scores_itself_no_chance_level_is_known(
     load: Callable[..., SweepConfig], folder: Path
 ) -> None:
     """Its number may be no share of right choices at all, such as the probability of some."""
-    (folder / "mass.py").write_text(
-        "def results(doc, likelihoods):\n    return {'acc': 0.3 if doc['answer'] else 0.2}\n"
-    )
-    write_task(folder, "mass", folder / "test.jsonl")
-    file = folder / "mass.yaml"
-    file.write_text(file.read_text() + "process_results: !function mass.results\n")
+    with_results(folder, "mass", "{'acc': 0.3 if doc['answer'] else 0.2}")
     wanted = suite(task_dirs=(str(folder),), in_domain=["few"], retention=["mass"], kl_prompts=0)
     config = load()
     record = Base.load(evaluated_base(config, folder / "cache", eval=wanted)).record
@@ -640,7 +642,7 @@ def test_written_answers_to_questions_of_one_s_own_equal_the_harness(
         rows = [
             {"question": f"max {n} {n + 3} =", "answer": text} for n, text in enumerate(answers)
         ]
-        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        write_rows(file, rows)
 
     def evaluate() -> Evaluation:
         task = {"task": "answer_generation", "name": "own", "data_files": {"test": str(file)}}
@@ -664,7 +666,7 @@ def test_written_answers_to_questions_of_one_s_own_equal_the_harness(
 
 @pytest.mark.parametrize("in_chats", [True, False])
 def test_a_system_instruction_is_given_as_the_harness_does(
-    in_chats: bool, tuned: Any, sweep_config: SweepConfig, folder: Path
+    in_chats: bool, tuned: Any, sweep_config: SweepConfig, folder: Path, asking: Asking
 ) -> None:
     tokenizer = load_tokenizer(sweep_config.model)
     tokenizer.chat_template = CHAT
@@ -699,7 +701,7 @@ def test_evaluating_leaves_training_mode_and_random_state_alone(
         "import random\n\n\ndef question(doc):\n"
         "    return doc['question'] if random.random() < 0.5 else 'max 1 2 ='\n"
     )
-    write_task(folder, "dice", folder / "test.jsonl")
+    write_task(folder, "dice")
     text = (folder / "dice.yaml").read_text()
     (folder / "dice.yaml").write_text(
         text.replace("doc_to_text: question", "doc_to_text: !function dice.question")
@@ -737,12 +739,11 @@ def test_an_error_names_its_task_and_document(
     file = folder / "test.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     rows[3] |= change
-    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_rows(file, rows)
     bundled, files = "package://tune/sweeps/tasks", {"test": str(file)}
     asked = {"task": "question_answering", "name": "mine", "data_files": files}
-    evaluator = Evaluator(suite(task_dirs=(bundled,), in_domain=[asked]), tokenizer)
     with pytest.raises((IndexError, TypeError, ValueError)) as caught:
-        evaluator.evaluate(base_model)
+        Evaluator(suite(task_dirs=(bundled,), in_domain=[asked]), tokenizer).evaluate(base_model)
     document, task = caught.value.__notes__
     assert document.startswith("document 4 {'answer': ")
     assert task == "task mine"
@@ -750,13 +751,12 @@ def test_an_error_names_its_task_and_document(
 
 
 def test_a_choice_that_is_too_long_for_the_model_is_told(
-    base_model: Any, tokenizer: Any, folder: Path
+    base_model: Any, folder: Path, asking: Asking
 ) -> None:
     rows = [{"question": "max 4 2 =", "choices": ["4", "2 " * 99], "answer": 0}]
     (folder / "test.jsonl").write_text(json.dumps(rows[0]))
-    evaluator = Evaluator(suite(task_dirs=(str(folder),), in_domain=["few"]), tokenizer)
     with pytest.raises(ValueError, match=r"got 99 after \d+: \('max 4 2 =', ' 2 2 2"):
-        evaluator.evaluate(base_model)
+        asking("few").evaluate(base_model)
 
 
 def with_answers(file: Path, change: Callable[[dict[str, Any]], Any], first: int = 0) -> None:
@@ -764,7 +764,7 @@ def with_answers(file: Path, change: Callable[[dict[str, Any]], Any], first: int
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     for row in rows[first:]:
         row["answer"] = change(row)
-    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_rows(file, rows)
 
 
 def own_questions(file: Path) -> EvalSuite:
@@ -778,9 +778,8 @@ def test_right_answers_that_are_no_choices_are_refused(
 ) -> None:
     """The harness gives 0 for them, and only logs it."""
     with_answers(folder / "test.jsonl", lambda row: answer)
-    evaluator = Evaluator(own_questions(folder / "test.jsonl"), tokenizer)
     with pytest.raises(UserError, match="task mine: the right answer of 12 of 12 docu") as caught:
-        evaluator.evaluate(base_model)
+        Evaluator(own_questions(folder / "test.jsonl"), tokenizer).evaluate(base_model)
     (fault,) = caught.value.faults
     assert f"such as {answer!r} of document 1 {{'answer': " in fault.rule
     assert fault.field == "eval.in_domain"
@@ -845,15 +844,11 @@ def results(doc, likelihoods):
 )
 @pytest.mark.parametrize("answer", [9, -1])
 def test_a_task_that_scores_itself_may_name_what_is_no_choice(
-    answer: int, by: str, base_model: Any, tokenizer: Any, folder: Path
+    answer: int, by: str, base_model: Any, folder: Path, asking: Asking
 ) -> None:
-    (folder / "own.py").write_text(OWN_TASK)
     with_answers(folder / "test.jsonl", lambda row: answer, first=1)
-    write_task(folder, "own", folder / "test.jsonl")
-    file = folder / "own.yaml"
-    file.write_text(f"{file.read_text()}{by}\n")
-    asked = suite(task_dirs=(str(folder),), in_domain=["own"])
-    assert Evaluator(asked, tokenizer).evaluate(base_model).warnings == []
+    write_coded_task(folder, "own", OWN_TASK, by)
+    assert asking("own").evaluate(base_model).warnings == []
 
 
 def test_a_base_far_below_chance_is_not_said_to_be_at_it(
@@ -908,13 +903,13 @@ def test_all_faulty_tasks_are_reported_at_once_with_the_nearest_name(
 def test_a_task_whose_file_cannot_be_read_is_not_said_to_be_absent_alone(
     line: str, told: str, tokenizer: Any, folder: Path
 ) -> None:
-    write_task(folder, "own", folder / "test.jsonl")
+    write_task(folder, "own")
     file = folder / "own.yaml"
     count = len(file.read_text().splitlines())
     file.write_text(f"{file.read_text()}\n{line}\n")
-    with pytest.raises(UserError) as caught:
-        Evaluator(suite(task_dirs=(EMBEDDED, str(folder)), in_domain=["own"]), tokenizer)
-    (fault,) = caught.value.faults
+    (fault,) = faults(
+        Evaluator, suite(task_dirs=(EMBEDDED, str(folder)), in_domain=["own"]), tokenizer
+    )
     assert f"or the harness, and a file that names it cannot be read: {told}" in fault.rule
     assert fault.location in (str(file), f"{file}:{count + 2}")
 
@@ -955,32 +950,30 @@ def test_a_task_that_cannot_be_loaded_names_its_file_and_the_cause(
     file = tmp_path / "rows.jsonl"
     file.write_text(text)
     asked = {"task": "question_answering", "name": "mine", "data_files": {split: str(file)}}
-    with pytest.raises(UserError) as caught:
-        Evaluator(suite(task_dirs=("package://tune/sweeps/tasks",), in_domain=[asked]), tokenizer)
-    (fault,) = caught.value.faults
+    (fault,) = faults(
+        Evaluator, suite(task_dirs=("package://tune/sweeps/tasks",), in_domain=[asked]), tokenizer
+    )
     rule = rf"task mine \(question_answering\) cannot be loaded: ({told})"
     assert re.match(rule, fault.rule)
     assert fault.location == f"{split}: {file}"
 
 
 def test_a_function_of_a_task_that_finds_nothing_is_not_said_to_be_without_data(
-    tokenizer: Any, folder: Path
+    folder: Path, asking: Asking
 ) -> None:
     (folder / "own.py").write_text("def text(doc):\n    return next(iter(()))\n")
-    write_task(folder, "own", folder / "test.jsonl")
+    write_task(folder, "own")
     file = folder / "own.yaml"
     changed = file.read_text().replace("doc_to_text: question", "doc_to_text: !function own.text")
     file.write_text(changed)
-    with pytest.raises(UserError) as caught:
-        Evaluator(suite(task_dirs=(str(folder),), in_domain=["own"]), tokenizer)
-    (fault,) = caught.value.faults
+    (fault,) = faults(asking, "own")
     assert "cannot be loaded: its doc_to_text: StopIteration" in fault.rule
 
 
 def test_a_filter_that_the_task_has_not_is_told_before_any_model_is_asked(tokenizer: Any) -> None:
-    with pytest.raises(UserError) as caught:
-        Evaluator(suite(in_domain=[{"task": "list_max", "filter": "strict"}]), tokenizer)
-    (fault,) = caught.value.faults
+    (fault,) = faults(
+        Evaluator, suite(in_domain=[{"task": "list_max", "filter": "strict"}]), tokenizer
+    )
     assert fault.field == "eval.in_domain"
     assert fault.rule == "task list_max cannot be loaded: its filter must be none, got strict"
 
@@ -991,9 +984,7 @@ def test_metrics_that_tasks_do_not_give_are_the_user_s_faults_all_at_once(
     """Each time the base is evaluated anew."""
     asked, other = {"task": "list_max", "metric": "exact_match"}, {"task": "sort_numbers"}
     wanted = suite(in_domain=[asked], ood=["list_last"], retention=[other | {"metric": "f1"}])
-    with pytest.raises(UserError) as caught:
-        Evaluator(wanted, tokenizer).evaluate(base_model)
-    first, second = caught.value.faults
+    first, second = faults(Evaluator(wanted, tokenizer).evaluate, base_model)
     assert (first.field, second.field) == ("eval.in_domain", "eval.retention")
     assert first.rule == "task list_max gives no exact_match (filter none)"
     assert "acc (filter none)" in first.remedy
@@ -1009,10 +1000,8 @@ WRITTEN = {
 }
 
 
-def fault_at_load(tokenizer: Any, folder: Path, task: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        Evaluator(suite(task_dirs=(str(folder),), in_domain=[task]), tokenizer)
-    (fault,) = caught.value.faults
+def fault_at_load(asking: Asking, task: Any) -> str:
+    (fault,) = faults(asking, task)
     return fault.rule.partition(" cannot be loaded: ")[2]
 
 
@@ -1049,10 +1038,10 @@ def fault_at_load(tokenizer: Any, folder: Path, task: Any) -> str:
     ],
 )
 def test_what_a_task_lacks_is_named_before_any_model_runs(
-    fields: dict[str, Any], told: str, tokenizer: Any, folder: Path
+    fields: dict[str, Any], told: str, folder: Path, asking: Asking
 ) -> None:
-    write_task(folder, "own", folder / "test.jsonl", **fields)
-    assert fault_at_load(tokenizer, folder, "own").startswith(told)
+    write_task(folder, "own", **fields)
+    assert fault_at_load(asking, "own").startswith(told)
 
 
 @pytest.mark.parametrize(
@@ -1063,13 +1052,11 @@ def test_what_a_task_lacks_is_named_before_any_model_runs(
     ],
 )
 def test_a_task_that_is_left_without_documents_says_so(
-    function: str, told: str, tokenizer: Any, folder: Path
+    function: str, told: str, folder: Path, asking: Asking
 ) -> None:
-    (folder / "own.py").write_text(f"def kept(docs):\n    return {function}\n")
-    write_task(folder, "own", folder / "test.jsonl")
-    file = folder / "own.yaml"
-    file.write_text(f"{file.read_text()}process_docs: !function own.kept\n")
-    assert fault_at_load(tokenizer, folder, "own") == told
+    code = f"def kept(docs):\n    return {function}\n"
+    write_coded_task(folder, "own", code, "process_docs: !function own.kept")
+    assert fault_at_load(asking, "own") == told
 
 
 @pytest.mark.parametrize(
@@ -1082,14 +1069,14 @@ def test_a_task_that_is_left_without_documents_says_so(
     ids=["by name", "with a setting", "in a group of the group"],
 )
 def test_tasks_of_a_group_that_there_are_not_are_named(
-    members: list[Any], tokenizer: Any, folder: Path
+    members: list[Any], folder: Path, asking: Asking
 ) -> None:
     write_group(folder, "both", task=members, aggregate_metric_list=[{"metric": "acc"}])
-    told = fault_at_load(tokenizer, folder, "both")
+    told = fault_at_load(asking, "both")
     assert told == "it lists tasks that do not exist: othr; did you mean other?"
 
 
-def test_a_group_of_one_s_own_may_name_tasks_of_the_harness(tokenizer: Any, folder: Path) -> None:
+def test_a_group_of_one_s_own_may_name_tasks_of_the_harness(folder: Path) -> None:
     """And spell out others, which need no file: the harness knows all of these."""
     aggregate = [{"metric": "acc"}]
     spelt_out = yaml.safe_load((folder / "few.yaml").read_text()) | {"task": "inline"}
@@ -1115,76 +1102,63 @@ def test_a_group_hands_its_data_down_to_the_tasks_of_its_groups(folder: Path) ->
 
 def test_a_task_that_scores_itself_may_list_what_it_never_gives(folder: Path) -> None:
     never = {"metric": "mystery", "aggregation": "whatever"}
-    write_task(folder, "own", folder / "test.jsonl", metric_list=[{"metric": "acc"}, never])
-    (folder / "own.py").write_text("def scored(doc, results):\n    return {'acc': 1.0}\n")
-    file = folder / "own.yaml"
-    file.write_text(f"{file.read_text()}process_results: !function own.scored\n")
+    with_results(folder, "own", "{'acc': 1.0}", metric_list=[{"metric": "acc"}, never])
     (loaded,) = load_tasks(suite(task_dirs=(str(folder),), in_domain=["own"]))
     assert set(loaded.tasks["tasks"]) == {"own"}
 
 
-def test_a_tag_cannot_be_renamed(tokenizer: Any, folder: Path) -> None:
-    write_task(folder, "one", folder / "test.jsonl", tag="mine")
-    told = fault_at_load(tokenizer, folder, {"task": "mine", "name": "other"})
+def test_a_tag_cannot_be_renamed(folder: Path, asking: Asking) -> None:
+    write_task(folder, "one", tag="mine")
+    told = fault_at_load(asking, {"task": "mine", "name": "other"})
     assert told == "only a single task takes `name` and `data_files`, this is a tag"
 
 
 def test_a_group_that_asks_what_its_tasks_do_not_give_gives_no_number(
-    base_model: Any, tokenizer: Any, folder: Path
+    base_model: Any, folder: Path, asking: Asking
 ) -> None:
     write_group(folder, "both", aggregate_metric_list=[{"metric": "accc"}])
-    evaluator = Evaluator(suite(task_dirs=(str(folder),), in_domain=["both"]), tokenizer)
-    with pytest.raises(UserError) as caught:
-        evaluator.evaluate(base_model)
-    (fault,) = caught.value.faults
+    (fault,) = faults(asking("both").evaluate, base_model)
     assert fault.rule == "task both gives no number"
     assert "of a group aggregate_metric_list" in fault.remedy
 
 
 def with_results(folder: Path, name: str, results: str, **fields: Any) -> None:
     """A task that scores its documents by a function, given as an expression."""
-    (folder / f"{name}.py").write_text(f"def results(doc, answers):\n    return {results}\n")
-    write_task(folder, name, folder / "test.jsonl", **fields)
-    file = folder / f"{name}.yaml"
-    file.write_text(f"{file.read_text()}process_results: !function {name}.results\n")
+    code = f"def results(doc, answers):\n    return {results}\n"
+    write_coded_task(folder, name, code, f"process_results: !function {name}.results", **fields)
 
 
 def test_a_task_whose_scores_are_no_numbers_and_one_that_fails_are_told_at_once(
-    base_model: Any, tokenizer: Any, folder: Path
+    base_model: Any, folder: Path, asking: Asking
 ) -> None:
     with_results(folder, "void", "{'acc': float('nan')}")
     with_results(folder, "bad", "1 / 0")
-    asked = suite(task_dirs=(str(folder),), in_domain=["void"], ood=["bad"])
-    with pytest.raises(UserError) as caught:
-        Evaluator(asked, tokenizer).evaluate(base_model)
-    void, bad = caught.value.faults
+    void, bad = faults(asking("void", ood=["bad"]).evaluate, base_model)
     assert str(void) == "eval.in_domain: task void gives no number; it gives acc (filter none) nan"
     assert str(bad).startswith("eval.ood: failed, document 1 {'answer': ")
     assert str(bad).endswith(", task bad: ZeroDivisionError: division by zero")
 
 
 def test_where_memory_runs_out_no_fault_of_another_task_hides_it(
-    base_model: Any, tokenizer: Any, folder: Path
+    base_model: Any, folder: Path, asking: Asking
 ) -> None:
     """Else the batch would not be halved."""
     with_results(folder, "void", "{'acc': float('nan')}")
     with_results(folder, "bad", "torch.empty(2**50)")
     file = folder / "bad.py"
     file.write_text(f"import torch\n{file.read_text()}")
-    asked = suite(task_dirs=(str(folder),), in_domain=["void"], ood=["bad"])
     with pytest.raises(RuntimeError, match="allocate memory"):
-        Evaluator(asked, tokenizer).evaluate(base_model)
+        asking("void", ood=["bad"]).evaluate(base_model)
 
 
 def test_metrics_and_filters_may_have_commas_in_their_names(
-    tuned: Any, tokenizer: Any, folder: Path
+    tuned: Any, tokenizer: Any, folder: Path, asking: Asking
 ) -> None:
     metric = {"metric": "pass@1/x,y", "aggregation": "mean", "higher_is_better": True}
     first = [{"name": "plain,first", "filter": [{"function": "take_first"}]}]
     fields = WRITTEN | {"metric_list": [metric], "filter_list": first}
     with_results(folder, "named", "{'pass@1/x,y': 0.25 * doc['answer']}", **fields)
-    asked = suite(task_dirs=(str(folder),), in_domain=["named"])
-    evaluation = Evaluator(asked, tokenizer).evaluate(tuned)
+    evaluation = asking("named").evaluate(tuned)
     score = evaluation.scores["named"]
     assert (score.metric, score.filter) == ("pass@1/x,y", "plain,first")
     assert score.items == len(evaluation.items) == 12
@@ -1195,7 +1169,7 @@ def test_metrics_and_filters_may_have_commas_in_their_names(
 
 @pytest.mark.parametrize("role", ["in_domain", "retention", "ood"])
 def test_an_error_is_no_skill_and_never_maximised(
-    role: str, base_model: Any, tokenizer: Any, folder: Path
+    role: str, base_model: Any, folder: Path, asking: Asking
 ) -> None:
     rolling = {
         "output_type": "loglikelihood_rolling",
@@ -1204,11 +1178,10 @@ def test_an_error_is_no_skill_and_never_maximised(
         "doc_to_choice": None,
         "metric_list": [{"metric": "word_perplexity"}],
     }
-    write_task(folder, "texts", folder / "test.jsonl", **rolling)
+    write_task(folder, "texts", **rolling)
     tasks = {"in_domain": ["few"]} | {role: ["texts"]}
-    evaluator = Evaluator(suite(task_dirs=(str(folder),), **tasks), tokenizer)
     with pytest.raises(UserError, match="word_perplexity is better where it is lower") as caught:
-        evaluator.evaluate(base_model)
+        asking(**tasks).evaluate(base_model)
     (fault,) = caught.value.faults
     assert fault.field == f"eval.{role}"
     assert fault.remedy == "leave it out; drift on texts is measured by eval.general_text"
@@ -1219,7 +1192,7 @@ def test_where_an_error_is_named_the_skills_that_the_task_measures_are_told(
 ) -> None:
     error = {"metric": "acc_norm", "aggregation": "mean", "higher_is_better": False}
     metrics = [{"metric": "acc"}, error, {"metric": "acc_bytes"}]
-    write_task(folder, "graded", folder / "test.jsonl", metric_list=metrics)
+    write_task(folder, "graded", metric_list=metrics)
     asked = suite(in_domain=[{"task": "graded", "metric": "acc_norm"}], task_dirs=(str(folder),))
     with pytest.raises(UserError, match="acc_norm is better where it is lower") as caught:
         Evaluator(asked, tokenizer).evaluate(base_model)
@@ -1227,66 +1200,48 @@ def test_where_an_error_is_named_the_skills_that_the_task_measures_are_told(
     assert fault.remedy == "set its `metric` to acc or acc_bytes"
 
 
-@pytest.mark.parametrize("role", ["in_domain", "retention"])
-def test_a_score_on_another_scale_is_refused(
-    role: str, base_model: Any, tokenizer: Any, folder: Path
+@pytest.mark.parametrize(
+    ("role", "metric", "score"),
+    [
+        ("in_domain", "bleu_max", "32.5 if doc['answer'] else 0.5"),
+        ("retention", "bleu_max", "32.5 if doc['answer'] else 0.5"),
+        ("in_domain", "bleu", "0.0"),  # else each trial would train first, and fail
+    ],
+)
+def test_a_score_on_another_scale_is_refused_though_the_base_may_have_none(
+    role: str, metric: str, score: str, base_model: Any, folder: Path, asking: Asking
 ) -> None:
     """BLEU's goes to 100: averaged with accuracies it would decide the search alone."""
-    (folder / "texts.py").write_text(
-        "def results(doc, likelihoods):\n    return {'bleu_max': 32.5 if doc['answer'] else 0.5}\n"
-    )
-    bleu = {"metric": "bleu_max", "aggregation": "mean", "higher_is_better": True}
-    write_task(folder, "texts", folder / "test.jsonl", metric_list=[bleu])
-    file = folder / "texts.yaml"
-    file.write_text(file.read_text() + "process_results: !function texts.results\n")
-    tasks = {"in_domain": ["few"]} | {role: ["texts"]}
-    evaluator = Evaluator(suite(task_dirs=(str(folder),), **tasks), tokenizer)
-    with pytest.raises(UserError, match="its bleu_max is no share of 1, got") as caught:
-        evaluator.evaluate(base_model)
-    (fault,) = caught.value.faults
+    bleu = {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+    with_results(folder, "texts", f"{{{metric!r}: {score}}}", metric_list=[bleu])
+    tasks: dict[str, Any] = {"in_domain": ["few"]} | {role: ["texts"]}
+    (fault,) = faults(asking(**tasks).evaluate, base_model)
     assert fault.field == f"eval.{role}"
-
-
-def test_a_score_on_another_scale_is_refused_though_the_base_has_none(
-    base_model: Any, tokenizer: Any, folder: Path
-) -> None:
-    """Else each trial would train first, and fail."""
-    bleu = {"metric": "bleu", "aggregation": "mean", "higher_is_better": True}
-    (folder / "texts.py").write_text("def results(doc, likelihoods):\n    return {'bleu': 0.0}\n")
-    write_task(folder, "texts", folder / "test.jsonl", metric_list=[bleu])
-    file = folder / "texts.yaml"
-    file.write_text(file.read_text() + "process_results: !function texts.results\n")
-    evaluator = Evaluator(suite(task_dirs=(str(folder),), in_domain=["texts"]), tokenizer)
-    with pytest.raises(UserError, match=r"its bleu is no share of 1"):
-        evaluator.evaluate(base_model)
+    assert fault.rule.startswith(f"task texts: its {metric} is no share of 1")
 
 
 def test_standard_errors_are_found_without_further_processes(
-    base_model: Any, tokenizer: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+    base_model: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, asking: Asking
 ) -> None:
     """In a Ray worker the harness's pool for those of f1 never ended."""
-    write_task(folder, "texts", folder / "test.jsonl", metric_list=[{"metric": "f1"}])
-    evaluator = Evaluator(suite(task_dirs=(str(folder),), in_domain=["texts"]), tokenizer)
+    write_task(folder, "texts", metric_list=[{"metric": "f1"}])
     monkeypatch.setattr(multiprocessing, "Pool", None)
-    assert "in_domain/texts/f1_stderr" in evaluator.evaluate(base_model).metrics
+    assert "in_domain/texts/f1_stderr" in asking("texts").evaluate(base_model).metrics
 
 
 def test_what_decides_the_numbers_is_what_functions_do_and_not_where_they_lie(
-    tokenizer: Any, folder: Path
+    folder: Path, asking: Asking
 ) -> None:
     """Of a partial function the harness tells its address, another one in every process."""
 
     def description(rows: str, besides: str = "") -> str:
-        (folder / "texts.py").write_text(
+        code = (
             f"from functools import cache, partial\n{besides}@cache\n"
             f"def some(docs, number):\n    return docs.select({rows})\n"
             "few = partial(some, number=3)\n"
         )
-        write_task(folder, "texts", folder / "test.jsonl")
-        file = folder / "texts.yaml"
-        file.write_text(file.read_text() + "process_docs: !function texts.few\n")
-        asked = suite(task_dirs=(str(folder),), in_domain=["texts"])
-        return json.dumps(Evaluator(asked, tokenizer).describe())
+        write_coded_task(folder, "texts", code, "process_docs: !function texts.few")
+        return json.dumps(asking("texts").describe())
 
     first, edited = description("range(number)"), description("list(range(number))")
     assert " at 0x" not in first
@@ -1298,50 +1253,40 @@ def test_what_decides_the_numbers_is_what_functions_do_and_not_where_they_lie(
     assert beside[0] != beside[1] == beside[2]
 
 
-def test_the_class_of_a_task_decides_its_numbers_too(tokenizer: Any, folder: Path) -> None:
+def test_the_class_of_a_task_decides_its_numbers_too(folder: Path, asking: Asking) -> None:
     def description(word: str) -> str:
-        (folder / "own.py").write_text(
+        code = (
             "from lm_eval.api.task import ConfigurableTask\n\n\n"
             "class Own(ConfigurableTask):\n"
             "    def __init__(self, config=None):\n"
             "        config.pop('class')\n        super().__init__(config=config)\n\n"
             f"    def doc_to_target(self, doc, *_):\n        return {word!r}\n"
         )
-        write_task(folder, "own", folder / "test.jsonl")
-        file = folder / "own.yaml"
-        file.write_text(file.read_text() + "class: !function own.Own\n")
-        asked = suite(task_dirs=(str(folder),), in_domain=["own"])
-        return json.dumps(Evaluator(asked, tokenizer).describe())
+        write_coded_task(folder, "own", code, "class: !function own.Own")
+        return json.dumps(asking("own").describe())
 
     assert len({description(word) for word in ("a", "b", "b")}) == 2
 
 
-@pytest.mark.parametrize("value", [1, 0.5, np.float32(0.5), np.int64(1)])
-def test_a_number_counts_as_measured(value: Any) -> None:
-    assert is_number(value)
-
-
-@pytest.mark.parametrize("value", [math.nan, np.float32("nan"), "0.5", None, (1, 0)])
-def test_nothing_else_does(value: Any) -> None:
-    assert not is_number(value)
+def test_what_counts_as_measured_is_a_number() -> None:
+    assert all(map(is_number, (1, 0.5, np.float32(0.5), np.int64(1))))
+    assert not any(map(is_number, (math.nan, np.float32("nan"), "0.5", None, (1, 0))))
 
 
 def test_forgetting_needs_a_number_of_each_document(
-    base_model: Any, tokenizer: Any, folder: Path
+    base_model: Any, folder: Path, asking: Asking
 ) -> None:
-    write_task(folder, "macro", folder / "test.jsonl", metric_list=[{"metric": "mcc"}])
-    fields = {"task_dirs": (str(folder),)}
-    evaluator = Evaluator(suite(in_domain=["macro"], **fields), tokenizer)
-    assert not evaluator.evaluate(base_model).items
-    retention = Evaluator(suite(in_domain=["few"], retention=["macro"], **fields), tokenizer)
+    write_task(folder, "macro", metric_list=[{"metric": "mcc"}])
+    assert not asking("macro").evaluate(base_model).items
+    retention = asking("few", retention=["macro"])
     with pytest.raises(UserError, match="macro: its mcc is of all documents"):
         retention.evaluate(base_model)
 
 
-def test_code_that_a_model_writes_is_not_run(tokenizer: Any, folder: Path) -> None:
-    write_task(folder, "code", folder / "test.jsonl", unsafe_code=True)
+def test_code_that_a_model_writes_is_not_run(folder: Path, asking: Asking) -> None:
+    write_task(folder, "code", unsafe_code=True)
     with pytest.raises(UserError, match="code cannot be loaded: it runs code that the model"):
-        Evaluator(suite(task_dirs=(str(folder),), in_domain=["code"]), tokenizer)
+        asking("code")
 
 
 def test_accuracy_is_averaged_over_each_role(
