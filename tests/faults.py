@@ -9,8 +9,8 @@ import pytest
 from trainables.errors import Fault, UserError
 
 
-def faults(call: Any, *arguments: Any) -> list[Fault]:
+def faults(call: Any, *arguments: Any, **options: Any) -> list[Fault]:
     """The faults that the call raises."""
     with pytest.raises(UserError) as caught:
-        call(*arguments)
+        call(*arguments, **options)
     return caught.value.faults

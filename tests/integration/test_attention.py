@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from evaluated import evaluated_base
+from faults import faults
 from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
@@ -59,9 +60,7 @@ def test_a_model_has_the_attention_that_transformers_takes_for_it(
 def test_attention_that_a_model_does_not_take_is_named(
     attention: str, saved: Callable[..., ModelConfig]
 ) -> None:
-    with pytest.raises(UserError) as caught:
-        load_model(asking_for(attention, saved("gemma2")))
-    (fault,) = caught.value.faults
+    (fault,) = faults(load_model, asking_for(attention, saved("gemma2")))
     assert fault.field == "model.attention"
     assert f"with {attention}: " in fault.rule
     assert fault.remedy == "leave it out, for what Transformers takes for this model"

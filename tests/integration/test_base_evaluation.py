@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from evaluated import NO_DEMANDS, evaluated_base
+from faults import faults
 from transformers import AutoTokenizer
 
 from trainables.config import Demands, LoraConfig
@@ -133,9 +134,9 @@ def test_a_chat_template_that_replayed_chats_lack_is_named(
 ) -> None:
     chat = [{"role": role, "content": "3"} for role in ("user", "assistant")]
     (tmp_path / "chats.jsonl").write_text(json.dumps({"turns": chat}))
-    with pytest.raises(UserError) as caught:
-        evaluate(f"data.replay={{path: {tmp_path / 'chats.jsonl'}, share: 0.5, messages: turns}}")
-    (fault,) = caught.value.faults
+    (fault,) = faults(
+        evaluate, f"data.replay={{path: {tmp_path / 'chats.jsonl'}, share: 0.5, messages: turns}}"
+    )
     assert fault.field == "data.replay"
     assert fault.rule.endswith("has no chat template")
 
@@ -183,9 +184,7 @@ def test_where_nothing_tells_what_is_learned_no_base_is_evaluated(
     long = tmp_path / "long.jsonl"
     row = {"prompt": "relay " + "8 5 " * 40 + "=", "completion": " 3"}
     long.write_text(json.dumps(row) + "\n")
-    with pytest.raises(UserError) as caught:
-        evaluate(*WITHOUT_DOMAIN, *(value.format(long=long) for value in rows))
-    (fault,) = caught.value.faults
+    (fault,) = faults(evaluate, *WITHOUT_DOMAIN, *(value.format(long=long) for value in rows))
     assert (fault.field, fault.rule) == (field, rule)
     evaluate(*(value.format(long=long) for value in rows))
 

@@ -1059,19 +1059,10 @@ def test_a_task_that_is_left_without_documents_says_so(
     assert fault_at_load(asking, "own") == told
 
 
-@pytest.mark.parametrize(
-    "members",
-    [
-        ["few", "othr"],
-        [{"task": "othr", "num_fewshot": 0}],
-        [{"group": "inner", "task": ["few", "othr"], "aggregate_metric_list": [{"metric": "acc"}]}],
-    ],
-    ids=["by name", "with a setting", "in a group of the group"],
-)
-def test_tasks_of_a_group_that_there_are_not_are_named(
-    members: list[Any], folder: Path, asking: Asking
-) -> None:
-    write_group(folder, "both", task=members, aggregate_metric_list=[{"metric": "acc"}])
+def test_tasks_of_a_group_that_there_are_not_are_named(folder: Path, asking: Asking) -> None:
+    inner = {"group": "inner", "task": ["few", {"task": "othr", "num_fewshot": 0}]}
+    aggregate: dict[str, Any] = {"aggregate_metric_list": [{"metric": "acc"}]}
+    write_group(folder, "both", task=[inner | aggregate], **aggregate)
     told = fault_at_load(asking, "both")
     assert told == "it lists tasks that do not exist: othr; did you mean other?"
 

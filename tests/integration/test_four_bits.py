@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from evaluated import evaluated_base
+from faults import faults
 from in_slots import measured_in_slots
 from measured import assert_measured
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, set_seed
@@ -18,7 +19,6 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, s
 from analysis.export.model_card import _loading
 from analysis.export.weights import merge_adapter
 from trainables.config import LoraConfig
-from trainables.errors import UserError
 from trainables.evaluation.base import Base
 from trainables.files.locations import resolve
 from trainables.inputs.adapter import adapt
@@ -236,9 +236,7 @@ def test_files_of_4_bits_are_loaded_only_as_such(in_4_bits: ModelConfig, tmp_pat
     load_model(in_4_bits).save_pretrained(tmp_path)
     load_tokenizer(in_4_bits).save_pretrained(tmp_path)
     saved = in_4_bits.model_copy(update={"name": str(tmp_path)})
-    with pytest.raises(UserError) as caught:
-        load_model(saved.model_copy(update={"load_in_4bit": False}))
-    (fault,) = caught.value.faults
+    (fault,) = faults(load_model, saved.model_copy(update={"load_in_4bit": False}))
     assert fault.field == "model.load_in_4bit"
     assert "must be true" in fault.rule
     found, expected = base_weights(saved), base_weights(in_4_bits)

@@ -11,6 +11,7 @@ import peft
 import pytest
 import torch
 from evaluated import evaluated_base
+from faults import faults
 from in_slots import engine_for
 from measured import of_the_training
 from safetensors.torch import load_file
@@ -208,9 +209,7 @@ def test_a_target_module_that_the_model_lacks_is_told_and_not_passed_over(
     make_trial: MakeTrial, run: RunTrial, plain: Run
 ) -> None:
     trial = make_trial(lora={"target_modules": ("q_proj", "v_porj")})
-    with pytest.raises(UserError) as caught:
-        run(trial)
-    (fault,) = caught.value.faults
+    (fault,) = faults(run, trial)
     assert (fault.field, fault.rule) == ("search.lora.target_modules", "the model has no v_porj")
     assert fault.remedy == "it has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
     with pytest.raises(UserError, match="v_porj"):  # before any trial runs in a slot

@@ -8,6 +8,7 @@ import peft
 import pytest
 import torch
 from evaluated import evaluated_base
+from faults import faults
 from in_slots import engine_for, measured_in_slots
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
@@ -130,9 +131,7 @@ def test_choices_that_peft_refuses_on_experts_are_named(
     before = {name: id(module) for name, module in base.named_modules()}
     choices = {"target_modules": modules, "rank": [2, 4], "alpha": 8, axis: values}
     space = LoraSpace(**choices, learning_rate=1e-3)
-    with pytest.raises(UserError) as caught:
-        check_adaptable(base, _demands(SearchConfig(lora=space), TrainConfig()))
-    (fault,) = caught.value.faults
+    (fault,) = faults(check_adaptable, base, _demands(SearchConfig(lora=space), TrainConfig()))
     assert fault.field == f"search.lora.{axis}"
     assert fault.rule.startswith(rule)
     assert "ParamWrapper" in fault.rule

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import peft
 import pytest
+from faults import faults
 from in_slots import measured_in_slots
 from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from trainables.config import LoraConfig, ModelConfig
 from trainables.config.trial import Demands
-from trainables.errors import UserError
 from trainables.inputs.adaptable import check_adaptable
 from trainables.inputs.adapter import linear_layers
 
@@ -78,9 +78,7 @@ def test_a_refused_layer_that_is_named_is_told_of_with_those_that_are_not(kind: 
     options = {**SHAPE, "vocab_size": 60, **FAMILIES[kind]}
     base = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **options))
     named = LoraConfig(rank=2, alpha=4, target_modules=("in_proj", "out_proj"))
-    with pytest.raises(UserError) as caught:
-        check_adaptable(base, Demands(adapters=(named,)))
-    (fault,) = caught.value.faults
+    (fault,) = faults(check_adaptable, base, Demands(adapters=(named,)))
     assert "Module 'out_proj' is incompatible with Mamba" in fault.rule
     layers = linear_layers(base)
     assert fault.remedy == f"its linear layers are {', '.join(layers)}"

@@ -10,13 +10,13 @@ import peft
 import pytest
 import torch
 from evaluated import evaluated_base
+from faults import faults
 from lm_eval.api.instance import Instance
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, set_seed
 
 from analysis.export.model_card import _loading
 from analysis.export.weights import _write_weights, merge_adapter
 from trainables.config import DataConfig, LoraConfig, ModelConfig, Replay
-from trainables.errors import UserError
 from trainables.evaluation.base import Base
 from trainables.evaluation.harness_model import HarnessModel, Layouts
 from trainables.inputs.adapter import peft_config
@@ -101,9 +101,7 @@ def test_padding_is_the_tokenizer_s_own_or_else_what_ends_texts(model: ModelConf
 
 
 def test_a_token_that_the_tokenizer_lacks_is_refused(model: ModelConfig) -> None:
-    with pytest.raises(UserError) as caught:
-        load_tokenizer(ending(model, "<|eot|>"))
-    (fault,) = caught.value.faults
+    (fault,) = faults(load_tokenizer, ending(model, "<|eot|>"))
     assert fault.field == "model.eos_token"
     assert "has no token <|eot|>" in fault.rule
 

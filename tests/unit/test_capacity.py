@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from builders import sweep_config
+from faults import faults
 
 from trainables.errors import UserError
 from trainables.under_ray.gpu_types import counted_by_type
@@ -76,9 +77,7 @@ def test_what_is_told_of_gpus_would_help(gpus: int, limit: int, told: str) -> No
     asked = {"full": {"workers": 8, "gpus_per_worker": 1}, "max_gpus": limit}
     config = sweep_config(resources=asked, train={"batch_size": 32})
     cluster = {"CPU": 64.0, "GPU": float(gpus)}
-    with pytest.raises(UserError) as caught:
-        check_resources(config, cluster, [cluster], [])
-    (fault,) = caught.value.faults
+    (fault,) = faults(check_resources, config, cluster, [cluster], [])
     asks = "resources.full.gpus_per_worker: a trial asks for 8 GPUs (8 x 1), "
     assert str(fault) == asks + told
 
@@ -142,9 +141,7 @@ def test_gpus_of_a_type_that_the_cluster_lacks_are_refused() -> None:
     any_of_it = {"accelerator_type": "L40S"}
     asked = {"lora": any_of_it, "full": any_of_it | {"workers": 8}}
     config = sweep_config(resources=asked, train={"batch_size": 32})
-    with pytest.raises(UserError) as caught:
-        check_resources(config, MIXED_CLUSTER, MIXED, [])
-    (fault,) = caught.value.faults
+    (fault,) = faults(check_resources, config, MIXED_CLUSTER, MIXED, [])
     assert str(fault) == (
         "resources.full.accelerator_type: a trial asks for 8 L40S GPUs (8 x 1), the cluster has 4; "
         "ask for fewer, or for another type; the cluster's: H100, L40S"

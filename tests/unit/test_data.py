@@ -57,12 +57,6 @@ def test_jsonl_rows_are_read_and_blank_lines_skipped(tmp_path: Path) -> None:
     assert load_rows(config(file)) == [{"a": 1}, {"a": "\u00e4 \u2028"}]
 
 
-def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    file.write_text('{"a": 1}\n', encoding="utf-8-sig")
-    assert load_rows(config(file)) == [{"a": 1}]
-
-
 def test_parquet_rows_are_the_same_as_jsonl_rows(tmp_path: Path) -> None:
     file = tmp_path / "rows.parquet"
     pyarrow.parquet.write_table(pa.Table.from_pylist(ROWS), file)
@@ -608,13 +602,6 @@ def test_a_name_absent_from_the_first_row_is_told_once() -> None:
     rows = [{"question": "q", "completion": "c"}] * 3
     (fault,) = faults(learned, config("rows.jsonl"), rows)
     assert fault.rule == "names prompt, absent from row 1 of rows.jsonl"
-
-
-def test_a_row_on_which_a_template_fails_is_found_before_a_model_is_loaded() -> None:
-    data = config("rows.jsonl", prompt="{{ 1 // n }}")
-    rows = [{"n": n, "completion": "c"} for n in (1, 2, 0)]
-    (fault,) = faults(learned, data, rows)
-    assert fault.rule.startswith("cannot be rendered on row 3 of rows.jsonl: ")
 
 
 def test_a_template_cannot_change_the_rows() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import faults
 from sweep_files import edited
 
-from trainables.errors import UserError
 from tune.config.deepspeed_settings import _KNOWN, faults_of_deepspeed
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
@@ -196,9 +196,7 @@ def test_a_section_that_is_null_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_file_in_place_of_its_content_is_told_where_to_be_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as caught:
-        sweep(tmp_path, config="zero.json")
-    (fault,) = caught.value.faults
+    (fault,) = faults(sweep, tmp_path, config="zero.json")
     assert fault.field == "deepspeed.config"
     assert fault.rule == "must be a section with keys of its own, got 'zero.json'"
     assert fault.remedy == "name a file in deepspeed.config_file"

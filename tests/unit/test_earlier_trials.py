@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from builders import EVAL, GAIN, LOSS, change_config, measurement, sweep_record, trial
+from faults import faults
 from simulated_search import Judge, judge, run, searcher_of, sweep
 
 from trainables.errors import UserError
@@ -411,9 +412,7 @@ def test_a_warm_start_from_another_version_is_one_with_another_section(tmp_path:
 
 
 def nothing_taken(config: SweepConfig) -> str:
-    with pytest.raises(UserError) as caught:
-        import_trials(config, {})
-    (fault,) = caught.value.faults
+    (fault,) = faults(import_trials, config, {})
     assert fault.field == "warm_start"
     return fault.rule
 

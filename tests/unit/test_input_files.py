@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from faults import faults
 from sweep_files import edited
 
 from trainables.errors import UserError
@@ -93,9 +94,7 @@ def test_an_edited_file_is_told_by_its_field(
     recorded = digests(config)
     check_same_inputs(recorded, digests(config))
     (tmp_path / file).write_text((tmp_path / file).read_text().swapcase())
-    with pytest.raises(UserError) as caught:
-        check_same_inputs(recorded, digests(config))
-    (fault,) = caught.value.faults
+    (fault,) = faults(check_same_inputs, recorded, digests(config))
     assert fault.field == field
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from faults import faults
 
 from trainables.config import ModelShape, TrialConfig
 from trainables.errors import UserError
@@ -203,9 +204,7 @@ def test_kl_drift_on_many_tokens_takes_more_than_a_tile() -> None:
 def test_where_recomputing_activations_would_fit_that_is_the_advice() -> None:
     long = ("data.max_length=8192", "search.full=null", "train.gradient_checkpointing=false")
     config, found = fit(79.6, *long)
-    with pytest.raises(UserError) as caught:
-        found.check(config)
-    (fault,) = caught.value.faults
+    (fault,) = faults(found.check, config)
     assert fault.remedy == "set train.gradient_checkpointing: true, with which it fits"
     config, found = fit(79.6, *long[:2], "train.gradient_checkpointing=true")
     found.check(config)
@@ -214,9 +213,7 @@ def test_where_recomputing_activations_would_fit_that_is_the_advice() -> None:
 def test_where_a_smaller_rank_would_fit_that_is_the_first_advice() -> None:
     """16 bytes a parameter of the adapter, of which rank 1024 has 2.7e9 and rank 8 has 2.1e7."""
     config, found = fit(24, "search.full=null", "search.lora.rank=[8, 64, 1024]")
-    with pytest.raises(UserError) as caught:
-        found.check(config)
-    (fault,) = caught.value.faults
+    (fault,) = faults(found.check, config)
     assert fault.remedy.startswith("drop the largest search.lora.rank (up to 64 fits), lower data.")
     fits = load_sweep(LLAMA, ["search.full=null", "search.lora.rank=[8, 64]"])
     found.check(fits)
@@ -227,13 +224,11 @@ def test_where_a_smaller_rank_would_fit_that_is_the_first_advice() -> None:
 
 def test_what_cannot_fit_is_refused_for_every_method_at_once() -> None:
     config, found = fit(12)
-    with pytest.raises(UserError) as caught:
-        found.check(config)
-    faults = caught.value.faults
+    told = faults(found.check, config)
     methods = ["search.lora", "search.full"]
-    assert [fault.field for fault in faults] == [*methods, "the base's evaluation"]
-    assert "at one sample at a time, and has 12.0 GiB" in faults[0].rule
-    assert "zero_stage" in faults[1].remedy
+    assert [fault.field for fault in told] == [*methods, "the base's evaluation"]
+    assert "at one sample at a time, and has 12.0 GiB" in told[0].rule
+    assert "zero_stage" in told[1].remedy
 
 
 def test_workers_that_share_a_gpu_share_its_memory() -> None:
@@ -258,9 +253,7 @@ def test_a_model_over_many_gpus_is_evaluated_on_one_which_must_hold_it() -> None
     config, found = fit(80, *LLAMA_70B)
     trial = largest_trial(config, "full")
     assert memory.fitted(shape(config), trial, 80 * GIB) == trial
-    with pytest.raises(UserError) as caught:
-        found.check(config)
-    (fault,) = caught.value.faults
+    (fault,) = faults(found.check, config)
     assert fault.field == "the base's evaluation"
     assert f"about {2 * 70.55e9 * 1.05 / GIB + 1:.0f}" in fault.rule
     assert "it has 80.0 GiB" in fault.rule

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from builders import GAIN, LOSS, base_record, sweep_config
+from faults import faults
 
 from trainables.config import ModelShape
 from trainables.errors import UserError
@@ -39,9 +40,7 @@ def test_metrics_of_the_base_and_of_training_may_be_objectives(metric: str) -> N
 @pytest.mark.parametrize("metric", ["in_domain/a/f1", "retention/ratio_mean", "forgetting/b"])
 def test_metrics_that_the_base_has_not_are_refused(metric: str) -> None:
     """A task at chance has no retention ratio, which the base's evaluation shows."""
-    with pytest.raises(UserError) as caught:
-        check_metrics(objective(metric), BASE)
-    (fault,) = caught.value.faults
+    (fault,) = faults(check_metrics, objective(metric), BASE)
     assert (fault.field, fault.rule) == ("objectives.0.metric", f"nothing logs {metric}")
     assert "in_domain/a/acc" in fault.remedy
 
@@ -51,9 +50,7 @@ def test_what_trials_are_compared_by_before_their_end_must_be_logged() -> None:
     weights = {"in_domain/a/acc": 1, "in_domain/a/acc_nrom": 1}
     config = sweep_config(early_stopping={"metrics": weights})
     base = base_record(metrics={"in_domain/a/acc": 0.5, GAIN: 0.5, LOSS: 0.5})
-    with pytest.raises(UserError) as caught:
-        check_metrics(config, base)
-    (fault,) = caught.value.faults
+    (fault,) = faults(check_metrics, config, base)
     assert (fault.field, fault.rule) == (
         "early_stopping.metrics",
         "nothing logs in_domain/a/acc_nrom",
@@ -257,9 +254,7 @@ def test_a_path_that_cannot_be_looked_at_is_told_as_such(
     field: str, value: str, tmp_path: Path
 ) -> None:
     key = "eval.in_domain" if "data_files" in field else field
-    with pytest.raises(UserError) as caught:
-        check_files(load_sweep("quickstart", [f"{key}={value}"]), tmp_path)
-    (fault,) = caught.value.faults
+    (fault,) = faults(check_files, load_sweep("quickstart", [f"{key}={value}"]), tmp_path)
     assert (fault.field, fault.rule[:36]) == (field, "cannot be read (File name too long):")
 
 
