@@ -16,7 +16,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 def test_a_sweep_is_seen_from_the_outside_while_it_runs(tmp_path: Path) -> None:
     sweep = [sys.executable, "tune/run.py", "quickstart", "--num-trials", "2", "--output-dir",
-             str(tmp_path), "--set", "train.steps=30", "--set", "search.full=null"]  # fmt: skip
+             str(tmp_path), "--set", "train.steps=30", "--set", "search.full=null",
+             "--set", "eval.limit=8", "--set", "wandb.mode=disabled"]  # fmt: skip
     running = subprocess.Popen(sweep, cwd=PROJECT, stdout=subprocess.DEVNULL)
     folder = tmp_path / "quickstart"
     while not (folder / "sweep.log").exists():

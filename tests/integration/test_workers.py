@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from faults import faults
 
 from trainables.errors import UserError
 from trainables.records.ledger import Ledger
@@ -106,9 +107,7 @@ def mixed(run_sweep: Callable[..., Finished]) -> Finished:
 def test_modules_that_the_model_has_not_are_told_before_any_trial(
     run_sweep: Callable[..., Finished],
 ) -> None:
-    with pytest.raises(UserError) as caught:
-        run_sweep(ONE_BAD_CHOICE.replace("lm_head", "nothing_like_this"))
-    (fault,) = caught.value.faults
+    (fault,) = faults(run_sweep, ONE_BAD_CHOICE.replace("lm_head", "nothing_like_this"))
     assert fault.field == "search.lora.target_modules"
     assert "nothing_like_this" in fault.rule
 
