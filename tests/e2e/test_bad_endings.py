@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import PROJECT, run_command, wait_for
+from command import PROJECT, run_command
 
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
@@ -88,32 +88,3 @@ def test_a_job_that_is_ended_before_its_first_trial_says_so(tmp_path: Path) -> N
     assert process.returncode == 130, errors
     assert errors.splitlines()[-1] == "interrupted; the same command goes on"
     assert "Traceback" not in errors
-
-
-def test_ctrl_c_stops_and_the_same_command_finishes(tmp_path: Path) -> None:
-    arguments = [
-        "quickstart", "--output-dir", str(tmp_path), "--num-trials", "2",
-        "--set", "search.full=null", "--set", "train.steps=400",
-        "--set", "eval.limit=8", "--set", "wandb.mode=disabled",
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, str(PROJECT / "tune" / "run.py"), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=dict(os.environ),
-    )
-    ledger = Ledger(tmp_path / "quickstart")
-    wait_for(lambda: ledger.measurements(0), process)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, output + errors
-    assert "Traceback" not in errors
-    interrupted = ledger.trials()
-    assert TrialStatus.RUNNING in {record.status for record in interrupted}
-
-    again = run_command(*arguments)
-    assert again.exit_code == 0, again.output + again.errors
-    records = ledger.trials()
-    assert [record.status for record in records] == [TrialStatus.COMPLETE] * 2
-    assert [r.params for r in records[: len(interrupted)]] == [r.params for r in interrupted]

@@ -1,7 +1,8 @@
-"""The driver is killed; the same command ends where an undisturbed one does."""
+"""The driver is interrupted or killed; the same command ends where an undisturbed one does."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,9 @@ from measured import by_step
 
 from trainables.records.ledger import Ledger
 from trainables.records.schema import ItemScore, TrialStatus
+from tune.command_line import INTERRUPTED
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
-SLOW = pytest.mark.slow
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 # Random search does not learn, so what is suggested does not depend on who ends first.
 ARGUMENTS = (
@@ -27,22 +28,28 @@ ARGUMENTS = (
 )  # fmt: skip
 
 
-def run_and_kill(output_dir: Path, measurements: int) -> None:
-    """Start the command and SIGKILL it once so many measurements are on disk."""
+def run_and_signal(output_dir: Path, measurements: int, given: signal.Signals) -> None:
+    """Start the command and end it by a signal once so many measurements are on disk."""
     process = subprocess.Popen(
         [sys.executable, str(PROJECT / "tune" / "run.py"), *ARGUMENTS,
          "--output-dir", str(output_dir)],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )  # fmt: skip
     ledger = Ledger(output_dir / "quickstart")
     try:
         wait_for(
             lambda: sum(len(ledger.measurements(n)) for n in range(4)) >= measurements, process
         )
+        process.send_signal(given)
+        _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
-        process.wait()
+    if given is signal.SIGINT:
+        assert process.returncode == INTERRUPTED, errors
+        assert "Traceback" not in errors
+    assert TrialStatus.RUNNING in {record.status for record in ledger.trials()}
 
 
 def results(ledger: Ledger) -> dict[int, tuple[object, object, object]]:
@@ -65,19 +72,24 @@ def items(ledger: Ledger) -> dict[int, list[ItemScore]]:
 
 
 @pytest.mark.parametrize(
-    "moments", [pytest.param([35], id="once"), pytest.param([15, 55], id="twice", marks=SLOW)]
+    "first",
+    [
+        pytest.param(signal.SIGINT, id="interrupted"),
+        pytest.param(signal.SIGKILL, id="killed", marks=pytest.mark.slow),
+    ],
 )
 def test_sweep_whose_driver_is_killed_ends_like_an_undisturbed_one(
-    tmp_path: Path, moments: list[int]
+    tmp_path: Path, first: signal.Signals
 ) -> None:
+    """At first, and once more as it goes on."""
     undisturbed = run_command(*ARGUMENTS, "--output-dir", tmp_path / "undisturbed")
     assert undisturbed.exit_code == 0, undisturbed.errors
     expected = results(Ledger(tmp_path / "undisturbed" / "quickstart"))
 
     killed = tmp_path / "killed"
     ledger = Ledger(killed / "quickstart")
-    for measurements in moments:
-        run_and_kill(killed, measurements)
+    run_and_signal(killed, 15, first)
+    run_and_signal(killed, 55, signal.SIGKILL)
     before = {r.number: r for r in ledger.trials() if r.status is TrialStatus.COMPLETE}
     last = run_command(*ARGUMENTS, "--output-dir", killed)
     assert last.exit_code == 0, last.output + last.errors
