@@ -23,6 +23,7 @@ from trainables.records.schema import (
     ItemScore,
     Measurement,
     Provenance,
+    SampleText,
     SweepRecord,
     TaskScore,
     TrialRecord,
@@ -86,6 +87,9 @@ class SyntheticSweep:
             train_samples=1600,
             validation_samples=0,
             skipped_samples=3,
+            skipped_validation_samples=0,
+            replayed_tokens=0.0,
+            sample=SampleText(context="1 + 1 =", learned=" 2"),
             seconds=1.5,
         )
         ledger.folder.base_json.write_text(base.model_dump_json())

@@ -27,7 +27,14 @@ from ray.tune.utils.log import set_verbosity
 from rich.console import Console
 
 from trainables.records.ledger import Ledger
-from trainables.records.schema import BaseRecord, Measurement, Provenance, SweepRecord, TrialRecord
+from trainables.records.schema import (
+    BaseRecord,
+    Measurement,
+    Provenance,
+    SampleText,
+    SweepRecord,
+    TrialRecord,
+)
 from tune.config.sweep_config import SweepConfig
 from tune.folder.disk_budget import DiskBudget
 from tune.folder.recorder import Recorder
@@ -52,6 +59,9 @@ BASE = BaseRecord(
     train_samples=1,
     validation_samples=0,
     skipped_samples=0,
+    skipped_validation_samples=0,
+    replayed_tokens=0.0,
+    sample=SampleText(context="1 + 1 =", learned=" 2"),
     seconds=1,
 )
 SWEEP = SweepRecord(

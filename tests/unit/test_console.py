@@ -143,7 +143,7 @@ def test_an_objective_that_is_no_score_is_shown_too():
         listener.measured(begun(0, evaluated, step=60), measurement(60, evaluated))
         listener.sweep_ended([])
     lines = text(plain).splitlines()
-    assert lines[0].endswith(f"forgetting +0.000, KL from the base 0, {nll} +0.000")
+    assert lines[2].endswith(f"forgetting +0.000, KL from the base 0, {nll} +0.000")
     assert lines[-1].endswith(f"forgetting +0.100, KL from the base 0.0123, {nll} +0.250")
     _, titles, before, row = map(str.split, last_frame(live))
     assert titles[-4:] == ["in-domain", "forgetting", drift, "status"]

@@ -56,17 +56,6 @@ def test_records_come_back_as_they_were(location: Location) -> None:
     assert ledger.sweep() == record
 
 
-@pytest.mark.parametrize("beside", [{}, {"warnings": ["few samples"]}])
-def test_warnings_of_an_earlier_version_are_those_of_its_newest_start(
-    location: Location, beside: dict[str, list[str]]
-) -> None:
-    ledger = Ledger(location)
-    start = {"created": 1, "command": "c", "git_commit": None, "python": "3", "versions": {}}
-    earlier = {"schema_version": 1, "sweep_id": "tiny-1", "config": {}, "provenance": start}
-    ledger.storage.write("sweep.json", json.dumps(earlier | beside).encode())
-    assert ledger.sweep().provenance.warnings == tuple(beside.get("warnings", ()))
-
-
 def test_trials_come_back_by_number_in_their_newest_state(location: Location) -> None:
     ledger = Ledger(location)
     assert ledger.trials() == []

@@ -19,7 +19,7 @@ from trainables.errors import Fault
 from trainables.evaluation.data_warnings import data_warnings
 from trainables.inputs.data import TokenizedData, tokenize
 from trainables.inputs.rows import count_samples, learned, load_rows
-from trainables.inputs.tokenized import DATA_RECORD, read_data, write_data
+from trainables.inputs.tokenized import read_data, write_data
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
@@ -191,16 +191,6 @@ def test_the_counts_are_stored(tmp_path: Path) -> None:
     found = read_data(tmp_path / "data")
     assert replace(found, train=list(found.train)) == tokenized
     assert (found.unusable, found.validation_skipped) == (1, 1)
-
-
-def test_data_that_an_earlier_version_stored_without_a_count_are_read(tmp_path: Path) -> None:
-    tokenized = tokenize(config(chats(tmp_path, [GOOD])), of_bytes(TEMPLATE), seed=0)
-    write_data(tokenized, tmp_path / "data")
-    record = tmp_path / "data" / DATA_RECORD
-    stored = json.loads(record.read_text())
-    del stored["validation_skipped"]
-    record.write_text(json.dumps(stored))
-    assert read_data(tmp_path / "data").validation_skipped == 0
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class TokenizedData:
     Attributes:
         train, validation: samples; those of a row are in the same split.
         skipped: number of samples to train on that were longer than `max_length` and left out.
-        validation_skipped: as `skipped`, of the held-out samples; 0 in data of earlier versions.
+        validation_skipped: as `skipped`, of the held-out samples.
         prompts: texts before completions, of held-out rows first, in random order; once stored,
             those of KL drift alone.
         replayed: how many of the training samples, the last ones, are of `data.replay`.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from trainables.config import Frozen, Role, TrialConfig
 from trainables.metric_keys import METRICS, domain_metric, task_score
@@ -226,7 +226,7 @@ class TaskScore(Frozen):
         chance: expected score of a uniform guess; 0 for generated answers, and by `exact_match` for
             listed ones; None if unknown since the task scores its choices itself.
         choices: number of answers to choose from per right one, by `effective_choices` where items
-            differ (by their mean in older records); None where the chance is 0 or unknown.
+            differ; None where the chance is 0 or unknown.
         items: number of documents; of a group, of the tasks in it that give the metric.
     """
 
@@ -288,13 +288,11 @@ class BaseRecord(Frozen):
         parameters: number of parameters of the whole model.
         skipped_samples: number of training samples longer than `max_length`.
         train_samples: number of training samples left.
-        replayed_tokens: share of the learned tokens that is of `data.replay`; None in records of
-            earlier versions.
+        replayed_tokens: share of the learned tokens that is of `data.replay`.
         validation_samples: samples held out for the validation loss.
-        skipped_validation_samples: number of others, longer than `max_length`; 0 in records of
-            earlier versions.
-        seconds: that its evaluation took; in records of earlier versions, loading it as well.
-        sample: one of median length to look at; None in records of earlier versions.
+        skipped_validation_samples: number of others, longer than `max_length`.
+        seconds: that its evaluation took.
+        sample: one of median length to look at.
         warnings: for example, that the base is at chance on a retention task.
     """
 
@@ -309,10 +307,10 @@ class BaseRecord(Frozen):
     train_samples: int
     validation_samples: int
     skipped_samples: int
-    skipped_validation_samples: int = 0
+    skipped_validation_samples: int
     seconds: float
-    replayed_tokens: float | None = None
-    sample: SampleText | None = None
+    replayed_tokens: float
+    sample: SampleText
     warnings: tuple[str, ...] = ()
 
     def scored(self, trial: TrialRecord) -> Iterator[tuple[str, TaskScore, str, float]]:
@@ -364,15 +362,6 @@ class SweepRecord(Frozen):
     earlier: tuple[Provenance, ...] = ()
     inputs: dict[str, str] = Field(default_factory=dict)
     outside: tuple[int, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_warnings_of_its_start(cls, given: Any) -> Any:
-        """Earlier versions had the newest start's beside it."""
-        match given:
-            case {"warnings": warnings, "provenance": {**provenance}, **rest}:
-                return rest | {"provenance": provenance | {"warnings": warnings}}
-        return given
 
     @property
     def created(self) -> float:

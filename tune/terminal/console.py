@@ -72,9 +72,8 @@ class ConsoleListener(SweepListener):
             self._table.base = base
             for record in sorted(history, key=lambda r: r.ended or 0.0):
                 self._table.take(record)
-        if base.sample is not None:
-            self._say(f"a training sample, context: {base.sample.context!r}")
-            self._say(f"a training sample, learned: {base.sample.learned!r}")
+        self._say(f"a training sample, context: {base.sample.context!r}")
+        self._say(f"a training sample, learned: {base.sample.learned!r}")
         for warning in sweep.provenance.warnings_with(base):
             self._say(f"warning: {one_line(warning)}", "yellow")
         if self._console.is_interactive:
