@@ -93,8 +93,6 @@ def _load_all(
             return make()
         except UserError as error:
             faults.extend(error.faults)
-        except ModuleNotFoundError as error:
-            faults.append(Fault("model.name", str(error)))
         return None
 
     tokenizer = attempt(lambda: load_tokenizer(model))

@@ -34,14 +34,15 @@ def adapt(base: Any, lora: LoraConfig | None) -> Any:
         ValueError: PEFT refuses, for example dropout on experts.
     """
     config = peft_config(lora)
-    config.exclude_modules = unadapted(base, are_named=config.target_modules != "all-linear")
+    are_named = config.target_modules != "all-linear"
+    config.exclude_modules = unadapted(base, are_named)
     try:
         adapted = peft.get_peft_model(base, config)
     except Exception:
         _take_off(base)
         _clean(base)
         raise
-    if absent := _absent_targets(adapted, lora):
+    if are_named and (absent := _absent_targets(adapted)):
         restore(base, adapted)
         rule = f"the model has no {', '.join(absent)}"
         remedy = f"it has {', '.join(linear_layers(base))}"
@@ -49,10 +50,8 @@ def adapt(base: Any, lora: LoraConfig | None) -> Any:
     return adapted
 
 
-def _absent_targets(adapted: Any, lora: LoraConfig | None) -> list[str]:
+def _absent_targets(adapted: Any) -> list[str]:
     """The target modules that no adapted layer is named by."""
-    if lora is None or lora.target_modules == "all-linear":
-        return []
     wanted = adapted.peft_config["default"].target_modules  # experts' have other names there
     names = [f".{name}" for name in adapted.base_model.targeted_module_names]
     return sorted(name for name in wanted if not any(n.endswith(f".{name}") for n in names))
