@@ -43,7 +43,7 @@ def instances(kind: str, arguments: list[Any]) -> list[Instance]:
     ]
 
 
-def evaluated(model: ModelConfig, workers: int) -> tuple[Any, list[float], int]:
+def evaluated(model: ModelConfig) -> tuple[Any, list[float], int]:
     """The evaluation, its drift, and the forward passes that this process ran for it."""
     torch.set_num_threads(1)
     tuned, tokenizer = load_model(model).eval(), load_tokenizer(model)
@@ -53,18 +53,15 @@ def evaluated(model: ModelConfig, workers: int) -> tuple[Any, list[float], int]:
         weights.data += 0.06 * torch.randn_like(weights)
     passes: list[None] = []
     tuned.register_forward_hook(lambda *of_it: passes.append(None))
-    evaluation = Evaluator(SUITE, tokenizer).evaluate(tuned, workers)
-    drift = [
-        kl_drift(tuned, reference, 2, workers),
-        general_nll(tuned, tokenizer, PROMPTS, 2, workers),
-    ]
+    evaluation = Evaluator(SUITE, tokenizer).evaluate(tuned)
+    drift = [kl_drift(tuned, reference, 2), general_nll(tuned, tokenizer, PROMPTS, 2)]
     return evaluation, drift, len(passes)
 
 
-def written(model: ModelConfig, workers: int) -> list[str]:
+def written(model: ModelConfig) -> list[str]:
     """What is generated where texts of different lengths are asked for, some of them sampled."""
     torch.manual_seed(0)
-    lm = HarnessModel(load_model(model).eval(), load_tokenizer(model), 2, Layouts(), None, workers)
+    lm = HarnessModel(load_model(model).eval(), load_tokenizer(model), 2, Layouts())
     lengths, temperatures = (2, 9), (0.0, 1.0)
     options = [
         {"until": ["\n"], "do_sample": heat > 0, "temperature": heat, "max_gen_toks": length}
@@ -73,22 +70,22 @@ def written(model: ModelConfig, workers: int) -> list[str]:
     return lm.generate_until(instances("generate_until", list(product(PROMPTS, options))))
 
 
-def refusal(model: ModelConfig, rank: int, workers: int) -> str:
+def refusal(model: ModelConfig, rank: int) -> str:
     """What is said where each worker has put the choices of a question in another order."""
-    lm = HarnessModel(load_model(model).eval(), load_tokenizer(model), 2, Layouts(), None, workers)
+    lm = HarnessModel(load_model(model).eval(), load_tokenizer(model), 2, Layouts())
     choices = [" 7", " 2"][:: 1 if rank else -1]
     with pytest.raises(ValueError, match="differ between the workers") as refused:
         lm.loglikelihood(instances("loglikelihood", [(PROMPTS[0], choice) for choice in choices]))
     return str(refused.value)
 
 
-def together(rank: int, workers: int, last_thing: Path) -> Any:
+def together(rank: int, last_thing: Path) -> Any:
     """What each is told of the other, and whether it waited for what the last one does."""
     if rank == 0:
         time.sleep(1)
         last_thing.touch()
-    barrier(workers)
-    return last_thing.exists(), agreed(f"of {rank}", workers), from_each(f"of {rank}", workers)
+    barrier()
+    return last_thing.exists(), agreed(f"of {rank}"), from_each(f"of {rank}")
 
 
 def as_worker(rank: int, workers: int, meeting: str, model: ModelConfig) -> Any:
@@ -96,11 +93,11 @@ def as_worker(rank: int, workers: int, meeting: str, model: ModelConfig) -> Any:
         "gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers
     )
     answers = {
-        "evaluated": evaluated(model, workers),
-        "together": together(rank, workers, Path(f"{meeting}.met")),
-        "divided": divided(range(5), lambda item: (rank, item), workers),
-        "written": written(model, workers),
-        "refusal": refusal(model, rank, workers),
+        "evaluated": evaluated(model),
+        "together": together(rank, Path(f"{meeting}.met")),
+        "divided": divided(range(5), lambda item: (rank, item)),
+        "written": written(model),
+        "refusal": refusal(model, rank),
     }
     torch.distributed.destroy_process_group()
     return answers
@@ -128,7 +125,7 @@ def test_each_item_is_computed_by_one_worker(shared: Any) -> None:
 def test_workers_that_share_an_evaluation_have_the_results_of_one(
     shared: Any, sweep_config: SweepConfig
 ) -> None:
-    evaluation, drift, passes = evaluated(sweep_config.model, 1)
+    evaluation, drift, passes = evaluated(sweep_config.model)
     for of_worker in shared:
         own_evaluation, own_drift, own_passes = of_worker["evaluated"]
         assert own_evaluation == evaluation
@@ -141,7 +138,7 @@ def test_workers_that_share_an_evaluation_have_the_results_of_one(
 def test_workers_write_the_texts_of_one_whatever_their_lengths(
     shared: Any, sweep_config: SweepConfig
 ) -> None:
-    texts = written(sweep_config.model, 1)
+    texts = written(sweep_config.model)
     assert [of_worker["written"] for of_worker in shared] == [texts, texts]
     assert len({len(text) for text in texts}) > 2
 

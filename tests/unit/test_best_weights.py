@@ -17,7 +17,7 @@ GAIN, LOSS = Objective(metric="gain", mode="max"), Objective(metric="loss", mode
 
 def keeper(trial: TrialConfig) -> BestWeights:
     """Saves a file in place of weights."""
-    return BestWeights(trial, lambda folder: (folder / "weights").touch(), is_first=True)
+    return BestWeights(trial, lambda folder: (folder / "weights").touch())
 
 
 def offer(best: BestWeights, step: int, **metrics: float) -> None:

@@ -47,7 +47,7 @@ def test_parameters_that_share_one_master_copy_resume(
     ):
         parameter.copy_(master.data)
     progress = checkpoint.Progress(step=2, tokens_seen=0, scheduler={}, carried={})
-    checkpoint.write(tmp_path / "step", checkpoint.take(*trained, progress, world_size=1))
+    checkpoint.write(tmp_path / "step", checkpoint.take(*trained, progress))
     files = list((tmp_path / "step").glob("training*.safetensors"))
     assert (len(files) == 1) == (most == "32GB")
     resumed = model_and_optimizer(monkeypatch, seed=2)
@@ -70,7 +70,7 @@ def test_one_that_was_not_always_used_resumes_with_its_own_count(tmp_path: Path)
     step(0, 1)
     step(0)
     progress = checkpoint.Progress(step=2, tokens_seen=0, scheduler={}, carried={})
-    checkpoint.write(tmp_path / "step", checkpoint.take(experts, adam, progress, world_size=1))
+    checkpoint.write(tmp_path / "step", checkpoint.take(experts, adam, progress))
     undisturbed = step(0, 1, 2)
     torch.nn.init.ones_(experts[1].weight)
     adam = torch.optim.AdamW(experts.parameters(), lr=0.1)
@@ -83,7 +83,7 @@ def test_an_optimizer_that_updates_what_is_not_known_does_not_go_on(tmp_path: Pa
     model = torch.nn.Linear(3, 5)
     known = torch.optim.AdamW(model.parameters())
     progress = checkpoint.Progress(step=2, tokens_seen=0, scheduler={}, carried={})
-    checkpoint.write(tmp_path / "step", checkpoint.take(model, known, progress, world_size=1))
+    checkpoint.write(tmp_path / "step", checkpoint.take(model, known, progress))
     copies = [parameter.detach().clone() for parameter in model.parameters()]
     unknown = SimpleNamespace(optimizer=torch.optim.AdamW(copies))
     with pytest.raises(optimizer_state.CannotGoOn, match="got SimpleNamespace around AdamW"):

@@ -34,7 +34,7 @@ def test_each_worker_goes_on_with_its_own(rank: int, tmp_path: Path) -> None:
         np.random.seed(seed)
         random.seed(seed)
         drawn()
-        of_worker = checkpoint.take(layer, adam, progress, world_size=1)
+        of_worker = checkpoint.take(layer, adam, progress)
         states += of_worker.random
         expected.append(drawn())
     checkpoint.write(tmp_path / "step", replace(of_worker, random=states))

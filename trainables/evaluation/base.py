@@ -234,20 +234,19 @@ def compare_with_base(
     tokenizer: object,
     evaluator: Evaluator,
     suite: EvalSuite,
-    workers: int,
 ) -> tuple[Evaluation, dict[str, float]]:
     """Evaluate a tuned model; returns the evaluation and every metric, including drift.
 
-    `workers`: number that share the work; each of them calls this and has all results.
+    The workers of a group share the work; each of them calls this and has all results.
     """
-    evaluation = evaluator.evaluate(model, workers)
+    evaluation = evaluator.evaluate(model)
     metrics = evaluation.metrics | forgetting_metrics(
         base.record.scores, evaluation.scores, base.items, evaluation.items
     )
     if base.kl_reference is not None:
-        metrics[KL_BASE_TO_TUNED] = kl_drift(model, base.kl_reference, suite.batch_size, workers)
+        metrics[KL_BASE_TO_TUNED] = kl_drift(model, base.kl_reference, suite.batch_size)
     if base.record.general_nll is not None:
         documents = general_documents(suite, tokenizer)
-        nll = general_nll(model, tokenizer, documents, suite.batch_size, workers)
+        nll = general_nll(model, tokenizer, documents, suite.batch_size)
         metrics[FORGETTING_NLL] = nll - base.record.general_nll
     return evaluation, metrics

@@ -175,14 +175,15 @@ def _batch(rows: Sequence[_Row]) -> Batch:
 
 
 def score(
-    batches: Sequence[Batch], forward: Callable[[Batch], torch.Tensor], workers: int = 1
+    batches: Sequence[Batch], forward: Callable[[Batch], torch.Tensor]
 ) -> list[list[tuple[float, bool]]]:
     """Log-likelihood of each continuation, and whether it is the model's own greedy choice.
+
+    The workers of a group share the batches, see `divided`.
 
     Args:
         batches: from `lay_out`.
         forward: logits of M models at a batch's computed positions, shape (M, U, V).
-        workers: number that share the batches, see `divided`.
 
     Returns:
         For each model, its answers in the order of the requests.
@@ -191,7 +192,7 @@ def score(
     def scored(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         return _of_targets(forward(batch), batch.where_T, batch.targets_T)
 
-    log_probs, hits = zip(*divided(batches, scored, workers), strict=True)
+    log_probs, hits = zip(*divided(batches, scored), strict=True)
     log_probs_MT, hits_MT = torch.cat(log_probs, dim=1), torch.cat(hits, dim=1)
     requests_T = torch.cat([batch.requests_T for batch in batches])
     shape = (len(log_probs_MT), int(requests_T.max()) + 1)

@@ -1,5 +1,7 @@
 """How far the tuned model's predictions have moved: KL drift and LM drift.
 
+The workers of a group share the batches of either, see `divided`.
+
 Shapes: N sequences, S positions, V vocabulary, T scored tokens.
 """
 
@@ -125,12 +127,10 @@ def kl_context(tokenizer: Any, prompt: str) -> list[int]:
     return ids or [tokenizer.eos_token_id if first is None else first]
 
 
-def kl_drift(model: Any, reference: KlReference, batch_size: int, workers: int = 1) -> float:
+def kl_drift(model: Any, reference: KlReference, batch_size: int) -> float:
     """KL(base || tuned), nats per token, >= 0 (RL's Razor, 2509.04259).
 
     mean over sampled tokens of sum_v p0(v) log(p0(v) / p(v))
-
-    `workers`: number that share the batches, see `divided`.
     """
     ends = reference.scored_NS.sum(-1).cumsum(0).tolist()
 
@@ -146,7 +146,7 @@ def kl_drift(model: Any, reference: KlReference, batch_size: int, workers: int =
         return (base_TV.exp() * (base_TV - tuned_TV)).sum(-1)
 
     with evaluating(model):
-        of_batches = divided(_batches(len(ends), batch_size), divergence, workers)
+        of_batches = divided(_batches(len(ends), batch_size), divergence)
     return float(torch.cat(of_batches).mean().clamp_min(0))
 
 
@@ -170,9 +170,7 @@ def _batches(count: int, size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
-def general_nll(
-    model: Any, tokenizer: Any, documents: Sequence[str], batch_size: int, workers: int = 1
-) -> float:
+def general_nll(model: Any, tokenizer: Any, documents: Sequence[str], batch_size: int) -> float:
     """Cross-entropy on general text, nats per token.
 
     Documents are cut at GENERAL_TEXT_TOKENS, or at what the model can read. Its rise over the
@@ -181,13 +179,11 @@ def general_nll(
     most = min(GENERAL_TEXT_TOKENS, positions_of(model) or GENERAL_TEXT_TOKENS)
     encoded = tokenizer(list(documents), truncation=True, max_length=most)
     samples: list[Sample] = [{"input_ids": ids, "labels": ids} for ids in encoded["input_ids"]]
-    return token_nll(model, samples, batch_size, workers)
+    return token_nll(model, samples, batch_size)
 
 
-def token_nll(model: Any, samples: Sequence[Sample], batch_size: int, workers: int = 1) -> float:
+def token_nll(model: Any, samples: Sequence[Sample], batch_size: int) -> float:
     """Mean cross-entropy over the labelled tokens of all samples, nats per token.
-
-    `workers`: number that share the batches, see `divided`.
 
     Raises:
         ValueError: no token has a label.
@@ -201,7 +197,7 @@ def token_nll(model: Any, samples: Sequence[Sample], batch_size: int, workers: i
         return _summed_nll(model, samples[rows], tiles)
 
     with evaluating(model):
-        of_batches = divided(batches, of_batch, workers)
+        of_batches = divided(batches, of_batch)
     total, count = map(sum, zip(*of_batches, strict=True))
     if count == 0:
         raise ValueError("no token has a label")

@@ -103,12 +103,10 @@ class Evaluator:
                 for model, of_model in zip(models, answers, strict=True):
                     self._ahead.setdefault(model, {})[texts] = of_model
 
-    def evaluate(self, model: Any, workers: int = 1) -> Evaluation:
+    def evaluate(self, model: Any) -> Evaluation:
         """Run every task; restores the model's training mode.
 
-        Args:
-            model: the model to evaluate.
-            workers: number that share the work; each of them calls this and has all results.
+        The workers of a group share the work; each of them calls this and has all results.
 
         Raises:
             UserError: tasks give no number that can be taken for an accuracy, all of them at once,
@@ -122,7 +120,7 @@ class Evaluator:
         with evaluating(model):
             answers = self._ahead.pop(model, {})
             lm = HarnessModel(
-                model, self._tokenizer, self._suite.batch_size, self._layouts, answers, workers
+                model, self._tokenizer, self._suite.batch_size, self._layouts, answers
             )
             for loaded in self._loaded:
                 try:

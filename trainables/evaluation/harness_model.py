@@ -23,7 +23,7 @@ from trainables.evaluation.continuations import Batch, Request, lay_out, score
 from trainables.evaluation.logits import logits_at
 from trainables.process.lost_worker import is_lost_worker
 from trainables.process.out_of_memory import is_out_of_memory
-from trainables.process.workers import agreed, divided, from_each
+from trainables.process.workers import agreed, divided, from_each, world_size
 
 Answers = list[tuple[float, bool]]  # per request: log-likelihood, and whether it is greedy
 Routed = Callable[[int], AbstractContextManager[None]]
@@ -66,7 +66,6 @@ class HarnessModel(HFLM):
         batch_size: see `EvalSuite`.
         layouts: from earlier evaluations of the same architecture; new requests are added.
         answers: answers of the model already known, by the requests' texts; see `answer_ahead`.
-        workers: number that share the evaluation, see `divided`.
     """
 
     def __init__(
@@ -76,7 +75,6 @@ class HarnessModel(HFLM):
         batch_size: int,
         layouts: Layouts,
         answers: Mapping[Hashable, Answers] | None = None,
-        workers: int = 1,
     ) -> None:
         with _left_untied(model):
             super().__init__(
@@ -88,7 +86,6 @@ class HarnessModel(HFLM):
             )
         self._layouts = layouts
         self._answers = answers or {}
-        self._workers = workers
         self._continue: Callable[[_Contexts], torch.Tensor] | None = None  # unlike `_generate`
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Answers:
@@ -130,7 +127,7 @@ class HarnessModel(HFLM):
 
     def _lay_out(self, requests: Sequence[Request]) -> list[Batch]:
         if self._layouts.shares_prefixes is None:
-            self._layouts.shares_prefixes = agreed(self._computes_branches(), self._workers)
+            self._layouts.shares_prefixes = agreed(self._computes_branches())
         longest = max(len(request.inputs) for request in requests)
         tokens = self.batch_size * max(longest, _LEAST_TOKENS)
         if self.device.type == "cpu":
@@ -139,7 +136,7 @@ class HarnessModel(HFLM):
         return lay_out(requests, self._layouts.shares_prefixes, hidden, tokens)
 
     def _score(self, batches: Sequence[Batch]) -> Answers:
-        (answers,) = score(batches, self._logits, self._workers)
+        (answers,) = score(batches, self._logits)
         return answers
 
     def _logits(self, batch: Batch, copies: int = 1) -> torch.Tensor:
@@ -205,7 +202,7 @@ class HarnessModel(HFLM):
         HFLM forms them, so it runs twice: first for the batches, then for the texts. Batches that
         are sampled are every worker's, since each draws on the random state of the one before.
         """
-        if self._workers == 1:
+        if world_size() == 1:
             texts: list[str] = super().generate_until(requests, disable_tqdm)
             return texts
         self._check_alike([request.args for request in requests])
@@ -229,7 +226,7 @@ class HarnessModel(HFLM):
         continuations = iter(
             tokens_NS
             for _, alike in groupby(shared, key=lambda contexts: contexts.room)
-            for tokens_NS in divided(list(alike), continuation, self._workers)
+            for tokens_NS in divided(list(alike), continuation)
         )
         return self._texts(requests, look_up)
 
@@ -248,10 +245,10 @@ class HarnessModel(HFLM):
         Raises:
             ValueError: they do not.
         """
-        if self._workers == 1:
+        if world_size() == 1:
             return
         digest = hashlib.sha256(repr(texts).encode()).hexdigest()
-        if len(set(from_each(digest, self._workers))) > 1:
+        if len(set(from_each(digest))) > 1:
             raise ValueError(
                 "its questions differ between the workers of the trial: give all nodes the same "
                 "data, and let no Python of the task depend on the order of a set"
@@ -284,7 +281,7 @@ class HarnessModel(HFLM):
                 stopping_criteria=stopping,
                 pad_token_id=self.tokenizer.pad_token_id,
                 use_cache=True,
-                synced_gpus=self._workers > 1 and _is_sharded(self.model),
+                synced_gpus=world_size() > 1 and _is_sharded(self.model),
                 **options | {"do_sample": False},
             )
         return tokens

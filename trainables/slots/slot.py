@@ -82,7 +82,7 @@ class Slot:
             trial, reporter, tokenizer, tokenized, self.args.max_steps, has_own_process=False
         )
         self._checkpoints = Checkpoints(trial, reporter, self.measuring)
-        self._best = BestWeights(trial, self._save, is_first=True)
+        self._best = BestWeights(trial, self._save)
 
     def restore(self) -> None:
         """Take over the newest checkpoint of any attempt, if there is one; `begin` follows."""
@@ -101,10 +101,6 @@ class Slot:
                 self._checkpoints.make_up()
             self._checkpoints.before_step()
         self._random_at_step = self.generator.get_state()
-
-    def is_world_process_zero(self) -> bool:
-        """Always: a slot's trial has one worker."""
-        return True
 
     @property
     def is_trained(self) -> bool:

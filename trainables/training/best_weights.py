@@ -8,7 +8,7 @@ from typing import Any
 
 from trainables.config import Objective, TrialConfig
 from trainables.files.disk import whole_folder
-from trainables.process.workers import agreed
+from trainables.process.workers import agreed, is_first_worker
 from trainables.records.schema import Measurement
 from trainables.training.attempt_folder import is_scratch
 from trainables.training.checkpoint_files import (
@@ -28,14 +28,12 @@ class BestWeights:
 
     Attributes:
         save: writes the weights into a folder; every worker calls it.
-        is_first: whether this is the worker of rank 0.
     """
 
-    def __init__(self, config: TrialConfig, save: Callable[[Path], None], is_first: bool) -> None:
+    def __init__(self, config: TrialConfig, save: Callable[[Path], None]) -> None:
         self._objective = config.objective if config.train.save_weights else None
         self._attempts = config.attempt_dirs
-        self._workers = config.workers
-        self.save, self.is_first = save, is_first
+        self.save = save
         self._is_scratch = is_scratch(config)
         self._best: BestEvaluation | None = None
 
@@ -55,15 +53,15 @@ class BestWeights:
         value = measurement.metrics.get(objective.metric)
         best = self._to_beat(objective)
         is_best = value is not None and (best is None or objective.is_better(value, best.value))
-        if not agreed(is_best, self._workers):
+        if not agreed(is_best):
             return
-        folder = best_dir(self._attempts[-1])
-        with whole_folder(folder, self.is_first, self._is_scratch) as unfinished:
+        folder, is_first = best_dir(self._attempts[-1]), is_first_worker()
+        with whole_folder(folder, is_first, self._is_scratch) as unfinished:
             self.save(unfinished)
-            if self.is_first and value is not None:
+            if is_first and value is not None:
                 best = BestEvaluation(step=measurement.step, metric=objective.metric, value=value)
                 write_best(unfinished, best)
-        if self.is_first:
+        if is_first:
             self._best = best
             remove_best(self._attempts[:-1])
 

@@ -70,12 +70,10 @@ class Snapshot:
     progress: Progress
 
 
-def take(model: Any, optimizer: Any, progress: Progress, world_size: int) -> Snapshot:
+def take(model: Any, optimizer: Any, progress: Progress) -> Snapshot:
     """Copy a training's state; every worker calls it, and only the first gets the tensors."""
-    is_first = world_size == 1 or torch.distributed.get_rank() == 0
-    tensors = optimizer_state.read(model, optimizer, is_first)
-    random_states = from_each(random_state.read(), world_size)
-    return Snapshot(tensors, random_states, progress)
+    tensors = optimizer_state.read(model, optimizer)
+    return Snapshot(tensors, from_each(random_state.read()), progress)
 
 
 def write(checkpoint: Path, snapshot: Snapshot, is_scratch: bool = False) -> None:

@@ -22,6 +22,7 @@ from trainables.inputs.chats import without_nulls
 from trainables.inputs.model import load_model, shared_base
 from trainables.inputs.tokenized import inputs_of
 from trainables.process.out_of_memory import free_memory
+from trainables.process.workers import is_first_worker
 from trainables.records.schema import TrialResult
 from trainables.training.expert_modules import keep_in_step
 from trainables.training.reporter import Reporter
@@ -63,7 +64,7 @@ def prepare(config: TrialConfig, samples: int, settings: dict[str, Any]) -> tupl
     model = load_model(config.model, is_hollow=is_sharded and os.environ["RANK"] != "0")
     arguments = sft_config(config, samples, settings)
     if is_sharded:
-        shard(model, getattr(torch, config.model.dtype), config.workers)
+        shard(model, getattr(torch, config.model.dtype))
     _freeze_unread(model)
     return model, arguments
 
@@ -90,7 +91,7 @@ def _save(trainer: Any, folder: Path, padding: int | None) -> None:
     texts, too: of a model that is loaded with it that token's embedding is not trained any further,
     and Youtu's is loaded as zeros.
     """
-    is_first = trainer.is_world_process_zero()
+    is_first = is_first_worker()
     if is_first or is_deepspeed_zero3_enabled():
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if is_first:

@@ -59,7 +59,7 @@ class Trainer(SFTTrainer):
         if not hasattr(utils, "add_fused_lm_head"):  # other versions of TRL use the model's logits
             return
         is_equal = _is_of_own_logits(model, self.args.device, _ROUNDING[dtype])
-        self.is_fused = agreed(is_equal, self.args.world_size)
+        self.is_fused = agreed(is_equal)
         if not self.is_fused:
             logger.warning(
                 "TRL's fused head computes other logits than the model: the loss is of the "

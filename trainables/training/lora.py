@@ -12,6 +12,7 @@ from trainables.config import ModelConfig, TrialConfig
 from trainables.inputs.adapter import adapt, restore
 from trainables.inputs.model import save_own_tokenizer, shared_base
 from trainables.inputs.tokenized import inputs_of
+from trainables.process.workers import is_first_worker
 from trainables.records.schema import TrialResult
 from trainables.training.reporter import Reporter
 from trainables.training.run import run_training, sft_config
@@ -37,7 +38,7 @@ def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
 
 def _save(model: ModelConfig, trainer: Any, folder: Path) -> None:
     """The adapter alone, as a standard PEFT folder; with the tokenizer if it is not the base's."""
-    if trainer.is_world_process_zero():
+    if is_first_worker():
         # Else an adapted embedding is saved whole beside its update.
         trainer.model.save_pretrained(folder, save_embedding_layers=False)
         save_own_tokenizer(model, trainer.processing_class, folder)

@@ -24,6 +24,7 @@ from trainables.files.disk import is_disk_full
 from trainables.inputs.data import TokenizedData
 from trainables.process.lost_worker import is_lost_worker
 from trainables.process.out_of_memory import is_out_of_memory
+from trainables.process.workers import is_first_worker
 from trainables.records.items import items_file, without_texts, write_items
 from trainables.records.schema import Measurement
 from trainables.training.reporter import Reporter
@@ -156,15 +157,13 @@ class Measuring:
         """Evaluate; the workers of a group share the work, and all have the results."""
         started = time.perf_counter()
         model, suite = self._trainer.model, self._config.eval
-        workers = self._trainer.args.world_size
         evaluation, metrics = compare_with_base(
-            self._base, model, self._tokenizer, self.evaluator, suite, workers
+            self._base, model, self._tokenizer, self.evaluator, suite
         )
         if self._validation:
-            metrics[metric_keys.VALIDATION_LOSS] = token_nll(
-                model, self._validation, suite.batch_size, workers
-            )
-        if self._trainer.is_world_process_zero():
+            loss = token_nll(model, self._validation, suite.batch_size)
+            metrics[metric_keys.VALIDATION_LOSS] = loss
+        if is_first_worker():
             items = without_texts(evaluation.items)
             write_items(items_file(Path(self._config.output_dir), step), items)
         self.charge_evaluation(time.perf_counter() - started)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from trainables.errors import TrialError
+from trainables.process.workers import is_first_worker
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 # DeepSpeed's names: at stage 3, at 1 and 2, and at 1 in bfloat16 with gradients in fp32.
@@ -25,26 +26,27 @@ class CannotGoOn(TrialError):
     """The optimizer keeps its state where that of a checkpoint cannot be restored."""
 
 
-def read(model: Any, optimizer: Any, keep: bool) -> dict[str, torch.Tensor]:
+def read(model: Any, optimizer: Any) -> dict[str, torch.Tensor]:
     """Whole tensors on the CPU; under ZeRO a collective that every worker takes part in.
 
-    Only workers that are to keep them get the tensors, which take 12 bytes per parameter.
+    Only the first worker gets them, as they take 12 bytes per parameter.
 
     Returns:
         `parameter/{name}` and the moments `exp_avg/{name}` and `exp_avg_sq/{name}`, in fp32;
         `steps`, how many the optimizer has done, and `step/{name}` where one has its own count.
     """
     tensors: dict[str, torch.Tensor] = {}
+    is_kept = is_first_worker()
     _link_moments(optimizer)
     for name, parameter in _trained(model):
         for kind in (None, *_MOMENTS):
             value = _get(parameter, kind, optimizer)
-            if keep and value is not None:
+            if is_kept and value is not None:
                 tensors[f"{kind or 'parameter'}/{name}"] = _on_cpu(value)
     states = _base_optimizer(optimizer).state.values()
     counts = [float(state["step"]) for state in states if "step" in state]
     tensors["steps"] = torch.tensor(max(counts, default=0.0))
-    for name, state in _own_states(model, optimizer).items() if keep else ():
+    for name, state in _own_states(model, optimizer).items() if is_kept else ():
         if "step" in state:
             tensors[f"step/{name}"] = torch.tensor(float(state["step"]))
     return tensors

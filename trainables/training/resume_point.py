@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from trainables.process.workers import agreed
+from trainables.process.workers import agreed, is_first_worker
 from trainables.training.checkpoint_files import FILES, checkpoints, newest_valid
 
 # Together more than the minute for which NFS may show a folder as it was (`acdirmax`).
@@ -18,15 +18,15 @@ _PAUSES_S = (1.0, 5.0, 20.0, 40.0)
 T = TypeVar("T")
 
 
-def resume_point(attempt_dirs: Sequence[Path], workers: int) -> Path | None:
+def resume_point(attempt_dirs: Sequence[Path]) -> Path | None:
     """The newest valid checkpoint, None if there is none; every worker calls it.
 
     Raises:
         OSError: the storage gives errors, or does not show this worker what the first one chose.
     """
-    is_first = workers == 1 or torch.distributed.get_rank() == 0
+    is_first = is_first_worker()
     chosen = _patiently(lambda: newest_valid(attempt_dirs)) if is_first else None
-    files = agreed((chosen / FILES).read_text() if chosen else None, workers)
+    files = agreed((chosen / FILES).read_text() if chosen else None)
     if is_first or files is None:
         return chosen
     return _patiently(lambda: _with_files(attempt_dirs, files))

@@ -20,7 +20,7 @@ from trainables.files.disk import whole_folder
 from trainables.inputs.data import TokenizedData, training_order
 from trainables.inputs.tokenized import as_dataset
 from trainables.process.background import in_background
-from trainables.process.workers import agreed, barrier, from_each
+from trainables.process.workers import agreed, barrier, from_each, is_first_worker
 from trainables.records.schema import Measurement, TrialResult
 from trainables.training import checkpoint, checkpoint_files, optimizer_state
 from trainables.training.attempt_folder import (
@@ -114,12 +114,12 @@ def run_training(
             train_dataset=_ordered(config, tokenized, arguments.max_steps, checkpoints.first_step),
             processing_class=tokenizer,
         )
-    best = BestWeights(config, partial(save, trainer), trainer.is_world_process_zero())
+    best = BestWeights(config, partial(save, trainer))
     trainer.add_callback(_Steps(trainer, config.model.dtype, measuring, checkpoints))
     measuring.start(trainer)
     checkpoints.start(trainer, best)
     with _letting_go_of(trainer):
-        barrier(config.workers)  # in its own groups DeepSpeed waits for minutes only
+        barrier()  # in its own groups DeepSpeed waits for minutes only
         with suppress(AlreadyTrained):
             trainer.train()
         return conclude(config, measuring.last, best)
@@ -132,11 +132,11 @@ def conclude(config: TrialConfig, last: Measurement | None, best: BestWeights) -
     an attempt after a crash in between finds the last step's, and has only the weights to write.
     """
     assert last is not None  # noqa: S101 - the last step is always reported
-    if config.train.save_weights:
-        with whole_folder(Path(config.weights_dir), best.is_first, is_scratch(config)) as folder:
-            best.save(folder)
     weights = Path(config.weights_dir) if config.train.save_weights else None
-    better = best.settle(last) if best.is_first else None
+    if weights:
+        with whole_folder(weights, is_first_worker(), is_scratch(config)) as folder:
+            best.save(folder)
+    better = best.settle(last) if is_first_worker() else None
     return TrialResult(
         last=last,
         weights_dir=weights and published_address(config, weights),
@@ -224,7 +224,7 @@ class Checkpoints:
         self._reporter = reporter
         self._attempts = config.attempt_dirs
         self._measuring = measuring
-        self._resumed = resume_point(self._attempts, config.workers)
+        self._resumed = resume_point(self._attempts)
         self._progress = checkpoint.load_progress(self._resumed) if self._resumed else None
 
     @property
@@ -236,7 +236,7 @@ class Checkpoints:
         """Set the trainer that calls it, and the keeper of the best weights."""
         self._trainer = trainer
         self._best = best
-        if trainer.is_world_process_zero():
+        if is_first_worker():
             checkpoint_files.set_damaged_aside(self._attempts, self._resumed)
 
     def restore(self) -> None:
@@ -266,7 +266,7 @@ class Checkpoints:
         step = self._trainer.state.global_step
         evaluated = checkpoint_files.evaluated(self._resumed)
         is_due = evaluated is None and self._measuring.is_report_step(step)
-        if agreed(is_due, self._config.workers):
+        if agreed(is_due):
             self._best.offer(self._measuring.evaluate())
         if step >= self._trainer.args.max_steps:
             raise AlreadyTrained
@@ -279,7 +279,7 @@ class Checkpoints:
 
     def after_step(self) -> None:
         """Save and evaluate at a report step; save and end if that is requested."""
-        step, workers = self._trainer.state.global_step, self._config.workers
+        step = self._trainer.state.global_step
         is_report_step = self._measuring.is_report_step(step)
         if is_report_step:
             with in_background(partial(self._write, self._snapshot())) as wait_for_it:
@@ -288,15 +288,15 @@ class Checkpoints:
                 return
             self._best.offer(measurement)
             self._mark_evaluated(step)
-        if any(from_each(self._reporter.stop_requested(), workers)):
+        if any(from_each(self._reporter.stop_requested())):
             if not is_report_step:
                 self._write(self._snapshot())
-            barrier(workers)
+            barrier()
             raise StopTrial
 
     def _mark_evaluated(self, step: int) -> None:
         """Record that a run resuming from this step has no evaluation to do first."""
-        if self._trainer.is_world_process_zero():
+        if is_first_worker():
             folder = checkpoint_files.checkpoint_dir(self._attempts[-1], step)
             note = checkpoint_files.mark_evaluated(folder, self._carry())
             publish_file(self._config, note)
@@ -309,10 +309,10 @@ class Checkpoints:
         progress = checkpoint.Progress(
             state.global_step, state.num_input_tokens_seen, _schedule(trainer), self._carry()
         )
-        return checkpoint.take(trainer.model, trainer.optimizer, progress, self._config.workers)
+        return checkpoint.take(trainer.model, trainer.optimizer, progress)
 
     def _write(self, snapshot: checkpoint.Snapshot) -> None:
-        if not self._trainer.is_world_process_zero():
+        if not is_first_worker():
             return
         folder = checkpoint_files.checkpoint_dir(self._attempts[-1], snapshot.progress.step)
         checkpoint.write(folder, snapshot, is_scratch(self._config))

@@ -16,7 +16,7 @@ from transformers.integrations.deepspeed import deepspeed_config
 from trainables.process.workers import agreed
 
 
-def shard(model: PreTrainedModel, dtype: torch.dtype, workers: int) -> None:
+def shard(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Leave this worker its shard of each parameter, and all buffers. Every worker calls it.
 
     The first worker's values count, sent one parameter at a time; models of others may be hollow.
@@ -28,7 +28,7 @@ def shard(model: PreTrainedModel, dtype: torch.dtype, workers: int) -> None:
 
     # Files may hold a weight under both its names, alike or not: a hollow model cannot tell, and
     # with a parameter more or less its worker would wait for ever.
-    model.all_tied_weights_keys = agreed(model.all_tied_weights_keys, workers)
+    model.all_tied_weights_keys = agreed(model.all_tied_weights_keys)
     model.tie_weights(recompute_mapping=False)
     shards: Any = zero.Init(module=nn.Module(), config_dict_or_path=deepspeed_config())
     for buffer in model.buffers():

@@ -159,13 +159,13 @@ class Worker:
         Raises:
             StoppedByTune: the trial ends here, in every worker.
         """
-        from trainables.process.workers import agreed
+        from trainables.process.workers import agreed, is_first_worker
 
         goes_on = False
-        if int(os.environ["RANK"]) == 0:
+        if is_first_worker():
             self._reports.put(measurement)
             goes_on = self._answers.get()
-        if not agreed(goes_on, int(os.environ["WORLD_SIZE"])):
+        if not agreed(goes_on):
             raise StoppedByTune
 
 
@@ -175,7 +175,7 @@ def _leave(trial: TrialConfig, rank: int, is_stopped: bool = False) -> None:
 
     publish_worker(trial, rank, is_stopped)
     if trial.published_dir is not None:
-        barrier(trial.workers)
+        barrier()
         clear_node(trial)
 
 
