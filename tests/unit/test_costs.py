@@ -53,7 +53,7 @@ def started(gpus_per_worker: float = 4, log_every: int = 1) -> Measuring:
     train = TrainConfig(steps=10, report_every=10, log_every=log_every)
     config = trial_config(method="full", workers=2, gpus_per_worker=gpus_per_worker, train=train)
     data = TokenizedData(train=[None] * 80, validation=[], skipped=0, prompts=[])  # type: ignore[list-item]
-    made = Measuring(config, ListReporter(), None, data, total_steps=10)
+    made = Measuring(config, ListReporter(), data, total_steps=10)
     model = torch.nn.Linear(3, 2)
     model.bias.requires_grad = False
     schedule: Any = SimpleNamespace(get_last_lr=lambda: [1e-3])

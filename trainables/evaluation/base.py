@@ -94,12 +94,12 @@ def evaluate_base(
     told += length_warnings(inputs.base, inputs.tokenized)
     told += overlap_warnings(inputs.tokenized, inputs.evaluator.questions())
     content, shown = inputs.of_scores(), _typical(inputs)
-    key = _key(content | _of_record(inputs, data, suite, seed, shown, told))
+    key = _key(content | _of_record(inputs, data, seed, shown, told))
     folder = cache / key
     if folder.exists():
         return folder
     started = time.time()  # what is loaded, or fetched, before is not evaluated
-    evaluation, reference, nll = _measure(inputs, suite, seed)
+    evaluation, reference, nll = _measure(inputs, seed)
     tokenized = inputs.tokenized
     record = BaseRecord(
         key=key,
@@ -128,28 +128,23 @@ def _typical(inputs: BaseInputs) -> SampleText:
     return typical_sample(inputs.tokenizer, inputs.tokenized.train[:own])
 
 
-def _held_out(inputs: BaseInputs, suite: EvalSuite) -> list[Sample]:
+def _held_out(inputs: BaseInputs) -> list[Sample]:
     """What the base's loss is measured on.
 
     Of a suite with in-domain tasks, their accuracy tells what is learned.
     """
-    return [] if suite.in_domain else inputs.tokenized.validation
+    return [] if inputs.evaluator.suite.in_domain else inputs.tokenized.validation
 
 
 def _of_record(
-    inputs: BaseInputs,
-    data: DataConfig,
-    suite: EvalSuite,
-    seed: int,
-    shown: SampleText,
-    told: Sequence[str],
+    inputs: BaseInputs, data: DataConfig, seed: int, shown: SampleText, told: Sequence[str]
 ) -> dict[str, object]:
     """What determines the record beside the scores: sample counts, a sample, warnings, drift."""
-    tokenized, prompts = inputs.tokenized, inputs.tokenized.prompts
+    suite, tokenized, prompts = inputs.evaluator.suite, inputs.tokenized, inputs.tokenized.prompts
     contexts = [kl_context(inputs.tokenizer, prompt) for prompt in prompts]
     counts = len(tokenized.train), len(tokenized.validation), tokenized.skipped
     samples = [*counts, tokenized.replayed_tokens, data.max_length, shown.model_dump(), told]
-    held_out = _held_out(inputs, suite)
+    held_out = _held_out(inputs)
     return {
         "batch_size": suite.batch_size,  # changes scores only by rounding
         "cache": _CACHE_VERSION,
@@ -159,16 +154,14 @@ def _of_record(
     }
 
 
-def _measure(
-    inputs: BaseInputs, suite: EvalSuite, seed: int
-) -> tuple[Evaluation, KlReference | None, float | None]:
+def _measure(inputs: BaseInputs, seed: int) -> tuple[Evaluation, KlReference | None, float | None]:
     """The base's evaluation, and what the drift of trials is measured from; None is not measured.
 
     Its metrics are all that the base's own W&B run shows, with drift and forgetting of zero.
     """
-    base, tokenizer, size = inputs.base, inputs.tokenizer, suite.batch_size
-    prompts, documents = inputs.tokenized.prompts, inputs.documents
-    held_out = _held_out(inputs, suite)
+    base, tokenizer, suite = inputs.base, inputs.tokenizer, inputs.evaluator.suite
+    prompts, documents, size = inputs.tokenized.prompts, inputs.documents, suite.batch_size
+    held_out = _held_out(inputs)
     reference = nll = None
     with only_embedded(base, tokenizer):
         evaluation = inputs.evaluator.evaluate(base)
@@ -229,16 +222,13 @@ def _store(
 
 
 def compare_with_base(
-    base: Base,
-    model: object,
-    tokenizer: object,
-    evaluator: Evaluator,
-    suite: EvalSuite,
+    base: Base, model: object, evaluator: Evaluator
 ) -> tuple[Evaluation, dict[str, float]]:
     """Evaluate a tuned model; returns the evaluation and every metric, including drift.
 
     The workers of a group share the work; each of them calls this and has all results.
     """
+    suite, tokenizer = evaluator.suite, evaluator.tokenizer
     evaluation = evaluator.evaluate(model)
     metrics = evaluation.metrics | forgetting_metrics(
         base.record.scores, evaluation.scores, base.items, evaluation.items

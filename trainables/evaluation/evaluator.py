@@ -69,7 +69,7 @@ class Evaluation:
 class Evaluator:
     """Evaluates models on one suite; tasks, requests and their batches are built once.
 
-    Args:
+    Attributes:
         suite: the tasks.
         tokenizer: of the model to evaluate and of all its tuned copies.
 
@@ -78,8 +78,8 @@ class Evaluator:
     """
 
     def __init__(self, suite: EvalSuite, tokenizer: Any) -> None:
-        self._suite = suite
-        self._tokenizer = tokenizer
+        self.suite = suite
+        self.tokenizer = tokenizer
         self._loaded = load_tasks(suite)
         self._layouts = Layouts()
         self._ahead: WeakKeyDictionary[Any, dict[Hashable, Answers]] = WeakKeyDictionary()
@@ -98,7 +98,7 @@ class Evaluator:
             routed: called with the rows per model; within it each model's rows use its own layers.
         """
         with evaluating(models[0]):
-            lm = HarnessModel(models[0], self._tokenizer, self._suite.batch_size, self._layouts)
+            lm = HarnessModel(models[0], self.tokenizer, self.suite.batch_size, self._layouts)
             for texts, answers in lm.answer_ahead(len(models), routed):
                 for model, of_model in zip(models, answers, strict=True):
                     self._ahead.setdefault(model, {})[texts] = of_model
@@ -119,9 +119,7 @@ class Evaluator:
         warnings: list[str] = []
         with evaluating(model):
             answers = self._ahead.pop(model, {})
-            lm = HarnessModel(
-                model, self._tokenizer, self._suite.batch_size, self._layouts, answers
-            )
+            lm = HarnessModel(model, self.tokenizer, self.suite.batch_size, self._layouts, answers)
             for loaded in self._loaded:
                 try:
                     result = self._run(loaded, lm)
@@ -154,22 +152,22 @@ class Evaluator:
             loaded.task.label: [
                 questions_of(task, document)
                 for task in loaded.tasks["tasks"].values()
-                for _, document in task.doc_iterator(limit=self._suite.limit_of(loaded.task))
+                for _, document in task.doc_iterator(limit=self.suite.limit_of(loaded.task))
             ]
             for loaded in self._loaded
         }
 
     def describe(self) -> list[dict[str, Any]]:
         """Everything besides the model that determines the numbers, as plain data."""
-        asking: dict[str, Any] = {"chat_template": self._suite.chat_template}
-        if self._suite.chat_template:
-            asking |= dated(self._tokenizer)
-        if self._suite.system_instruction:
-            asking["system_instruction"] = self._suite.system_instruction
+        asking: dict[str, Any] = {"chat_template": self.suite.chat_template}
+        if self.suite.chat_template:
+            asking |= dated(self.tokenizer)
+        if self.suite.system_instruction:
+            asking["system_instruction"] = self.suite.system_instruction
         return [*map(self._describe, self._loaded), asking]
 
     def _describe(self, loaded: LoadedTask) -> dict[str, Any]:
-        members, limit = loaded.tasks["tasks"], self._suite.limit_of(loaded.task)
+        members, limit = loaded.tasks["tasks"], self.suite.limit_of(loaded.task)
         task: dict[str, Any] = {
             "role": loaded.role,
             "label": loaded.task.label,
@@ -194,12 +192,12 @@ class Evaluator:
         result = evaluate(
             lm=lm,
             task_dict=loaded.tasks,
-            limit=self._suite.limit_of(loaded.task),
+            limit=self.suite.limit_of(loaded.task),
             bootstrap_iters=_STDERR_RESAMPLES,
             log_samples=True,
-            system_instruction=self._suite.system_instruction,
-            apply_chat_template=self._suite.chat_template,
-            fewshot_as_multiturn=self._suite.chat_template,
+            system_instruction=self.suite.system_instruction,
+            apply_chat_template=self.suite.chat_template,
+            fewshot_as_multiturn=self.suite.chat_template,
         )
         assert result is not None  # noqa: S101 - only ranks other than 0 get None
         return dict(result)

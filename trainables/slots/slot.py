@@ -79,7 +79,7 @@ class Slot:
         self._loss = 0.0
         self._logs: dict[str, float] = {}
         self.measuring = Measuring(
-            trial, reporter, tokenizer, tokenized, self.args.max_steps, has_own_process=False
+            trial, reporter, tokenized, self.args.max_steps, has_own_process=False
         )
         self._checkpoints = Checkpoints(trial, reporter, self.measuring)
         self._best = BestWeights(trial, self._save)

@@ -37,14 +37,12 @@ class Measuring:
         self,
         config: TrialConfig,
         reporter: Reporter,
-        tokenizer: Any,
         tokenized: TokenizedData,
         total_steps: int,
         has_own_process: bool = True,
     ) -> None:
         self._config = config
         self._reporter = reporter
-        self._tokenizer = tokenizer
         self._validation = tokenized.validation
         self._base = _base_in(config.base_dir)
         self.evaluator = shared_evaluator(config.model, config.eval)
@@ -156,12 +154,10 @@ class Measuring:
     def _evaluate(self, step: int) -> dict[str, float]:
         """Evaluate; the workers of a group share the work, and all have the results."""
         started = time.perf_counter()
-        model, suite = self._trainer.model, self._config.eval
-        evaluation, metrics = compare_with_base(
-            self._base, model, self._tokenizer, self.evaluator, suite
-        )
+        model = self._trainer.model
+        evaluation, metrics = compare_with_base(self._base, model, self.evaluator)
         if self._validation:
-            loss = token_nll(model, self._validation, suite.batch_size)
+            loss = token_nll(model, self._validation, self._config.eval.batch_size)
             metrics[metric_keys.VALIDATION_LOSS] = loss
         if is_first_worker():
             items = without_texts(evaluation.items)

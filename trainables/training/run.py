@@ -105,7 +105,7 @@ def run_training(
         EvaluationFailed: an evaluation raised an error; a checkpoint holds the step.
         EvaluationOutOfMemory: the same, because memory ran out.
     """
-    measuring = Measuring(config, reporter, tokenizer, tokenized, arguments.max_steps)
+    measuring = Measuring(config, reporter, tokenized, arguments.max_steps)
     checkpoints = Checkpoints(config, reporter, measuring)
     with _routers_coefficient_kept(model), _adapter_kept(model):
         trainer = Trainer(
