@@ -25,6 +25,9 @@ SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "/sEc+ReT/",
     "judge_password": "p'a\"ss word",
     "MY_CREDENTIALS": PEM,
+    "S3_HOST_KEY_2": "of the second host",
+    "SECRET_PROFILE": "of-a-profile",
+    "DB_PASSWD": "of-a-database",
 }
 
 
@@ -46,13 +49,36 @@ def test_values_of_secret_variables_are_blotted_out() -> None:
     assert_safe(told)
     assert told.endswith(", *** and ***")
     assert "'HF_TOKEN': '***'" in told
+    assert "'MY_CREDENTIALS': '***'" in told
     assert "http://***@127.0.0.1:9" in told
+
+
+def test_a_value_of_eight_characters_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "12345678")
+    assert redacted("got 12345678") == "got ***"
+    assert redacted("12345678") == "***"
+    monkeypatch.setenv("SOME_KEY", "1234567")
+    assert redacted("got 1234567") == "got 1234567"
+
+
+def test_of_values_that_are_part_of_another_nothing_of_the_longest_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    longest = "0123456789abcdef"
+    for start in range(9):
+        monkeypatch.setenv(f"KEY_{start}", longest[start:])
+    assert redacted(f"got {longest}") == "got ***"
 
 
 def test_words_and_paths_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ordinary = {
         "TOKENIZERS_PARALLELISM": "false",
+        "TOKENIZER": "my-own-tokenizer",
         "TOKENIZER_PATH": "meta-llama/Llama-3.2-1B",
+        "api_key_file": "keys/api.txt",
+        "SSH_KEY_PATH": "keys/id_rsa",
+        "SECRETS_DIR": "run/secrets",
+        "TOKEN_HOST": "tokens.example.org",
         "NUM_TOKENS": "1000000000",
         "KEYBOARD_LAYOUT": "llama-3-8b",
         "MONKEY_ISLAND": "my_sweep_7",
@@ -81,10 +107,21 @@ def test_a_long_reason_keeps_its_remedy() -> None:
         ("s3:/AKIAX:secret@bucket", "s3:/***@bucket"),
         ("https://u:1234@host", "https://***@host"),
         ("https://me:pw@host:8080/a?b=1", "https://***@host:8080/a?b=1"),
+        ("redis://:secret@host", "redis://***@host"),
+        ("https://hf_secret:@host", "https://***@host"),
+        ("s3://u:123456/x@bucket", "s3://***@bucket"),
+        (f"https://me:{'p' * 1000}@host", "https://***@host"),
         ("https://host/a?key=AIza&b=1", "https://host/a?key=***&b=1"),
-        ("'https://host/a?b=1&Access_Token=x y'", "'https://host/a?b=1&Access_Token=*** y'"),
+        *((f"x?b=1&Access_Token=x{end}", f"x?b=1&Access_Token=***{end}") for end in " ')\""),
         ("x?X-Amz-Signature=0a&X-Amz-Expires=9", "x?X-Amz-Signature=***&X-Amz-Expires=9"),
         ("x?X-Amz-Credential=AK%2F&sig=b", "x?X-Amz-Credential=***&sig=***"),
+        *(
+            (f"https://host/a?b=1&{option}=c", f"https://host/a?b=1&{option}=***")
+            for option in (
+                *("api_key", "apikey", "token", "access_token", "password", "secret"),
+                *("X-Amz-Security-Token", "X-Goog-Signature", "signature", "credential"),
+            )
+        ),
         *(
             (harmless, harmless)
             for harmless in (
@@ -93,7 +130,11 @@ def test_a_long_reason_keeps_its_remedy() -> None:
                 "ray://head:10001,worker@node",
                 "gs://anonymous@bucket/x",
                 "s3://bucket/a?b=token&keys=3",
-                "the key=value of me:you@home",
+                "the key=value at s3://bucket of us:me:you@home",
+                "s3://a:b of me@home",
+                "docker://registry/image:tag@sha256",
+                "'s3://a','b:c@d','e://f:g','h@i'",
+                '"s3://a","b:c@d","e://f:g","h@i"',
             )
         ),
     ],
