@@ -22,7 +22,7 @@ from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import recommend
 from trainables.results.settings import SETTINGS
-from trainables.results.trade_off import objective_ranges
+from trainables.results.trade_off import distance_to_ideal, objective_ranges, standard_error
 from trainables.results.wording import setting, setting_in_full
 from tune.folder.recorder import Recorder
 from tune.folder.tables import write_results_csv
@@ -243,8 +243,32 @@ def test_an_objective_is_scaled_over_no_less_than_two_of_its_standard_errors(met
     suite = {"in_domain": ["sums", "more"], "retention": ["a", "b", "lost"], "ood": ["harder"]}
     mode = "max" if metric.startswith("in_domain") else "min"
     goals = sweep_config(eval=suite, objectives=[{"metric": metric, "mode": mode}])
-    [(best, worst)] = objective_ranges(goals, [trial(0, metrics | {metric: 0.01})])
+    records = [trial(0, metrics | {metric: 0.01}), trial(1, {metric: 0.01 + error})]
+    [(best, worst)] = objective_ranges(goals, records)
     assert worst - best == pytest.approx(2 * error)
+
+
+def test_a_standard_error_that_is_not_known_is_0():
+    of_task = ["in_domain/sums/acc", "forgetting/a", "train/loss"]
+    over_tasks = ["in_domain/acc_mean", "ood/gap", "forgetting/mean", "forgetting/max"]
+    for metric in (*of_task, *over_tasks):
+        assert standard_error(metric, {metric: 0.5}) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("lost", "share"),
+    [(1e-17, math.sqrt(0.04 / 0.25)), (0.01, 1.0)],  # by rounding, and of graded items
+)
+def test_an_error_is_that_of_flips_where_these_are_what_was_lost(lost, share):
+    metrics = {"retention/a/acc": 0.5, "retention/a/acc_stderr": 0.02, "forgetting/a": lost}
+    metrics |= {"flips/a/forgotten": 0.02, "flips/a/gained": 0.02}
+    assert standard_error("forgetting/a", metrics) == pytest.approx(0.02 * share)
+
+
+def test_an_objective_in_which_all_are_alike_is_not_scaled():
+    ranges = [(-0.5, -0.5), (0.1, 0.9)]
+    far = trial(0, {GAIN: 0.2, LOSS: 0.5})
+    assert distance_to_ideal(sweep_config(), far, ranges) == pytest.approx(math.hypot(0.3, 0.5))
 
 
 @pytest.mark.parametrize("metric", ["forgetting/max", "forgetting/positive_mean", "forgetting/b"])
