@@ -155,11 +155,11 @@ def test_a_card_has_what_was_told_of_the_data_and_the_training(tmp_path: Path) -
     ) in card.text
 
 
-def test_a_prompt_that_asks_for_code_stays_in_its_block(tmp_path: Path) -> None:
+def test_a_prompt_that_asks_for_code_stays_in_its_block_without_controls(tmp_path: Path) -> None:
     prompt = "Complete:\n```python\n{{ code }}\n```\n"
     folder = tmp_path / "tiny"
     record = trained(folder, 0, gain=0.5, forgetting=0.0)
-    data = record.config.data.model_copy(update={"prompt": prompt})
+    data = record.config.data.model_copy(update={"prompt": f"\x1b\x07{prompt}"})
     config = record.config.model_copy(update={"data": data})
     record_sweep(folder, record.model_copy(update={"config": config}))
     card = ModelCard.load(export(folder, tmp_path / "out", number=0) / "README.md")
@@ -634,7 +634,9 @@ def test_code_in_a_sweep_s_folder_is_never_run(
     else:
         for file in EMBEDDED.glob("tokenizer*"):
             shutil.copy(file, base)
-    bring_code(Ledger(folder).folder.attempt(0, 1) / "weights", tmp_path / "ran")
+    weights = Ledger(folder).folder.attempt(0, 1) / "weights"
+    bring_code(weights, tmp_path / "ran")
+    (weights / "more.py").touch()
     if is_recorded:
         assert refused(capsys, folder, out) == (
             "model.trust_remote_code: is true in the sweep's record: code that comes with "
@@ -651,6 +653,7 @@ def test_code_in_a_sweep_s_folder_is_never_run(
     saved = json.loads((out / "tokenizer_config.json").read_text())
     assert ("auto_map" in saved) is is_recorded
     assert (out / "own.py").exists() is is_recorded
+    assert not (out / "more.py").exists()
     if is_recorded:  # the base's, without which the tokenizer could not be loaded
         assert (out / "own.py").read_text() == (base / "own.py").read_text()
 
@@ -662,12 +665,13 @@ def test_a_full_model_s_code_goes_with_it_where_it_is_trusted(tmp_path: Path) ->
     for record, model in zip(records, (trusted, plain), strict=True):
         weights = folder / f"trials/{record.number:04d}/attempt_1/weights"
         (weights / "modeling_own.py").write_text("raise SystemExit")
-        for name in ("training_args.bin", "vocab.spm", "tokenizer.jsonl"):
+        pickled = (f"pickled.{end}" for end in ("bin", "pt", "pth", "pkl", "pickle", "ckpt"))
+        for name in (*pickled, "native.so", "vocab.spm", "tokenizer.jsonl"):
             (weights / name).touch()
         config = record.config.model_copy(update={"model": model})
         record_sweep(folder, record.model_copy(update={"config": config}))
     for number, files in enumerate([{"modeling_own.py"}, set()]):
-        to = export(folder, tmp_path / str(number), number, trust_remote_code=True)
+        to = export(folder, tmp_path / str(number), number, trust_remote_code=number == 0)
         vocabulary = {"vocab.spm", "tokenizer.jsonl"}
         written = {"config.json", "model.safetensors", "README.md"} | vocabulary
         assert {file.name for file in to.iterdir()} == written | files
@@ -676,17 +680,20 @@ def test_a_full_model_s_code_goes_with_it_where_it_is_trusted(tmp_path: Path) ->
 def test_a_link_to_a_file_of_the_reader_is_not_followed(
     sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    secret, out = tmp_path / ".netrc", tmp_path / "out"
-    secret.write_text("password")
+    out = tmp_path / "out"
     link = sweep / "trials/0001/attempt_1/weights/vocab.txt"
-    link.symlink_to(secret)
-    assert refused(capsys, sweep, out).startswith(
-        f"--trial: its weights have a link that leaves their folder: {link} to {secret}; "
-    )
-    assert not out.exists()
-    link.unlink()
+    for secret in (tmp_path / ".netrc", link.parents[1] / "beside.txt"):
+        secret.write_text("password")
+        link.symlink_to(secret)
+        assert refused(capsys, sweep, out).startswith(
+            f"--trial: its weights have a link that leaves their folder: {link} to {secret}; "
+        )
+        assert not out.exists()
+        link.unlink()
     link.symlink_to("config.json")
-    assert (export(sweep, out) / "vocab.txt").read_text() == "{}"
+    linked = tmp_path / "linked"
+    linked.symlink_to(sweep)
+    assert (export(linked, out) / "vocab.txt").read_text() == "{}"
 
 
 def test_a_damaged_tokenizer_is_not_blamed_on_the_target(
