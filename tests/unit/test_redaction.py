@@ -24,7 +24,7 @@ SECRETS = {
     "HF_TOKEN": "hf_SECRETtoken",
     "AWS_SECRET_ACCESS_KEY": "/sEc+ReT/",
     "judge_password": "p'a\"ss word",
-    "MY_CREDENTIALS": PEM,
+    "GOOGLE_APPLICATION_CREDENTIALS_JSON": PEM,
     "S3_HOST_KEY_2": "of the second host",
     "SECRET_PROFILE": "of-a-profile",
     "DB_PASSWD": "of-a-database",
@@ -49,7 +49,7 @@ def test_values_of_secret_variables_are_blotted_out() -> None:
     assert_safe(told)
     assert told.endswith(", *** and ***")
     assert "'HF_TOKEN': '***'" in told
-    assert "'MY_CREDENTIALS': '***'" in told
+    assert "'GOOGLE_APPLICATION_CREDENTIALS_JSON': '***'" in told
     assert "http://***@127.0.0.1:9" in told
 
 
