@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import builders
+import psutil
 import pytest
 import wandb
 from builders import SWEEP_ID, running, sweep_config
@@ -26,7 +29,7 @@ from tune.config.sweep_config import WandbConfig
 from tune.tracking import wandb_runs
 from tune.tracking.wandb_fields import trial_name
 from tune.tracking.wandb_listener import WandbListener
-from tune.tracking.wandb_parts import mend, parts_of
+from tune.tracking.wandb_parts import mend, parts_of, steps_in
 
 pytestmark = pytest.mark.integration
 
@@ -165,6 +168,13 @@ def logged_trials(folder: Path, *numbers: int) -> dict[int, LoggedRun]:
 
 def logged_once(folder: Path, number: int = 7) -> LoggedRun:
     return logged_trials(folder, number)[number]
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
 
 
 def open_files() -> int:
@@ -316,6 +326,50 @@ def test_an_interrupted_trial_goes_on_under_its_id_without_repeating_steps(folde
     assert (second.exit_codes, second.summary["status"]) == ([0], "COMPLETE")
     assert second.summary["reason"] is None
     assert second.config["trial/attempt"] == 2
+
+
+def test_what_the_disk_had_no_room_for_is_logged_by_the_next_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B's service goes on without a word, and so does `finish()`."""
+    monkeypatch.setattr(wandb_runs, "_WRITES_WITHIN_S", 2.0)
+    ledger, told, record = Ledger(folder), list[str](), trial(7)
+    listener = listener_of(folder, tell=told.append)
+    listener.trial_started(record)
+    measurements = [measurement(step) for step in range(1, 201)]
+    for each in measurements:
+        ledger.append(7, each)
+    for each in measurements[:20]:
+        listener.measured(record, each)
+    [part] = parts_of(folder, record.config.trial_id)
+    wait_until(lambda: len(steps_in(part)) == 20)
+    [service] = [p for p in psutil.Process().children() if p.name() == "wandb-core"]
+    no_more = part.stat().st_size + 4096, resource.RLIM_INFINITY
+    resource.prlimit(service.pid, resource.RLIMIT_FSIZE, no_more)
+    for each in measurements[20:]:
+        listener.measured(record, each)
+    wait_until(lambda: part.stat().st_size == no_more[0])
+    resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    ended = record.model_copy(update={"status": TrialStatus.COMPLETE, "last": measurements[-1]})
+    listener.trial_ended(ended)
+    run_trial(listener, trial(8), TrialStatus.COMPLETE)
+    listener.sweep_ended([ended])
+    [warning] = told
+    assert f"W&B's file of run {SWEEP_ID}-0007 is cut short" in warning
+    assert len(listener._runs.endings.lacking) == 1
+    wandb.teardown()
+
+    for _ in range(2):
+        again = WandbListener(OFFLINE, folder, told.append)
+        again.sweep_started(sweep_record(), base_record(), [ended])
+        again.sweep_ended([ended])
+        assert again._runs.endings.lacking == {}
+    first, second = logged(folder, f"{SWEEP_ID}-0007")
+    assert first.exit_codes == []
+    assert 20 <= len(first.points) < 200
+    assert first.points + second.points == points_of(measurements)
+    assert (second.exit_codes, second.summary["status"]) == ([0], "COMPLETE")
+    assert len(told) == 1
 
 
 def test_before_its_end_a_run_has_its_best_values_and_when_each_point_was_measured(

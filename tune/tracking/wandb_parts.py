@@ -12,9 +12,11 @@ import os
 import struct
 import subprocess
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from wandb.proto.wandb_internal_pb2 import Record
 from wandb.util import get_core_path
 
 _READER_SECONDS = 60
@@ -64,9 +66,20 @@ def steps_in(part: Path) -> list[int]:
 def mend(part: Path) -> None:
     """Cut off what a killed driver or a power cut left after a part's last whole record."""
     content = part.read_bytes()
-    whole = _end_of_whole_records(content)
+    ends = [end for end, _ in _whole_records(content)]
+    whole = ends[-1] if ends else min(_FILE_HEADER_BYTES, len(content))
     if whole < len(content):
         os.truncate(part, whole)
+
+
+def is_whole(part: Path) -> bool:
+    """Whether a part holds its run to the end.
+
+    W&B writes the end last, and nothing more after what it had no room for. This takes a hundredth
+    of the time of W&B's own reader, which is seconds for a long run.
+    """
+    records = [record for _, record in _whole_records(part.read_bytes())]
+    return any(Record.FromString(record).HasField("exit") for record in reversed(records))
 
 
 def is_empty(part: Path) -> bool:
@@ -87,22 +100,25 @@ def _mark(part: Path) -> Path:
     return part.with_suffix(".wandb.synced")
 
 
-def _end_of_whole_records(content: bytes) -> int:
-    position = end = min(_FILE_HEADER_BYTES, len(content))
+def _whole_records(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """The records of a part up to the first that is torn, each after where it ends."""
+    position, record = _FILE_HEADER_BYTES, b""
     while True:
         room = _BLOCK_BYTES - position % _BLOCK_BYTES
         if room < _CHUNK_HEADER.size:  # the rest of a block, too short for a chunk
             position += room
         body = position + _CHUNK_HEADER.size
         if body > len(content):
-            return end
+            return
         checksum, length, kind = _CHUNK_HEADER.unpack_from(content, position)
         position = body + length
         # The checksum covers the kind, which precedes the body.
         if position > len(content) or zlib.crc32(content[body - 1 : position]) != checksum:
-            return end
+            return
+        record += content[body:position]
         if kind in (_FULL, _LAST):
-            end = position
+            yield position, record
+            record = b""
 
 
 def _records(part: Path) -> list[dict[str, Any]]:

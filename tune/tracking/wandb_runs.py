@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 import wandb
@@ -23,6 +24,7 @@ from tune.tracking.wandb_endings import ENDING, Endings
 from tune.tracking.wandb_parts import (
     is_empty,
     is_offline,
+    is_whole,
     mend,
     parts_of,
     set_aside,
@@ -33,6 +35,10 @@ from tune.tracking.wandb_settings import asked_mode, keep_entity
 logger = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline", "disabled"]
+
+# `finish()` returns some milliseconds before W&B's service has written all, if it can.
+_WRITES_WITHIN_S = 5.0
+_POLL_S = 0.02
 
 _RUN_SETTINGS = {
     **RUN_SETTINGS,
@@ -180,15 +186,22 @@ class WandbRuns:
             with self.guarded(f"the summary of run {run_id}"):
                 run.summary.update({**summary, ENDING: ending})
             with self.guarded(f"the end of run {run_id}"):
-                is_certain = run.offline
+                is_kept_here, part = run.offline, Path(run.settings.sync_file)
                 run.finish(exit_code=exit_code)
-                if ending is not None and is_certain:
-                    self._note_offline_ending(run_id)
+                if ending is not None and is_kept_here:
+                    self._note_offline_ending(run_id, part)
         elif run_id in self._deleted:
             with self.guarded(f"the end of the deleted run {run_id}"):
                 self.endings.note(run_id)
 
-    def _note_offline_ending(self, run_id: str) -> None:
+    def _note_offline_ending(self, run_id: str, newest: Path) -> None:
+        give_up = time.monotonic() + _WRITES_WITHIN_S
+        while not is_whole(newest):
+            if time.monotonic() > give_up:
+                cut = f"W&B's file of run {run_id} is cut short, as where a disk was full"
+                self._note(f"{cut}; the ledger has it all, and the next start logs the rest")
+                return
+            time.sleep(_POLL_S)
         for part in parts_of(self._folder, run_id):
             flush(part)  # W&B leaves that to the system
         self.endings.note(run_id)
