@@ -38,6 +38,7 @@ from tune.cluster.node_checks import (
 )
 from tune.cluster.node_cleanup import clear_nodes
 from tune.cluster.slots import HostPool, beside_hosts, with_trials_left
+from tune.cluster.waiting import WaitForRoom
 from tune.config.input_files import digests, paths_of_trials
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_metrics import check_metrics
@@ -359,7 +360,7 @@ class Sweep:
                 # Names Tune's own folder on this machine, so it must differ between sweeps.
                 name=self._ledger.sweep().sweep_id,
                 storage_path=str(self._ledger.folder.ray.absolute()),
-                callbacks=[events],
+                callbacks=[events, WaitForRoom(held, self._tell)],
                 verbose=0,
             ),
         )

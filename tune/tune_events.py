@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from ray.air.execution._internal import actor_manager
@@ -23,6 +24,10 @@ from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialSt
 from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
 from tune.stops_by_hand import ENDED_BY_HAND, StopsByHand
+
+_OF_TRIAL = "ray::"  # in the traceback of an error of its own, as of a store that is out
+_LOSS = "its process or node was lost"
+_LONGEST_WORDS_OF_RAY = 300  # characters; they go on with advice for Ray's programmers
 
 
 def take_memory_kills_for_losses() -> None:
@@ -163,7 +168,7 @@ class TuneEvents(Callback):
         record = self._records.get(trial.trial_id)
         if record is None or record.status is not TrialStatus.RUNNING:
             return
-        reason = _last_line(trial.error_file)
+        reason = _why_ended(trial.error_file)
         failures = record.failures + (not self._came_further(record))
         record = record.model_copy(update={"failures": failures, "reason": reason})
         self._records[trial.trial_id] = record
@@ -231,13 +236,16 @@ class _Clock:
         return self._last
 
 
-def _last_line(error_file: str | None) -> str:
-    """The last line of a trial's error as Tune has written it on this machine.
+def _why_ended(error_file: str | None) -> str:
+    """Why a trial's process ended, from what Tune has written on this machine.
 
     `Trial.get_error` looks for it in Tune's storage, where it comes only later.
     """
     text = ""
     with suppress(OSError):
         text = Path(error_file).read_text(errors="replace") if error_file else ""
-    lines = text.strip().splitlines()
-    return as_reason(lines[-1].strip()) if lines else "its process died"
+    newest = text.rpartition("Failure # ")[2].strip()
+    words = as_reason(newest.rpartition("\n")[-1].strip())
+    if _OF_TRIAL in newest:
+        return words
+    return ": ".join(filter(None, [_LOSS, shorten(words, _LONGEST_WORDS_OF_RAY)]))

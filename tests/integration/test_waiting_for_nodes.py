@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -26,9 +27,10 @@ from trainables.under_ray.autoscaler import last_failure
 from trainables.under_ray.node import NodeReport
 from tune.cluster import waiting
 from tune.cluster.slots import HostPool
-from tune.cluster.waiting import awaited
+from tune.cluster.waiting import WaitForRoom, awaited
 from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
+from tune.resources.capacity import wording
 from tune.sweep import Sweep
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
@@ -130,6 +132,70 @@ def test_so_does_who_waits_for_a_host_of_slots(
     with pytest.raises(EnoughError), hosts:
         hosts.ready(samples=8, most_at_once=lambda: 2)
     assert tell.told == ["waiting for a node with 1 GPU and 1 CPU"] * 2
+
+
+@pytest.mark.parametrize(
+    ("statuses", "workers", "gpus", "waits"),
+    [
+        (["ERROR", "PENDING"], 1, 1, True),
+        (["RUNNING", "PENDING"], 1, 1, False),
+        (["TERMINATED"], 1, 1, False),  # others are yet to be drawn
+        (["PENDING"], 1, 0, False),  # there is room, if not yet a process
+        (["PENDING"], 2, 0, True),
+    ],
+)
+def test_so_does_a_sweep_of_which_no_trial_runs(
+    make_trial: Callable[..., TrialConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    statuses: list[str],
+    workers: int,
+    gpus: int,
+    waits: bool,
+) -> None:
+    trial = make_trial()
+    train = trial.train.model_copy(update={"micro_batch_size": 1})
+    trial = trial.model_copy(update={"workers": workers, "train": train})
+    config = {"trial": trial.model_dump(mode="json")}
+    trials = [SimpleNamespace(status=status, config=config) for status in statuses]
+    told: list[str] = []
+    monkeypatch.setattr(waiting, "_TELL_EVERY_S", 60.0)
+    cores = ray.cluster_resources()["CPU"]
+    wait = WaitForRoom({"lora": {"GPU": gpus, "CPU": cores}}, told.append)
+    wait.on_step_end(0, trials)  # type: ignore[arg-type]
+    assert told == []
+    monkeypatch.setattr(waiting, "_TELL_EVERY_S", 0.0)
+    for _ in range(2):
+        wait.on_step_end(0, trials)  # type: ignore[arg-type]
+    node = wording({"GPU": 1, "CPU": cores} if gpus else {"CPU": cores})
+    assert told == [f"waiting for a node with {node}"] * 2 * waits
+
+
+def test_the_sweep_asks_whether_there_is_room(
+    load: Callable[..., SweepConfig],
+    base_dir: Path,
+    base_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+
+    class Listener(SweepListener):
+        def sweep_started(self, *arguments: object) -> None:
+            monkeypatch.setattr(waiting, "_TELL_EVERY_S", 0.0)
+            monkeypatch.setattr(waiting, "nodes_up", list)
+
+        def preparing(self, message: str) -> None:
+            told.append(message)
+            if message.startswith("waiting"):
+                raise EnoughError
+
+    shutil.copytree(base_dir, tmp_path / "sweep" / "base")
+    sweep = Sweep(
+        load("search.full=null", "train.steps=4", "budget.trials=1"), tmp_path / "sweep", base_cache
+    )
+    with pytest.raises(EnoughError):
+        sweep.run([Listener()])
+    assert told[-1] == "waiting for a node with 1 CPU"
 
 
 def test_the_base_s_evaluation_is_announced_once(

@@ -238,6 +238,29 @@ def test_one_trial_is_told_of_as_one():
     assert "stopping, once a checkpoint is saved of 1 running trial\n" in text(console)
 
 
+@pytest.mark.parametrize("is_live", [False, True])
+def test_a_trial_that_is_interrupted_is_told_and_not_awaited_at_the_stop(is_live: bool) -> None:
+    console = terminal() if is_live else no_terminal()
+    listener = ConsoleListener(CONFIG, console, Clock())
+    listener.sweep_started(SWEEP, BASE, [])
+    for number in (1, 2):
+        listener.trial_started(begun(number))
+    listener.trial_interrupted(begun(1, reason="its process or node was lost:\nSocket closed."))
+    listener.trial_interrupted(begun(2))
+    listener.sweep_stopping()
+    listener.trial_started(begun(2, attempt=2))
+    listener.sweep_stopping()
+    listener.sweep_ended([])
+    told = re.findall(r"(?:trial \d interrupted|stopping).*", text(console).replace("\r", ""))
+    assert told == [
+        "trial 1 interrupted: its process or node was lost: Socket closed; goes on in its next "
+        "attempt",
+        "trial 2 interrupted: its node is going away; goes on in its next attempt",
+        "stopping",
+        "stopping, once a checkpoint is saved of 1 running trial",
+    ]
+
+
 def test_nothing_is_said_about_the_time_left_before_a_trial_has_finished():
     listener = ConsoleListener(CONFIG, no_terminal(), Clock())
     listener.trial_started(begun(0))

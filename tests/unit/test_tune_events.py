@@ -11,6 +11,14 @@ from typing import Any
 
 import pytest
 from builders import trial as recorded
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+)
+from ray.tune.experiment import Trial
 
 from trainables.files.disk import is_disk_full
 from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
@@ -35,6 +43,12 @@ class Interruptions(SweepListener):
         self.ended.append(record)
 
 
+class LocalTrial(Trial):
+    """Writes its errors to a folder of the test's, without Ray."""
+
+    local_path = None
+
+
 class Attempts:
     """Starts attempts of one trial and lets them end."""
 
@@ -46,6 +60,7 @@ class Attempts:
         by_hand: Sequence[int] = (),
     ) -> None:
         self.heard = Interruptions()
+        self.folder: Path | None = None
         listeners = [self.heard]
         self.by_hand = SimpleNamespace(asked=frozenset(by_hand))
         self.events = TuneEvents(
@@ -73,9 +88,14 @@ class Attempts:
             self.events.on_trial_result(0, [], trial, {MEASUREMENT: measurement})  # type: ignore[arg-type]
         return trial
 
-    def lose(self, step: int, error_file: str | None = None) -> None:
+    def lose(self, step: int, error: Exception | None = None) -> None:
         trial = self.start(step)
-        trial.error_file = error_file
+        trial.error_file = None
+        if error is not None:
+            in_tune = LocalTrial("any", stub=True)
+            in_tune.local_path = self.folder
+            in_tune.handle_error(error)
+            trial.error_file = in_tune.error_file
         self.events.on_trial_error(0, [], trial)
 
 
@@ -136,13 +156,48 @@ def test_a_lost_process_counts_only_where_the_trial_came_no_further_since_the_la
     assert (ended.status, ended.failures) == (TrialStatus.FAILED, 2)
 
 
-def test_a_trial_that_has_lost_its_process_too_often_tells_the_last_error(tmp_path: Path) -> None:
-    attempts, file = Attempts(retries=0), tmp_path / "error.txt"
-    file.write_text("Failure # 1\nValueError: old\n\nFailure # 2\nOSError: store out\n\n")
+SOCKET = "The actor is temporarily unavailable: RpcError: RPC error: Socket closed rpc_code: 14"
+ADVICE = "Some common causes include: (1) the process was killed by the OOM killer"
+
+
+def raised(error: Exception) -> RayTaskError:
+    """The error of a trial's function, as Ray hands it to Tune."""
+    text = f"ray::ImplicitFunc.train()\n{type(error).__name__}: {error}"
+    return RayTaskError("train", text, error, ip="").as_instanceof_cause()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (raised(OSError("store out")), "OSError: store out"),
+        (raised(ActorDiedError()), "ActorDiedError: The actor died unexpectedly"),  # a worker's
+        (ActorUnavailableError(SOCKET, b"1" * 16), "its process or node was lost: The actor 3131"),
+        (ActorDiedError(), "its process or node was lost: The actor died unexpectedly"),
+        (RayActorError(error_msg=f"Dead.\n\tIt is. {ADVICE}"), f"lost: It is. {ADVICE}"),
+        (OutOfMemoryError("Killed.\nToo little memory."), "node was lost: Too little memory."),
+        (None, "its process or node was lost"),
+    ],
+)
+def test_a_trial_that_is_lost_too_often_says_so_before_ray_s_last_words(
+    tmp_path: Path, error: Exception | None, reason: str
+) -> None:
+    attempts = Attempts(retries=0)
+    attempts.folder = tmp_path
     attempts.lose(5)
-    attempts.lose(5, str(file))
+    attempts.lose(5, error)
     (ended,) = attempts.heard.ended
-    assert ended.reason == "OSError: store out"
+    assert reason in (ended.reason or "")
+
+
+def test_ray_s_last_words_are_not_told_to_their_end(tmp_path: Path) -> None:
+    attempts = Attempts(retries=0)
+    attempts.folder = tmp_path
+    attempts.lose(5, RayActorError(error_msg="It is dead, as " + "you see, " * 200))
+    (interrupted,) = attempts.heard.records
+    assert interrupted.reason is not None
+    assert interrupted.reason.startswith("its process or node was lost: It is dead, as you see,")
+    assert interrupted.reason.endswith("[...]")
+    assert 300 <= len(interrupted.reason) <= 330
 
 
 @pytest.mark.parametrize("user_stops", [False, True])

@@ -1,4 +1,4 @@
-"""Waiting for an answer from the cluster before the first trial, and saying so."""
+"""Waiting for an answer from the cluster, or for room for a trial, and saying so."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.tune import Callback
+from ray.tune.experiment import Trial
 
+from trainables.config import Method, TrialConfig
 from trainables.errors import Fault, UserError, first_line
 from trainables.under_ray.autoscaler import last_failure
 from trainables.under_ray.endings import LOST
 from trainables.under_ray.slots import life_of
 from tune.cluster.node_checks import nodes_up
-from tune.resources.capacity import wording, workers_in
+from tune.resources.capacity import wording, workers_on
 
 _TELL_EVERY_S = 30.0
 _POLL_S = 1.0
@@ -90,9 +93,41 @@ def _next_up(
         time.sleep(_POLL_S)
 
 
-def _tell_of_wait(held: Mapping[str, float], tell: Callable[[str], None]) -> None:
+class WaitForRoom(Callback):
+    """Tune callback that repeatedly tells what the sweep waits for while no trial can run.
+
+    Args:
+        held: what a worker of each method holds, by kind of resource.
+        tell: called with what the user should know.
+    """
+
+    def __init__(
+        self, held: Mapping[Method, Mapping[str, float]], tell: Callable[[str], None]
+    ) -> None:
+        self._held, self._tell = held, tell
+        self._looked = time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its callbacks for a restore that never happens."""
+        return {}
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Look, now and then, whether no trial runs and the nodes have no room for the next."""
+        now = time.monotonic()
+        if now - self._looked < _TELL_EVERY_S:
+            return
+        self._looked = now
+        if any(trial.status == Trial.RUNNING for trial in trials):
+            return
+        waits = next((trial for trial in trials if trial.status == Trial.PENDING), None)
+        if waits is not None:
+            trial = TrialConfig.model_validate(waits.config["trial"])
+            _tell_of_wait(self._held[trial.method], self._tell, trial.workers)
+
+
+def _tell_of_wait(held: Mapping[str, float], tell: Callable[[str], None], workers: int = 1) -> None:
     wanted = {kind: amount for kind, amount in held.items() if amount}
-    if not any(workers_in(wanted, node) for node in nodes_up()):  # however busy it is
+    if workers_on(wanted, nodes_up()) < workers:  # however busy they are
         failure = last_failure(ray.get_runtime_context().gcs_address)
         tell(f"waiting for a node with {wording(wanted)}{f': {failure}' if failure else ''}")
 

@@ -54,6 +54,7 @@ class ConsoleListener(SweepListener):
         self._clock = clock
         searched, hours = planned_trials(config), config.budget.hours
         self._table = SweepTable(config.name, searched, config, clock(), hours)
+        self._interrupted: set[int] = set()
         # Live draws from its own thread. Never print while holding this lock: printing waits for
         # Live's lock, and Live waits for this one.
         self._lock = Lock()
@@ -92,6 +93,7 @@ class ConsoleListener(SweepListener):
 
     def trial_started(self, record: TrialRecord) -> None:
         """Add the trial to the running trials."""
+        self._interrupted.discard(record.number)
         with self._lock:
             self._table.take(record)
         if self._live is None:
@@ -106,6 +108,14 @@ class ConsoleListener(SweepListener):
         if measurement.is_evaluation and self._live is None:
             scores = scores_in_words(measurement.metrics, self._config)
             self._say(f"trial {record.number} step {measurement.step}: {scores}")
+
+    def trial_interrupted(self, record: TrialRecord) -> None:
+        """Say why the trial has stopped for now."""
+        self._interrupted.add(record.number)
+        why = one_line(record.reason or "its node is going away").rstrip(".")
+        self._say(
+            f"trial {record.number} interrupted: {why}; goes on in its next attempt", "yellow"
+        )
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Show how the trial ended."""
@@ -122,8 +132,9 @@ class ConsoleListener(SweepListener):
 
     def sweep_stopping(self) -> None:
         """Say what Ctrl-C does."""
-        running = how_many(len(self._table.running()), "running trial")
-        self._say(f"stopping, once a checkpoint is saved of {running}", "yellow")
+        running = len({r.number for r in self._table.running()} - self._interrupted)
+        saved = f", once a checkpoint is saved of {how_many(running, 'running trial')}"
+        self._say(f"stopping{saved if running else ''}", "yellow")
         self._say("Ctrl-C again ends at once; either way the same command goes on", "yellow")
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
