@@ -201,7 +201,9 @@ def _resolved(location: Location) -> Location:
 
 def _open(sweep_dir: Location) -> Sweep:
     ledger = ledger_of(sweep_dir)
-    record, trials, histories = ledger.sweep(), ledger.trials(), ledger.histories()
+    record, trials, found = ledger.sweep(), ledger.trials(), ledger.histories()
+    # A trial's folder may be deleted meanwhile, to have it run again.
+    histories = {trial.number: found.get(trial.number, []) for trial in trials}
     if not trials:
         raise UserError([Fault("SWEEP_DIR", f"has no trial yet: {sweep_dir}")])
     if not ledger.has_base():

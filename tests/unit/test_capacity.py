@@ -60,6 +60,12 @@ def test_what_does_not_fit_the_cluster_is_refused_for_each_method_and_kind() -> 
     [
         (4, 8, "the cluster has 4; lower it or resources.full.workers, or add nodes"),
         (
+            3,
+            4,
+            "the cluster has 3; lower it or resources.full.workers, or add nodes and raise "
+            "resources.max_gpus",
+        ),
+        (
             8,
             4,
             "the cluster has 8, of which the sweep may hold 4; lower it or resources.full.workers, "

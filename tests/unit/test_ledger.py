@@ -69,6 +69,13 @@ def test_trials_come_back_by_number_in_their_newest_state(location: Location) ->
     assert found[1] == done
 
 
+@pytest.mark.parametrize("status", [TrialStatus.COMPLETE, TrialStatus.FAILED])
+def test_metrics_of_a_complete_trial_are_those_that_it_ended_with(status: TrialStatus) -> None:
+    record = trial(metrics={"train/loss": 1.0}, status=status)
+    newer = record.with_newest([measurement(5, {"train/loss": 2.0})])
+    assert newer.metric("train/loss") == (1.0 if status is TrialStatus.COMPLETE else 2.0)
+
+
 def test_one_trial_is_read_without_the_others(location: Location) -> None:
     ledger = Ledger(location)
     ledger.write_trial(running(3))

@@ -112,6 +112,22 @@ def with_base_keys(tmp_path, *sweeps: tuple[SyntheticSweep, str, str]) -> Result
     return Results(open_sweeps(folders))
 
 
+def test_a_trial_that_is_deleted_while_its_sweep_is_opened_has_no_measurements(
+    tmp_path, monkeypatch
+):
+    folder = SyntheticSweep(trials=4).write(tmp_path / "sweep")
+    read = Ledger.trials
+
+    def deleted_after(ledger):
+        trials = read(ledger)
+        shutil.rmtree(folder / "trials" / "0003")
+        return trials
+
+    monkeypatch.setattr(Ledger, "trials", deleted_after)
+    [sweep] = open_sweeps([folder])
+    assert [bool(sweep.histories[trial.number]) for trial in sweep.trials] == [True] * 3 + [False]
+
+
 def test_sweeps_that_differ_in_the_seed_open_together_and_say_that_kl_does_not_compare(tmp_path):
     one, two = (SyntheticSweep(trials=4, name=f"seed{seed}", seed=seed) for seed in (1, 2))
     results = with_base_keys(tmp_path, (one, "a", "same"), (two, "b", "same"))

@@ -157,6 +157,17 @@ def test_a_number_that_there_is_not_is_a_fault(write: Write) -> None:
     assert only_fault(write(), "name=0x_").rule.startswith(rule)
 
 
+def test_yaml_nested_too_deep_is_a_fault(write: Write) -> None:
+    deep, told = "[" * 5000, "is no valid YAML: maximum recursion depth exceeded"
+    assert told in only_fault(write(f"name: {deep}\n")).rule
+    assert told in only_fault(write(), f"tags={deep}").rule
+
+
+@pytest.mark.parametrize(("text", "is_told"), [("a: *b\n", True), ("a: \0\n", False)])
+def test_quotes_are_advised_where_they_help(text: str, is_told: bool, write: Write) -> None:
+    assert ("in quotes" in only_fault(write(text)).remedy) == is_told
+
+
 @pytest.mark.parametrize("text", ["", "- a\n", "just words\n"])
 def test_a_file_without_sections_is_refused(text: str, write: Write) -> None:
     assert only_fault(write(text)).rule == "must be a mapping of sections"

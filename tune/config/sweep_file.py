@@ -68,7 +68,7 @@ _Loader.yaml_constructors = yaml.SafeLoader.yaml_constructors | {
 
 
 # A ValueError is of a number like 0x_.
-_NOT_YAML = (yaml.YAMLError, ValueError)
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 # It fits tabs, and texts that are YAML of their own without quotes, as in `prompt: {{ question }}`.
 _QUOTE = 'indent by spaces, and put texts with any of { [ * & ! % @ or ": " in quotes'
 
@@ -187,7 +187,8 @@ def _content(file: Path) -> tuple[dict[Any, Any], dict[KeyPath, str]]:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}" if mark else str(file)
         rule = f"is no valid YAML: {_why_not_yaml(error)}"
-        raise UserError([Fault("SWEEP", rule, _QUOTE, where)]) from error
+        remedy = _QUOTE if isinstance(error, yaml.MarkedYAMLError) else ""
+        raise UserError([Fault("SWEEP", rule, remedy, where)]) from error
     if not isinstance(values, dict):
         raise UserError([Fault("SWEEP", "must be a mapping of sections", location=str(file))])
     return values, _places(file, node)

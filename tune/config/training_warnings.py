@@ -50,10 +50,8 @@ def _of_replaced(config: SweepConfig) -> Iterator[str]:
 def _given(section: Frozen, field: str, replaced_by: str) -> Iterator[str]:
     key = field.rpartition(".")[2]
     if key in section.model_fields_set:
-        yield (
-            f"{field} is {shown(getattr(section, key))}, which has no effect beside {replaced_by}: "
-            f"leave it out, or set {replaced_by} to null"
-        )
+        value = shown(getattr(section, key))
+        yield f"{field} is {value}, which has no effect beside {replaced_by}: leave one of them out"
 
 
 def _of_chat_template(config: SweepConfig) -> Iterator[str]:

@@ -98,7 +98,7 @@ def _faults_of_sums(
         lower = "lower it" if workers == 1 else f"lower it or resources.{method}.workers"
         more = ["add nodes"] if total > has else []
         if kind == "GPU" and limit is not None and total > limit:
-            rule += f", of which the sweep may hold {limit}"
+            rule += f", of which the sweep may hold {limit}" if limit < has else ""
             more.append("raise resources.max_gpus")
         remedy = f"{lower}, or {' and '.join(more)}"
         yield Fault(f"resources.{method}.{kind.lower()}s_per_worker", rule, remedy)
