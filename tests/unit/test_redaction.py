@@ -16,7 +16,7 @@ from trainables.redaction import redacted
 from trainables.under_ray.endings import verdict
 from trainables.under_ray.log import log_to
 from tune.command_line import main
-from tune.tune_events import _last_line
+from tune.tune_events import _why_ended
 
 PEM = "-----BEGIN KEY-----\nMIIEvQIB\n-----END KEY-----"
 SECRETS = {
@@ -149,9 +149,9 @@ def test_the_reason_of_a_trial_that_failed_is_safe_and_short(
     kind: type[Exception], tmp_path: Path
 ) -> None:
     error = kind(f"judge refused: {SECRETS['HF_TOKEN']} {dict(os.environ)} {'x' * 5000}")
-    (tmp_path / "error.txt").write_text(f"Traceback\n{error}\n")
+    (tmp_path / "error.txt").write_text(f"ray::train()\n{error}\n")
     reason = verdict(trial(0).config, error).reason
-    for told in (reason, first_line(error), noted(error), _last_line(str(tmp_path / "error.txt"))):
+    for told in (reason, first_line(error), noted(error), _why_ended(str(tmp_path / "error.txt"))):
         assert_safe(told or "")
         assert "judge refused: *** {" in (told or "")
         assert 1000 < len(told or "") < 1050
