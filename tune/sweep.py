@@ -360,7 +360,7 @@ class Sweep:
                 # Names Tune's own folder on this machine, so it must differ between sweeps.
                 name=self._ledger.sweep().sweep_id,
                 storage_path=str(self._ledger.folder.ray.absolute()),
-                callbacks=[events, WaitForRoom(held, self._tell)],
+                callbacks=[events, WaitForRoom(held, hosts, self._tell)],
                 verbose=0,
             ),
         )

@@ -25,6 +25,7 @@ from trainables.records.ledger import Ledger
 from trainables.records.schema import SweepRecord
 from trainables.under_ray.autoscaler import last_failure
 from trainables.under_ray.node import NodeReport
+from trainables.under_ray.slots import SlotHosts, start_slot_host
 from tune.cluster import waiting
 from tune.cluster.slots import HostPool
 from tune.cluster.waiting import WaitForRoom, awaited
@@ -160,7 +161,7 @@ def test_so_does_a_sweep_of_which_no_trial_runs(
     told: list[str] = []
     monkeypatch.setattr(waiting, "_TELL_EVERY_S", 60.0)
     cores = ray.cluster_resources()["CPU"]
-    wait = WaitForRoom({"lora": {"GPU": gpus, "CPU": cores}}, told.append)
+    wait = WaitForRoom({"lora": {"GPU": gpus, "CPU": cores}}, None, told.append)
     wait.on_step_end(0, trials)  # type: ignore[arg-type]
     assert told == []
     monkeypatch.setattr(waiting, "_TELL_EVERY_S", 0.0)
@@ -168,6 +169,27 @@ def test_so_does_a_sweep_of_which_no_trial_runs(
         wait.on_step_end(0, trials)  # type: ignore[arg-type]
     node = wording({"GPU": 1, "CPU": cores} if gpus else {"CPU": cores})
     assert told == [f"waiting for a node with {node}"] * 2 * waits
+
+
+def test_so_does_a_sweep_whose_slots_have_lost_their_hosts(
+    make_trial: Callable[..., TrialConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_TELL_EVERY_S", 0.0)
+    config = {"trial": make_trial().model_dump(mode="json")}
+    trials = [SimpleNamespace(status="RUNNING", config=config)]
+    told: list[str] = []
+    hosts = []
+    try:
+        for held in ({"GPU": 1}, {"CPU": 0}):
+            hosts.append(start_slot_host(held))
+            if held == {"CPU": 0}:
+                ray.get(hosts[-1].load.remote())  # it is up
+            wait = WaitForRoom({"lora": {"GPU": 1}}, SlotHosts((*hosts,), 2), told.append)
+            wait.on_step_end(0, trials)  # type: ignore[arg-type]
+            assert told == ["waiting for a node with 1 GPU"]
+    finally:
+        for host in hosts:
+            ray.kill(host)
 
 
 def test_the_sweep_asks_whether_there_is_room(

@@ -16,7 +16,7 @@ from trainables.config import Method, TrialConfig
 from trainables.errors import Fault, UserError, first_line
 from trainables.under_ray.autoscaler import last_failure
 from trainables.under_ray.endings import LOST
-from trainables.under_ray.slots import life_of
+from trainables.under_ray.slots import SlotHosts, has_process, life_of
 from tune.cluster.node_checks import nodes_up
 from tune.resources.capacity import wording, workers_on
 
@@ -94,17 +94,21 @@ def _next_up(
 
 
 class WaitForRoom(Callback):
-    """Tune callback that repeatedly tells what the sweep waits for while no trial can run.
+    """Tune callback that repeatedly tells what the sweep waits for while no trial can train.
 
     Args:
         held: what a worker of each method holds, by kind of resource.
+        hosts: in which LoRA trials train; None if each has a process of its own.
         tell: called with what the user should know.
     """
 
     def __init__(
-        self, held: Mapping[Method, Mapping[str, float]], tell: Callable[[str], None]
+        self,
+        held: Mapping[Method, Mapping[str, float]],
+        hosts: SlotHosts | None,
+        tell: Callable[[str], None],
     ) -> None:
-        self._held, self._tell = held, tell
+        self._held, self._hosts, self._tell = held, hosts, tell
         self._looked = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,17 +116,28 @@ class WaitForRoom(Callback):
         return {}
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Look, now and then, whether no trial runs and the nodes have no room for the next."""
+        """Look, now and then, whether no trial trains and the nodes have no room for the next."""
         now = time.monotonic()
         if now - self._looked < _TELL_EVERY_S:
             return
         self._looked = now
-        if any(trial.status == Trial.RUNNING for trial in trials):
+        unfinished = [trial for trial in trials if trial.status in (Trial.RUNNING, Trial.PENDING)]
+        if not unfinished or any(map(self._trains, unfinished)):
             return
-        waits = next((trial for trial in trials if trial.status == Trial.PENDING), None)
-        if waits is not None:
-            trial = TrialConfig.model_validate(waits.config["trial"])
-            _tell_of_wait(self._held[trial.method], self._tell, trial.workers)
+        trial = _config_of(unfinished[0])
+        _tell_of_wait(self._held[trial.method], self._tell, trial.workers)
+
+    def _trains(self, trial: Trial) -> bool:
+        """Whether it does: to Tune, a trial of a slot also runs while no host has a process."""
+        if trial.status != Trial.RUNNING:
+            return False
+        if self._hosts is None or _config_of(trial).method != "lora":
+            return True
+        return any(map(has_process, self._hosts.actors))
+
+
+def _config_of(trial: Trial) -> TrialConfig:
+    return TrialConfig.model_validate(trial.config["trial"])
 
 
 def _tell_of_wait(held: Mapping[str, float], tell: Callable[[str], None], workers: int = 1) -> None:
