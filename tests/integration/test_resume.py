@@ -265,11 +265,13 @@ def test_workers_that_see_other_checkpoints_resume_from_the_same_one(
         values[:] = sent[: len(values)]
 
     monkeypatch.setattr(torch.distributed, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     first_steps = []
     for rank, node in enumerate((folder, other)):
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
         where = {"output_dir": str(tmp_path / "next"), "earlier_attempts": (str(node),)}
-        trial = killed_trial.model_copy(update={"workers": 2, **where})
+        trial = killed_trial.model_copy(update=where)
         first_steps.append(Checkpoints(trial, ListReporter(), None).first_step)
     assert first_steps == [5, 5]
 
