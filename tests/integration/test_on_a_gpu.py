@@ -23,8 +23,10 @@ from torch.nn.attention import SDPBackend
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trainables.config import ModelConfig
+from trainables.inputs import model as model_loading
 from trainables.inputs.model import shared_base
 from trainables.inputs.model_shape import read_shape
+from trainables.inside import activations, inspection
 from trainables.metric_keys import GRAD_NORM, MAX_RESERVED, TRAIN_LOSS
 from trainables.process import memory
 from trainables.training.full_sft import train_full_sft
@@ -241,3 +243,27 @@ def test_attention_is_computed_by_a_kernel_that_no_new_length_is_planned_for() -
     environment = {**os.environ, **_WORKER_ENVIRONMENT}
     chosen = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
     assert SDPBackend(int(chosen)) == SDPBackend.FLASH_ATTENTION
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_what_is_inside_a_trial_is_found_as_on_a_cpu(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch, dora: bool
+) -> None:
+    trial = make_trial(lora={"dora": dora})
+    weights_dir = Path(str(train_lora(trial, ListReporter()).weights_dir))
+
+    def found() -> Any:
+        shared_base.cache_clear()
+        prompts = ["3 + 4 =", "What is the capital of France?"]
+        drift = activations.activation_drift(trial, weights_dir, prompts)
+        matrices = [change for _, change, _ in inspection.matrix_changes(trial, weights_dir)]
+        shared_base.cache_clear()
+        parts = (*drift.attention, *drift.representation, *matrices)
+        return [value for part in parts for value in vars(part).values()]
+
+    on_gpu = found()
+    for module in (model_loading, activations, inspection):
+        monkeypatch.setattr(module, "device", lambda: torch.device("cpu"))
+    for value, expected in zip(on_gpu, found(), strict=True):
+        is_name = isinstance(expected, str)
+        assert value == (expected if is_name else pytest.approx(expected, 1e-3, TOLERANCE))

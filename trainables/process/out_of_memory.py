@@ -17,10 +17,11 @@ from trainables.process.memory import micro_batches, with_eval_batch, with_micro
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# CUDA and HIP; cuDNN; their BLAS, whose handles take memory too; NCCL ("Cuda failure 2 'out of
-# memory'"); torch's CPU allocator.
+# CUDA and HIP; cuDNN; their BLAS, whose handles take memory too; NCCL, by the last of its warnings
+# ("Cuda failure 2 'out of memory'", "Failed to CUDA calloc 8 bytes"); torch's CPU allocator.
 _MESSAGE = re.compile(
     r"out of memory|can(?:'|no)t allocate memory|_ALLOC(?:ATION)?_FAILED"
+    r"|Failed to CUDA (?:host )?[cm]?alloc"
     r"|_NOT_INITIALIZED when calling .?(?:cu|hip)blas(?:Lt)?Create",
     re.IGNORECASE,
 )

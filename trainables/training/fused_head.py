@@ -8,6 +8,7 @@ layer between that state and the head.
 from __future__ import annotations
 
 import logging
+from subprocess import SubprocessError
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from trl.trainer import utils
 
 from trainables.errors import first_line
 from trainables.evaluation.evaluator import evaluating
+from trainables.files.disk import is_disk_full
 from trainables.process.lost_worker import is_lost_worker
 from trainables.process.out_of_memory import is_out_of_memory
 from trainables.process.workers import agreed
@@ -73,10 +75,11 @@ def _is_of_own_logits(model: Any, device: torch.device, rounding: float) -> bool
     with evaluating(model):
         try:
             fused = model(**inputs, labels=ids_1S, fused_lm_head=True).log_probs.float()
-        except (AttributeError, RuntimeError) as error:
-            if is_out_of_memory(error) or is_lost_worker(error):
+        except (AttributeError, RuntimeError, OSError, SubprocessError) as error:
+            if is_out_of_memory(error) or is_lost_worker(error) or is_disk_full(error):
                 raise
-            # The head is of another width than the layers, or Triton finds no C compiler.
+            # The head is of another width than the layers, or Triton finds no C compiler, no
+            # headers of Python's, or no cache that it may write to.
             logger.warning("TRL's fused head fails: %s", first_line(error))
             return False
         logits_1SV = model(**inputs, use_cache=False).logits.float()
