@@ -117,8 +117,10 @@ def _of_shares(
     for weight, values in tasks:
         rose = _share(int((values > 0).sum()), values.size, tail)
         fell = _share(int((values < 0).sum()), values.size, tail) if can_fall else _NO_SHARE
-        both = rose.value * fell.value
-        correlation = -math.sqrt(both / (1 - rose.value) / (1 - fell.value)) if both else 0.0
+        correlation = -1.0  # where all differ, one share is 1 minus the other
+        if not values.all():
+            both = rose.value * fell.value
+            correlation = -math.sqrt(both / (1 - rose.value) / (1 - fell.value))
         mean += weight * (rose.value - fell.value)
         below += weight**2 * _squared(rose.below, fell.above, correlation)
         above += weight**2 * _squared(rose.above, fell.below, correlation)
@@ -187,7 +189,7 @@ def bootstrap_mean(
     """
     weighted = _weighted(values_by_task, weights)
     tail = (1 - level) / 2
-    drawn = max(tail, min(_FEWEST_BEYOND / resamples, (1 - LEVEL) / 2))
+    drawn = max(tail, _FEWEST_BEYOND / resamples)
     means = _resampled_means(weighted, seed, resamples)
     low, high = map(float, np.quantile(means, [drawn, 1 - drawn]))
     mean = sum(w * float(a.mean()) for w, a in weighted)
@@ -308,7 +310,7 @@ def over_seeds(values: Sequence[float], rounding: float = 0.0) -> Interval | Non
 def difference_over_seeds(
     one: Sequence[float], other: Sequence[float], rounding: float = 0.0
 ) -> Interval | None:
-    """Interval of the difference of two means over seeds; None if neither has two, or one has none.
+    """Interval of the difference of two means over seeds, each of one or more; None of one and one.
 
     Half-widths of the two means' intervals add up as standard errors do (Zou & Donner 2008). A
     single value is a new case beside a sample of n, which varies as those do: the half-width is
@@ -316,7 +318,7 @@ def difference_over_seeds(
     """
     halves = (half_width(values, rounding) for values in (one, other))
     known = [half for half in halves if half is not None]
-    if not known or not one or not other:
+    if not known:
         return None
     n = len(one) + len(other)
     half = math.hypot(*known) if len(known) == 2 else known[0] * math.sqrt(n)

@@ -84,11 +84,12 @@ def test_where_items_only_rose_the_upper_bound_is_hardly_above_clopper_and_pears
     assert upper_bound([values[::2], values[1::2]], level=level) >= exact
 
 
-def test_where_many_items_differ_the_upper_bound_is_the_bootstraps():
-    values = np.random.default_rng(0).choice([-1, 0, 1], 4000, p=[0.1, 0.7, 0.2])
-    tasks, weights = [values[:1000], values[1000:]], [0.3, 0.7]
-    expected = bootstrap_mean(tasks, weights, level=0.95).high
-    assert upper_bound(tasks, weights, level=0.975) == pytest.approx(expected, abs=2e-3)
+@pytest.mark.parametrize("level", [0.975, 0.9995])
+def test_where_many_items_differ_the_upper_bound_is_the_bootstraps(level):
+    values = np.random.default_rng(0).choice([-1, 0, 1], 40_000, p=[0.1, 0.7, 0.2])
+    tasks, weights = [values[:10_000], values[10_000:]], [0.3, 0.7]
+    expected = bootstrap_mean(tasks, weights, level=2 * level - 1).high
+    assert upper_bound(tasks, weights, level=level) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -170,11 +171,13 @@ def flipped(gained: int, lost: int, n: int) -> list[int]:
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 40), (1, 40), (97, 100), (300, 300)])
-def test_accuracies_have_the_interval_of_clopper_and_pearson_over_equal_tasks_too(right, n):
+def test_accuracies_have_the_interval_of_clopper_and_pearson_over_tasks_of_like_items_too(right, n):
     exact = scipy.stats.binomtest(right, n).proportion_ci(0.99, "exact")
     values = [1] * right + [0] * (n - right)
-    for tasks in ([values], [values[::2], values[1::2]]):
-        found = over_items(tasks, bounds=(0, 1), level=0.99)
+    thirds = [values[::3], values[1::3] + values[2::3]]
+    for tasks in ([values], [values[::2], values[1::2]], thirds):
+        weights = [len(task) / n for task in tasks]
+        found = over_items(tasks, weights, bounds=(0, 1), level=0.99)
         assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
         assert (found.estimate, found.n) == (pytest.approx(right / n), n)
 
@@ -194,6 +197,15 @@ def test_a_difference_has_the_interval_that_its_shares_limits_make():
     alone = over_items([flipped(30, 50, 200), flipped(0, 0, 50)], [0.5, 0.5], bounds=(-1, 1))
     unseen = scipy.stats.binomtest(0, 50).proportion_ci(0.95, "exact").high
     assert alone.estimate - alone.low == pytest.approx(np.hypot(-0.1 - low, unseen) / 2)
+    assert alone.high - alone.estimate == pytest.approx(np.hypot(high + 0.1, unseen) / 2)
+
+
+@pytest.mark.parametrize("gained", [0, 1, 20, 29, 30])
+def test_where_every_item_differs_the_interval_is_that_of_the_share_that_rose(gained):
+    """The difference is then twice that share, less 1."""
+    exact = scipy.stats.binomtest(gained, 30).proportion_ci(0.99, "exact")
+    found = over_items([flipped(gained, 30 - gained, 30)], bounds=(-1, 1), level=0.99)
+    assert (found.low, found.high) == pytest.approx((2 * exact.low - 1, 2 * exact.high - 1))
 
 
 @pytest.mark.parametrize("grade", [1.0, 0.5])
@@ -242,6 +254,19 @@ def test_accuracies_near_1_over_unequal_tasks_miss_as_rarely_as_they_say():
     assert missed / 400 <= 0.01
 
 
+def test_accuracies_reach_as_far_as_those_of_one_task_of_the_effective_size():
+    """By itself a task of which no item is right adds nothing to how far below the mean it is."""
+    few_right = [np.zeros(100), np.zeros(200), np.repeat([1, 0], [4, 396])]
+    effective = 9 / (1 / 100 + 1 / 200 + 1 / 400)
+    count = effective / 300  # as 4 of 400 items of one of three tasks are right
+    least = scipy.stats.beta.ppf(0.025, count, effective - count + 1)
+    found = over_items(few_right, bounds=(0, 1))
+    assert found.low == pytest.approx(least)
+    assert found.high > scipy.stats.beta.isf(0.025, count + 1, effective - count)
+    wrong = over_items([1 - task for task in few_right], bounds=(0, 1))
+    assert wrong.high == pytest.approx(1 - least)
+
+
 def test_graded_items_have_the_interval_of_the_bootstrap():
     graded = [[0.5] * 5 + [0.25] * 20, [1.0] * 9 + [0.0] * 9]
     assert over_items(graded, bounds=(0, 1)) == bootstrap_mean(graded, bounds=(0, 1))
@@ -251,6 +276,8 @@ def test_an_interval_that_is_to_include_0_ends_there():
     above = Interval(0.3, 0.2, 0.4, 9)
     assert above.including_0() == Interval(0.3, 0.0, 0.4, 9)
     assert above.negated().including_0() == Interval(-0.3, -0.4, 0.0, 9)
+    assert not above.including_0().excludes_0
+    assert not above.negated().including_0().excludes_0
 
 
 @pytest.mark.parametrize("others", [[], [None], [Interval(0.3, 0.2, 0.4, 9), None]])
@@ -267,7 +294,6 @@ def test_a_difference_over_seeds_is_no_narrower_than_welchs_and_needs_two_of_eac
     assert found.high >= welch.high
     assert found.n == 7
     assert difference_over_seeds([0.5], [0.4]) is None
-    assert difference_over_seeds(one, []) is None
     same = difference_over_seeds([0.5, 0.5], [0.4, 0.4])
     assert (same.low, same.high) == pytest.approx((0.1, 0.1))
 
