@@ -194,6 +194,28 @@ def test_a_winner_of_which_a_repeat_lacks_an_objective_is_not_taken() -> None:
     assert found.reason.startswith(f"{fault}; of the others, the only complete trial to ")
 
 
+def test_a_trial_that_lacks_an_objective_is_not_taken_for_what_its_repeats_have() -> None:
+    records = [
+        searched(0, {GAIN: 0.9}),
+        SEARCHED[1],
+        repeat(2, 0, COMPLETE, {GAIN: 0.95, LOSS: 0.01}),
+        repeat(3, 1, COMPLETE, {GAIN: 0.8, LOSS: 0.03}),
+    ]
+    found = recommend(sweep_config(), records)
+    assert found is not None
+    assert found.trial is SEARCHED[1]
+
+
+def test_where_the_knee_diverged_with_another_seed_that_of_the_others_is_taken() -> None:
+    """Of these trial 4 is hypot(0.3, 0.4) = 0.5 from the ideal, and trial 3 hypot(0.5, 0.05)."""
+    values = [(0.9, 0.1), (0.0, 0.0), (1.0, 1.0), (0.5, 0.05), (0.7, 0.4)]
+    records = [searched(n, {GAIN: gain, LOSS: loss}) for n, (gain, loss) in enumerate(values)]
+    for repeats, taken in (([], 0), ([repeat(5, 0, DIVERGED, {})], 4)):
+        found = recommend(sweep_config(), [*records, *repeats])
+        assert found is not None
+        assert found.trial.number == taken
+
+
 def test_the_reason_counts_no_repeated_trial_that_diverged_and_says_so() -> None:
     records = [
         searched(0, {GAIN: 0.9, LOSS: 0.04}),
@@ -296,6 +318,19 @@ def test_of_the_runs_of_a_point_that_is_confirmed_the_best_is_taken() -> None:
     assert "would have chosen" not in found.reason
     without = records[0].model_copy(update={"last": measurement(9, {GAIN: 0.7})})
     found = recommend(GOALS, records[1:], judged_by_repeats([without, *records[1:]], None))
+    assert found is not None
+    assert found.trial is records[2]
+
+
+def test_of_the_runs_of_a_point_the_best_is_taken_where_the_search_would_take_another() -> None:
+    records = [
+        searched(0, {GAIN: 0.95, LOSS: 0.04}),
+        searched(1, {GAIN: 0.7, LOSS: 0.04}),
+        searched(2, {GAIN: 0.8, LOSS: 0.03}, point=1),
+        repeat(3, 0, COMPLETE, {GAIN: 0.9, LOSS: 0.09}),
+        repeat(4, 1, COMPLETE, {GAIN: 0.75, LOSS: 0.03}),
+    ]
+    found = recommend(GOALS, records)
     assert found is not None
     assert found.trial is records[2]
 

@@ -20,7 +20,7 @@ from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.pareto import pareto_front
-from trainables.results.recommendation import recommend
+from trainables.results.recommendation import numbers_text, recommend
 from trainables.results.settings import SETTINGS
 from trainables.results.trade_off import distance_to_ideal, objective_ranges, standard_error
 from trainables.results.wording import setting, setting_in_full
@@ -132,7 +132,15 @@ def test_one_objective_recommends_the_best_and_the_lower_number_on_a_tie():
     assert found.trial.number == 1
     assert found.reason == (f"highest {GAIN} (0.750) of 4 complete trials (as good: trial 2).")
     records = [trial(n, {LOSS: loss}) for n, loss in [(0, 0.5), (1, 0.25), (2, 0.75)]]
-    assert recommend(sweep_config(objectives=TWO[1:]), records).trial.number == 1
+    found = recommend(sweep_config(objectives=TWO[1:]), records)
+    assert found.trial.number == 1
+    assert found.reason == f"lowest {LOSS} (+0.250) of 3 complete trials."
+
+
+@pytest.mark.parametrize(("trials", "more"), [(10, ""), (11, " and 1 more"), (12, " and 2 more")])
+def test_numbers_that_are_not_told_are_counted(trials, more):
+    told = numbers_text([trial(number) for number in range(trials)])
+    assert told == f"trials 0, 1, 2, 3, 4, 5, 6, 7, 8, 9{more}"
 
 
 def test_several_objectives_recommend_the_knee():
@@ -329,7 +337,7 @@ def test_where_none_is_feasible_the_least_violation_in_total_is_recommended_and_
         trial(2, {GAIN: 0.5, LOSS: 0.0}),
         trial(3, {GAIN: 0.7}),
     ]
-    bounds = [f"{LOSS} <= 0.05", f"{GAIN} >= 0.7", f"{GAIN} <= 0.9"]
+    bounds = [f"{LOSS} <= 0.05", f"{GAIN} >= 0.7", f"{GAIN} <= 0.65"]  # the last is just kept
     found = recommend(sweep_config(constraints=bounds), records)
     assert (found.trial.number, found.feasible) == (1, False)
     assert found.reason == (
@@ -358,8 +366,25 @@ def test_misses_of_constraints_in_different_units_count_alike():
     ]
     config = sweep_config(constraints=[f"{LOSS} <= 0.05", f"{seconds} <= 3600"])
     assert recommend(config, records).trial.number == 1
-    assert recommend(config, [records[0], records[3]]).trial.number == 0
+    found = recommend(config, [records[0], records[3]])
+    assert found.trial.number == 0
+    assert "of 2 complete trials this one misses them by the least" in found.reason
     assert recommend(config, records[3:]).trial.number == 3
+
+
+def test_misses_of_a_bound_of_0_count_as_shares_of_their_median():
+    """Here 200 of 100 to 300: 0.2 + 1.5, 2 + 0.5 and 3 + 1. What just keeps it is no miss."""
+    drift = metric_keys.KL_BASE_TO_TUNED
+    values = [(0.06, 300.0), (0.15, 100.0), (0.2, 200.0), (0.4, 0.0), (0.4, 0.0)]
+    records = [trial(n, {GAIN: 0.9, LOSS: a, drift: b}) for n, (a, b) in enumerate(values)]
+    kept_by_all = f"{GAIN} >= 0"
+    config = sweep_config(constraints=[f"{LOSS} <= 0.05", f"{drift} <= 0", kept_by_all])
+    assert recommend(config, records).trial.number == 0
+
+
+def test_misses_of_a_bound_below_0_count_by_its_size():
+    records = [trial(n, {GAIN: 0.9, LOSS: loss}) for n, loss in enumerate((0.1, 0.0))]
+    assert recommend(sweep_config(constraints=[f"{LOSS} <= -0.05"]), records).trial.number == 1
 
 
 @pytest.mark.parametrize("most", [0.1, 0])

@@ -171,8 +171,8 @@ def _one_of_each_point(
     taken = []
     for records in alike.values():
         runs = [own[_trial_id(record)] for record in records]
-        best = _choose(goals, runs, runs, numbers_text)
-        wanted = by_search.trial if by_search.trial in runs else best.trial if best else runs[0]
+        preferred = (by_search, _choose(goals, runs, runs, numbers_text))
+        wanted = next(found.trial for found in preferred if found and found.trial in runs)
         taken.append(records[runs.index(wanted)])
     return taken
 
