@@ -15,7 +15,7 @@ from builders import change_config, repeat_of, with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.conclusions import conclude
-from analysis.conclusions.comparisons import full_against_lora
+from analysis.conclusions.comparisons import full_against_lora, recommended_against_base
 from analysis.conclusions.conclusion import p_text
 from analysis.items import Comparison
 from analysis.paper_table import Cell, cell_text, paper_table
@@ -387,6 +387,25 @@ def test_what_is_said_of_the_recommended_trial_is_its_difference_from_the_base(r
     assert f"The recommended trial gains {gain:.1f} points in the domain over the base." in (
         statements(results)
     )
+
+
+def test_a_trial_that_is_worse_in_the_domain_and_better_at_retention_is_said_to_be(tmp_path):
+    """Of every four items three went from right to wrong in the domain, and back elsewhere."""
+    ledger = Ledger(SyntheticSweep(trials=1, items=40).write(tmp_path))
+    [record] = ledger.trials()
+    own = items_file(ledger.folder.attempt(record.number, 1), record.last.step)
+    for file, in_domain in ((ledger.folder.base_items, 1.0), (own, 0.0)):
+        scored = []
+        for place, item in enumerate(read_items(file)):
+            score = in_domain if item.task == "sums" else 1.0 - in_domain
+            scored.append(item.model_copy(update={"score": score if place % 4 else 0.0}))
+        write_items(file, scored)
+    gain, loss = recommended_against_base(Results(open_sweeps([tmp_path])))
+    assert gain.statement == "The recommended trial loses 75.0 points in the domain over the base."
+    assert loss.statement == "It gains 75.0 points on the retention tasks."
+    assert gain.evidence.startswith("95 % interval of the gain -")
+    assert loss.evidence.startswith("95 % interval of forgetting -")
+    assert (gain.verdict, loss.verdict) == ("shown", "shown")
 
 
 def test_equal_trials_cannot_be_told_apart(tmp_path):

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import scipy.stats
 from builders import change_base, change_config, repeat_of, with_metrics
 from synthetic_sweep import SyntheticSweep
 
@@ -31,7 +32,7 @@ from trainables.metric_keys import (
 )
 from trainables.records.items import write_items
 from trainables.records.ledger import Ledger
-from trainables.records.schema import Measurement, TrialRecord
+from trainables.records.schema import Measurement, TrialRecord, TrialStatus
 
 OBJECTIVES = (
     {"metric": VALIDATION_LOSS, "mode": "min"},
@@ -202,7 +203,7 @@ def test_what_is_said_of_the_gain_is_said_of_the_loss(results):
     ("losses", "verdict"), [((0.9, 1.0, 1.1), "shown"), ((0.9, 1.0, 9.0), "open")]
 )
 def test_repeats_decide_whether_the_loss_is_shown_to_fall(tmp_path, losses, verdict):
-    ledger = write(tmp_path, trials=8)
+    ledger = write(tmp_path, trials=1)
     trial = Results(open_sweeps([tmp_path])).recommendation.trial
     for number, loss in enumerate(losses, 100):
         repeat(ledger, trial, number, loss)
@@ -210,7 +211,25 @@ def test_repeats_decide_whether_the_loss_is_shown_to_fall(tmp_path, losses, verd
     assert told.verdict == verdict
     mean = f"{sum(losses) / 3:.3f}"
     assert told.statement.endswith(f"; over 3 runs with other seeds {mean} on average.")
-    assert "n = 3 repeats" in told.evidence
+    low, high = scipy.stats.t.interval(0.95, 2, sum(losses) / 3, scipy.stats.sem(losses))
+    ends = f"{max(low, 0):.3f} to {high:.3f} nats/token"
+    assert told.evidence.endswith(f"; over seeds {ends}, n = 3 repeats")
+    ledger.write_trial(repeat_of(trial, 200, {}, TrialStatus.DIVERGED))
+    told = conclude(Results(open_sweeps([tmp_path])))[0]
+    assert told.verdict == "open"
+    assert told.evidence.endswith("n = 3 repeats; repeats that diverged: 1")
+
+
+def test_a_loss_that_the_run_does_not_lower_is_not_shown_to_fall_by_repeats_that_do(tmp_path):
+    ledger = write(tmp_path, trials=8)
+    trial = Results(open_sweeps([tmp_path])).recommendation.trial
+    base = trial.metric(VALIDATION_LOSS) - 0.1
+    change_base(ledger, metrics=ledger.base().metrics | {VALIDATION_LOSS: base})
+    for number in (100, 101):
+        repeat(ledger, trial, number, base - 0.1)
+    told = conclude(Results(open_sweeps([tmp_path])))[0]
+    assert "does not lower the base's validation loss" in told.statement
+    assert told.verdict == "open"
 
 
 def test_figures_need_something_beside_the_loss(tmp_path, capsys):
