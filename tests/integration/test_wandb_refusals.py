@@ -224,8 +224,10 @@ def test_an_end_is_another_one_after_a_retry(tmp_path: Path, server: WandbServer
         endings.lacking[name_of(0)] = ending
         endings.ask()
         assert (not endings.lacking) is is_whole
-    assert endings.is_noted(name_of(0), ending)
-    assert not endings.is_noted(name_of(0), f"{record.status} 2 {record.ended}")
+    endings.expect(name_of(0), ending)
+    assert not endings.lacking
+    endings.expect(name_of(0), f"{record.status} 2 {record.ended}")
+    assert endings.lacking
 
 
 def test_ends_are_asked_for_page_by_page_the_newest_first_while_there_is_time(

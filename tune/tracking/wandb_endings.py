@@ -38,16 +38,19 @@ class Endings:
         self._project = project
         self.lacking: dict[str, str] = {}
 
-    def is_noted(self, run_id: str, ending: str) -> bool:
-        """Whether W&B has this end of a run, of which a retried trial has several."""
+    def expect(self, run_id: str, ending: str) -> None:
+        """Count this end of a run as lacking, unless W&B is noted to have it.
+
+        A trial that is retried has several.
+        """
         note = self._notes / run_id
-        return note.is_file() and note.read_text(encoding="utf-8") == ending
+        if not (note.is_file() and note.read_text(encoding="utf-8") == ending):
+            self.lacking[run_id] = ending
 
     def note(self, run_id: str) -> None:
         """Remember that W&B has it, so that no later start repeats it."""
         self._notes.mkdir(parents=True, exist_ok=True)
-        (self._notes / run_id).write_text(self.lacking[run_id], encoding="utf-8")
-        del self.lacking[run_id]
+        (self._notes / run_id).write_text(self.lacking.pop(run_id), encoding="utf-8")
 
     def ask(self) -> None:
         """Note what W&B says that it has, the newest first, as far as the time suffices.

@@ -72,6 +72,7 @@ class WandbListener(SweepListener):
         self._location = location
         self._folder = SweepFolder(location).root
         self._runs = WandbRuns(config, location, tell)
+        self._endings = self._runs.endings
 
     def is_online(self) -> bool:
         """Whether the runs are already at W&B."""
@@ -87,7 +88,7 @@ class WandbListener(SweepListener):
             if folder.is_relative_to(Path.cwd()):
                 folder = folder.relative_to(Path.cwd())
             hints.append(upload_command(folder))
-        if lacking := self._runs.endings.lacking:
+        if lacking := self._endings.lacking:
             runs = how_many(len(lacking), "run")
             hints.append(f"the same command with W&B online: it has not confirmed {runs} in full")
         return hints
@@ -102,13 +103,12 @@ class WandbListener(SweepListener):
         base_id = base_run_id(sweep.sweep_id)
         endings = {base_id: base.key, **{r.config.trial_id: _ending(r) for r in history}}
         for run_id, ending in endings.items():
-            if not self._runs.endings.is_noted(run_id, ending):
-                self._runs.endings.lacking[run_id] = ending
+            self._endings.expect(run_id, ending)
         if history or was_ever_online(self._folder):  # on a new head nothing is noted here
             self._runs.ask()
-        if base_id in self._runs.endings.lacking:
+        if base_id in self._endings.lacking:
             self._log_base(base_id, sweep, base)
-        self._log_finished(r for r in history if r.config.trial_id in self._runs.endings.lacking)
+        self._log_finished(r for r in history if r.config.trial_id in self._endings.lacking)
 
     def trial_started(self, record: TrialRecord) -> None:
         """Open or resume the trial's run."""
@@ -142,7 +142,7 @@ class WandbListener(SweepListener):
             if run := self._runs.open.get(record.config.trial_id):
                 run.config.update(group_of(record), allow_val_change=True)
         self._runs.close(record.config.trial_id, summary, code, _ending(record))
-        if len(self._runs.endings.lacking) % PER_PAGE == 0:
+        if len(self._endings.lacking) % PER_PAGE == 0:
             self._runs.ask()
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
@@ -153,7 +153,7 @@ class WandbListener(SweepListener):
             for run_id in list(self._runs.open):
                 threads.submit(self._runs.close, run_id, verdict, _INTERRUPTED)
         self._runs.ask(*_PAUSES)
-        unlogged = self._runs.unconnected & self._runs.endings.lacking.keys()
+        unlogged = self._runs.unconnected & self._endings.lacking.keys()
         if unlogged:
             with self._runs.guarded("going offline"):
                 self._runs.go_offline()

@@ -1,25 +1,19 @@
 """The files that W&B keeps of a run: each start of the command leaves one more part of it.
 
-They are read with W&B's own reader, the one behind `wandb sync`, so what counts as logged here is
-what will be uploaded: if the driver was killed, what had been flushed. Only a part's torn end is
-cut off here, since `wandb sync` uploads no part of a run that follows a torn one.
+What counts as logged is what `wandb sync` will upload: of a killed driver, the whole records that
+were flushed. A part's torn end is cut off, since `wandb sync` uploads no part of a run that
+follows a torn one.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import struct
-import subprocess
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from wandb.proto.wandb_internal_pb2 import Record
-from wandb.util import get_core_path
-
-_READER_SECONDS = 60
 
 # LevelDB's log format, preceded by W&B's own header: blocks, in which a record is one chunk (FULL)
 # or several (FIRST, MIDDLE, LAST), each preceded by its checksum, length and kind.
@@ -55,12 +49,8 @@ def waiting_parts(folder: Path) -> list[Path]:
 
 
 def steps_in(part: Path) -> list[int]:
-    """The steps that a part holds, in the part's order.
-
-    Raises:
-        subprocess.SubprocessError: W&B's reader fails.
-    """
-    return [int(r["history"]["item"]["_step"]) for r in _records(part) if r["type"] == "history"]
+    """The steps that a part holds, in the part's order."""
+    return [record.history.step.num for record in _records(part) if record.HasField("history")]
 
 
 def mend(part: Path) -> None:
@@ -75,11 +65,9 @@ def mend(part: Path) -> None:
 def is_whole(part: Path) -> bool:
     """Whether a part holds its run to the end.
 
-    W&B writes the end last, and nothing more after what it had no room for. This takes a hundredth
-    of the time of W&B's own reader, which is seconds for a long run.
+    W&B writes the end last, and nothing more after what it had no room for.
     """
-    records = [record for _, record in _whole_records(part.read_bytes())]
-    return any(Record.FromString(record).HasField("exit") for record in reversed(records))
+    return any(record.HasField("exit") for record in _records(part))
 
 
 def is_empty(part: Path) -> bool:
@@ -87,7 +75,7 @@ def is_empty(part: Path) -> bool:
 
     A single such part makes `wandb sync` refuse everything it is given.
     """
-    return not any(record["type"] == "run" for record in _records(part))
+    return not any(record.HasField("run") for record in _records(part))
 
 
 def set_aside(part: Path) -> None:
@@ -98,6 +86,11 @@ def set_aside(part: Path) -> None:
 def _mark(part: Path) -> Path:
     """The file by which W&B itself marks a part as uploaded."""
     return part.with_suffix(".wandb.synced")
+
+
+def _records(part: Path) -> Iterator[Record]:
+    for _, record in _whole_records(part.read_bytes()):
+        yield Record.FromString(record)
 
 
 def _whole_records(content: bytes) -> Iterator[tuple[int, bytes]]:
@@ -119,15 +112,3 @@ def _whole_records(content: bytes) -> Iterator[tuple[int, bytes]]:
         if kind in (_FULL, _LAST):
             yield position, record
             record = b""
-
-
-def _records(part: Path) -> list[dict[str, Any]]:
-    command = [get_core_path(), "leet", "inspect", "--no-observability", "--json"]
-    printed = subprocess.run(  # noqa: S603 - W&B's own binary on our own file
-        [*command, "-run-file", str(part)],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=_READER_SECONDS,
-    ).stdout
-    return [json.loads(line) for line in printed.splitlines()]

@@ -107,7 +107,8 @@ class WandbRuns:
             mend(part)
         steps = {part: steps_in(part) for part in earlier}
         was_online = any(steps[part] for part in earlier if not is_offline(part))
-        run = self._connect(run_id, name, job_type, config, was_online)
+        described = {"id": run_id, "name": name, "job_type": job_type, "config": config}
+        run = self._connect(described, was_online)
         if run is None:
             return None
         self.open[run_id] = run
@@ -120,41 +121,36 @@ class WandbRuns:
                 set_aside(part)
         return run
 
-    def _connect(
-        self, run_id: str, name: str, job_type: str, config: dict[str, Any], was_online: bool
-    ) -> Any:
+    def _connect(self, described: dict[str, Any], was_online: bool) -> Any:
         try:
             if self.mode() == "online":
-                return self._init(run_id, name, job_type, config)
+                return self._init(described)
         except Exception as error:
             if DELETED in str(error):
-                self._deleted.add(run_id)
+                self._deleted.add(described["id"])
                 return None
             # The id stays in use in W&B's service process, so only a new service process can take
             # it, and ending the old one would end every open run.
             if self.open:
-                self.unconnected.add(run_id)
+                self.unconnected.add(described["id"])
                 raise
             self._note(f"W&B cannot be reached, logging offline: {error}")
             self.go_offline()
-        return None if was_online else self._init(run_id, name, job_type, config)
+        return None if was_online else self._init(described)
 
-    def _init(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> Any:
+    def _init(self, described: dict[str, Any]) -> Any:
         self._folder.mkdir(parents=True, exist_ok=True)
         run = wandb.init(
             project=self._config.project,
             entity=self._config.entity,
-            id=run_id,
-            name=name,
             group=self.group,
-            job_type=job_type,
             tags=self._config.tags or None,
-            config=config,
             dir=str(self._folder),
             mode=self.mode(),
             reinit="create_new",
             resume="allow",
             settings=wandb.Settings(**_RUN_SETTINGS),
+            **described,
         )
         run.define_metric(metric_keys.GLOBAL_STEP)
         run.define_metric("*", step_metric=metric_keys.GLOBAL_STEP)
@@ -181,7 +177,7 @@ class WandbRuns:
         """End a run; what certainly has its final ending is not repeated by a later start."""
         run = self.open.pop(run_id, None)
         if ending is not None:
-            self.endings.lacking[run_id] = ending
+            self.endings.expect(run_id, ending)
         if run is not None:
             with self.guarded(f"the summary of run {run_id}"):
                 run.summary.update({**summary, ENDING: ending})
