@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -233,18 +233,9 @@ def _in_section(place: KeyPath, meant: KeyPath) -> KeyPath:
 
 def _places_of(key: str | int) -> list[KeyPath]:
     """Every place of a key, the less nested first; those within lists are left out."""
-    found: list[KeyPath] = []
-    sections: list[tuple[KeyPath, type[BaseModel]]] = [((), SweepConfig)]
-    while sections:
-        found += [(*place, key) for place, model in sections if key in model.model_fields]
-        sections = [
-            ((*place, name), inner)
-            for place, model in sections
-            for name, field in model.model_fields.items()
-            if get_origin(field.annotation) is not tuple
-            for inner in _models_in(field.annotation)
-        ]
-    return found
+    lists = [place for place, kind in _TYPES.items() if get_origin(kind) is tuple]
+    found = [place for place in _TYPES if place[-1] == key]
+    return sorted((p for p in found if not any(_is_inside(p, outer) for outer in lists)), key=len)
 
 
 def _as_beside(place: KeyPath, meant: KeyPath) -> str:
@@ -261,24 +252,27 @@ def _known_keys(place: KeyPath) -> list[str]:
 
 def _fields_at(place: KeyPath) -> list[str]:
     """Keys of the section at a location."""
-    models = [model for each in _annotations_at(place) for model in _models_in(each)]
-    return sorted({name for model in models for name in model.model_fields})
+    return sorted({name for model in _models_in(_type_at(place)) for name in model.model_fields})
 
 
 def _takes_numbers_alone(place: KeyPath) -> bool:
-    kinds = [kind for each in _annotations_at(place) for kind in _parts(each)]
+    kinds = _parts(_type_at(place))
     return bool not in kinds and any(kind in (int, float) or type(kind) is int for kind in kinds)
 
 
-def _annotations_at(place: KeyPath) -> list[Any]:
-    """Types of what stands at a location; within a list or a mapping, those of all of it."""
-    found: list[Any] = [SweepConfig]
-    for part in place:
-        models = [model for each in found for model in _models_in(each)]
-        if models and isinstance(part, str):
-            fields = [model.model_fields for model in models]
-            found = [of_model[part].annotation for of_model in fields if part in of_model]
-    return found
+def _type_at(place: KeyPath) -> Any:
+    """Type of what stands at a location; within a list or a mapping, that of all of it."""
+    names = tuple(part for part in place if isinstance(part, str))
+    while names and names not in _TYPES:
+        names = names[:-1]
+    return _TYPES.get(names, SweepConfig)
+
+
+def _types_in(model: type[BaseModel], place: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    for name, field in model.model_fields.items():
+        yield (*place, name), field.annotation
+        for inner in _models_in(field.annotation):
+            yield from _types_in(inner, (*place, name))
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -290,3 +284,7 @@ def _parts(annotation: Any) -> list[Any]:
     """The types and literals that an annotation is made of."""
     inner = get_args(annotation)
     return [part for each in inner for part in _parts(each)] if inner else [annotation]
+
+
+# The type of each key by its place, in items of lists without their index.
+_TYPES = dict(_types_in(SweepConfig, ()))
