@@ -216,7 +216,7 @@ def main() -> None:
         folder = Path(name)
         config = load_sweep("quickstart", [])
         make_trial = TrialMaker(config, "s", SweepFolder(folder), {})
-        trial = make_trial(0, largest_point(config.search, "lora"), 1, 0)
+        trial = make_trial(0, largest_point(config, "lora"), 1, 0)
         load = os.getloadavg()[0]
         with ray_cluster(None):
             timings = Timings(**starts(folder), **costs(trial), fsync=fsync(folder))

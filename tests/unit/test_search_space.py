@@ -209,8 +209,3 @@ def test_a_points_distributions_are_those_it_was_drawn_from(space: SearchConfig)
         for name, value in params.items():
             distribution = found[name]
             assert distribution.to_external_repr(distribution.to_internal_repr(value)) == value
-
-
-def test_a_missing_parameter_is_an_error() -> None:
-    with pytest.raises(KeyError):
-        distributions(search(LORA), {"lora/rank": 4})

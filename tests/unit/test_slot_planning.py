@@ -328,9 +328,9 @@ def test_without_repeats_one_host_is_left_at_the_end() -> None:
 
 
 def test_the_probe_is_of_the_largest_adapter() -> None:
-    search = config(search__lora__rank=[8, 64, 16], search__lora__dropout=[0.0, 0.1]).search
-    assert search.lora is not None
-    lora = lora_config(search.lora, largest_point(search, "lora"))
+    sweep = config(search__lora__rank=[8, 64, 16], search__lora__dropout=[0.0, 0.1])
+    assert sweep.search.lora is not None
+    lora = lora_config(sweep.search.lora, largest_point(sweep, "lora"))
     assert (lora.rank, lora.alpha, lora.dropout) == (64, 128, 0.1)
 
 

@@ -109,7 +109,7 @@ class HostPool(SweepListener):
         """
         if not self.start():
             return None
-        largest = largest_point(self._config.search, "lora")
+        largest = largest_point(self._config, "lora")
         trial = self._make_trial(0, largest, 1, self._config.seed)
         with answering("a host of slots"):
             if reason := self._answer("reason_against", trial):

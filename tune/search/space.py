@@ -57,19 +57,11 @@ def suggest(search: SearchConfig, choose: Choose) -> Params:
 
 
 def distributions(search: SearchConfig, params: Params) -> dict[str, BaseDistribution]:
-    """The distributions of the axes that these parameters were drawn from.
-
-    Raises:
-        KeyError: a parameter is missing.
-    """
-    found: dict[str, BaseDistribution] = {}
-
-    def recorded(name: str, distribution: BaseDistribution) -> Any:
-        found[name] = distribution
-        return params[name]
-
-    suggest(search, recorded)
-    return found
+    """The distributions of the axes that these parameters were drawn from."""
+    own = dict(axes(search, method_of(search, params)))
+    if len(search.methods) == 1:
+        return own
+    return {_METHOD: CategoricalDistribution(search.methods), **own}
 
 
 def method_of(search: SearchConfig, params: Params) -> Method:
@@ -131,19 +123,19 @@ def lora_config(space: LoraSpace, params: Params) -> LoraConfig:
     )
 
 
-def largest_point(search: SearchConfig, method: Method) -> Params:
+def largest_point(config: SweepConfig, method: Method) -> Params:
     """The point of a method that takes the most memory: the largest choice of each axis.
 
-    Learning rates take no memory: from a range, the lowest is used, which trains most safely. Lists
-    of modules are compared by their lengths, since no model is known here.
+    Learning rates take no memory: from a range, the lowest is used, which trains most safely.
     """
     settings = {}
-    for axis, choices in search.choices(method):
+    for axis, choices in config.search.choices(method):
         if isinstance(choices, LogUniform):
             settings[axis] = choices.low
         elif is_searched(choices):
-            settings[axis] = max(choices, key=_modules_count if axis == "target_modules" else None)
-    return _params(search, method, settings)
+            size = _size_on_modules(config.model) if axis == "target_modules" else None
+            settings[axis] = max(choices, key=size)
+    return _params(config.search, method, settings)
 
 
 def takes_least_memory(search: SearchConfig, trial: TrialConfig) -> bool:
@@ -156,11 +148,11 @@ def takes_least_memory(search: SearchConfig, trial: TrialConfig) -> bool:
         return False
     if len(space.target_modules) == 1:
         return True
-    size = size_on_modules(trial.model, lora)
+    size = _size_on_modules(trial.model)
     return size(lora.target_modules) <= min(map(size, space.target_modules))
 
 
-def size_on_modules(model: ModelConfig, lora: LoraConfig) -> Callable[[Any], tuple[float, float]]:
+def _size_on_modules(model: ModelConfig) -> Callable[[Any], tuple[float, float]]:
     """Sizes of an adapter on other modules, to compare them.
 
     Its parameters if the model's shape is known, as four projections of attention have fewer than
@@ -169,16 +161,13 @@ def size_on_modules(model: ModelConfig, lora: LoraConfig) -> Callable[[Any], tup
     shape = read_shape(model)
 
     def size(modules: Any) -> tuple[float, float]:
-        count = _modules_count(modules)
+        count = math.inf if modules == "all-linear" else len(modules)
         if shape is None:
             return count, count
-        return adapter_parameters(shape, lora.model_copy(update={"target_modules": modules})), count
+        lora = LoraConfig(rank=1, alpha=1, target_modules=modules)
+        return adapter_parameters(shape, lora), count
 
     return size
-
-
-def _modules_count(modules: Any) -> float:
-    return math.inf if modules == "all-linear" else len(modules)
 
 
 def learning_rate(search: SearchConfig, params: Params) -> float:

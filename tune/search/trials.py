@@ -16,7 +16,6 @@ from tune.search.space import (
     learning_rate,
     lora_config,
     method_of,
-    size_on_modules,
     train_config,
 )
 
@@ -92,11 +91,5 @@ def reason_against_slots(config: SweepConfig) -> str | None:
 
 def largest_trial(config: SweepConfig, method: Method) -> TrialConfig:
     """The trial of a method that takes the most memory; for estimates, as it has no folder."""
-    params = largest_point(config.search, method)
-    trial = TrialMaker.for_estimates(config)(0, params, 1, config.seed)
-    space = config.search.lora
-    if trial.lora is None or space is None or len(space.target_modules) == 1:
-        return trial
-    modules = max(space.target_modules, key=size_on_modules(trial.model, trial.lora))
-    lora = trial.lora.model_copy(update={"target_modules": modules})
-    return trial.model_copy(update={"lora": lora})
+    params = largest_point(config, method)
+    return TrialMaker.for_estimates(config)(0, params, 1, config.seed)
