@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Event, Thread, current_thread, main_thread
+from threading import Event, Thread
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -21,9 +21,6 @@ def ignoring_hangup() -> Iterator[None]:
     A closing terminal makes the kernel signal every process that belongs to it, but trials must
     still save their checkpoints.
     """
-    if current_thread() is not main_thread():
-        yield
-        return
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
@@ -37,9 +34,6 @@ def interrupting() -> Iterator[None]:
 
     Of a closing terminal's two SIGHUPs only the first does. Under `nohup` SIGHUP stays ignored.
     """
-    if current_thread() is not main_thread():
-        yield
-        return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
@@ -66,9 +60,6 @@ def stopping_gently(stop: Callable[[], None]) -> Iterator[None]:
     signals have their usual effect, except a second SIGHUP: a closing terminal causes two, one
     from the kernel and one from the shell, so it is ignored. Under `nohup` SIGHUP stays ignored.
     """
-    if current_thread() is not main_thread():  # Python allows handlers only in the main thread
-        yield
-        return
     asked, ended = Event(), Event()
     earlier = {number: signal.getsignal(number) for number in _SIGNALS}
     if earlier[signal.SIGHUP] is signal.SIG_IGN:
