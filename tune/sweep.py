@@ -74,14 +74,12 @@ class SweepOutcome:
 
     Attributes:
         failed: what `--retry-failed` would run again.
-        idle_hours: how long it took, if no trial ran; else None.
     """
 
     records: list[TrialRecord]
     interrupted: bool
     cut_short_by: str | None
     failed: list[TrialRecord]
-    idle_hours: float | None = None
 
 
 class Sweep:
@@ -224,8 +222,7 @@ class Sweep:
             look_inside(self._config, folder, self._cluster, records, self._tell)
         outside = {record.number for record in self._earlier.outside}
         failed = [r for r in records if r.status in RETRIED and r.number not in outside]
-        idle = None if events.started else (time.monotonic() - self._began) / 3600
-        return SweepOutcome(records, interrupted, searcher.cut_short_by, failed, idle)
+        return SweepOutcome(records, interrupted, searcher.cut_short_by, failed)
 
     def _as_interrupted(self, record: TrialRecord) -> TrialRecord:
         """The record of a trial to resume, with all that it has measured.

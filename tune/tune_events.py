@@ -54,7 +54,6 @@ class TuneEvents(Callback):
         by_hand: which trials the user ends one by one.
 
     Attributes:
-        started: ids of the trials that have begun or gone on in this run of the command.
         is_stopping: whether the user asked to stop.
     """
 
@@ -73,7 +72,7 @@ class TuneEvents(Callback):
         self._by_hand = by_hand
         self._unfinished = {record.number: record for record in interrupted}
         self._records: dict[str, TrialRecord] = {}
-        self.started: set[str] = set()
+        self._started: set[str] = set()  # ids of trials, in this run of the command
         self._last_step_at_loss: dict[int, int] = {}
         last = (record.last for record in (*finished, *interrupted))
         newest = max((measured.time for measured in last if measured), default=0.0)
@@ -101,9 +100,9 @@ class TuneEvents(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Handle the start of a trial."""
-        if trial.trial_id in self.started:
+        if trial.trial_id in self._started:
             return
-        self.started.add(trial.trial_id)
+        self._started.add(trial.trial_id)
         config = TrialConfig.model_validate(trial.config["trial"])
         if config.number in self._unfinished:
             unfinished = self._unfinished.pop(config.number)

@@ -31,10 +31,6 @@ def to_go_on(options: argparse.Namespace, config: SweepConfig, outcome: SweepOut
         held = sum(record.metric(GPU_HOURS) or 0.0 for record in outcome.records)
         twice = f"budget.gpu_hours={2 * max(budget.gpu_hours or 0.0, held):g}"
         return [_line(options, [*same, "--set", twice], f"budget.gpu_hours is spent; {more}")]
-    if outcome.cut_short_by == "hours" and outcome.idle_hours is not None:
-        twice = f"budget.hours={2 * max(budget.hours or 0.0, outcome.idle_hours):.2g}"
-        why = f"budget.hours is spent before any trial; {more}"
-        return [_line(options, [*same, "--set", twice], why)]
     if outcome.cut_short_by == "hours":
         return [_line(options, same, f"budget.hours is spent; {more}")]
     return _more_trials(options, config, outcome)

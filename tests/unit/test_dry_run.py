@@ -702,25 +702,6 @@ def test_where_a_budget_is_spent_the_line_says_so_and_has_more_of_it(
     assert "--num-trials" not in line
 
 
-@pytest.mark.parametrize(
-    ("idle", "wanted"),
-    [
-        (None, "mine.yaml   # budget.hours is spent; with this more trials"),
-        (0.5, "mine.yaml --set budget.hours=6   # budget.hours is spent before any trial; with "),
-        (4.0, "mine.yaml --set budget.hours=8   # budget.hours is spent before any trial; with "),
-    ],
-)
-def test_hours_that_let_no_trial_begin_are_not_offered_again(
-    idle: float | None, wanted: str, sweep: Path
-) -> None:
-    options = command_line._parser().parse_args(["mine.yaml"])
-    config = load_sweep(str(sweep), ["budget={trials: 3, hours: 3}"])
-    (line,) = to_go_on(options, config, SweepOutcome([], False, "hours", [], idle))
-    assert wanted in line
-    (goes_on,) = to_go_on(options, config, SweepOutcome([], True, "hours", [], idle))
-    assert "budget" not in goes_on
-
-
 def test_what_failed_is_offered_to_be_run_again() -> None:
     options = command_line._parser().parse_args(["mine.yaml", "--num-trials", "8"])
     failed = [trial(3, status=TrialStatus.FAILED), trial(7, status=TrialStatus.CANCELLED)]
