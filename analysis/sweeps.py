@@ -137,10 +137,10 @@ def open_sweeps(sweep_dirs: Location | Sequence[Location]) -> list[Sweep]:
     given = [sweep_dirs] if isinstance(sweep_dirs, str | Path) else sweep_dirs
     parsed = [parse_location(each) if isinstance(each, str) else each for each in given]
     for sweep_dir in {_resolved(sweep_dir): sweep_dir for sweep_dir in parsed}.values():
-        with _told_in(faults, str(sweep_dir)):
+        with _collecting(faults, str(sweep_dir)):
             sweeps.append(_open(sweep_dir))
     for sweep in sweeps[1:]:
-        with _told_in(faults, _folders(sweeps[0], sweep)):
+        with _collecting(faults, _folders(sweeps[0], sweep)):
             faults += _differences(sweeps[0], sweep)
     faults += _copies(sweeps)
     if faults:
@@ -150,7 +150,7 @@ def open_sweeps(sweep_dirs: Location | Sequence[Location]) -> list[Sweep]:
 
 
 @contextmanager
-def _told_in(faults: list[Fault], folders: str) -> Iterator[None]:
+def _collecting(faults: list[Fault], folders: str) -> Iterator[None]:
     """Add to the faults what prevents that folders are read."""
     try:
         yield
@@ -215,7 +215,7 @@ def _open(sweep_dir: Location) -> Sweep:
 def _differences(first: Sweep, other: Sweep) -> list[Fault]:
     """Why two sweeps cannot be shown together."""
     folders = _folders(first, other)
-    models = [_told(sweep.model) for sweep in (first, other)]
+    models = [_model_in_words(sweep.model) for sweep in (first, other)]
     if models[0] != models[1]:
         rule = f"{folders} have different base models, {models[0]} and {models[1]}"
         return [Fault("SWEEP_DIR", rule, "make one report for each model")]
@@ -272,6 +272,6 @@ def bases(sweeps: Sequence[Sweep], *metrics: str) -> dict[tuple[float, ...], str
     return {values: f"base of {', '.join(titles)}" for values, titles in found.items()}
 
 
-def _told(model: ModelConfig) -> str:
+def _model_in_words(model: ModelConfig) -> str:
     name = f"{model.name}@{model.revision}" if model.revision else model.name
     return f"{name} in 4 bits" if model.load_in_4bit else name

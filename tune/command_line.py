@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     try:
         options = _parser().parse_args(arguments)
         _check_home()
-        of_options = _of_options(options)
+        of_options = _overrides_of(options)
         config = load_sweep(options.sweep, [*options.overrides, *of_options], of_options)
         if options.stop_trial is not None:
             from tune.folder.ask_to_stop import ask_to_stop
@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _of_options(options: argparse.Namespace) -> dict[str, str]:
+def _overrides_of(options: argparse.Namespace) -> dict[str, str]:
     """Overrides that have an option of their own, each as it was typed."""
     fields = {"--num-trials": "budget.trials", "--max-gpus": "resources.max_gpus"}
     given = [(name, getattr(options, name[2:].replace("-", "_"))) for name in fields]
@@ -242,12 +242,12 @@ def _cleared_on_fault(
         raise
     except (OSError, TuneError) as error:  # a listener's error arrives as text
         lock.check()
-        if told := _of_user(error, ledger.folder):
+        if told := _as_user_error(error, ledger.folder):
             raise told from error
         raise
 
 
-def _of_user(error: Exception, folder: SweepFolder) -> UserError | None:
+def _as_user_error(error: Exception, folder: SweepFolder) -> UserError | None:
     """What the user can do something about, as an error says it; None if that is nothing."""
     from trainables.files.object_storage import is_of_store
 

@@ -272,7 +272,7 @@ class Sweep:
             record = SweepRecord(
                 sweep_id=sweep_id, config=config, provenance=now, inputs=self._inputs
             )
-        if self._earlier.is_new and (self._earlier.warm or self._ledger.warm_start()):
+        if self._earlier.is_warm_new and (self._earlier.warm or self._ledger.warm_start()):
             self._ledger.write_warm_start(self._earlier.warm)
         self._ledger.write_sweep(record)
         return record

@@ -35,7 +35,7 @@ def conclude(results: Results) -> list[Conclusion]:
         learning_rates,
     )
     of_sweeps = [
-        _told_of(results, sweep, conclusion)
+        _naming_its_sweep(results, sweep, conclusion)
         for make in made
         for sweep in filter(_searches_lora, results.sweeps)
         for conclusion in make(results, sweep)
@@ -49,7 +49,7 @@ def _searches_lora(sweep: Sweep) -> bool:
     return is_asked_for or any(record.rank is not None for record in sweep.trials)
 
 
-def _told_of(results: Results, sweep: Sweep, conclusion: Conclusion) -> Conclusion:
+def _naming_its_sweep(results: Results, sweep: Sweep, conclusion: Conclusion) -> Conclusion:
     """Name the sweep, if there are several."""
     if len(results.sweeps) == 1:
         return conclusion

@@ -280,7 +280,7 @@ def test_what_a_search_left_outside_goes_on_once_it_is_inside_again(tmp_path: Pa
 
 def test_what_was_interrupted_goes_on_and_what_failed_if_that_is_asked_for() -> None:
     own = [trial(number, status=status) for number, status in enumerate(TrialStatus)]
-    found = EarlierTrials(own, [], [], is_new=False)
+    found = EarlierTrials(own, [], [], is_warm_new=False)
     failed = {TrialStatus.FAILED, TrialStatus.CANCELLED, TrialStatus.OUT_OF_MEMORY}
     for retry_failed, again in ((False, set()), (True, failed)):
         going_on = found.to_go_on(retry_failed)
@@ -347,7 +347,7 @@ def test_a_grid_takes_no_warm_start(tmp_path: Path, began_as: str | None) -> Non
     with pytest.raises(UserError, match="warm_start: must not be given to a grid"):
         earlier_trials(config, own, {})
     without = earlier_trials(sweep("grid", search=methods), own, {})
-    assert (without.is_new, without.warm) == (True, []) if began_as else without.is_new
+    assert (without.is_warm_new, without.warm) == (True, []) if began_as else without.is_warm_new
 
 
 def test_a_warm_start_leaves_out_trials_of_another_optimizer(tmp_path: Path) -> None:

@@ -109,8 +109,8 @@ def _missing_paths(config: SweepConfig) -> list[Fault]:
         except ModuleNotFoundError as error:
             faults.append(Fault(field, str(error)))
             continue
-        if told := absence(path, "file or folder"):
-            faults.append(Fault(field, f"{told}: {path}", RELATIVE))
+        if why := absence(path, "file or folder"):
+            faults.append(Fault(field, f"{why}: {path}", RELATIVE))
         elif field == "model.name" and (path / "adapter_config.json").is_file():
             faults.append(fault_of_adapter(location))
         elif field == "model.name" and path.is_dir() and not (path / "config.json").is_file():

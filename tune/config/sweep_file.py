@@ -127,9 +127,9 @@ def load_sweep(
     try:
         config = SweepConfig.model_validate(flags_apart(source.values))
     except ValidationError as error:
-        told = tuple(f"{fault.field}." for fault in faults)
+        faulty = tuple(f"{fault.field}." for fault in faults)
         found = faults_of(error, source.where)
-        faults += [fault for fault in found if not f"{fault.field}.".startswith(told)]
+        faults += [fault for fault in found if not f"{fault.field}.".startswith(faulty)]
     if faults:
         raise UserError(faults)
     return config
@@ -138,14 +138,14 @@ def load_sweep(
 def _find(name_or_path: str, folder: Path, field: str) -> Path:
     bundled = BUNDLED / f"{name_or_path}.yaml"
     path = folder / expanded(name_or_path) if absence(bundled, "") else bundled
-    told = absence(path, "file or bundled sweep")
-    if told or not path.is_file():
+    why_absent = absence(path, "file or bundled sweep")
+    if why_absent or not path.is_file():
         names, asked = bundled_sweeps(), Path(name_or_path)
         beside = glob("*.yaml", root_dir=path.parent)  # noqa: PTH207 - that of Path may raise
         near = [str(asked.with_name(n)) for n in get_close_matches(asked.name, beside, 1, 0.7)]
         near = near or get_close_matches(asked.stem, names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"bundled sweeps: {', '.join(names)}"
-        rule = told or "must be a YAML file, is a folder"
+        rule = why_absent or "must be a YAML file, is a folder"
         raise UserError([Fault(field, f"{rule}: {name_or_path}", hint)])
     return path
 

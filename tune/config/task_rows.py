@@ -78,9 +78,9 @@ def _faults_of_files(
             yield from error.faults
             continue
         if split == asked and "process_docs" not in spec:
-            told = _absent(rows, spec) or _without_answer(rows[:limit], spec)
-            if told:
-                yield Fault(f"{field}.{split}", *told, location=file)
+            rule_and_remedy = _absent(rows, spec) or _without_answer(rows[:limit], spec)
+            if rule_and_remedy:
+                yield Fault(f"{field}.{split}", *rule_and_remedy, location=file)
 
 
 def _rows(field: str, file: Path, spec: dict[str, Any]) -> list[Row]:
@@ -89,8 +89,8 @@ def _rows(field: str, file: Path, spec: dict[str, Any]) -> list[Row]:
     Raises:
         UserError: it is missing, of another format, malformed or empty.
     """
-    if told := absence(file, "file"):
-        raise UserError([Fault(field, f"{told}: {file}")])
+    if why := absence(file, "file"):
+        raise UserError([Fault(field, f"{why}: {file}")])
     reader = spec["dataset_path"]
     suffix = Path(file.name.removesuffix(".gz")).suffix
     if suffix not in _SUFFIXES[reader]:

@@ -39,7 +39,7 @@ class EarlierTrials:
         own: records of all trials of the sweep that are points of its search.
         warm: trials of other sweeps that its search starts from.
         left_out: what those sweeps have besides.
-        is_new: whether the sweep has not read those sweeps before.
+        is_warm_new: whether the sweep has not read those sweeps before.
         outside: trials of the sweep that measured nothing and are no points of its search: they
             are not run again, and no budget counts them.
     """
@@ -47,7 +47,7 @@ class EarlierTrials:
     own: list[TrialRecord]
     warm: list[TrialRecord]
     left_out: list[str]
-    is_new: bool
+    is_warm_new: bool
     outside: list[TrialRecord] = field(default_factory=list)
 
     def ended(self, retry_failed: bool) -> list[TrialRecord]:
@@ -91,7 +91,7 @@ def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str
         raise UserError([Fault("warm_start", rule, "leave it out, or take another sampler")])
     own: list[TrialRecord] = []
     outside: list[TrialRecord] = []
-    is_new, sweep_id = True, ""
+    is_warm_new, sweep_id = True, ""
     if ledger.exists():
         sweep = ledger.sweep()
         sweep_id = sweep.sweep_id
@@ -101,13 +101,13 @@ def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str
         own = own_trials(config, records)
         numbers = {record.number for record in own}
         outside = [record for record in records if record.number not in numbers]
-        is_new = sweep.config.get("warm_start") != list(config.warm_start)
-    if is_new:
+        is_warm_new = sweep.config.get("warm_start") != list(config.warm_start)
+    if is_warm_new:
         warm, left_out = import_trials(config, inputs, sweep_id)
     else:  # as they were when this sweep first named them
         warm, reasons = usable_trials(config, ledger.warm_start())
         left_out = [f"{n}: {why}" for why, n in reasons.items()]
-    return EarlierTrials(own, warm, left_out, is_new, outside)
+    return EarlierTrials(own, warm, left_out, is_warm_new, outside)
 
 
 def trials_as_known(config: SweepConfig, output_dir: Location) -> EarlierTrials:
@@ -120,7 +120,7 @@ def trials_as_known(config: SweepConfig, output_dir: Location) -> EarlierTrials:
         ledger = Ledger(join(output_dir, config.name))
         if ledger.exists() or config.warm_start:
             return earlier_trials(config, ledger, digests(config))
-    return EarlierTrials([], [], [], is_new=True)
+    return EarlierTrials([], [], [], is_warm_new=True)
 
 
 def _as_far_as_it_came(record: TrialRecord, ledger: Ledger) -> TrialRecord:
