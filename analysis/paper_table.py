@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
@@ -16,7 +17,6 @@ from analysis.sweeps import bases
 from trainables import metric_keys
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
-from trainables.records.schema import TrialRecord
 from trainables.results.repeats import diverged
 from trainables.results.wording import NAMES, SHORT_NAMES, points, rate
 
@@ -28,6 +28,8 @@ _SUMMARIES: tuple[tuple[str, Role, str], ...] = (
 )
 LOSS = NAMES[VALIDATION_LOSS]
 
+Difference = Comparison | float | None
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -35,38 +37,35 @@ class Cell:
 
     Attributes:
         value: a fraction, or a loss.
-        to_base, to_full: the row's value minus the other's, over the same items; None if there is
-            nothing to compare with. The p-values, corrected for having picked the trials, are
-            adjusted over all comparisons with the base, and over all with full fine-tuning (Holm).
+        to_base, to_full: the row's value minus the other's: over the same items or, of a loss,
+            which has none, the number alone; None if there is nothing to compare with. The
+            p-values, corrected for having picked the trials, are adjusted over all comparisons with
+            the base, and over all with full fine-tuning (Holm).
         seeds: over complete repeats with other seeds, without the trial itself; None for fewer
             than two.
         only_repeat: the value of the one complete repeat where there is no other.
         repeats: number of repeats that completed or diverged.
         diverged: how many of them diverged.
-        loss_to_base, loss_to_full: as `to_base`, of a loss, which has no items to compare over.
     """
 
     value: float
-    to_base: Comparison | None = None
-    to_full: Comparison | None = None
+    to_base: Difference = None
+    to_full: Difference = None
     seeds: Interval | None = None
     only_repeat: float | None = None
     repeats: int = 0
     diverged: int = 0
-    loss_to_base: float | None = None
-    loss_to_full: float | None = None
 
     @property
     def marks(self) -> str:
         """`*` if unlike the base, `†` if unlike full fine-tuning, both as `runs_differ`."""
         found = ((UNLIKE_BASE, self.to_base), (UNLIKE_FULL, self.to_full))
-        return "".join(mark for mark, other in found if other and other.runs_differ)
+        return "".join(m for m, d in found if isinstance(d, Comparison) and d.runs_differ)
 
     @property
     def differences(self) -> list[str]:
         """From the base and from full fine-tuning, as printed: in points, of a loss in nats."""
-        found = ((self.to_base, self.loss_to_base), (self.to_full, self.loss_to_full))
-        return [_difference_text(over_items, of_loss) for over_items, of_loss in found]
+        return [_difference_text(difference) for difference in (self.to_base, self.to_full)]
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,8 @@ class PaperTable:
                     "column": column,
                     "role": self.roles[column],
                     "value": cell.value,
-                    **_columns_of_difference("to_base", cell.to_base, cell.loss_to_base),
-                    **_columns_of_difference("to_full", cell.to_full, cell.loss_to_full),
+                    **_columns_of_difference("to_base", cell.to_base),
+                    **_columns_of_difference("to_full", cell.to_full),
                     **_columns_of_interval("seeds", cell.seeds),
                     "seeds": cell.seeds.estimate if cell.seeds else cell.only_repeat,
                     "seeds_n": cell.repeats - cell.diverged,
@@ -190,18 +189,17 @@ def cell_text(cell: Cell | None) -> str:
     return f"{own} ({', '.join(told)})" if told else own
 
 
-def _difference_text(over_items: Comparison | None, of_loss: float | None) -> str:
-    if over_items is not None:
-        return points(over_items.difference.estimate)
-    return "" if of_loss is None else f"{of_loss:+z.3f}"
+def _difference_text(difference: Difference) -> str:
+    if isinstance(difference, Comparison):
+        return points(difference.difference.estimate)
+    return "" if difference is None else f"{difference:+z.3f}"
 
 
-def _columns_of_difference(
-    name: str, found: Comparison | None, of_loss: float | None
-) -> dict[str, object]:
-    if found is None:
-        return {**_columns_of_interval(name, None), name: of_loss, f"{name}_p": None}
-    return {**_columns_of_interval(name, found.difference), f"{name}_p": found.p_value}
+def _columns_of_difference(name: str, difference: Difference) -> dict[str, object]:
+    if isinstance(difference, Comparison):
+        interval = _columns_of_interval(name, difference.difference)
+        return {**interval, f"{name}_p": difference.p_value}
+    return {**_columns_of_interval(name, None), name: difference, f"{name}_p": None}
 
 
 def _columns_of_interval(name: str, interval: Interval | None) -> dict[str, object]:
@@ -265,47 +263,45 @@ def _row(results: Results, group: Group, columns: Columns) -> Row:
 
 
 def _cell(results: Results, group: Group, metric: str, tasks: Sequence[str]) -> Cell:
-    """A metric that the group's best has, compared over the items of its tasks."""
-    trial, of, full = group.best, group.picked_from, results.full(group.sweep)
-    if full is group:
-        full = None
-    to_base, to_full = results.items.compare(trial, None, tasks, of), None
-    if full:
-        to_full = results.items.compare(trial, full.best, tasks, of * full.picked_from)
-    if metric == FORGETTING_MEAN:  # base minus tuned: it falls as accuracy rises
-        to_base, to_full = (found and found.negated() for found in (to_base, to_full))
+    """A metric that the group's best has, compared with the base's and full fine-tuning's."""
+    trial, full = group.best, results.full(group.sweep)
+    has_other = full is not None and full is not group
     repeats, values = results.repeats(trial), results.repeated(trial, metric)
     return Cell(
         value=trial.metric(metric) or 0.0,
-        to_base=to_base,
-        to_full=to_full,
+        to_base=_difference(results, group, None, metric, tasks),
+        to_full=_difference(results, group, full, metric, tasks) if has_other else None,
         seeds=results.over_seeds(trial, metric),
         only_repeat=values[0] if len(values) == 1 else None,
         repeats=len(repeats),
         diverged=diverged(repeats),
-        **(_of_loss(results, trial, full) if metric == VALIDATION_LOSS else {}),
     )
 
 
-def _of_loss(results: Results, trial: TrialRecord, full: Group | None) -> dict[str, float]:
-    """How a trial's validation loss differs from the base's and from full fine-tuning's."""
-    own = trial.metric(VALIDATION_LOSS)
-    others = {  # the base's, on the rows that the trial's sweep held out
-        "loss_to_base": results.sweep(trial).base.metrics.get(VALIDATION_LOSS),
-        "loss_to_full": full.best.metric(VALIDATION_LOSS) if full else None,
-    }
-    known = {name: other for name, other in others.items() if other is not None}
-    return {} if own is None else {name: own - other for name, other in known.items()}
+def _difference(
+    results: Results, group: Group, full: Group | None, metric: str, tasks: Sequence[str]
+) -> Difference:
+    """The best's value minus full fine-tuning's, or minus the base's if that is None."""
+    trial, other = group.best, full.best if full else None
+    if metric == VALIDATION_LOSS:  # the base's, on the rows that the trial's sweep held out
+        of_other = other.metric(metric) if other else results.sweep(trial).base.metrics.get(metric)
+        return None if of_other is None else (trial.metric(metric) or 0.0) - of_other
+    picked_from = group.picked_from * (full.picked_from if full else 1)
+    found = results.items.compare(trial, other, tasks, picked_from)
+    # Base minus tuned, it falls as accuracy rises.
+    return found.negated() if found and metric == FORGETTING_MEAN else found
 
 
 def _adjusted(rows: Sequence[Row]) -> list[Row]:
     """Adjust p-values over all comparisons with the base, and over all with full fine-tuning."""
     cells = {(i, name): cell for i, row in enumerate(rows) for name, cell in row.cells.items()}
     for other in ("to_base", "to_full"):
-        tested = {place: found for place, cell in cells.items() if (found := getattr(cell, other))}
+        differences = {place: getattr(cell, other) for place, cell in cells.items()}
+        tested = {at: found for at, found in differences.items() if isinstance(found, Comparison)}
         adjusted = holm([found.p_value for found in tested.values()])
         for (place, found), p_value in zip(tested.items(), adjusted, strict=True):
-            cells[place] = replace(cells[place], **{other: replace(found, p_value=p_value)})
+            adjusted_one: dict[str, Any] = {other: replace(found, p_value=p_value)}
+            cells[place] = replace(cells[place], **adjusted_one)
     return [
         replace(row, cells={name: cells[i, name] for name in row.cells})
         for i, row in enumerate(rows)

@@ -273,7 +273,7 @@ def test_a_trial_s_loss_is_compared_with_the_base_s_on_the_rows_of_its_own_sweep
     assert results.sweep(results.recommendation.trial) is results.sweeps[1]
     assert "4.000 to 1.000 nats/token" in conclude(results)[0].statement
     for row in paper_table(results).rows[2:]:
-        assert row.cells["validation loss"].loss_to_base == -3.0
+        assert row.cells["validation loss"].to_base == -3.0
     assert answer(results).numbers[0].base == "4.000"
     [chart] = [c for c in curves_figure(results).charts if c.title.startswith("validation loss")]
     assert {trace["y"][0] for trace in chart.data if trace.get("y")} == {4.0, 9.0}
