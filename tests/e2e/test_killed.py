@@ -1,4 +1,4 @@
-"""The driver is interrupted or killed; the same command ends where an undisturbed one does."""
+"""A sweep is watched to its end; where its driver is interrupted or killed, it ends alike."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from command import PROJECT, run_command, wait_for
@@ -28,15 +29,56 @@ ARGUMENTS = (
 )  # fmt: skip
 
 
-def run_and_signal(output_dir: Path, measurements: int, given: signal.Signals) -> None:
-    """Start the command and end it by a signal once so many measurements are on disk."""
-    process = subprocess.Popen(
+def start(output_dir: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, str(PROJECT / "tune" / "run.py"), *ARGUMENTS,
          "--output-dir", str(output_dir)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip
+
+
+class Watched(NamedTuple):
+    """A sweep that nothing disturbed, and what another process that watched it has said."""
+
+    ledger: Ledger
+    lines: list[str]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    """Watched from its first file to its last."""
+    output_dir = tmp_path_factory.mktemp("undisturbed")
+    running, folder = start(output_dir), output_dir / "quickstart"
+    wait_for((folder / "sweep.log").exists, running)
+    watching = subprocess.run(
+        [sys.executable, "-m", "analysis", "watch", str(folder)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert watching.returncode == 0, watching.stderr
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == 0, errors
+    return Watched(Ledger(folder), watching.stdout.splitlines())
+
+
+def test_a_sweep_is_seen_from_the_outside_while_it_runs(undisturbed: Watched) -> None:
+    for number in range(4):
+        told = [line for line in undisturbed.lines if line.startswith(f"trial {number} ")]
+        assert told[0].startswith(f"trial {number} running, ")  # seen before it had ended
+        assert told[-1].startswith(f"trial {number} complete, step 40: loss ")
+    (header,) = (line for line in undisturbed.lines if line.startswith("quickstart: "))
+    assert header.startswith("quickstart: 4/4 finished, ")
+    assert undisturbed.lines[-1].endswith("the sweep has ended")
+
+
+def run_and_signal(output_dir: Path, measurements: int, given: signal.Signals) -> None:
+    """Start the command and end it by a signal once so many measurements are on disk."""
+    process = start(output_dir)
     ledger = Ledger(output_dir / "quickstart")
     try:
         wait_for(
@@ -79,22 +121,17 @@ def items(ledger: Ledger) -> dict[int, list[ItemScore]]:
     ],
 )
 def test_sweep_whose_driver_is_killed_ends_like_an_undisturbed_one(
-    tmp_path: Path, first: signal.Signals
+    undisturbed: Watched, tmp_path: Path, first: signal.Signals
 ) -> None:
     """At first, and once more as it goes on."""
-    undisturbed = run_command(*ARGUMENTS, "--output-dir", tmp_path / "undisturbed")
-    assert undisturbed.exit_code == 0, undisturbed.errors
-    expected = results(Ledger(tmp_path / "undisturbed" / "quickstart"))
-
-    killed = tmp_path / "killed"
-    ledger = Ledger(killed / "quickstart")
-    run_and_signal(killed, 15, first)
-    run_and_signal(killed, 55, signal.SIGKILL)
+    ledger = Ledger(tmp_path / "quickstart")
+    run_and_signal(tmp_path, 15, first)
+    run_and_signal(tmp_path, 55, signal.SIGKILL)
     before = {r.number: r for r in ledger.trials() if r.status is TrialStatus.COMPLETE}
-    last = run_command(*ARGUMENTS, "--output-dir", killed)
+    last = run_command(*ARGUMENTS, "--output-dir", tmp_path)
     assert last.exit_code == 0, last.output + last.errors
-    assert results(ledger) == expected
-    assert items(ledger) == items(Ledger(tmp_path / "undisturbed" / "quickstart"))
+    assert results(ledger) == results(undisturbed.ledger)
+    assert items(ledger) == items(undisturbed.ledger)
     after = {record.number: record for record in ledger.trials()}
     assert {number: after[number] for number in before} == before  # not run twice
     assert any(record.attempt > 1 for record in after.values())
