@@ -78,11 +78,13 @@ def test_they_score_what_each_scores_alone(
     # The first evaluation lays the requests out, one slot after another.
     shared_evaluator.cache_clear()
     together = [ListReporter() for _ in trials]
+    started = time.perf_counter()
     for trial, reporter in zip(trials, together, strict=True):
         engine.join(trial, reporter)
     ended = []
     while engine.slots:
         ended += engine.step()
+    taken = time.perf_counter() - started
     assert shared
     assert set(shared) == {4}
     assert sum(end.error is not None for end in ended) == 1
@@ -92,6 +94,14 @@ def test_they_score_what_each_scores_alone(
         assert finals(reporter) == pytest.approx(finals(alone), rel=2e-3, abs=1e-4)
         items = [read_items(items_file(Path(where), 6)) for where in (trial.output_dir, folder)]
         assert items[0] == items[1]
+    spent = [
+        reporter.measurements[-1].metrics[key]
+        for reporter in together[:4]
+        for key in ("time/train_s", "time/eval_s")
+    ]
+    assert min(spent) > 0
+    # Time that several shared is shared out; unshared it would be over twice as much.
+    assert 0.5 * taken < sum(spent) < 1.1 * taken
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError(), ZeroDivisionError()])
@@ -113,26 +123,6 @@ def test_without_the_memory_for_shared_passes_each_is_evaluated_by_itself(
     with nullcontext() if is_out_of_memory(error) else pytest.raises(type(error)):
         assert [end.error for _ in range(6) for end in engine.step()] == [None, None]
         assert all("in_domain/acc_mean" in finals(reporter) for reporter in together)
-
-
-def test_what_is_measured_is_of_the_trial_itself(
-    trials: list[TrialConfig], engine: SlotEngine
-) -> None:
-    """Time that several shared is shared out: their sum is no longer than the clock's."""
-    started = time.perf_counter()
-    together = [ListReporter() for _ in trials[:4]]
-    for trial, reporter in zip(trials[:4], together, strict=True):
-        engine.join(trial, reporter)
-    while engine.slots:
-        engine.step()
-    taken = time.perf_counter() - started
-    spent = [
-        reporter.measurements[-1].metrics[key]
-        for reporter in together
-        for key in ("time/train_s", "time/eval_s")
-    ]
-    assert min(spent) > 0
-    assert 0.5 * taken < sum(spent) < 1.1 * taken  # unshared it would be over twice as much
 
 
 class Clock:
