@@ -51,7 +51,7 @@ def test_nothing_greets_who_looks_inside_models(tmp_path: Path) -> None:
 def test_who_reads_only_the_first_lines_sees_no_traceback(tmp_path: Path) -> None:
     record_sweep(tmp_path, trial(0))
     command = subprocess.Popen(
-        [sys.executable, "-m", "analysis", "inside", str(tmp_path), "--all"],
+        [sys.executable, "-m", "analysis", "report", str(tmp_path), "--format", "csv"],
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
