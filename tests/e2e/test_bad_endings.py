@@ -12,36 +12,9 @@ import pytest
 from command import PROJECT, run_command
 
 from trainables.records.ledger import Ledger
-from trainables.records.schema import TrialStatus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 SHORT = ("--set", "train.steps=4", "--set", "eval.limit=8", "--set", "wandb.mode=disabled")
-
-
-def test_more_gpus_than_the_cluster_has_are_refused(tmp_path: Path) -> None:
-    command = run_command(
-        "quickstart", "--output-dir", tmp_path, "--set", "train.batch_size=1024",
-        "--set", "resources.full={workers: 64, gpus_per_worker: 1, cpus_per_worker: 0.01}",
-    )  # fmt: skip
-    assert command.exit_code == 2
-    asks = "resources.full.gpus_per_worker: a trial asks for 64 GPUs (64 x 1), the cluster has "
-    assert command.errors.startswith(f"error: {asks}")
-    assert not (tmp_path / "quickstart").exists()
-
-
-def test_trials_that_all_fail_alike_end_the_sweep_with_code_1(tmp_path: Path) -> None:
-    command = run_command(
-        "quickstart", "--output-dir", tmp_path, "--num-trials", 20, *SHORT,
-        "--set", "search.full=null", "--set", "search.lora.target_modules=[[lm_head]]",
-    )  # fmt: skip
-    assert command.exit_code == 1
-    records = Ledger(tmp_path / "quickstart").trials()
-    assert {record.status for record in records} == {TrialStatus.FAILED}
-    assert 5 <= len(records) < 20
-    assert "--retry-failed --num-trials 20   # the last trials failed alike" in command.output
-    for record in records:
-        assert "lm_head" in (record.reason or "")  # which TRL trains no adapter of
-    assert "lm_head" in command.output
 
 
 @pytest.mark.slow

@@ -166,15 +166,6 @@ def test_intervals_over_items_are_about_the_recorded_values(quickstart: Quicksta
             assert interval.low <= interval.estimate <= interval.high
 
 
-def test_the_same_command_again_changes_nothing(
-    quickstart: Quickstart, records: list[TrialRecord]
-) -> None:
-    folder, _ = quickstart
-    again = run_command("quickstart", "--output-dir", folder.parent)
-    assert again.exit_code == 0
-    assert Ledger(folder).trials() == records
-
-
 @pytest.mark.slow
 def test_a_finished_sweep_is_extended(quickstart: Quickstart, records: list[TrialRecord]) -> None:
     folder, _ = quickstart

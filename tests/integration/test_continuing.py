@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import fake_sweep
 import pytest
 import ray.tune
+from conftest import SMALL
 from ray import cloudpickle
 
 from analysis.sweeps import open_sweeps
@@ -24,6 +26,7 @@ from trainables.records.ledger import Ledger
 from trainables.records.schema import BaseRecord, Outcome, SweepRecord, TrialRecord, TrialStatus
 from trainables.under_ray.reporters import OUTCOME
 from trainables.under_ray.stop_request import StopRequest
+from tune.command_line import main
 from tune.listeners import SweepListener
 from tune.resources.placement import beside_driver
 from tune.search.study import Study
@@ -263,6 +266,31 @@ def test_failed_trials_alone_are_run_again_on_request(start: Callable[..., Any])
     assert [records[0], records[4]] == [before[0], before[4]]
 
 
+def test_trials_that_all_fail_alike_end_the_sweep_with_code_1(
+    monkeypatch: pytest.MonkeyPatch,
+    base_cache: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def broken(config: dict[str, Any]) -> None:
+        number = TrialConfig.model_validate(config["trial"]).number
+        outcome = Outcome(status=TrialStatus.FAILED, reason=f"no file of process {number}")
+        ray.tune.report({OUTCOME: outcome.model_dump(mode="json")})
+
+    monkeypatch.setattr("tune.sweep.Sweep", partial(Sweep, trainable=broken))
+    (tmp_path / ".base").symlink_to(base_cache)
+    settings = [*SMALL, LORA, "wandb.mode=disabled"]
+    command = ["quickstart", "--num-trials", "20", "--output-dir", str(tmp_path)]
+    assert main([*command, *(word for setting in settings for word in ("--set", setting))]) == 1
+    records = Ledger(tmp_path / "quickstart").trials()
+    assert {record.status for record in records} == {TrialStatus.FAILED}
+    assert 5 <= len(records) < 20
+    output = capfd.readouterr().out
+    assert "--retry-failed --num-trials 20" in output
+    assert "# the last trials failed alike" in output
+    assert "no file of process" in output
+
+
 @pytest.mark.slow
 def test_what_a_mended_search_leaves_outside_is_told_to_who_reads_the_sweep(
     start: Callable[..., Any], tmp_path: Path
@@ -330,16 +358,16 @@ def test_a_trial_that_was_being_stopped_when_the_driver_died_ends_when_it_last_t
     five = ("budget.trials=5", "sampler=random", LORA, "resources.max_concurrent=1", halving)
     _, records = start(*five)
     stopped = next(r for r in records if r.status is TrialStatus.STOPPED_EARLY)
-    as_it_was = stopped.model_copy(
-        update={"status": TrialStatus.RUNNING, "reason": None, "ended": None}
-    )
-    Ledger(tmp_path / "sweep").write_trial(as_it_was)
+    assert stopped.last is not None
+    assert f"at step {stopped.last.step}" in (stopped.reason or "")
+    ledger = Ledger(tmp_path / "sweep")
+    assert ledger.measurements(stopped.number)[-1] == stopped.last
+    unwritten = {"status": TrialStatus.RUNNING, "reason": None, "ended": None, "last": None}
+    ledger.write_trial(stopped.model_copy(update=unwritten))
     ran, again = start(*five)
     assert ran == []
-    ended = again[stopped.number]
-    assert (ended.status, ended.reason) == (stopped.status, stopped.reason)
-    assert ended.last is not None
-    assert ended.ended == ended.last.time
+    when = {"ended": stopped.last.time}
+    assert again[stopped.number] == stopped.model_copy(update=when)
 
 
 def test_the_winner_is_confirmed_once_with_other_seeds(
