@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import shutil
 import time
 from contextlib import suppress
@@ -100,9 +102,14 @@ def test_a_sweep_whose_trial_loses_its_node_ends_as_it_should_and_runs_only_once
 
 @pytest.mark.parametrize("slots", [pytest.param(2, marks=pytest.mark.slow), "auto"])
 def test_trials_in_slots_leave_what_trials_by_themselves_leave(
-    load: Callable[..., SweepConfig], bucket: str, tmp_path: Path, slots: object
+    load: Callable[..., SweepConfig],
+    bucket: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    slots: object,
 ) -> None:
     """Also where the host's process dies, and the other host goes on from its checkpoint."""
+    caplog.set_level(logging.INFO, logger="tune.cluster.slots")
     together = (*TWO_TRIALS, "resources.max_concurrent=2", f"resources.lora.slots={slots}")
     location = f"{bucket}/slots_{slots}/quickstart"
     killer = HostKiller(step=10)
@@ -110,6 +117,8 @@ def test_trials_in_slots_leave_what_trials_by_themselves_leave(
 
     ledger = Ledger(location)
     assert killer.killed
+    of_auto = re.search(r"2 hosts of 1 slots? \(passes by slots: 1: [\d.]+/s", caplog.text)
+    assert bool(of_auto) == (slots == "auto")
     assert [r.status for r in ledger.trials()] == [TrialStatus.COMPLETE] * 2
     assert 2 in {r.attempt for r in ledger.trials()}
     for record in ledger.trials():

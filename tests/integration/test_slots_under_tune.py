@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -69,11 +67,6 @@ def run_sweep(
     return run_sweep
 
 
-@pytest.fixture(scope="module")
-def one_by_one(run_sweep: RunSweep) -> dict[int, dict[str, float]]:
-    return finals(run_sweep(*FOUR_TRIALS)[0])
-
-
 def finals(outcome: SweepOutcome) -> dict[int, dict[str, float]]:
     """Final metrics by trial."""
     return {
@@ -86,26 +79,8 @@ def finals(outcome: SweepOutcome) -> dict[int, dict[str, float]]:
     }
 
 
-def assert_same(ours: dict[int, dict[str, float]], theirs: dict[int, dict[str, float]]) -> None:
-    assert ours.keys() == theirs.keys()
-    for number, metrics in theirs.items():
-        assert ours[number] == pytest.approx(metrics, abs=1e-4)
-
-
-def test_trials_in_slots_end_as_trials_by_themselves(
-    run_sweep: RunSweep, one_by_one: dict[int, dict[str, float]]
-) -> None:
-    outcome, ledger = run_sweep(*FOUR_TRIALS, *TOGETHER)
-    assert {r.status for r in outcome.records} == {TrialStatus.COMPLETE}
-    assert_same(finals(outcome), one_by_one)
-    assert all(record.weights_dir for record in outcome.records)
-    assert [m.step for m in ledger.measurements(3)] == list(range(1, 13))
-    _, alive = psutil.wait_procs(host_processes(), timeout=20)
-    assert not alive
-
-
-def test_trials_of_a_host_that_dies_go_on_and_measure_the_same(
-    run_sweep: RunSweep, one_by_one: dict[int, dict[str, float]]
+def test_trials_of_a_host_that_dies_go_on_and_measure_what_they_do_by_themselves(
+    run_sweep: RunSweep,
 ) -> None:
     killer = HostKiller(step=6)
     outcome, ledger = run_sweep(*FOUR_TRIALS, *TOGETHER, listener=killer)
@@ -113,8 +88,16 @@ def test_trials_of_a_host_that_dies_go_on_and_measure_the_same(
     assert killer.interrupted
     assert {r.status for r in outcome.records} == {TrialStatus.COMPLETE}
     assert {r.attempt for r in outcome.records} >= {2}
+    assert all(record.weights_dir for record in outcome.records)
     assert not list(ledger.folder.root.rglob("checkpoints"))
-    assert_same(finals(outcome), one_by_one)
+    for record in outcome.records:
+        assert [m.step for m in ledger.measurements(record.number)] == list(range(1, 13))
+    _, alive = psutil.wait_procs(host_processes(), timeout=20)
+    assert not alive
+    one_by_one = finals(run_sweep(*FOUR_TRIALS)[0])
+    assert finals(outcome).keys() == one_by_one.keys()
+    for number, metrics in finals(outcome).items():
+        assert metrics == pytest.approx(one_by_one[number], abs=1e-4)
 
 
 @pytest.mark.slow
@@ -167,36 +150,19 @@ def test_a_trial_that_diverges_or_is_stopped_leaves_the_others(run_sweep: RunSwe
         assert ledger.measurements(record.number)[-1] == record.last
 
 
-def test_the_number_of_slots_is_measured(
-    run_sweep: RunSweep, caplog: pytest.LogCaptureFixture
+def test_what_cannot_be_batched_has_no_hosts_and_is_told(
+    load: Callable[..., SweepConfig], make_trial: Callable[..., TrialConfig]
 ) -> None:
-    caplog.set_level(logging.INFO, logger="tune.cluster.slots")
-    outcome, _ = run_sweep(*FOUR_TRIALS, "resources.lora.slots=auto")
-    assert {r.status for r in outcome.records} == {TrialStatus.COMPLETE}
-    assert re.search(r"2 hosts of [12] slots \(passes by slots: 1: [\d.]+/s", caplog.text)
-
-
-class Told(SweepListener):
-    """What the user was told beside the trials."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def preparing(self, message: str) -> None:
-        self.lines.append(message)
-
-
-def test_what_cannot_be_batched_trains_by_itself_and_says_so(run_sweep: RunSweep) -> None:
-    told = Told()
-    outcome, _ = run_sweep(
+    told: list[str] = []
+    config = load(
         "search={lora: {rank: 4, alpha: 8, dora: true, learning_rate: 1.0e-3}}",
-        "budget.trials=1",
-        "sampler=random",
         "resources.lora.slots=2",
-        listener=told,
     )
-    assert outcome.records[0].status is TrialStatus.COMPLETE
-    assert "warning: each LoRA trial trains by itself: search.lora.dora" in told.lines[-1]
+    with HostPool(config, {"CPU": 2.0}, lambda *point: make_trial(), {}, told.append) as pool:
+        assert pool.ready(samples=8, most_at_once=lambda: 1) is None
+        assert not host_processes()
+    (line,) = told
+    assert line.startswith("warning: each LoRA trial trains by itself: search.lora.dora")
 
 
 def test_an_earlier_attempt_that_nobody_listens_to_leaves_its_host(
