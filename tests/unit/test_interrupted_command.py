@@ -140,6 +140,21 @@ def test_an_error_that_is_not_the_sweeps_store_s_keeps_its_traceback(
     assert caught.value is error
 
 
+@pytest.mark.parametrize("is_new", [True, False])
+def test_the_folder_of_a_sweep_that_is_refused_goes_again_if_it_is_new(
+    is_new: bool, tmp_path: Path
+) -> None:
+    output_dir = tmp_path / "sweeps"
+    ledger = Ledger(output_dir / "quickstart")
+    with (
+        pytest.raises(UserError, match="the cluster has 0"),
+        SweepLock(ledger.folder.location) as lock,
+        command_line._cleared_on_fault(ledger, output_dir, lock, is_new),
+    ):
+        raise UserError([Fault("resources.full", "asks for 64 GPUs, the cluster has 0")])
+    assert output_dir.exists() != is_new
+
+
 def test_where_nothing_may_be_deleted_what_is_at_fault_is_told_all_the_same(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
