@@ -190,7 +190,7 @@ def run_killing(
             return
         assert code == -signal.SIGKILL
         tally.kills["drivers"] += 1
-        longest_life *= 1.1  # on a machine that has become slower none would get to the end
+        longest_life *= 1.25  # on a machine that has become slower none would get to the end
 
 
 def prove(
@@ -206,8 +206,12 @@ def prove(
         assert drivers.wait() == 0
         undisturbed.append((tmp_path / f"undisturbed{number}", time.monotonic() - started))
     # None may have been killed yet that had a finished trial to lose.
-    while tally.kills["drivers"] < kills or tally.completed_before_a_kill == 0:
-        kind = tally.sweeps % 2
+    while (
+        tally.sweeps < len(kinds)
+        or tally.kills["drivers"] < kills
+        or tally.completed_before_a_kill == 0
+    ):
+        kind = tally.sweeps % len(kinds)
         folder, duration = undisturbed[kind]
         killed = tmp_path / f"killed{tally.sweeps}"
         take_base_from(folder, killed)
