@@ -49,34 +49,28 @@ def _kill(process: psutil.Process) -> bool:
 
 
 class Killer(SweepListener):
-    """Kills the trial's process when it reports a step, for the first so many attempts."""
+    """Kills the trial's process when its first attempt reports a step."""
 
-    def __init__(self, step: int, attempts: int) -> None:
-        self._step, self._attempts = step, attempts
+    def __init__(self, step: int) -> None:
+        self._step = step
         self.interrupted: list[TrialRecord] = []
 
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
-        if measurement.step == self._step and record.attempt <= self._attempts:
+        if measurement.step == self._step and record.attempt == 1:
             kill_trial_processes()
 
     def trial_interrupted(self, record: TrialRecord) -> None:
         self.interrupted.append(record)
 
 
-class HostKiller(SweepListener):
+class HostKiller(Killer):
     """Kills the hosts, once, when a trial reports a step."""
 
-    def __init__(self, step: int) -> None:
-        self._step = step
-        self.interrupted: list[TrialRecord] = []
-        self.killed = 0
+    killed = 0
 
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
         if measurement.step == self._step and not self.killed:
             self.killed = sum(_kill(process) for process in host_processes())
-
-    def trial_interrupted(self, record: TrialRecord) -> None:
-        self.interrupted.append(record)
 
 
 def history(ledger: Ledger) -> dict[int, dict[str, float]]:

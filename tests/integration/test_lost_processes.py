@@ -42,7 +42,7 @@ def test_killed_trial_goes_on_elsewhere_and_measures_the_same(
     run_sweep: Callable[..., tuple[SweepOutcome, Ledger]],
 ) -> None:
     _, undisturbed = run_sweep(*ONE_TRIAL, name="undisturbed")
-    killer = Killer(step=10, attempts=1)
+    killer = Killer(step=10)
     outcome, ledger = run_sweep(*ONE_TRIAL, listener=killer, name="killed")
     (record,) = outcome.records
     assert (record.status, record.attempt, record.failures) == (TrialStatus.COMPLETE, 2, 0)

@@ -60,7 +60,7 @@ def test_a_sweep_whose_trial_loses_its_node_ends_as_it_should_and_runs_only_once
     load: Callable[..., SweepConfig], bucket: str, tmp_path: Path
 ) -> None:
     location = f"{bucket}/sweeps/quickstart"
-    killer = NodeLoser(step=10, attempts=1)
+    killer = NodeLoser(step=10)
     Sweep(load(*TWO_TRIALS), location, f"{bucket}/sweeps/.base").run([killer])
 
     ledger = Ledger(location)
