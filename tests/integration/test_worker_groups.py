@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -244,9 +243,9 @@ def test_two_workers_train_the_model_that_one_trains(
 
 
 @pytest.fixture(scope="module")
-def mixtures(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelConfig]:
-    """Small ones of which each worker runs other experts, or as many times as it has tokens for."""
-    folder = tmp_path_factory.mktemp("mixtures")
+def mixture(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+    """A small one of which each worker runs other experts."""
+    folder = tmp_path_factory.mktemp("mixture")
     (folder / "listed.py").write_text(LISTED)
     spec = importlib.util.spec_from_file_location("listed", folder / "listed.py")
     assert spec is not None
@@ -256,40 +255,36 @@ def mixtures(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     set_seed(0)
     sizes: dict[str, Any] = {"vocab_size": len(tokenizer)} | SHAPE
     own = AutoConfig.for_model("llama", **sizes, auto_map={"AutoModelForCausalLM": "listed.Listed"})
-    ffn = {"ffn_hidden_size": 8, "moe_num_experts": 16, "moe_top_k": 1}
-    attention = {"kv_n_heads": 1, "rope_theta": 10000.0, "clip_qkv": 8.0}
-    shape = {"d_model": 16, "n_heads": 2, "n_layers": 2, "ffn_config": ffn}
-    dbrx = AutoConfig.for_model("dbrx", **sizes, **shape, attn_config=attention)
-    models = {"listed": module.Listed(own), "dbrx": AutoModelForCausalLM.from_config(dbrx)}
-    for kind, model in models.items():
-        model.save_pretrained(folder / kind)
-        tokenizer.save_pretrained(folder / kind)
-    shutil.copy(folder / "listed.py", folder / "listed")
-    return {
-        kind: ModelConfig(name=str(folder / kind), dtype="float32", trust_remote_code=True)
-        for kind in models
-    }
+    module.Listed(own).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return ModelConfig(name=str(folder), dtype="float32", trust_remote_code=True)
 
 
-@pytest.mark.parametrize(("kind", "stage"), [("listed", 2), ("listed", 3), ("dbrx", 3)])
 def test_so_they_do_though_their_tokens_are_for_other_experts(
-    kind: str,
-    stage: int,
     train: Train,
-    mixtures: dict[str, ModelConfig],
+    mixture: ModelConfig,
     make_group_trial: Callable[..., TrialConfig],
     make_trial: Callable[..., TrialConfig],
     run: Callable[..., Run],
 ) -> None:
     """Otherwise DeepSpeed waits for ever for what the other worker does not send."""
     short = {"steps": 3, "report_every": 3, "save_weights": False}
-    model = {"model": mixtures[kind]}
+    model = {"model": mixture}
     alone = make_trial("full", learning_rate=1e-3, train=TRAIN | short | {"micro_batch_size": 8})
     expected = run(alone.model_copy(update=model)).curve()
-    trial = make_group_trial(stage, learning_rate=1e-3, train=TRAIN | short)
+    trial = make_group_trial(3, learning_rate=1e-3, train=TRAIN | short)
     measurements, error = train(trial.model_copy(update=model))
     assert error is None
     assert [m.metrics["train/loss"] for m in measurements] == pytest.approx(expected, abs=1e-3)
+
+
+def test_below_stage_3_experts_that_are_modules_are_refused(
+    train: Train, mixture: ModelConfig, make_group_trial: Callable[..., TrialConfig]
+) -> None:
+    trial = make_group_trial(2).model_copy(update={"model": mixture})
+    measurements, error = train(trial)
+    assert not measurements
+    assert "must be 3 on several workers" in str(error)
 
 
 def test_a_weight_that_files_hold_under_both_its_names_is_one_in_every_worker(

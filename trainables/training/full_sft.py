@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.integrations.deepspeed import (
     is_deepspeed_zero3_enabled,
     unset_hf_deepspeed_config,
@@ -17,6 +18,7 @@ from transformers.integrations.deepspeed import (
 from trl import SFTConfig
 
 from trainables.config import DeepSpeedConfig, TrialConfig
+from trainables.errors import Fault, UserError
 from trainables.inputs.adapter import text_decoder
 from trainables.inputs.chats import without_nulls
 from trainables.inputs.model import load_model, shared_base
@@ -24,7 +26,6 @@ from trainables.inputs.tokenized import inputs_of
 from trainables.process.out_of_memory import free_memory
 from trainables.process.workers import is_first_worker
 from trainables.records.schema import TrialResult
-from trainables.training.expert_modules import keep_in_step
 from trainables.training.reporter import Reporter
 from trainables.training.run import run_training, sft_config
 from trainables.training.sharding import shard
@@ -51,7 +52,7 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
     with _deepspeed_process():
         model, arguments = prepare(config, len(tokenized.train), deepspeed_settings(config))
         if config.workers > 1:
-            keep_in_step(model)
+            _gather_experts_together(model)
         padding = getattr(model.config.get_text_config(), "pad_token_id", None)
         save = partial(_save, padding=padding)
         return run_training(config, reporter, model, tokenizer, tokenized, arguments, save)
@@ -82,6 +83,29 @@ def _freeze_unread(model: Any) -> None:
     for parameter in model.parameters():
         if id(parameter) not in read:
             parameter.requires_grad_(False)
+
+
+def _gather_experts_together(model: Any) -> None:
+    """Have every worker gather and reduce all experts of a layer, not only those that it runs.
+
+    Models with code of their own may have a module for each expert, which a worker runs if it has
+    tokens for it: DeepSpeed would wait for ever, or add up gradients of different experts.
+
+    Raises:
+        UserError: it has such modules, and below stage 3 DeepSpeed has no way to.
+    """
+    lists = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList | nn.ModuleDict) and "expert" in name.rpartition(".")[2]
+    ]
+    if lists and not is_deepspeed_zero3_enabled():
+        rule = f"must be 3 on several workers: the model has a module for each expert, {lists[0]}"
+        raise UserError([Fault("deepspeed.zero_stage", rule, "or set resources.full.workers: 1")])
+    from deepspeed.utils import set_z3_leaf_module
+
+    for name in lists:
+        set_z3_leaf_module(model.get_submodule(name.rpartition(".")[0]), True)
 
 
 def _save(trainer: Any, folder: Path, padding: int | None) -> None:
