@@ -15,7 +15,7 @@ import transformers
 from filelock import FileLock
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HTTPError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError, hub_remedy, named
@@ -132,7 +132,9 @@ def load_model(
     elif model.load_in_4bit and method is None:
         options["quantization_config"] = quantisation(options["dtype"])
     if model.load_in_4bit:
-        options["device_map"] = {"": _exactly(device())}  # quantising on a CPU is slow
+        # By its number, as Accelerate trains no 4 bits on a GPU other than where they are.
+        place = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+        options["device_map"] = {"": place}  # quantising on a CPU is slow
     elif is_hollow:
         options["device_map"] = {"": "meta"}
     loaded, told = _load(architecture, model, **options, output_loading_info=True)
@@ -154,24 +156,7 @@ def load_model(
         others = [token for token in ends(loaded) if token != end]
         loaded.generation_config.eos_token_id = [end, *others]
     _make_savable(loaded.generation_config)
-    _name_backbone(loaded)
     return loaded
-
-
-def _name_backbone(loaded: Any) -> None:
-    """Name the part below the head, which Llama 4's text model has under another name than it says.
-
-    TRL computes the loss from the output of that part.
-    """
-    if loaded.base_model is loaded:
-        parts = [n for n, part in loaded.named_children() if isinstance(part, PreTrainedModel)]
-        loaded.base_model_prefix = parts[0] if len(parts) == 1 else loaded.base_model_prefix
-
-
-def _exactly(place: torch.device) -> torch.device:
-    """The same with its number: Accelerate trains no 4 bits on a GPU other than where they are."""
-    is_gpu = place.type == "cuda"
-    return torch.device(place.type, torch.cuda.current_device()) if is_gpu else place
 
 
 def _check_files(model: ModelConfig, config: dict[str, Any]) -> None:
@@ -191,20 +176,18 @@ def _check_is_whole(model: ModelConfig, loaded: Any, missing: Set[str]) -> None:
 def _make_savable(generation: Any) -> None:
     """Correct the settings for which Transformers would refuse to save a changed configuration.
 
-    It is changed here, in the tokens at which generation ends, and by TRL in the padding token. One
-    with a temperature or the like that does not say whether it samples is made to say so. Settings
-    without effect are dropped, such as a temperature where it does not sample, or one of beams
-    without beams; so is a padding token below 0. Whoever generates here says whether it samples.
+    It is changed here, in the tokens at which generation ends, and by TRL in the padding token.
+    Settings without effect are dropped, such as a temperature where it does not sample, or one of
+    beams without beams; so is a padding token below 0. One with a temperature or the like that does
+    not say whether it samples is made to say so.
     """
-    samples, generation.do_sample = generation.do_sample, True
+    stated = generation.do_sample
+    generation.do_sample = stated is not False
     for name in _at_fault(generation):
         setattr(generation, name, None)
-    generation.do_sample = samples
-    for name in _at_fault(generation):
-        if samples is None:
-            generation.do_sample = True
-        else:
-            setattr(generation, name, None)
+    generation.do_sample = stated
+    if _at_fault(generation):  # they are of sampling, and nothing is stated
+        generation.do_sample = True
 
 
 def _at_fault(generation: Any) -> list[str]:

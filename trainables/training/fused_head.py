@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from transformers.loss.loss_utils import ForCausalLMLoss
 from trl import SFTTrainer
-from trl.trainer import utils
 
 from trainables.errors import first_line
 from trainables.evaluation.evaluator import evaluating
@@ -58,8 +57,6 @@ class Trainer(SFTTrainer):
 
     def choose_loss(self, model: Any, dtype: str) -> None:
         """Compare both on a few tokens, by running the untrained model, wrapped as it trains."""
-        if not hasattr(utils, "add_fused_lm_head"):  # other versions of TRL use the model's logits
-            return
         is_equal = _is_of_own_logits(model, self.args.device, _ROUNDING[dtype])
         self.is_fused = agreed(is_equal)
         if not self.is_fused:
