@@ -394,6 +394,7 @@ def test_what_the_user_s_own_settings_leave_out_is_the_trial_s(
     assert config.get_value("optimizer.params.lr") == 3e-5
     assert config.get_value("optimizer.params.weight_decay") == 0.05
     assert config.get_value("optimizer.params.betas") == [0.9, 0.95]
+    assert config.get_value("optimizer.params.torch_adam")  # there is no other at stage 0
     assert config.get_value("gradient_clipping") == trial.train.max_grad_norm
 
 

@@ -147,6 +147,8 @@ def deepspeed_settings(config: TrialConfig) -> dict[str, Any]:
         of_optimizer = settings["optimizer"].setdefault("params", {})
         of_optimizer.setdefault("lr", "auto")
         of_optimizer.setdefault("weight_decay", "auto")
+        if not zero.get("stage"):  # there its own one on a GPU has one tensor for all parameters
+            of_optimizer.setdefault("torch_adam", True)
     return settings
 
 

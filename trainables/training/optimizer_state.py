@@ -6,6 +6,7 @@ mixed precision's fp32 copies, or ZeRO's partitions at any stage on any number o
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ def _own_states(model: Any, optimizer: Any) -> dict[str, dict[str, Any]]:
     """
     states = _base_optimizer(optimizer).state
     own = [(name, p) for name, p in _trained(model) if not _is_partitioned(p)]
-    return {name: states.get(_master(parameter, optimizer)[0], {}) for name, parameter in own}
+    return {name: states.get(_master(parameter, optimizer), {}) for name, parameter in own}
 
 
 def _trained(model: Any) -> list[tuple[str, Any]]:
@@ -129,7 +130,7 @@ def _check_all_is_known(model: Any, optimizer: Any) -> None:
         return
     known = [partition for wrapper in wrappers for partition in _partitions(wrapper)]
     whole = [parameter for _, parameter in _trained(model) if not _is_partitioned(parameter)]
-    known += [_master(parameter, optimizer)[0] for parameter in whole]
+    known += [_master(parameter, optimizer) for parameter in whole]
     updated = {id(tensor) for group in base.param_groups for tensor in group["params"]}
     if not updated <= set(map(id, known)):
         names = " around ".join(type(each).__name__ for each in (*wrappers, base))
@@ -150,10 +151,9 @@ def _get(parameter: Any, moment: str | None, optimizer: Any) -> Any:
         if moment is None:
             return safe_get_full_fp32_param(parameter)
         return safe_get_full_optimizer_state(parameter, moment)
-    master, part = _master(parameter, optimizer)
+    master = _master(parameter, optimizer)
     state = _base_optimizer(optimizer).state.get(master, {})
-    whole = master.data if moment is None else state.get(moment)
-    return None if whole is None else _own_part(parameter, whole, part)
+    return master.data if moment is None else state.get(moment)
 
 
 def _on_cpu(value: torch.Tensor) -> torch.Tensor:
@@ -161,27 +161,13 @@ def _on_cpu(value: torch.Tensor) -> torch.Tensor:
     return value.detach().to("cpu", torch.float32, copy=True, memory_format=layout)
 
 
-def _master(parameter: Any, optimizer: Any) -> tuple[Any, slice | None]:
-    """The tensor that the optimizer updates, and its slice for the parameter; None if it is all.
-
-    In 16 bit at stage 0 it is an fp32 copy: of the parameter or, under DeepSpeed's own Adam on a
-    GPU, of all parameters of its group, concatenated.
-    """
+def _master(parameter: Any, optimizer: Any) -> Any:
+    """The tensor that the optimizer updates: in 16 bit at stage 0 an fp32 copy of the parameter."""
     for wrapper in _unwrapped(optimizer)[:-1]:
-        for number, working in enumerate(getattr(wrapper, "fp16_groups", ())):
-            start = 0
-            for position, ours in enumerate(working):
-                if ours is parameter and hasattr(wrapper, "fp32_groups_flat"):
-                    return wrapper.fp32_groups_flat[number], slice(start, start + ours.numel())
-                if ours is parameter and hasattr(wrapper, "fp32_groups"):
-                    return wrapper.fp32_groups[number][position], None
-                start += ours.numel()
-    return parameter, None
-
-
-def _own_part(parameter: Any, whole: torch.Tensor, part: slice | None) -> torch.Tensor:
-    """The parameter's slice of what the optimizer updates, in the parameter's shape."""
-    return whole if part is None else whole[part].view_as(parameter)
+        if hasattr(wrapper, "fp32_groups"):
+            pairs = zip(chain(*wrapper.fp16_groups), chain(*wrapper.fp32_groups), strict=True)
+            return next(master for working, master in pairs if working is parameter)
+    return parameter
 
 
 def _set(parameter: Any, value: torch.Tensor, moment: str | None, optimizer: Any) -> None:
@@ -190,19 +176,17 @@ def _set(parameter: Any, value: torch.Tensor, moment: str | None, optimizer: Any
         if moment is None:
             _set_working_copy(parameter, value)
         return
-    value, base = value.to(parameter.device), _base_optimizer(optimizer)
-    master, part = _master(parameter, optimizer)
+    base, master = _base_optimizer(optimizer), _master(parameter, optimizer)
     if moment is None:
-        whole = master.data
+        master.data.copy_(value)
         parameter.data.copy_(value)
-    else:
-        state = base.state[master]
-        if moment not in state:
-            state[moment] = torch.zeros_like(master.data)
-        if "step" not in state:
-            state["step"] = step_counter(base, master)
-        whole = state[moment]
-    _own_part(parameter, whole, part).copy_(value)
+        return
+    state = base.state[master]
+    if moment not in state:
+        state[moment] = torch.zeros_like(master.data)
+    if "step" not in state:
+        state["step"] = step_counter(base, master)
+    state[moment].copy_(value)
 
 
 def _set_partition(parameter: Any, value: torch.Tensor, moment: str | None) -> None:
