@@ -17,11 +17,11 @@ from trainables.metric_keys import IN_DOMAIN_ACC, TRAIN_LOSS, TRAIN_SECONDS
 from trainables.process.memory import disk_estimate
 from trainables.training import checkpoint
 from trainables.training.checkpoint_files import is_valid, newest_valid
+from trainables.training.checkpointing import Checkpoints
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
 from trainables.training.measuring import Measuring
 from trainables.training.reporter import ListReporter
-from trainables.training.run import Checkpoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -28,9 +28,10 @@ from trainables.records.schema import TrialResult
 from trainables.slots.adapters import Adapter, Target
 from trainables.slots.optimizer import FlatAdamW
 from trainables.training.best_weights import BestWeights
+from trainables.training.checkpointing import AlreadyTrained, Checkpoints
 from trainables.training.measuring import Measuring
 from trainables.training.reporter import Reporter
-from trainables.training.run import AlreadyTrained, Checkpoints, conclude, sft_config
+from trainables.training.run import conclude, sft_config
 
 # Samples, of as many steps as have them: each read takes 0.1 ms, a step of a small model but 2.
 _READ_AT_ONCE = 64
