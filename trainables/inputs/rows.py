@@ -25,7 +25,7 @@ from trainables.inputs.row_templates import (
     text_of,
 )
 from trainables.inputs.unusable import UnusableRow, faults_of_most
-from trainables.records.faults import read_each
+from trainables.records.reading import read_each
 
 Source = Literal["path", "validation_path"]
 _LONGEST_REASON = 400  # characters: with the types of all fields it may be of pages

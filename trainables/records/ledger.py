@@ -30,10 +30,10 @@ from trainables.collector import collector_paused
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError
 from trainables.files.storage import SEE_THE_STORE, Location, is_address, open_storage, read_or_none
-from trainables.records.faults import Record, read_each, read_record
 from trainables.records.folder import SweepFolder, trial_numbers
 from trainables.records.items import items_file
 from trainables.records.metrics_file import MetricsFile, read_lines, to_line
+from trainables.records.reading import Record, read_each, read_record
 from trainables.records.schema import (
     BaseRecord,
     ItemScore,

@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass
 
 from trainables.errors import Fault, UserError
-from trainables.records.faults import NewerSchema, read_record
+from trainables.records.reading import read_record
 from trainables.records.schema import Measurement
 
 _KEY = b',"crc32":"'
@@ -61,8 +61,6 @@ def read_lines(content: bytes, file: str) -> MetricsFile:
         end += len(line) + 1
         try:
             measurement = _read(line, file, number)
-        except NewerSchema:
-            raise
         except UserError as error:
             if _is_as_written(line):  # no crash did this, and the next line would replace it
                 raise

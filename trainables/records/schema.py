@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from trainables.config import Frozen, Role, TrialConfig
 from trainables.metric_keys import METRICS, domain_metric, task_score
 
-SCHEMA_VERSION = 1
 # Files in the folder of the base's evaluation.
 BASE_RECORD, BASE_ITEMS = "base.json", "items.jsonl"
 
@@ -58,7 +57,7 @@ class Measurement(Frozen):
         time: seconds since the epoch.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     attempt: int = 1
     step: int = Field(ge=0)
     total_steps: int | None = Field(default=None, ge=1)
@@ -117,7 +116,7 @@ class TrialRecord(Frozen):
             are; None if the last one was the best, or if they are lost.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     config: TrialConfig
     params: dict[str, float | int | str | bool]
     confirms: int | None = None
@@ -296,7 +295,7 @@ class BaseRecord(Frozen):
         warnings: for example, that the base is at chance on a retention task.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     key: str
     scores_key: str
     revision: str | None = None
@@ -355,7 +354,7 @@ class SweepRecord(Frozen):
             start: they measured nothing, and no budget counts them.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     sweep_id: str
     config: dict[str, object]
     provenance: Provenance

@@ -30,7 +30,6 @@ from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, open_storage
 from trainables.records.folder import SweepFolder
 from trainables.records.ledger import cannot_write
-from trainables.records.schema import SCHEMA_VERSION
 from tune.folder.process import Process
 
 logger = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ class LockRecord(Frozen):
         interval: seconds between heartbeats.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = 1
     process: Process
     since: str
     token: str

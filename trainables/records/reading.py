@@ -10,16 +10,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from trainables.errors import Fault, UserError
-from trainables.records.schema import SCHEMA_VERSION
 
 Record = TypeVar("Record", bound=BaseModel)
 T = TypeVar("T")
 _LONGEST_VALUE = 60
 _UPDATE = "a newer version may have written it: update forgetting-sweeps, or restore it from a copy"
-
-
-class NewerSchema(UserError):
-    """A newer version of this project wrote the record."""
 
 
 def read_record(
@@ -38,18 +33,13 @@ def read_record(
         UserError: a newer version wrote it, or someone changed it by hand.
     """
     try:
-        record = kind.model_validate_json(content)
+        return kind.model_validate_json(content)
     except ValidationError as error:
-        if (newer := _newer_schema(content)) is not None:
-            raise _too_new(newer, file, line) from None
         details = error.errors(include_url=False)
-        if any(detail["type"] == "extra_forbidden" for detail in details):
+        if any(map(_is_of_a_newer_version, details)):
             remedy = _UPDATE
         faults = [_fault(detail, content, file, remedy, line) for detail in details]
         raise UserError(faults) from None
-    if (version := getattr(record, "schema_version", 0)) > SCHEMA_VERSION:
-        raise _too_new(version, file, line)
-    return record
 
 
 def read_each(readers: Iterable[Callable[[], T]]) -> list[T]:
@@ -70,18 +60,8 @@ def read_each(readers: Iterable[Callable[[], T]]) -> list[T]:
     return found
 
 
-def _newer_schema(content: bytes) -> int | None:
-    try:
-        version = json.loads(content)["schema_version"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return version if isinstance(version, int) and version > SCHEMA_VERSION else None
-
-
-def _too_new(version: int, file: str, line: int | None) -> NewerSchema:
-    rule = f"was written by a newer version: schema {version}, this one reads up to"
-    remedy = "update forgetting-sweeps, or give another --output-dir"
-    return NewerSchema([Fault(_place(file, line), f"{rule} {SCHEMA_VERSION}", remedy)])
+def _is_of_a_newer_version(detail: ErrorDetails) -> bool:
+    return detail["type"] == "extra_forbidden" or detail["loc"] == ("schema_version",)
 
 
 def _fault(detail: ErrorDetails, content: bytes, file: str, remedy: str, line: int | None) -> Fault:
