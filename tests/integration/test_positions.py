@@ -30,9 +30,6 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
         {"hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
         | {"word_embed_proj_dim": 16},
     ),
-    "gptj": ("n_positions", {"n_embd": 16, "n_layer": 2, "n_head": 2, "rotary_dim": 4}),
-    "codegen": ("n_positions", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4}),
-    "mpt": ("max_seq_len", {"d_model": 16, "n_layers": 2, "n_heads": 2}),
 }
 EMBEDDED = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
 LONGEST = 22

@@ -5,7 +5,7 @@ Beyond its end a GPU says only that an assertion failed, and is then lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch.nn import Embedding
@@ -18,25 +18,16 @@ _MOST_BEFORE = 8  # rows of a table before the first position's: OPT's has two
 
 def positions_of(model: Any) -> int | None:
     """How many positions a model has embeddings of; None if it computes them for any number."""
-    config = model.config.get_text_config()
-    if config.model_type == "mpt":  # which computes its biases for so many at each pass
-        return int(config.max_seq_len)
-    stated = getattr(config, "max_position_embeddings", None)
-    rows = _rows_of_tables(model.get_decoder(), model.get_input_embeddings())
-    if stated and any(0 <= count - stated <= _MOST_BEFORE for count in rows):
+    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    tokens = model.get_input_embeddings()
+    tables = [
+        part.num_embeddings
+        for part in model.get_decoder().modules()
+        if isinstance(part, Embedding) and part is not tokens
+    ]
+    if stated and any(0 <= rows - stated <= _MOST_BEFORE for rows in tables):
         return int(stated)
     return None
-
-
-def _rows_of_tables(decoder: Any, tokens: Any) -> Iterator[int]:
-    """Rows of all tables that may be of positions, of a model's text alone."""
-    for part in decoder.modules():
-        if isinstance(part, Embedding) and part is not tokens:
-            yield part.num_embeddings
-    for name, buffer in decoder.named_buffers():
-        # GPT-J's `embed_positions`, CTRL's `pos_encoding`; `cos_cached` is one that may grow.
-        if "pos" in name.rpartition(".")[2] and buffer.dim() == 2:
-            yield buffer.shape[0]
 
 
 def length_warnings(base: Any, tokenized: TokenizedData) -> list[str]:
