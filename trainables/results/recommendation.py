@@ -212,7 +212,7 @@ def _least_infeasible(goals: Goals, ranked: list[TrialRecord], kind: str) -> Rec
 
     trial = min(ranked, key=lambda record: (total(record), record.number))
     broken = [
-        f"{c.metric} is {_unlike(c.bound, trial.metric(c.metric))}, not {c.operator} {c.bound:g}"
+        f"{c.metric} is {_exactly(trial.metric(c.metric))}, not {c.operator} {c.bound:g}"
         for c in goals.constraints
         if violation(c, trial) > 0
     ]
@@ -235,12 +235,9 @@ def _unit_of_misses(constraint: Constraint, ranked: list[TrialRecord]) -> float:
     return abs(constraint.bound) or statistics.median(finite or [1.0])
 
 
-def _unlike(bound: float, value: float | None) -> str:
+def _exactly(value: float | None) -> str:
     """More digits than elsewhere: 0.0502 is not <= 0.05, but 0.050 would seem to be."""
-    if value is None:
-        return "missing"
-    texts = [f"{value:.{digits}g}" for digits in range(4, 10)]
-    return next((text for text in texts if float(text) != bound), texts[0])  # 0.05 is not < 0.05
+    return "missing" if value is None else f"{value:g}"
 
 
 def _best(goals: Goals, front: list[TrialRecord], among: str, names: Names) -> Recommendation:
