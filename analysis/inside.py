@@ -19,7 +19,7 @@ from analysis.sweeps import Sweep, check_trust, ledger_of
 from trainables.collector import collector_paused
 from trainables.errors import Fault, UserError, first_line, hub_remedy
 from trainables.files.storage import Location, parse_folder
-from trainables.inside.choice import notable_trials
+from trainables.inside.notable_trials import notable_trials
 from trainables.inside.records import (
     ROUNDED,
     AttentionDrift,

@@ -1,4 +1,4 @@
-"""Python's garbage collector, paused while there is none."""
+"""Python's garbage collector, paused while nothing becomes garbage."""
 
 from __future__ import annotations
 

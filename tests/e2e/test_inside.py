@@ -8,7 +8,7 @@ import pytest
 from command import run_command
 
 from analysis.sweep_settings import SweepSettings
-from trainables.inside.choice import notable_trials
+from trainables.inside.notable_trials import notable_trials
 from trainables.inside.records import InsideFolder
 from trainables.records.ledger import Ledger
 

@@ -17,7 +17,7 @@ from analysis.report.inside import inside_figures
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.config import LoraConfig
-from trainables.inside.choice import notable_trials
+from trainables.inside.notable_trials import notable_trials
 from trainables.inside.records import (
     ROUNDED,
     InsideFolder,

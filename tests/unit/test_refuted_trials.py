@@ -27,7 +27,7 @@ from analysis.report.ranks import rank_figure
 from analysis.report.trade_off import hypervolume_figure, trade_off_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
-from trainables.inside.choice import notable_trials
+from trainables.inside.notable_trials import notable_trials
 from trainables.metric_keys import (
     FORGETTING_MEAN,
     FORGETTING_NLL,

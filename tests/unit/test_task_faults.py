@@ -16,10 +16,10 @@ from trainables.evaluation.task_faults import (
     Unfit,
     absent_names,
     check_can_be_scored,
-    reason,
-    unknown,
+    fault_of_unknown,
+    why_not_loaded,
 )
-from trainables.evaluation.task_metrics import check_is_a_skill, choose, numbers
+from trainables.evaluation.task_metrics import check_is_a_skill, choose_metric, values_and_errors
 from trainables.evaluation.tasks import LoadedTask
 
 DATA = ("dataset_path", "custom_dataset", "class", "include")
@@ -80,7 +80,7 @@ NO_TEXT = "def doc_to_text(): raise TypeError\ndoc_to_text()"
 def test_what_the_harness_means_by_an_error_is_not_said_of_a_task_s_own(
     code: str, package: str, told: str
 ) -> None:
-    assert reason(raised(code, package)).startswith(told)
+    assert why_not_loaded(raised(code, package)).startswith(told)
 
 
 @pytest.mark.parametrize(
@@ -110,10 +110,10 @@ def test_a_task_of_its_own_class_needs_not_what_its_methods_replace(
 def test_files_that_cannot_be_read_leave_other_names_theirs(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / "latin.yaml").write_bytes(b"# caf\xe9\ntask: others\n")
-    assert "cannot be read" not in unknown("ood", name, ["few"], [str(tmp_path)]).rule
+    assert "cannot be read" not in fault_of_unknown("ood", name, ["few"], [str(tmp_path)]).rule
     file = tmp_path / "z.yaml"
     file.write_bytes(b"# caf\xe9\ntask: " + name.encode() + b"\na: b: c\n")
-    fault = unknown("ood", name, ["few"], [str(tmp_path)])
+    fault = fault_of_unknown("ood", name, ["few"], [str(tmp_path)])
     assert "a file that names it cannot be read: " in fault.rule
     assert fault.location.startswith(str(file))
 
@@ -126,10 +126,14 @@ def result(*filters: str, **of_metrics: Any) -> dict[str, Any]:
 
 def test_of_filters_that_end_alike_a_metric_has_the_longest() -> None:
     asked = ("first", "plain,first")
-    found, errors = numbers(result(*asked, m__first=1, m__plain__first=0.5, m__xfirst=2), "own")
+    found, errors = values_and_errors(
+        result(*asked, m__first=1, m__plain__first=0.5, m__xfirst=2), "own"
+    )
     assert found == {("m", "first"): 1.0, ("m", "plain,first"): 0.5}
     assert errors == {}
-    found, errors = numbers(result("none", acc__none=1, acc_stderr__none=0.1, alias="own"), "own")
+    found, errors = values_and_errors(
+        result("none", acc__none=1, acc_stderr__none=0.1, alias="own"), "own"
+    )
     assert (found, errors) == ({("acc", "none"): 1.0}, {("acc", "none"): 0.1})
 
 
@@ -155,13 +159,13 @@ def test_the_metric_of_a_task_is_the_named_the_most_usual_or_the_first(
     fields: dict[str, str], metrics: list[str], chosen: str
 ) -> None:
     found = {(metric, f): 0.5 for metric in metrics for f in ("strict", f"of {metric}")}
-    assert choose(loaded(**fields), found, {}) == (chosen, "strict")
+    assert choose_metric(loaded(**fields), found, {}) == (chosen, "strict")
     own = f"of {chosen}"
-    assert choose(loaded(**fields, filter=own), found, {}) == (chosen, own)
+    assert choose_metric(loaded(**fields, filter=own), found, {}) == (chosen, own)
     with pytest.raises(UserError, match=rf"no {chosen} \(filter loose\); it gives {metrics[0]}"):
-        choose(loaded(**fields, filter="loose"), found, {})
+        choose_metric(loaded(**fields, filter="loose"), found, {})
     without_strict = {key: value for key, value in found.items() if key[1] != "strict"}
-    assert choose(loaded(**fields), without_strict, {}) == (chosen, own)
+    assert choose_metric(loaded(**fields), without_strict, {}) == (chosen, own)
 
 
 def test_errors_are_told_from_skills_by_any_task_that_knows_them() -> None:

@@ -30,11 +30,11 @@ from trainables.evaluation.outcomes import (
     choices_per_right_one,
     equally_weighed,
     find_without_answer,
-    read_items,
+    item_scores,
     samples,
     scores_itself,
 )
-from trainables.evaluation.task_metrics import check_is_a_skill, choose, numbers
+from trainables.evaluation.task_metrics import check_is_a_skill, choose_metric, values_and_errors
 from trainables.evaluation.tasks import (
     PYTHON_SEED,
     SEED,
@@ -124,7 +124,7 @@ class Evaluator:
                 try:
                     result = self._run(loaded, lm)
                     score, values = _read_score(loaded, result)
-                    own_items = read_items(loaded, result, score)
+                    own_items = item_scores(loaded, result, score)
                     warnings += find_without_answer(loaded, result, score)
                     _check_is_a_share(loaded, score, own_items)
                 except UserError as error:
@@ -268,8 +268,8 @@ def evaluating(model: Any) -> Iterator[None]:
 def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, dict[str, float]]:
     """The task's accuracy, and all its numeric metrics under our keys."""
     label = loaded.task.label
-    found, errors = numbers(result, label)
-    metric, filter_name = choose(loaded, found, result)
+    found, errors = values_and_errors(result, label)
+    metric, filter_name = choose_metric(loaded, found, result)
     check_is_a_skill(loaded, metric, [name for name, _ in found])
     metrics = {
         metric_keys.task_score(loaded.role, label, name): value

@@ -54,7 +54,7 @@ def choices_per_right_one(task: Any, sample: dict[str, Any], metric: str) -> flo
     So it is where the task names no right one, and by a metric that takes none of them.
     """
     count = _count_choices(task, sample)
-    if count is None or scores_itself(task) or metric in _WITHOUT_GUESSING:
+    if count is None or metric in _WITHOUT_GUESSING:
         return None
     target, right = _target(task, sample), 1
     if isinstance(target, list):  # which may be filled up with -100
@@ -75,7 +75,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.number)) and not math.isnan(float(value))
 
 
-def read_items(loaded: LoadedTask, result: dict[str, Any], score: TaskScore) -> list[ItemScore]:
+def item_scores(loaded: LoadedTask, result: dict[str, Any], score: TaskScore) -> list[ItemScore]:
     """Each document's outcome.
 
     Raises:

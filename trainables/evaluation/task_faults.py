@@ -27,7 +27,7 @@ class Unfit(Exception):
     """A task that cannot be evaluated here, for a reason that needs no more words."""
 
 
-def reason(error: Exception) -> str:
+def why_not_loaded(error: Exception) -> str:
     """What went wrong as a task was loaded, and in which of its templates or functions."""
     if isinstance(error, Unfit):
         return str(error)
@@ -129,7 +129,7 @@ def _is_harness_s(task: Any, *methods: str) -> bool:
     ]
 
 
-def where(task: EvalTask, file: Path | None, folders: list[str]) -> str:
+def place_of(task: EvalTask, file: Path | None, folders: list[str]) -> str:
     """The files that the user has given to the task, or else has defined it in."""
     if task.data_files:
         return ", ".join(f"{split}: {name}" for split, name in task.data_files.items())
@@ -137,7 +137,7 @@ def where(task: EvalTask, file: Path | None, folders: list[str]) -> str:
     return str(file) if is_own else ""
 
 
-def unknown(role: Role, name: str, known: list[str], folders: list[str]) -> Fault:
+def fault_of_unknown(role: Role, name: str, known: list[str], folders: list[str]) -> Fault:
     """The fault of a name that is none of the known ones; its file may be one that is no YAML."""
     fault = unknown_task(role, name, known, folders)
     found = next(_unread(name, folders), None)

@@ -13,7 +13,7 @@ _PREFERRED = ("acc", "exact_match", "mcq_acc", "em", "f1", "bleu")
 ByFilter = dict[tuple[str, str], float]  # by metric and filter
 
 
-def numbers(result: dict[str, Any], name: str) -> tuple[ByFilter, ByFilter]:
+def values_and_errors(result: dict[str, Any], name: str) -> tuple[ByFilter, ByFilter]:
     """The harness's numbers for a task or group, and their standard errors."""
     found: ByFilter = {}
     errors: ByFilter = {}
@@ -38,10 +38,10 @@ def _entries(result: dict[str, Any], name: str) -> Iterator[tuple[str, str, Any]
             yield key.removesuffix(f",{filter_name}"), filter_name, value
 
 
-def choose(
+def choose_metric(
     loaded: LoadedTask, found: Mapping[tuple[str, str], float], result: dict[str, Any]
 ) -> tuple[str, str]:
-    """The metric and filter of the `numbers` that count as a task's accuracy.
+    """The metric and filter of the values that count as a task's accuracy.
 
     Raises:
         UserError: there are none, or not those that the suite names.

@@ -24,9 +24,9 @@ from trainables.evaluation.task_faults import (
     Unfit,
     absent_names,
     check_can_be_scored,
-    reason,
-    unknown,
-    where,
+    fault_of_unknown,
+    place_of,
+    why_not_loaded,
 )
 from trainables.files.locations import resolve
 
@@ -69,15 +69,15 @@ def load_tasks(suite: EvalSuite) -> list[LoadedTask]:
     faults: list[Fault] = []
     for role, task in suite.tasks():
         if task.task not in manager.task_index:
-            faults.append(unknown(role, task.task, list(manager.task_index), folders))
+            faults.append(fault_of_unknown(role, task.task, list(manager.task_index), folders))
             continue
         try:
             with _seeded():
                 loaded.append(LoadedTask(role, task, _build(manager, suite, task)))
         except Exception as error:  # a task is a user's own code and data: it may raise anything
             name = f"{task.name} ({task.task})" if task.name else task.task
-            rule = f"task {name} cannot be loaded: {reason(error)}"
-            place = where(task, manager.task_index[task.task].yaml_path, folders)
+            rule = f"task {name} cannot be loaded: {why_not_loaded(error)}"
+            place = place_of(task, manager.task_index[task.task].yaml_path, folders)
             faults.append(Fault(f"eval.{role}", rule, hub_remedy(error), place))
     if faults:
         raise UserError(faults)
@@ -88,8 +88,7 @@ def load_tasks(suite: EvalSuite) -> list[LoadedTask]:
 def _seeded() -> Iterator[None]:
     """The harness's own random state for its first task, for each.
 
-    Some shuffle their choices while they are loaded, as GPQA does: each node must ask alike. One
-    that has cached the data in another order, as by an earlier version, keeps that.
+    Some shuffle their choices while they are loaded, as GPQA does: each node must ask alike.
     """
     python, numpy = random.getstate(), np.random.get_state()
     random.seed(PYTHON_SEED)

@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import RayError
 
 from trainables.errors import first_line
-from trainables.inside.choice import notable_trials
+from trainables.inside.notable_trials import notable_trials
 from trainables.records.folder import SweepFolder
 from trainables.records.schema import TrialRecord
 from trainables.results.recommendation import numbers_text
