@@ -58,16 +58,25 @@ def evaluated(model: ModelConfig) -> tuple[Any, list[float], int]:
     return evaluation, drift, len(passes)
 
 
-def written(model: ModelConfig) -> list[str]:
-    """What is generated where texts of different lengths are asked for, some of them sampled."""
+def written(model: ModelConfig) -> tuple[list[str], set[tuple[int, ...]]]:
+    """Texts where different lengths are asked for, some sampled, and the shapes of the contexts."""
     torch.manual_seed(0)
-    lm = HarnessModel(load_model(model).eval(), load_tokenizer(model), 2, Layouts())
+    network, shapes = load_model(model).eval(), set()
+    generate = network.generate
+
+    def noting(**options: Any) -> Any:
+        shapes.add(tuple(options["input_ids"].shape))
+        return generate(**options)
+
+    network.generate = noting
+    lm = HarnessModel(network, load_tokenizer(model), 2, Layouts())
     lengths, temperatures = (2, 9), (0.0, 1.0)
     options = [
         {"until": ["\n"], "do_sample": heat > 0, "temperature": heat, "max_gen_toks": length}
         for length, heat in product(lengths, temperatures)
     ]
-    return lm.generate_until(instances("generate_until", list(product(PROMPTS, options))))
+    requests = instances("generate_until", list(product(PROMPTS, options)))
+    return lm.generate_until(requests), shapes
 
 
 def refusal(model: ModelConfig, rank: int) -> str:
@@ -138,8 +147,10 @@ def test_workers_that_share_an_evaluation_have_the_results_of_one(
 def test_workers_write_the_texts_of_one_whatever_their_lengths(
     shared: Any, sweep_config: SweepConfig
 ) -> None:
-    texts = written(sweep_config.model)
-    assert [of_worker["written"] for of_worker in shared] == [texts, texts]
+    texts, shapes = written(sweep_config.model)
+    (first, first_shapes), (second, second_shapes) = (of_worker["written"] for of_worker in shared)
+    assert first == second == texts
+    assert first_shapes | second_shapes == shapes
     assert len({len(text) for text in texts}) > 2
 
 

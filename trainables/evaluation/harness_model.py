@@ -12,11 +12,11 @@ import reprlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from torch.nn.utils.rnn import pad_sequence
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from trainables.evaluation.continuations import Batch, Request, lay_out, score
@@ -81,12 +81,12 @@ class HarnessModel(HFLM):
                 pretrained=model,
                 backend="causal",  # else by the family, of which BART's has encoders, too
                 tokenizer=tokenizer,
-                batch_size=batch_size,
+                batch_size=batch_size * world_size(),  # each worker takes its part
                 softmax_dtype="float32",
             )
         self._layouts = layouts
         self._answers = answers or {}
-        self._continue: Callable[[_Contexts], torch.Tensor] | None = None  # unlike `_generate`
+        self._own_batch_size = batch_size
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Answers:
         """As in HFLM, but requests are tokenised and laid out only when first seen."""
@@ -129,7 +129,7 @@ class HarnessModel(HFLM):
         if self._layouts.shares_prefixes is None:
             self._layouts.shares_prefixes = agreed(self._computes_branches())
         longest = max(len(request.inputs) for request in requests)
-        tokens = self.batch_size * max(longest, _LEAST_TOKENS)
+        tokens = self._own_batch_size * max(longest, _LEAST_TOKENS)
         if self.device.type == "cpu":
             tokens = min(tokens, _CPU_BATCH_TOKENS)
         hidden = self.config.get_text_config().hidden_size
@@ -197,46 +197,9 @@ class HarnessModel(HFLM):
         return scored_TV[batch.requests_T.argsort(stable=True)].float()
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """As in HFLM, but the workers of a group share the batches.
-
-        HFLM forms them, so it runs twice: first for the batches, then for the texts. Batches that
-        are sampled are every worker's, since each draws on the random state of the one before.
-        """
-        if world_size() == 1:
-            texts: list[str] = super().generate_until(requests, disable_tqdm)
-            return texts
+        """As in HFLM; the workers of a group, which share its batches, must have the same ones."""
         self._check_alike([request.args for request in requests])
-        shared: list[_Contexts] = []
-
-        def note(contexts: _Contexts) -> torch.Tensor:
-            shared.extend([contexts.to("cpu")] * contexts.is_greedy)
-            return contexts.input_ids_NS
-
-        def look_up(contexts: _Contexts) -> torch.Tensor:
-            if not contexts.is_greedy:
-                return self._generate(contexts)
-            ids_NS = contexts.input_ids_NS
-            return torch.cat([ids_NS, next(continuations).to(ids_NS.device)], dim=1)
-
-        def continuation(contexts: _Contexts) -> torch.Tensor:
-            tokens_NS = self._generate(contexts.to(self.device))
-            return tokens_NS[:, contexts.input_ids_NS.shape[1] :].cpu()
-
-        self._texts(requests, note)
-        continuations = iter(
-            tokens_NS
-            for _, alike in groupby(shared, key=lambda contexts: contexts.room)
-            for tokens_NS in divided(list(alike), continuation)
-        )
-        return self._texts(requests, look_up)
-
-    def _texts(self, requests: list[Any], how: Callable[[_Contexts], torch.Tensor]) -> list[str]:
-        """HFLM's texts where `how` continues its batches."""
-        self._continue = how
-        try:
-            texts: list[str] = super().generate_until(requests, disable_tqdm=True)
-        finally:  # else it would keep this object, and so the model, until Python looks for cycles
-            self._continue = None
+        texts: list[str] = super().generate_until(requests, disable_tqdm)
         return texts
 
     def _check_alike(self, texts: Sequence[Any]) -> None:
@@ -257,27 +220,41 @@ class HarnessModel(HFLM):
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any
     ) -> torch.Tensor:
-        is_greedy = not options.get("do_sample") and options.get("num_beams", 1) == 1
-        contexts = _Contexts(context, max_length, stop, options, is_greedy)
-        return (self._continue or self._generate)(contexts)
+        """As in HFLM, but each worker of a group continues a part of the batch.
 
-    def _generate(self, contexts: _Contexts) -> torch.Tensor:
+        Where it is sampled each continues all parts, since one draws on the random state of those
+        before it.
+        """
+        is_greedy = not options.get("do_sample") and options.get("num_beams", 1) == 1
+        generate = self._generate_greedily if is_greedy else super()._model_generate
+        mask_NS, room = options.pop("attention_mask"), max_length - context.shape[1]
+
+        def continuations(rows: slice) -> torch.Tensor:
+            width = int(mask_NS[rows].sum(1).max())  # without the padding of longer parts
+            own = {"attention_mask": mask_NS[rows, -width:], **options}
+            tokens: torch.Tensor = generate(context[rows, -width:], width + room, stop, **own)
+            return tokens[:, width:].cpu()
+
+        starts = range(0, len(context), self._own_batch_size)
+        parts = [slice(start, start + self._own_batch_size) for start in starts]
+        written = divided(parts, continuations) if is_greedy else [*map(continuations, parts)]
+        rows = [row for part in written for row in part]
+        written_NS = pad_sequence(rows, True, padding_value=self.tokenizer.pad_token_id)
+        return torch.cat([context.cpu(), written_NS], dim=1)
+
+    def _generate_greedily(
+        self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any
+    ) -> torch.Tensor:
         """As in HFLM, but a batch ends when each of its sequences has met any stop string.
 
         HFLM continues until the same stop string has appeared in all of them.
         """
-        context, stop, options = contexts.input_ids_NS, contexts.stop, contexts.options
-        if not contexts.is_greedy:
-            sampled: torch.Tensor = super()._model_generate(
-                context, contexts.max_length, stop, **options
-            )
-            return sampled
-        options = {name: value for name, value in options.items() if name != "temperature"}
+        options.pop("temperature", None)
         stopping = StoppingCriteriaList([_OwnStop(self.tokenizer, stop, context.shape[1])])
         with torch.autocast(self.device.type, enabled=False):
             tokens: torch.Tensor = self.model.generate(
                 input_ids=context,
-                max_length=contexts.max_length,
+                max_length=max_length,
                 stopping_criteria=stopping,
                 pad_token_id=self.tokenizer.pad_token_id,
                 use_cache=True,
@@ -285,34 +262,6 @@ class HarnessModel(HFLM):
                 **options | {"do_sample": False},
             )
         return tokens
-
-
-@dataclass(frozen=True)
-class _Contexts:
-    """A batch to continue; `is_greedy` if always by the likeliest token."""
-
-    input_ids_NS: torch.Tensor
-    max_length: int
-    stop: list[str]
-    options: dict[str, Any]
-    is_greedy: bool
-
-    @property
-    def room(self) -> int:
-        """Tokens to generate at most.
-
-        Where a pass takes all workers, one that has fewer goes on for the others', past what its
-        model has positions for.
-        """
-        return self.max_length - int(self.input_ids_NS.shape[1])
-
-    def to(self, device: torch.device | str) -> _Contexts:
-        """Move its tensors."""
-        options = {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value
-            for name, value in self.options.items()
-        }
-        return replace(self, input_ids_NS=self.input_ids_NS.to(device), options=options)
 
 
 @contextmanager
