@@ -6,7 +6,7 @@ Shapes: N sequences, S positions, T needed positions, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -35,12 +35,8 @@ def logits_at(model: Any, positions_T: torch.Tensor, **inputs: Any) -> torch.Ten
         return (hidden[0].flatten(0, 1).index_select(0, positions_T)[None],)
 
     head = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(select) if head is not None else None
-    try:
+    with head.register_forward_pre_hook(select) if head is not None else nullcontext():
         logits: torch.Tensor = model(**inputs, use_cache=False).logits
-    finally:
-        if hook is not None:
-            hook.remove()
     return logits[0] if selected else logits.flatten(0, 1).index_select(0, positions_T)
 
 

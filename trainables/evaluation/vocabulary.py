@@ -43,11 +43,8 @@ def only_embedded(base: Any, tokenizer: Any) -> Iterator[None]:
         for ids in inputs:
             _check_embedded(base, tokenizer, int(ids.max()))
 
-    hook = base.get_input_embeddings().register_forward_pre_hook(check)
-    try:
+    with base.get_input_embeddings().register_forward_pre_hook(check):
         yield
-    finally:
-        hook.remove()
 
 
 def _embeds_all(base: Any, tokenizer: Any) -> bool:
