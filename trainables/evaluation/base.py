@@ -28,11 +28,7 @@ from trainables.evaluation.drift import (
     token_nll,
 )
 from trainables.evaluation.evaluator import Evaluation, Evaluator
-from trainables.evaluation.forgetting import (
-    forgetting_metrics,
-    is_at_chance,
-    is_below_chance,
-)
+from trainables.evaluation.forgetting import forgetting_metrics, is_at_chance, is_below_chance
 from trainables.evaluation.positions import length_warnings
 from trainables.evaluation.vocabulary import only_embedded
 from trainables.files.disk import flush, give_usual_modes

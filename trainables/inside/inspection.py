@@ -15,12 +15,7 @@ from trainables.errors import CannotInspect, named
 from trainables.inputs.model import device, fingerprint, hollow_model
 from trainables.inside.activations import activation_drift, choose_prompts
 from trainables.inside.base_spectra import left_vectors
-from trainables.inside.records import (
-    MOST_SINGULAR_VALUES,
-    InsideFolder,
-    InsideRecord,
-    MatrixChange,
-)
+from trainables.inside.records import MOST_SINGULAR_VALUES, InsideFolder, InsideRecord, MatrixChange
 from trainables.inside.spectra import (
     COMPARED_VECTORS,
     DIRECTIONS,
