@@ -40,9 +40,18 @@ class _Loader(yaml.SafeLoader):
     """Takes dates and times for texts, as chat templates and names need them."""
 
     def text(self, node: Any) -> str:
-        """A text whose characters may be escaped as in JSON, some of them by two halves."""
-        text: str = self.construct_yaml_str(node)
-        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        """A text whose characters may be escaped as in JSON, some of them by two halves.
+
+        Raises:
+            YAMLError: a half stands alone.
+        """
+        text = self.construct_yaml_str(node)
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError as error:
+            problem = "half of an escaped character stands alone"
+            mark = node.start_mark
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark) from error
 
     def number(self, node: Any) -> Any:
         """A number; to YAML 1:30 is one to the base of 60, so 90, whatever its unit."""
@@ -58,7 +67,7 @@ _Loader.yaml_constructors = yaml.SafeLoader.yaml_constructors | {
 }
 
 
-# A ValueError is of a number like 0x_, or of half an escaped character.
+# A ValueError is of a number like 0x_.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 # It fits tabs, and texts that are YAML of their own without quotes, as in `prompt: {{ question }}`.
 _QUOTE = 'indent by spaces, and put texts with any of { [ * & ! % @ or ": " in quotes'
