@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from queue import SimpleQueue
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from pyarrow import ArrowException, NativeFile, fs
 
@@ -58,12 +58,15 @@ class ObjectStorage(Storage):
     """
 
     def __init__(self, location: str) -> None:
+        query = _query(location)
         try:
-            filesystem, prefix = fs.FileSystem.from_uri(location)
+            filesystem, prefix = fs.FileSystem.from_uri(location + query)
         except ValueError as error:  # before the store is asked
-            rule = f"{location} is no address of a store: {first_line(error)}"
+            what = first_line(error).replace(query, "")
             remedy = "write one such as s3://bucket/sweeps, with %20 for a space"
-            raise UserError([Fault("", rule, remedy)]) from error
+            raise UserError(
+                [Fault("", f"{location} is no address of a store: {what}", remedy)]
+            ) from error
         self._filesystem = _patient(filesystem)
         self._prefix = PurePosixPath(prefix)
         self._last_segment: dict[str, int] = {}
@@ -278,8 +281,14 @@ def _patient(filesystem: fs.FileSystem) -> fs.FileSystem:
     return fs.S3FileSystem(region=filesystem.region, retry_strategy=retries, **_endpoint())
 
 
+def _query(location: str) -> str:
+    """Options that pyarrow itself does not take from the environment."""
+    options = _endpoint() if location.startswith("s3://") else {}
+    return f"?{urlencode(options)}" if options else ""
+
+
 def _endpoint() -> dict[str, str]:
-    """Where an S3 that is not Amazon's answers; of pyarrow only `from_uri` knows it by itself.
+    """Where an S3 that is not Amazon's answers.
 
     Raises:
         UserError: the variable holds no such address; pyarrow would ask Amazon instead.
