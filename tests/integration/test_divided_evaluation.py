@@ -76,7 +76,10 @@ def written(model: ModelConfig) -> tuple[list[str], set[tuple[int, ...]]]:
         for length, heat in product(lengths, temperatures)
     ]
     requests = instances("generate_until", list(product(PROMPTS, options)))
-    return lm.generate_until(requests), shapes
+    bound = {"until": ["\n"], "max_gen_toks": 9, "max_length": 14}
+    bounded = [(f"sort {'4 2 ' * n}=", bound) for n in range(1, 6)]
+    of_bounded = lm.generate_until(instances("generate_until", bounded))
+    return lm.generate_until(requests) + of_bounded, shapes
 
 
 def refusal(model: ModelConfig, rank: int) -> str:

@@ -81,7 +81,7 @@ class HarnessModel(HFLM):
                 pretrained=model,
                 backend="causal",  # else by the family, of which BART's has encoders, too
                 tokenizer=tokenizer,
-                batch_size=batch_size * world_size(),  # each worker takes its part
+                batch_size=batch_size,
                 softmax_dtype="float32",
             )
         self._layouts = layouts
@@ -199,7 +199,13 @@ class HarnessModel(HFLM):
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """As in HFLM; the workers of a group, which share its batches, must have the same ones."""
         self._check_alike([request.args for request in requests])
-        texts: list[str] = super().generate_until(requests, disable_tqdm)
+        # What bounds context and answer together depends on the batch, which is one worker's then.
+        is_bounded = any("max_length" in request.args[1] for request in requests)
+        self.batch_size_per_gpu = self._own_batch_size * (1 if is_bounded else world_size())
+        try:
+            texts: list[str] = super().generate_until(requests, disable_tqdm)
+        finally:
+            self.batch_size_per_gpu = self._own_batch_size
         return texts
 
     def _check_alike(self, texts: Sequence[Any]) -> None:

@@ -94,13 +94,18 @@ def _gather_experts_together(model: Any) -> None:
     Raises:
         UserError: it has such modules, and below stage 3 DeepSpeed has no way to.
     """
-    lists = [
-        name
+    lists = {
+        name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList | nn.ModuleDict) and "expert" in name.rpartition(".")[2]
+    }
+    trained = [
+        name
+        for name, experts in lists.items()
+        if any(parameter.requires_grad for parameter in experts.parameters())
     ]
-    if lists and not is_deepspeed_zero3_enabled():
-        rule = f"must be 3 on several workers: the model has a module for each expert, {lists[0]}"
+    if trained and not is_deepspeed_zero3_enabled():
+        rule = f"must be 3 on several workers: the model has a module for each expert, {trained[0]}"
         raise UserError([Fault("deepspeed.zero_stage", rule, "or set resources.full.workers: 1")])
     from deepspeed.utils import set_z3_leaf_module
 
