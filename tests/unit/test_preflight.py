@@ -386,6 +386,32 @@ def test_a_validation_loss_of_few_samples_that_decides_is_told_of(
     assert all(line.startswith(told) for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("fraction", "held_out", "replayed", "raised"),
+    [
+        (0.2, 22, 0, 0.26),
+        (0.2, 22, 40, 0.26),  # 40 of 134 are the share of 0.3
+        (0.05, 6, 47, 0.26),
+        (0.5, 25, 0, None),  # to hold out more would leave less to train on
+        (0.6, 29, 0, None),
+    ],
+)
+def test_the_share_to_hold_out_is_of_the_rows_that_are_split_and_more_than_is_set(
+    fraction: float, held_out: int, replayed: int, raised: float | None
+) -> None:
+    own = 116 - held_out if fraction < 0.5 else round(held_out / fraction) - held_out
+    replay = {"replay": {"path": "general.jsonl", "share": 0.3}} if replayed else {}
+    data = {"path": "rows.jsonl", "validation_fraction": fraction, **replay}
+    config = sweep_config(data=data, objectives=LOSS_DECIDES)
+    if config.data.replay:
+        assert config.data.replay.beside(own) == replayed
+    base = base_record(train_samples=own + replayed, validation_samples=held_out)
+    (line,) = held_out_warnings(config, base)
+    remedy = f"set data.validation_fraction to {raised:g}, or " if raised else ""
+    assert line.endswith(f"may be chance; {remedy}name a data.validation_path of 30 or more")
+    assert raised is None or raised * 116 >= 30 > (raised - 0.01) * 116
+
+
 def test_what_is_held_out_in_a_file_takes_a_longer_one() -> None:
     data = {"path": "rows.jsonl", "validation_path": "held_out.jsonl"}
     config = sweep_config(data=data, objectives=LOSS_DECIDES)

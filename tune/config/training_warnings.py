@@ -108,9 +108,12 @@ def held_out_warnings(config: SweepConfig, base: BaseRecord) -> Iterator[str]:
     if held_out + longer >= _FEWEST_HELD_OUT:
         remedy = f"raise data.max_length, which {longer} more are longer than"
     elif config.data.validation_path is None:
-        share = _FEWEST_HELD_OUT / (base.train_samples + held_out)
+        replay = config.data.replay  # of other rows than those that are split
+        own = base.train_samples * (1 - replay.share if replay else 1)
+        share = _FEWEST_HELD_OUT / (own + held_out)
         raised = min(math.ceil(100 * share) / 100, _LARGEST_SHARE_HELD_OUT)
-        remedy = f"set data.validation_fraction to {raised:g}, or {remedy}"
+        if raised > config.data.validation_fraction:
+            remedy = f"set data.validation_fraction to {raised:g}, or {remedy}"
     yield (
         f"{', '.join(fields)}: {VALIDATION_LOSS} is of no more than "
         f"{how_many(held_out, 'held-out sample')}: what tells trials apart may be chance; {remedy}"
