@@ -639,6 +639,16 @@ def test_a_front_whose_trial_repeats_speak_against_says_so(tmp_path):
     assert "Nearest: trial 0" in text
 
 
+def test_a_search_whose_trials_all_break_a_constraint_says_why_it_has_no_repeats(tmp_path):
+    records = [trial(0, {GAIN: 0.5, LOSS: 0.05})]
+    for bound, confirm, told in [(0.01, 1, True), (0.01, None, False), (0.1, 1, False)]:
+        repeats = {"confirm": {"top_k": 1, "seeds": confirm}} if confirm else {}
+        config = sweep_config(constraints=[f"{LOSS} <= {bound}"], **repeats)
+        text = summary(config, records, tmp_path)
+        assert ("not <= 0.01. So none was repeated.\n" in text) is told
+        assert ("none was repeated" in text) is told
+
+
 def test_infeasible_trials_alone_give_a_recommendation_and_no_front(tmp_path):
     config = sweep_config(constraints=[f"{LOSS} < 0"])
     record = trial(0, {GAIN: 0.5, LOSS: 0.0}, weights_dir=kept(tmp_path, 0))

@@ -56,7 +56,7 @@ def print_summary(
     parts = chain(
         _counts(config, records),
         _front(config, records, console.width),
-        _recommended(recommendation),
+        _recommended(recommendation, lacks_repeats=bool(config.confirm) and not repeated(records)),
         _failures(records),
         _places(recommendation, weights, records, folder),
         _next([*commands, *hints]),
@@ -132,14 +132,15 @@ def _width(columns: dict[str, list[str]]) -> int:
     return sum(widest) + _GAP * (len(columns) - 1)
 
 
-def _recommended(recommendation: Recommendation | None) -> Iterator[Text]:
+def _recommended(recommendation: Recommendation | None, lacks_repeats: bool) -> Iterator[Text]:
     if recommendation is None:
         yield Text("\nNo trial to recommend: none is complete with every objective.", "bold")
         return
     trial, found = recommendation.trial, recommendation.word.capitalize()
     style = "bold green" if recommendation.feasible else "bold yellow"
     yield Text(f"\n{found}: trial {trial.number} ({setting(trial)})", style)
-    yield Text(f"  {recommendation.reason}")
+    why_none = "" if recommendation.feasible or not lacks_repeats else " So none was repeated."
+    yield Text(f"  {recommendation.reason}{why_none}")
 
 
 def _failures(records: Sequence[TrialRecord]) -> Iterator[Text]:
