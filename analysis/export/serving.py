@@ -28,11 +28,13 @@ def serving(name: str, model: ModelConfig, adapter: Mapping[str, Any] | None) ->
         adapter: content of `adapter_config.json`; None of a model that is whole.
     """
     trusts = ["--trust-remote-code"] if model.trust_remote_code else []
+    # Else vLLM rounds files of fp32 to 16 bits; with adapters it computes in no other.
+    whole = [*trusts, *(["--dtype", "float32"] if model.dtype == "float32" else [])]
     if adapter is None:
-        return _command("PATH", *trusts)
+        return _command("PATH", *whole)
     if reason := _reason_against(adapter):
         merged = f"vLLM may refuse this adapter ({reason}): export the trial with `--merge`, then"
-        return f"{merged}\n\n{_command('PATH', *trusts)}"
+        return f"{merged}\n\n{_command('PATH', *whole)}"
     base, revision = adapter["base_model_name_or_path"], adapter["revision"]
     options = [
         *trusts,
