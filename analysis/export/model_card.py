@@ -45,6 +45,16 @@ _WHAT = {
     "full": "A fully fine-tuned model",
 }
 
+# In the dtype that the scores were measured in: else the base would be in that of its files.
+_PLAIN = """\
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+# Loads the base, too.
+model = AutoPeftModelForCausalLM.from_pretrained("PATH", dtype="{dtype}")
+"""
+
+
 _IN_4_BITS = """\
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer, BitsAndBytesConfig
@@ -56,7 +66,9 @@ bits = BitsAndBytesConfig(
     bnb_4bit_compute_dtype="{dtype}",
 )
 # Loads the base, too.
-model = AutoPeftModelForCausalLM.from_pretrained("PATH", quantization_config=bits)
+model = AutoPeftModelForCausalLM.from_pretrained(
+    "PATH", dtype="{dtype}", quantization_config=bits
+)
 """
 
 
@@ -66,7 +78,9 @@ from transformers import AutoTokenizer, {config}
 
 # Loads the base, too, as what its files stand for.
 plain = {config}(dequantize=True)
-model = AutoPeftModelForCausalLM.from_pretrained("PATH", quantization_config=plain)
+model = AutoPeftModelForCausalLM.from_pretrained(
+    "PATH", dtype="{dtype}", quantization_config=plain
+)
 """
 
 
@@ -218,13 +232,10 @@ def _loading(kind: Kind, model: ModelConfig) -> str:
 
 def _plain_loading(kind: Kind, model: ModelConfig) -> str:
     if kind == "adapter":
-        code = (
-            "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
-            'model = AutoPeftModelForCausalLM.from_pretrained("PATH")  # loads the base, too\n'
-        )
+        code = _PLAIN.format(dtype=model.dtype)
         method = method_of(config_of(model, may_fetch=False))
         if method in READ_AS_PLAIN:
-            code = _AS_PLAIN.format(config=READ_AS_PLAIN[method])
+            code = _AS_PLAIN.format(config=READ_AS_PLAIN[method], dtype=model.dtype)
         elif model.load_in_4bit and method is None:
             code = _IN_4_BITS.format(dtype=model.dtype)
         if not model.has_own_tokenizer:

@@ -20,11 +20,14 @@ from analysis.export.model_card import _loading
 from analysis.export.weights import merge_adapter
 from trainables.config import LoraConfig
 from trainables.evaluation.base import Base
+from trainables.evaluation.drift import token_nll
 from trainables.files.locations import resolve
 from trainables.inputs.adapter import adapt
+from trainables.inputs.data import tokenize
 from trainables.inputs.four_bits import keep_trainable
 from trainables.inputs.model import load_model, load_tokenizer, shared_base
 from trainables.inside.weights import SavedWeights, base_weights
+from trainables.metric_keys import VALIDATION_LOSS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,6 +154,26 @@ def test_the_model_card_s_code_loads_what_was_measured(
     with torch.no_grad():
         found, expected = loaded["model"].eval()(tokens).logits, adapted.eval()(tokens).logits
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("in_bits", [True, False])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_model_card_s_code_loads_the_base_in_the_dtype_of_the_scores(
+    in_bits: bool, dtype: str, in_4_bits: ModelConfig, make: MakeTrial, run: RunTrial
+) -> None:
+    """Whose files are of fp32; the adapter is of fp32 as in training."""
+    model = in_4_bits.model_copy(update={"load_in_4bit": in_bits, "dtype": dtype})
+    trial = make(model, learning_rate=1e-2)
+    measured = run(trial).measurements[-1].metrics[VALIDATION_LOSS]
+    loaded: dict[str, Any] = {}
+    exec(_loading("adapter", model).replace("PATH", trial.weights_dir), loaded)  # noqa: S102
+    kinds = {("lora" in n, p.dtype) for n, p in loaded["model"].named_parameters()}
+    of_base = {(False, getattr(torch, dtype)), *([(False, torch.uint8)] if in_bits else [])}
+    assert kinds == {(True, torch.float32)} | of_base
+    keep_trainable(loaded["model"])  # else bitsandbytes fails on CPUs that multiply bfloat16
+    held_out = tokenize(trial.data, load_tokenizer(model), trial.data_seed).validation
+    loss = token_nll(loaded["model"], held_out, 16)
+    assert loss == pytest.approx(measured, rel=2e-3 if dtype == "bfloat16" else 1e-5)
 
 
 def test_layers_whose_weights_are_the_other_way_round_are_merged_and_inspected(

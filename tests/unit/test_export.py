@@ -228,6 +228,18 @@ def test_vllm_is_told_of_4_bits() -> None:
     assert "bitsandbytes" not in serving("t", model, None)
 
 
+@pytest.mark.parametrize(("dtype", "told"), [("float32", " --dtype float32"), ("bfloat16", "")])
+def test_vllm_is_told_not_to_round_a_whole_model_that_was_measured_in_fp32(
+    dtype: str, told: str
+) -> None:
+    model = ModelConfig(name="some/model", dtype=dtype)
+    command = f"```sh\nvllm serve PATH{told}\n```"
+    settings = {"base_model_name_or_path": "some/model", "revision": None, "r": 8}
+    assert serving("t", model, None) == command
+    assert serving("t", model, settings | {"use_dora": True}).endswith(f"then\n\n{command}")
+    assert "--dtype" not in serving("t", model, settings)  # whose LoRA kernels take no fp32
+
+
 @pytest.mark.parametrize(
     ("rank", "largest"), [(1, 1), (4, 8), (16, 16), (24, 32), (128, 128), (300, 320)]
 )
@@ -304,7 +316,7 @@ def test_a_model_of_own_code_is_loaded_with_it(kind: Kind) -> None:
     model = ModelConfig(name="some/model", trust_remote_code=True)
     code = _loading(kind, model)
     compile(code, "card", "exec")
-    assert code.count("from_pretrained(") == code.count(", trust_remote_code=True)") == 2
+    assert code.count("from_pretrained(") == code.count(", trust_remote_code=True") == 2
     assert "trust" not in _loading(kind, ModelConfig(name="some/model"))
 
 
