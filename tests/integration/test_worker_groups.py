@@ -278,15 +278,6 @@ def test_so_they_do_though_their_tokens_are_for_other_experts(
     assert [m.metrics["train/loss"] for m in measurements] == pytest.approx(expected, abs=1e-3)
 
 
-def test_below_stage_3_experts_that_are_modules_are_refused(
-    train: Train, mixture: ModelConfig, make_group_trial: Callable[..., TrialConfig]
-) -> None:
-    trial = make_group_trial(2).model_copy(update={"model": mixture})
-    measurements, error = train(trial)
-    assert not measurements
-    assert "must be 3 on several workers" in str(error)
-
-
 def test_a_weight_that_files_hold_under_both_its_names_is_one_in_every_worker(
     train: Train,
     make_group_trial: Callable[..., TrialConfig],
@@ -339,6 +330,15 @@ def test_a_trial_that_is_stopped_or_diverges_leaves_the_group_warm(
     assert error is None
     assert values(measurements) == expected
     assert workers() == processes
+
+
+def test_below_stage_3_experts_that_are_modules_are_refused(
+    train: Train, mixture: ModelConfig, make_group_trial: Callable[..., TrialConfig]
+) -> None:
+    trial = make_group_trial(2).model_copy(update={"model": mixture})
+    measurements, error = train(trial)
+    assert not measurements
+    assert "must be 3 on several workers" in str(error)
 
 
 def test_a_group_that_lost_a_worker_is_replaced_and_goes_on(
