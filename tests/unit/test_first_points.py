@@ -231,7 +231,7 @@ BOTH: dict[str, Any] = {"full": {"learning_rate": [1e-5]}}
         (
             {"rank": 8, "learning_rate": 1e-4, "target_modules": [["q_proj"]]},
             "target_modules: must be all-linear or a list of module names, got [['q_proj']]; "
-            "one choice of two modules reads [q_proj, v_proj]",
+            "a list of two reads [q_proj, v_proj], and [[q_proj, v_proj]] as the only choice",
         ),
         (
             {"rank": 8, "learning_rate": 1e-4, "target_modules": ["q_proj", "v_proj"]},

@@ -89,8 +89,8 @@ search.lora.alpha=16
 search.lora.alpha_ratio=null
   search.lora: give exactly one of alpha and alpha_ratio, got neither
 search.lora.target_modules=[q_proj]
-  search.lora.target_modules.0: must be all-linear or a list of module names, got 'q_proj'; one
-  choice of two modules reads [[q_proj, v_proj]]
+  search.lora.target_modules.0: must be all-linear or a list of module names, got 'q_proj'; a
+  list of two reads [q_proj, v_proj], and [[q_proj, v_proj]] as the only choice
 search.lora.target_modules=all_linear
   search.lora.target_modules.0: must be all-linear or a list of module names, got 'all_linear'; did
   you mean all-linear?

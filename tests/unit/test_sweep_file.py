@@ -126,10 +126,6 @@ def test_a_character_may_be_escaped_in_two_halves_as_in_json(write: Write) -> No
     smile = r'"\ud83d\ude00 {{ q }}"'
     file = write(SWEEP.replace("rows.jsonl\n", f"rows.jsonl\n  prompt: {smile}\n"))
     assert load(file).data.prompt == load(file, f"data.prompt={smile}").data.prompt == "😀 {{ q }}"
-    for half in (r"\ud83d", r"\ude00"):
-        fault = only_fault(write(SWEEP.replace("tiny", f'"{half}"')))
-        assert "half of an escaped character stands alone" in fault.rule
-        assert fault.location.endswith(":1")
 
 
 def test_a_time_is_a_text(write: Write) -> None:

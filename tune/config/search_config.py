@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -46,10 +45,10 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def _module_choice(value: Any, example: str = "[[q_proj, v_proj]]") -> Any:
+def _module_choice(value: Any) -> Any:
     is_list = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
     if value != "all-linear" and not (is_list and value):
-        remedy = f"one choice of two modules reads {example}"
+        remedy = "a list of two reads [q_proj, v_proj], and [[q_proj, v_proj]] as the only choice"
         if value == "all" or nearest(value, ["all-linear"], 0.8):  # LLaMA-Factory says all
             remedy = "did you mean all-linear?"
         raise ValueError(f"must be all-linear or a list of module names, got {value!r}; {remedy}")
@@ -66,10 +65,6 @@ _Count = Annotated[int, Field(ge=1)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _Decay = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Modules = Annotated[Literal["all-linear"] | tuple[str, ...], BeforeValidator(_module_choice)]
-_OwnModules = Annotated[
-    Literal["all-linear"] | tuple[str, ...],
-    BeforeValidator(partial(_module_choice, example="[q_proj, v_proj]")),
-]
 _Value = TypeVar("_Value")
 Choices = Annotated[
     tuple[_Value, ...],
@@ -141,7 +136,7 @@ class FirstPoint(Frozen):
     rank: _Count | None = None
     alpha: _Rate | None = None
     alpha_ratio: _Rate | None = None
-    target_modules: _OwnModules | None = None
+    target_modules: _Modules | None = None
     dropout: _Share | None = None
     rslora: bool | None = None
     dora: bool | None = None

@@ -57,14 +57,10 @@ _SHARE_OF: dict[str | int, str] = {"warmup": "steps", "validation_fraction": "ro
 _LONGEST_VALUE = 60
 
 
-class _Flag:
+class _Flag(str):
     """`true` or `false` where a number belongs."""
 
-    def __init__(self, value: bool) -> None:
-        self._value = value
-
-    def __repr__(self) -> str:
-        return shown(self._value)
+    __repr__ = str.__str__
 
 
 def flags_apart(value: Any, place: KeyPath = ()) -> Any:
@@ -73,7 +69,8 @@ def flags_apart(value: Any, place: KeyPath = ()) -> Any:
         return {key: flags_apart(inner, (*place, key)) for key, inner in value.items()}
     if isinstance(value, list):
         return [flags_apart(inner, (*place, i)) for i, inner in enumerate(value)]
-    return _Flag(value) if isinstance(value, bool) and _takes_numbers_alone(place) else value
+    is_flag = isinstance(value, bool) and _takes_numbers_alone(place)
+    return _Flag(shown(value)) if is_flag else value
 
 
 def faults_of(error: ValidationError, where: Callable[[KeyPath], str]) -> list[Fault]:

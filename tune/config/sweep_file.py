@@ -40,18 +40,9 @@ class _Loader(yaml.SafeLoader):
     """Takes dates and times for texts, as chat templates and names need them."""
 
     def text(self, node: Any) -> str:
-        """A text whose characters may be escaped as in JSON, some of them by two halves.
-
-        Raises:
-            YAMLError: a half stands alone.
-        """
-        text = self.construct_yaml_str(node)
-        try:
-            return text.encode("utf-16", "surrogatepass").decode("utf-16")
-        except UnicodeDecodeError as error:
-            problem = "half of an escaped character stands alone"
-            mark = node.start_mark
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark) from error
+        """A text whose characters may be escaped as in JSON, some of them by two halves."""
+        text: str = self.construct_yaml_str(node)
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
     def number(self, node: Any) -> Any:
         """A number; to YAML 1:30 is one to the base of 60, so 90, whatever its unit."""

@@ -111,16 +111,11 @@ def lora_config(space: LoraSpace, params: Params) -> LoraConfig:
     def value(axis: str) -> Any:
         return _value(space, "lora", axis, params)
 
-    rank = int(value("rank"))
-    alpha = value("alpha") if space.alpha is not None else value("alpha_ratio") * rank
-    return LoraConfig(
-        rank=rank,
-        alpha=float(alpha),
-        target_modules=_as_modules(value("target_modules")),
-        dropout=value("dropout"),
-        rslora=value("rslora"),
-        dora=value("dora"),
-    )
+    settings = {axis: value(axis) for axis in LoraConfig.model_fields if axis != "alpha"}
+    ratio = space.alpha is None
+    settings["alpha"] = value("alpha_ratio") * settings["rank"] if ratio else value("alpha")
+    settings["target_modules"] = _as_modules(settings["target_modules"])
+    return LoraConfig.model_validate(settings)
 
 
 def largest_point(config: SweepConfig, method: Method) -> Params:
