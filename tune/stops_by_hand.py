@@ -50,7 +50,6 @@ class StopsByHand(SweepListener):
         self._interval = _SECONDS_IN_STORE if in_store else _SECONDS_BETWEEN_LOOKS
         self._looked = clock()
         self.asked: Set[int] = frozenset()
-        self._kept: set[int] = set()  # met, but not to be removed: not for the trial's next run
 
     def left_for(self, begun: Set[int]) -> Set[int]:
         """Those of these trials for which an earlier driver left a request; removes the others.
@@ -74,7 +73,7 @@ class StopsByHand(SweepListener):
             requests = self._requests()
         except OSError:  # the storage may answer at the next look
             return
-        if requests or self.asked or self._kept:
+        if requests or self.asked:
             self.asked = self._open(requests, unfinished())
             self._ask(self.asked)
 
@@ -90,12 +89,9 @@ class StopsByHand(SweepListener):
 
     def _open(self, requests: Mapping[int, str], unfinished: Set[int]) -> Set[int]:
         """Those to be met, as their trials have not ended; removes the others."""
-        open_ones = requests.keys() & (unfinished - self._kept)
-        self._kept = set()
+        open_ones = requests.keys() & unfinished
         for number in requests.keys() - open_ones:
             self._may_write()
-            try:
+            with suppress(OSError):  # the next look tries it again
                 self._storage.remove(self._folder.name(self._folder.stop / requests[number]))
-            except OSError:  # another user's; it asks for nothing any more
-                self._kept.add(number)
         return open_ones

@@ -1,4 +1,4 @@
-"""Two drivers on one sweep: the second is refused; one whose sweep was taken over stops."""
+"""A driver whose sweep another took over, as it stood still for too long, stops."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from command import PROJECT, run_command, wait_for
+from command import PROJECT, wait_for
 
 from trainables.records.ledger import Ledger
 from tune.folder.lock import LockRecord
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(420)]
 
 
 def state(ledger: Ledger) -> dict[str, bytes]:
@@ -24,9 +24,7 @@ def state(ledger: Ledger) -> dict[str, bytes]:
     return {str(file): file.read_bytes() for file in files if file.exists()}
 
 
-def test_a_second_driver_is_refused_and_one_that_lost_its_sweep_writes_no_more(
-    tmp_path: Path,
-) -> None:
+def test_it_writes_no_more_and_says_who_has_the_sweep(tmp_path: Path) -> None:
     arguments = [
         "quickstart", "--output-dir", str(tmp_path), "--num-trials", "6",
         "--set", "train.steps=400", "--set", "eval.limit=8", "--set", "wandb.mode=disabled",
@@ -41,11 +39,6 @@ def test_a_second_driver_is_refused_and_one_that_lost_its_sweep_writes_no_more(
     )
     try:
         wait_for(lambda: ledger.measurements(0), driver)
-        second = run_command(*arguments)
-        assert second.exit_code == 2
-        assert f"another driver runs it: process {driver.pid}" in second.errors
-        assert "Traceback" not in second.errors
-
         # Another machine takes over while this one stands still, as it may after its time.
         driver.send_signal(signal.SIGSTOP)
         holder = LockRecord.model_validate_json(ledger.folder.lock.read_bytes())

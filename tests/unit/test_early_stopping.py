@@ -286,13 +286,6 @@ def test_a_sweep_killed_anywhere_decides_as_the_uninterrupted_one(data: st.DataO
     assert decisions(curves, arrivals, kills) == decisions(curves, arrivals)
 
 
-def test_a_clock_that_was_set_back_leaves_a_trials_steps_in_order() -> None:
-    histories = {number: [at(30, accuracy)] for number, accuracy in enumerate([0.9, 0.8])}
-    histories[2] = [at(10, 0.7).model_copy(update={"time": 5.0}), at(30, 0.1)]
-    outcomes = SuccessiveHalving(CONFIG).replay(histories, dict.fromkeys(histories, TRAIN))
-    assert outcomes == {2: stopped("not among the best 1/3 at step 30")}
-
-
 def test_a_trial_is_judged_once_at_a_rung() -> None:
     rule = SuccessiveHalving(CONFIG)
     for number, accuracy in enumerate([0.5, 0.6, 0.7]):

@@ -39,6 +39,15 @@ def test_it_says_that_the_same_command_goes_on(
     assert capsys.readouterr().err == "interrupted; the same command goes on\n"
 
 
+def test_a_second_driver_is_refused_before_ray_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with SweepLock(tmp_path / "quickstart"):
+        arguments = ["quickstart", "--output-dir", str(tmp_path)]
+        assert command_line.main(arguments) == command_line.BAD_INPUT
+    assert f"another driver runs it: process {os.getpid()}" in capsys.readouterr().err
+
+
 def test_a_user_without_a_home_is_told_to_set_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

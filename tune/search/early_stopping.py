@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -199,24 +197,17 @@ class SuccessiveHalving:
     ) -> dict[int, Outcome]:
         """Take in what each trial measured in earlier runs of the command.
 
-        Measurements are replayed in the order they arrived, so that each is judged against those
-        that came before it. A step that a later attempt repeated counts where it first came. Those
-        of one trial keep the order of its file, even if the clock was set back. The final content
-        of a rung does not depend on the order.
+        Measurements are replayed in the order they arrived, by their times, so that each is judged
+        against those that came before it. A step that a later attempt repeated counts where it
+        first came. The final content of a rung does not depend on the order.
 
         Returns:
             The outcome of each trial that its last measurement stops. If the ledger still lists
             such a trial as running, its driver died between the decision and its record.
         """
-        arrivals = [
-            (time, number, measurement)
-            for number, history in histories.items()
-            for time, measurement in zip(
-                accumulate((m.time for m in history), max), history, strict=True
-            )
-        ]
+        arrivals = [(number, each) for number, history in histories.items() for each in history]
         outcomes = {}
-        for _, number, measurement in sorted(arrivals, key=itemgetter(0)):
+        for number, measurement in sorted(arrivals, key=lambda arrival: arrival[1].time):
             outcomes[number] = self.decide(number, measurement, trains[number])
         return {number: outcome for number, outcome in outcomes.items() if outcome is not None}
 
