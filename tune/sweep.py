@@ -121,7 +121,7 @@ class Sweep:
         self._inputs = digests(config)  # before the base is measured with them
         self._earlier = earlier_trials(config, self._ledger, self._inputs)
         self._finished = self._earlier.ended(retry_failed)
-        self._interrupted = [*map(self._as_interrupted, self._earlier.to_go_on(retry_failed))]
+        self._interrupted = [*map(_as_interrupted, self._earlier.to_go_on(retry_failed))]
         self._ended_at_start: list[TrialRecord] = []
         self._listeners: Sequence[SweepListener] = ()
 
@@ -223,16 +223,6 @@ class Sweep:
         outside = {record.number for record in self._earlier.outside}
         failed = [r for r in records if r.status in RETRIED and r.number not in outside]
         return SweepOutcome(records, interrupted, searcher.cut_short_by, failed)
-
-    def _as_interrupted(self, record: TrialRecord) -> TrialRecord:
-        """The record of a trial to resume, with all that it has measured.
-
-        While a trial runs, only its measurements are appended; its record is not rewritten.
-        """
-        for measurement in self._ledger.measurements(record.number):
-            record = record.after(measurement)
-        failures = 0 if record.status in RETRIED else record.failures
-        return record.model_copy(update={"status": TrialStatus.RUNNING, "failures": failures})
 
     def _ask_nodes(self) -> None:
         location = self._ledger.folder.location
@@ -361,6 +351,12 @@ class Sweep:
                 verbose=0,
             ),
         )
+
+
+def _as_interrupted(record: TrialRecord) -> TrialRecord:
+    """The record of a trial to resume."""
+    failures = 0 if record.status in RETRIED else record.failures
+    return record.model_copy(update={"status": TrialStatus.RUNNING, "failures": failures})
 
 
 def _fit(tuner: ray_tune.Tuner, events: TuneEvents, request: StopRequest) -> None:

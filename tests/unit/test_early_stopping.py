@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from builders import sweep_config
 from hypothesis import given
 from hypothesis import strategies as st
 from ray.tune.utils.util import flatten_dict
@@ -166,29 +164,6 @@ def test_evaluations_at_the_rungs_shares_reach_them(first: float, factor: float)
     for total in range(1, 1000):
         steps = TrainConfig(report_every=first).report_steps(total)
         assert {step_at(rung.share, total) for rung in rule._rungs_of(TRAIN)} <= steps
-
-
-@pytest.mark.parametrize(
-    ("every", "first", "is_told"),
-    [
-        (0.25, 0.75, False),
-        (0.1, 0.9, False),
-        (0.3, 0.9, False),
-        (1 / 3, 2 / 3, False),
-        (5, 0.99, False),
-        (0.3, 0.95, True),
-        (0.5, 0.6, True),
-        (0.9999, 1e-3, False),
-    ],
-)
-def test_rungs_that_no_evaluation_reaches_are_told(
-    every: float, first: float, is_told: bool
-) -> None:
-    stopping = {"early_stopping": {"first_rung": first}, "train": {"report_every": every}}
-    with pytest.raises(ValueError, match="no evaluation comes") if is_told else nullcontext():
-        sweep_config(**stopping)
-    by_loss = {"early_stopping": {"first_rung": first, "metrics": {TRAIN_LOSS: -1}}}
-    sweep_config(**stopping | by_loss)  # which is measured more often
 
 
 def test_below_the_reduction_factor_every_trial_goes_on() -> None:

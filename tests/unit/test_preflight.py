@@ -95,6 +95,10 @@ def test_batches_of_more_samples_than_there_are_are_told_of(
         (10, {"batch_size": [8, 16]}, {}, ["full"]),
         (5, {}, {"first_rung": 0.5}, []),
         (5, {}, {"first_rung": 0.6}, ["lora", "full"]),
+        (0.25, {}, {"first_rung": 0.75}, []),
+        (0.3, {}, {"first_rung": 0.9}, []),
+        (0.5, {}, {"first_rung": 0.6}, ["lora", "full"]),
+        (0.5, {}, {"first_rung": 0.6, "metrics": {"train/loss": -1}}, []),
         (10, {}, None, []),
         (10, {}, {"metrics": {"train/loss": -1}}, []),
     ],
@@ -109,7 +113,7 @@ def test_evaluations_that_come_too_late_to_stop_a_trial_early_are_told_of(
         early_stopping=stopping,
     )
     lines = [*training_warnings(config, 160)]  # 10 steps
-    told = "train.report_every is {:g} steps, and {} trials have at most 10: early_stopping ends "
+    told = "train.report_every is {:g}, and {} trials have at most 10 steps: early_stopping ends "
     starts = [told.format(every, method) for method in methods]
     assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
 

@@ -249,9 +249,6 @@ early_stopping.metrics={in_domain/acc_mean: 1, flips/b/gained: -0.5}
   early_stopping.metrics: flips/b/gained is better the higher it is, got weight -0.5; write 0.5
 early_stopping.metrics={in_domain/acc_mean: 1, forgetting/mean: 0}
   early_stopping.metrics: must not weigh forgetting/mean by 0, got 0; leave it out
-early_stopping.first_rung=0.8
-  early_stopping.first_rung: no evaluation comes between it and the end, got 0.8, and 0.25 for
-  train.report_every; lower one of them
 search.lora.target_modules=[[q_proj, v_proj], [v_proj, q_proj]]
   search.lora.target_modules: values must be distinct, got ('q_proj', 'v_proj') more than once
 objectives=[{metric: forgetting/mean}]

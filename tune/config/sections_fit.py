@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from trainables import metric_keys
 from trainables.config import Method
-from trainables.config.training import shares_in_all
 from trainables.errors import Fault, did_you_mean
 from trainables.files.locations import is_local
 from trainables.under_ray.gpu_types import SMALLEST_SHARE
@@ -48,7 +47,6 @@ def faults_between_sections(config: SweepConfig) -> list[Fault]:
         _objectives,
         _bounds,
         _weights,
-        _rungs,
         _first_points,
     )
     return [fault for check in checks for fault in check(config)]
@@ -237,22 +235,6 @@ def _weights(config: SweepConfig) -> Iterator[Fault]:
         elif known and known.better == ("min" if weight > 0 else "max"):
             rule = f"{metric} is better the {_BETTER[known.better]}, got weight {weight:g}"
             yield Fault(field, rule, f"write {-weight:g}")
-
-
-def _rungs(config: SweepConfig) -> Iterator[Fault]:
-    """Early stopping compares trials where all that it compares is measured."""
-    stopping, every = config.early_stopping, config.train.report_every
-    if stopping is None or every >= 1:
-        return
-    names = stopping.metrics or [objective.metric for objective in config.objectives]
-    last = every * (shares_in_all(every) - 1)
-    if set(names) != {metric_keys.TRAIN_LOSS} and last < stopping.first_rung - 1e-9:
-        yield Fault(
-            "early_stopping.first_rung",
-            "no evaluation comes between it and the end, got "
-            f"{stopping.first_rung:g}, and {every:g} for train.report_every",
-            "lower one of them",
-        )
 
 
 def _first_points(config: SweepConfig) -> Iterator[Fault]:

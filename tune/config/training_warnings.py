@@ -79,21 +79,22 @@ def _of_batches(config: SweepConfig, samples: int) -> Iterator[str]:
 
 
 def _of_early_stopping(config: SweepConfig, samples: int) -> Iterator[str]:
-    """Trials that `report_every`, in steps, has evaluated too late for any to be stopped.
-
-    Shares of the training are checked with the file; the training loss is known at any step.
-    """
-    stopping, every = config.early_stopping, config.train.report_every
-    if stopping is None or every < 1 or set(stopping.metrics or ()) == {TRAIN_LOSS}:
+    """Trials that are evaluated too late for any to be stopped; their losses are known always."""
+    stopping, train = config.early_stopping, config.train
+    if stopping is None:
+        return
+    names = stopping.metrics or [objective.metric for objective in config.objectives]
+    if set(names) == {TRAIN_LOSS}:
         return
     for method in config.search.methods:
-        longest = max(train.total_steps(samples) for train in _lengths(config, method))
-        last = (longest - 1) // every * every  # before the end
+        longest = max(own.total_steps(samples) for own in _lengths(config, method))
+        last = max(train.report_steps(longest) - {longest}, default=0)
         if last < step_at(stopping.first_rung, longest):
             yield (
-                f"train.report_every is {every:g} steps, and {method} trials have at most "
-                f"{longest}: early_stopping ends none, as no evaluation comes between its "
-                "first_rung and the end; lower it, such as to 0.25 for a quarter of the training"
+                f"train.report_every is {train.report_every:g}, and {method} trials have at most "
+                f"{how_many(longest, 'step')}: early_stopping ends none, as no evaluation comes "
+                "between its first_rung and the end; lower one of them, such as report_every to "
+                "0.25 for a quarter of the training"
             )
 
 

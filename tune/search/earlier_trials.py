@@ -124,10 +124,11 @@ def trials_as_known(config: SweepConfig, output_dir: Location) -> EarlierTrials:
 
 
 def _as_far_as_it_came(record: TrialRecord, ledger: Ledger) -> TrialRecord:
-    """The record with its newest measurement, which that of a running trial lacks."""
-    if record.status is not TrialStatus.RUNNING:
-        return record
-    return record.with_newest(ledger.measurements(record.number))
+    """The record with all that the trial has measured, which that of a running one lacks."""
+    if record.status is TrialStatus.RUNNING:
+        for measurement in ledger.measurements(record.number):
+            record = record.after(measurement)
+    return record
 
 
 def own_trials(config: SweepConfig, records: Sequence[TrialRecord]) -> list[TrialRecord]:
