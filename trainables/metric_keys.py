@@ -59,9 +59,11 @@ METRICS: dict[str, Metric] = {
     VALIDATION_LOSS: Metric("nats/token", "min", "cross-entropy on held-out completions"),
     LEARNING_RATE: Metric("1", "none", "learning rate of the step"),
     GRAD_NORM: Metric("1", "none", "gradient norm before clipping"),
-    GLOBAL_STEP: Metric("optimizer steps", "none", "the x axis of every curve"),
-    EPOCH: Metric("epochs", "none", "passes over the training data"),
-    TOKENS_SEEN: Metric("tokens", "none", "input tokens trained on, padding excluded"),
+    GLOBAL_STEP: Metric("optimizer steps", "none", "the x axis of every curve", adds_up=True),
+    EPOCH: Metric("epochs", "none", "passes over the training data", adds_up=True),
+    TOKENS_SEEN: Metric(
+        "tokens", "none", "input tokens trained on, padding excluded", adds_up=True
+    ),
     IN_DOMAIN_ACC: Metric("share", "max", "mean accuracy over the in-domain tasks"),
     RETENTION_ACC: Metric("share", "max", "mean accuracy over the retention tasks"),
     RETENTION_RATIO: Metric(

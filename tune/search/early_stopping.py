@@ -19,17 +19,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from trainables.config import Constraint, Objective, TrainConfig
 from trainables.config.training import step_at
-from trainables.metric_keys import (
-    EPOCH,
-    EVAL_SECONDS,
-    GLOBAL_STEP,
-    GPU_HOURS,
-    MAX_RESERVED,
-    TOKENS_SEEN,
-    TRAIN_LOSS,
-    TRAIN_SECONDS,
-    TRAINABLE_PARAMETERS,
-)
+from trainables.metric_keys import METRICS, TRAIN_LOSS, TRAINABLE_PARAMETERS
 from trainables.records.schema import Measurement, Outcome, TrialStatus
 from trainables.results.trade_off import standard_error
 from trainables.under_ray.reporters import MEASUREMENT
@@ -37,16 +27,7 @@ from tune.config.sweep_config import EarlyStoppingConfig
 from tune.search.fifo import Fifo
 
 # What a trial has spent or holds: zero for the untouched base, and never decreasing in a trial.
-_COSTS = (
-    MAX_RESERVED,
-    TRAIN_SECONDS,
-    EVAL_SECONDS,
-    GPU_HOURS,
-    TRAINABLE_PARAMETERS,
-    TOKENS_SEEN,
-    EPOCH,
-    GLOBAL_STEP,
-)
+_COSTS = (*(key for key, metric in METRICS.items() if metric.adds_up), TRAINABLE_PARAMETERS)
 # In nats/token, added to a trial's first loss: that of a few samples may be anything from zero up,
 # so others of the same model easily lose many times as much.
 _SPREAD_OF_FIRST = 1.0
