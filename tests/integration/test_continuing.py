@@ -211,22 +211,6 @@ def test_warnings_are_told_before_and_after_the_trials(
     assert told.lines[-1].startswith("warning: cannot look inside trial ")  # it has no weights
 
 
-def test_how_long_a_trial_is_evaluated_is_told_at_the_first_start(
-    load: Callable[..., SweepConfig],
-    base_cache: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("tune.cluster.base_evaluation._LONG_S", 0.0)
-    said = []
-    for trials in (1, 2):
-        config, told = load(f"budget.trials={trials}", "sampler=random", LORA), Told()
-        trial = fake_sweep.fake_trial
-        Sweep(config, tmp_path / "sweep", base_cache, trainable=trial).run([told])
-        said.append([line for line in told.lines if "lora trial will take up to" in line])
-    assert [len(lines) for lines in said] == [1, 0]
-
-
 @pytest.mark.slow
 def test_what_a_warm_start_takes_and_leaves_out_is_told(
     load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path

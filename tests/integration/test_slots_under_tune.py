@@ -163,7 +163,7 @@ def test_what_cannot_be_batched_has_no_hosts_and_is_told(
         assert pool.ready(samples=8, most_at_once=lambda: 1) is None
         assert not set(host_processes()) - set(of_earlier_sweeps)
     (line,) = told
-    assert line.startswith("warning: each LoRA trial trains by itself: search.lora.dora")
+    assert line.startswith("warning: each LoRA trial trains by itself: DoRA's norms")
 
 
 def test_an_earlier_attempt_that_nobody_listens_to_leaves_its_host(

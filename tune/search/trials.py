@@ -84,8 +84,6 @@ def reason_against_slots(config: SweepConfig) -> str | None:
         return "LoRA is not searched"
     if len(space.target_modules) > 1:
         return "search.lora.target_modules differ, and slots of one base adapt the same layers"
-    if True in space.dora:
-        return "search.lora.dora is among the choices, and DoRA's norms are not batched"
     return reason_against(largest_trial(config, "lora"))
 
 
