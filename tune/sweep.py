@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -46,7 +46,6 @@ from tune.config.training_warnings import held_out_warnings, item_warnings, trai
 from tune.folder.disk_budget import DiskBudget, PublishedCheckpoints
 from tune.folder.provenance import provenance
 from tune.folder.recorder import Recorder
-from tune.folder.sweep_folder import cannot_read
 from tune.listeners import SweepListener
 from tune.resources.capacity import (
     check_resources,
@@ -167,7 +166,9 @@ class Sweep:
     ) -> SweepOutcome:
         self._cancel_outside()
         by_hand = StopsByHand(self._ledger, request.ask, self._may_write)
-        self._end_stopped(dict.fromkeys(self._requested(by_hand), ENDED_BY_HAND))
+        # Of trials that have ended since, a request that the last driver left is void.
+        begun = {r.number for r in self._earlier.own if r.status is TrialStatus.RUNNING}
+        self._end_stopped(dict.fromkeys(by_hand.left_for(begun), ENDED_BY_HAND))
         scheduler = self._scheduler(base)
         searcher = OptunaSearcher(
             self._config,
@@ -288,14 +289,6 @@ class Sweep:
         measured = {number: histories.get(number, []) for number in trains}
         self._end_stopped(rule.replay(measured, trains))
         return EarlyStopping(rule)
-
-    def _requested(self, by_hand: StopsByHand) -> Set[int]:
-        """Trials that the last driver was asked to end, but not those that run again since."""
-        begun = {r.number for r in self._earlier.own if r.status is TrialStatus.RUNNING}
-        try:
-            return by_hand.left_for(begun)
-        except OSError as error:
-            raise cannot_read(self._ledger.folder.location, error) from error
 
     def _end_stopped(self, outcomes: Mapping[int, Outcome]) -> None:
         """End the interrupted trials that were to be stopped when the last driver ended."""

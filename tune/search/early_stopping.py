@@ -247,13 +247,11 @@ class SuccessiveHalving:
         return [standard_error(o.metric, measurement.metrics) for o in self._objectives]
 
     def _explodes(self, number: int, measurement: Measurement) -> str | None:
-        loss = measurement.metrics.get(TRAIN_LOSS)
-        if loss is None:
+        loss, times = measurement.metrics.get(TRAIN_LOSS), self._config.loss_limit
+        if loss is None or times is None:
             return None
         first = self._first_loss.setdefault(number, loss)
-        if self._config.loss_limit is None:
-            return None
-        limit = self._config.loss_limit * (first + _SPREAD_OF_FIRST)
+        limit = times * (first + _SPREAD_OF_FIRST)
         if loss > limit:
             return f"training loss {loss:.3g} is over {limit:.3g}, and began at {first:.3g}"
         return None
