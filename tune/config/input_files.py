@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from trainables.errors import Fault, UserError
 from trainables.files.disk import hash_file
@@ -85,11 +86,19 @@ def _digest(field: str, path: Path) -> str:
         digest.update(f"{inside}:{file.stat().st_size}\n".encode())
         if field == "model.name":
             hash_file(digest, file)
-        else:  # whole, as an edit may leave the size; of data nested, as in records there are
-            content = file.read_bytes()
-            is_nested = field in _DATA_FIELDS
-            digest.update(hashlib.sha256(content).digest() if is_nested else content)
+        else:  # an edit may leave the size of a large file
+            _add_whole(digest, file, is_nested=field in _DATA_FIELDS)
     return digest.hexdigest()
+
+
+def _add_whole(digest: Any, file: Path, *, is_nested: bool) -> None:
+    """Add a file's content, or the digest of it: as in the records of sweeps that were begun."""
+    with file.open("rb") as stream:
+        if is_nested:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+            return
+        while block := stream.read(1 << 20):
+            digest.update(block)
 
 
 def _files(field: str, path: Path) -> list[Path]:
