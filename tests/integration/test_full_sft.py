@@ -18,7 +18,8 @@ from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
-from trainables.errors import Diverged
+from trainables.config import DeepSpeedConfig
+from trainables.errors import Diverged, UserError
 from trainables.files.locations import resolve
 from trainables.inputs.model import load_model
 from trainables.training import full_sft
@@ -396,6 +397,25 @@ def test_what_the_user_s_own_settings_leave_out_is_the_trial_s(
     assert config.get_value("optimizer.params.betas") == [0.9, 0.95]
     assert config.get_value("optimizer.params.torch_adam")  # there is no other at stage 0
     assert config.get_value("gradient_clipping") == trial.train.max_grad_norm
+
+
+@pytest.mark.parametrize(
+    ("deepspeed", "field"),
+    [
+        (DeepSpeedConfig(), "deepspeed.zero_stage"),
+        (
+            DeepSpeedConfig(config={"zero_optimization": {"stage": 2}}),
+            "deepspeed.config.zero_optimization.stage",
+        ),
+    ],
+)
+def test_experts_that_need_stage_3_name_the_key_that_sets_it(
+    deepspeed: DeepSpeedConfig, field: str
+) -> None:
+    model = torch.nn.ModuleDict({"experts": torch.nn.ModuleList([torch.nn.Linear(2, 2)])})
+    with pytest.raises(UserError) as caught:
+        full_sft._gather_experts_together(model, deepspeed)
+    assert caught.value.faults[0].field == field
 
 
 def test_workers_meet_before_they_train(

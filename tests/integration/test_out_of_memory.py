@@ -45,6 +45,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "full, stage 0": {"method": "full", "deepspeed": {"zero_stage": 0}},
     "full, stage 2": {"method": "full", "deepspeed": {"zero_stage": 2}},
     "full, stage 3": {"method": "full", "deepspeed": {"zero_stage": 3}},
+    "full, own settings": {
+        "method": "full",
+        "deepspeed": {"config": {"zero_optimization": {"stage": 2}}},
+    },
 }
 
 
@@ -167,6 +171,12 @@ def test_smaller_evaluation_batches_measure_the_same(
             "full, stage 2",
             "try a shorter data.max_length, train.gradient_checkpointing: true, more "
             "resources.full.workers, a higher deepspeed.zero_stage, offloading, or larger GPUs",
+        ),
+        (
+            "full, own settings",
+            "try a shorter data.max_length, train.gradient_checkpointing: true, more "
+            "resources.full.workers, a higher deepspeed.config.zero_optimization.stage, "
+            "offloading, or larger GPUs",
         ),
     ],
 )

@@ -139,6 +139,12 @@ class DeepSpeedConfig(Frozen):
             raise ValueError(f"offload_parameters needs zero_stage 3, got {self.zero_stage}")
         return self
 
+    @property
+    def stage_field(self) -> str:
+        """Where the sweep file sets the stage: `zero_stage` has no effect beside `config`."""
+        own = "config.zero_optimization.stage"
+        return f"deepspeed.{'zero_stage' if self.config is None else own}"
+
 
 class LoraConfig(Frozen):
     """A low-rank adapter (Hu et al. 2021, 2106.09685).

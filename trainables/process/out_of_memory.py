@@ -100,9 +100,9 @@ def with_smaller_batches(
     remedies = ["a shorter data.max_length"]
     if not config.train.gradient_checkpointing:
         remedies.append("train.gradient_checkpointing: true")
-    if config.method == "full":
-        of_states = ("more resources.full.workers", "a higher deepspeed.zero_stage", "offloading")
-        remedies.extend(of_states)
+    if config.deepspeed:
+        stage = config.deepspeed.stage_field
+        remedies += ["more resources.full.workers", f"a higher {stage}", "offloading"]
     raise OutOfMemory(
         f"out of memory at {', then '.join(tried)}: {first_line(error)}; "
         f"try {', '.join(remedies)}, or larger GPUs"

@@ -52,7 +52,7 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
     with _deepspeed_process():
         model, arguments = prepare(config, len(tokenized.train), deepspeed_settings(config))
         if config.workers > 1:
-            _gather_experts_together(model)
+            _gather_experts_together(model, config.deepspeed or DeepSpeedConfig())
         padding = getattr(model.config.get_text_config(), "pad_token_id", None)
         save = partial(_save, padding=padding)
         return run_training(config, reporter, model, tokenizer, tokenized, arguments, save)
@@ -85,7 +85,7 @@ def _freeze_unread(model: Any) -> None:
             parameter.requires_grad_(False)
 
 
-def _gather_experts_together(model: Any) -> None:
+def _gather_experts_together(model: Any, deepspeed: DeepSpeedConfig) -> None:
     """Have every worker gather and reduce all experts of a layer, not only those that it runs.
 
     Models with code of their own may have a module for each expert, which a worker runs if it has
@@ -106,7 +106,7 @@ def _gather_experts_together(model: Any) -> None:
     ]
     if trained and not is_deepspeed_zero3_enabled():
         rule = f"must be 3 on several workers: the model has a module for each expert, {trained[0]}"
-        raise UserError([Fault("deepspeed.zero_stage", rule, "or set resources.full.workers: 1")])
+        raise UserError([Fault(deepspeed.stage_field, rule, "or set resources.full.workers: 1")])
     from deepspeed.utils import set_z3_leaf_module
 
     for name in lists:
