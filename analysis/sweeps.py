@@ -22,7 +22,7 @@ from trainables.records.schema import (
     TrialRecord,
     TrialStatus,
 )
-from trainables.results.confirmation import unconfirmed, winners
+from trainables.results.confirmation import missing_repeats, repeats_to_begin
 from trainables.results.recommendation import Recommendation, recommend
 from trainables.results.wording import NOT_ENDED, how_many
 
@@ -84,13 +84,12 @@ class Sweep:
         If something other than the number of trials may end the search, such as hours or the
         points of a grid, only running trials count as missing.
         """
-        own = [record for record in self.trials if record.number not in self.record.outside]
-        search = [record for record in own if record.confirms is None]
+        search = [record for record in self._own if record.confirms is None]
         ended = sum(record.status is not TrialStatus.RUNNING for record in search)
         running = len(search) - ended
-        repeats = sum(record.status is TrialStatus.RUNNING for record in own) - running
+        repeats = sum(record.status is TrialStatus.RUNNING for record in self._own) - running
         asked = self._asked or ended
-        missing = self._missing_repeats if ended >= asked else 0
+        missing = self._to_begin if self._asked is not None and ended >= asked else 0
         told = [f"{running} {NOT_ENDED}"] if running else []
         told += [f"{how_many(repeats, 'repeat')} {NOT_ENDED}"] if repeats else []
         told += [f"{how_many(missing, 'repeat')} missing"] if missing else []
@@ -103,14 +102,18 @@ class Sweep:
         """The trial to take; None if no complete one has every objective."""
         return recommend(self.settings, self.trials)
 
+    def missing_repeats(self, whose: str = "") -> str:
+        """How many repeats the answer lacks, as of `confirmation.missing_repeats`."""
+        return missing_repeats(self._own, self._to_begin, whose)
+
     @property
-    def _missing_repeats(self) -> int:
-        """Repeat runs of the winners that the next start of the command would make."""
-        confirm = self.settings.confirm
-        if confirm is None or self._asked is None:
-            return 0
-        chosen = winners(self.settings, self.trials, confirm.top_k)
-        return sum(1 for _ in unconfirmed(confirm.seeds, chosen, self.trials))
+    def _own(self) -> list[TrialRecord]:
+        return [record for record in self.trials if record.number not in self.record.outside]
+
+    @cached_property
+    def _to_begin(self) -> int:
+        """Repeat runs of the winners that have yet to begin."""
+        return repeats_to_begin(self.settings, self.trials)
 
     @property
     def _asked(self) -> int | None:

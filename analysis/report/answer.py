@@ -67,7 +67,10 @@ def answer(results: Results) -> Answer | None:
         results.name(trial),
         trial.config.trial_id,
         setting_in_full(trial),
-        reason[0].upper() + reason[1:] + _may_yet_break(results, recommendation),
+        reason[0].upper()
+        + reason[1:]
+        + _may_yet_break(results, recommendation)
+        + "".join(sweep.missing_repeats(results.whose(sweep)) for sweep in results.sweeps),
         recommendation.feasible,
         tuple(
             _number(results, trial, metric)

@@ -191,7 +191,7 @@ class SweepViews:
             return [*state, wr.P(told)]
         trial = recommendation.trial
         told = f"{recommendation.word.capitalize()}: trial {trial.number} ({setting(trial)}). "
-        return [*state, wr.P(told + recommendation.reason)]
+        return [*state, wr.P(told + recommendation.reason + self._sweep.missing_repeats())]
 
     def _grids(self, entity: str, project: str) -> Iterator[Any]:
         for group in laid_out(self._groups()):

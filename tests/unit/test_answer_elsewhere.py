@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import asdict
 from statistics import fmean
 
@@ -16,6 +17,7 @@ from analysis.report.formats import as_json, as_markdown
 from analysis.report.page import render
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
+from analysis.tracking.wandb_views import SweepViews
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, KL_BASE_TO_TUNED
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
@@ -48,6 +50,28 @@ def test_the_json_has_what_repeats_came_to_the_front_and_what_is_still_to_come(r
     assert document["unfinished"] == {"synthetic": results.sweeps[0].unfinished}
     assert document["trial_hours"] == pytest.approx(4 * 60 / 3600)
     assert document["gpu_hours"] == pytest.approx(4 * 100 / 3600)
+
+
+def test_what_tells_the_answer_tells_how_many_repeats_it_lacks(results, tmp_path):
+    """Whatever ends the search, and wherever the answer is told."""
+    told = "Missing: 2 of 5 repeats with other seeds (failed or not run yet)."
+    copy = shutil.copytree(results.sweeps[0].ledger.folder.root, tmp_path / "sweep")
+    record = json.loads((copy / "sweep.json").read_text())
+    record["config"]["confirm"] = {"top_k": 1, "seeds": 5}
+    record["config"]["budget"]["hours"] = 1
+    (copy / "sweep.json").write_text(json.dumps(record))
+    [chosen, *_] = Ledger(copy).trials()
+    Ledger(copy).write_trial(repeat_of(chosen, 103, {}, TrialStatus.FAILED))
+    [sweep] = open_sweeps(copy)
+    assert json.loads(as_json(Results([sweep])))["reason"].endswith(told)
+    assert told in as_markdown(Results([sweep]))
+    assert told in render(Results([sweep]))
+    assert SweepViews(sweep)._answer()[-1].text.endswith(told)
+    assert told not in as_markdown(results)
+    other = SyntheticSweep(trials=1, full_every=1, name="another").write(tmp_path / "another")
+    both = as_markdown(Results(open_sweeps([copy, other])))
+    assert both.count("Missing: ") == 1
+    assert told.replace("seeds", "seeds of synthetic") in both
 
 
 def test_the_markdown_has_what_repeats_came_to_and_what_is_still_to_come(results):

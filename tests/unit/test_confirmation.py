@@ -14,7 +14,12 @@ from simulated_search import completing, run, searcher_of, sweep
 
 from trainables.config import TrialConfig
 from trainables.records.schema import TrialRecord, TrialStatus
-from trainables.results.confirmation import unconfirmed, winners
+from trainables.results.confirmation import (
+    missing_repeats,
+    repeats_to_begin,
+    unconfirmed,
+    winners,
+)
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import Recommendation, recommend
 from trainables.results.repeats import half_width, judged_by_repeats, point_of, repeats_of
@@ -86,6 +91,7 @@ def rate(point: int) -> float:
 
 RATES = {"low": 1e-5, "high": 1e-3}
 COMPLETE, DIVERGED = TrialStatus.COMPLETE, TrialStatus.DIVERGED
+LOST = [TrialStatus.FAILED, TrialStatus.OUT_OF_MEMORY, TrialStatus.CANCELLED, TrialStatus.RUNNING]
 SEARCHED = [searched(0, {GAIN: 0.9, LOSS: 0.049}), searched(1, {GAIN: 0.8, LOSS: 0.03})]
 GOALS = sweep_config(objectives=[{"metric": GAIN, "mode": "max"}], constraints=[f"{LOSS} <= 0.05"])
 
@@ -429,6 +435,24 @@ def test_what_is_confirmed_are_points_and_each_with_every_seed_once() -> None:
     runs = [(frozenset(record.params.items()), record.config.seed) for record in more]
     assert len(runs) > len(records)
     assert len(set(runs)) == len(runs)
+
+
+@pytest.mark.parametrize(
+    ("ends", "missing"),
+    [([], 15), ([COMPLETE] * 15, 0), ([DIVERGED] * 15, 0), ([COMPLETE] * 11 + LOST, 4), (LOST, 15)],
+)
+def test_repeats_that_failed_or_have_not_run_are_missing(
+    ends: list[TrialStatus], missing: int
+) -> None:
+    """One that diverged is none of them: it tells that the setting does not train."""
+    config = sweep(trials=12, confirm={"top_k": 3, "seeds": 5})
+    found = run(searcher_of(config), completing)
+    records = [record for record in found if record.confirms is None]
+    repeats = [record for record in found if record.confirms is not None]
+    records += [r.model_copy(update={"status": end}) for r, end in zip(repeats, ends, strict=False)]
+    told = f" Missing: {missing} of 15 repeats with other seeds of first (failed or not run yet)."
+    to_begin = repeats_to_begin(config, records)
+    assert missing_repeats(records, to_begin, " of first") == (told if missing else "")
 
 
 @pytest.mark.parametrize(("most", "found"), [(0.5, {0, 1, 2}), (0.1, {0, 1})])

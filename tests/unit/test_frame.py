@@ -27,6 +27,7 @@ from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS
 from trainables.records.items import pair_items
 from trainables.records.ledger import Ledger
 from trainables.records.schema import ItemScore, Measurement, TrialStatus
+from trainables.results import confirmation
 from trainables.results.confirmation import winners
 from trainables.results.recommendation import recommend
 from tune.folder.recorder import Recorder
@@ -324,7 +325,7 @@ def test_what_is_missing_is_worked_out_once_however_often_it_is_told(tmp_path, m
     (sweep,) = open_sweeps([folder])
     searches = []
     monkeypatch.setattr(
-        "analysis.sweeps.winners", lambda *given: searches.append(given) or winners(*given)
+        confirmation, "winners", lambda *given: searches.append(given) or winners(*given)
     )
     assert sweep.unfinished == "8 of 8 trials ended, 6 repeats missing"
     as_markdown(Results([sweep]))

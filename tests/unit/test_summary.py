@@ -639,6 +639,20 @@ def test_a_front_whose_trial_repeats_speak_against_says_so(tmp_path):
     assert "Nearest: trial 0" in text
 
 
+def test_the_answer_says_how_many_repeats_it_lacks(tmp_path):
+    config = sweep_config(confirm={"top_k": 1, "seeds": 3})
+    records = [trial(0, {GAIN: 0.5, LOSS: 0.05}), trial(1, {GAIN: 0.4, LOSS: 0.1})]
+    one = trial(2, {GAIN: 0.5, LOSS: 0.05}, confirms=0, seed=1)
+    lost = trial(3, status=TrialStatus.FAILED, reason="x", confirms=0, seed=2)
+    for repeats, missing in [([], 3), ([one], 2), ([one, lost], 2)]:
+        text = summary(config, [*records, *repeats], tmp_path)
+        told = f" Missing: {missing} of 3 repeats with other seeds (failed or not run yet).\n"
+        assert text.count(told) == text.count("Missing") == 1
+    more = [trial(n, {GAIN: 0.5, LOSS: 0.05}, confirms=0, seed=n) for n in (4, 5)]
+    assert "Missing" not in summary(config, [*records, one, *more], tmp_path)
+    assert "1 of 4 repeats" in summary(config, [*records, one, lost, *more], tmp_path)
+
+
 def test_a_search_whose_trials_all_break_a_constraint_says_why_it_has_no_repeats(tmp_path):
     records = [trial(0, {GAIN: 0.5, LOSS: 0.05})]
     for bound, confirm, told in [(0.01, 1, True), (0.01, None, False), (0.1, 1, False)]:

@@ -11,7 +11,7 @@ from trainables.config import ConfirmConfig
 from trainables.records.schema import TrialRecord
 from trainables.results.pareto import Goals
 from trainables.results.recommendation import recommend
-from trainables.results.repeats import point_of
+from trainables.results.repeats import TOLD, point_of
 
 
 def planned_repeats(confirm: ConfirmConfig | None, searched: int) -> int:
@@ -22,10 +22,29 @@ def planned_repeats(confirm: ConfirmConfig | None, searched: int) -> int:
 def repeats_in_all(goals: Goals, records: Sequence[TrialRecord]) -> int:
     """How many repeat runs there are and will be, once the search is over."""
     recorded = sum(record.confirms is not None for record in records)
+    return recorded + repeats_to_begin(goals, records)
+
+
+def repeats_to_begin(goals: Goals, records: Sequence[TrialRecord]) -> int:
+    """How many repeat runs of the winners, as they are now, have yet to begin."""
     if goals.confirm is None:
-        return recorded
+        return 0
     chosen = winners(goals, records, goals.confirm.top_k)
-    return recorded + sum(1 for _ in unconfirmed(goals.confirm.seeds, chosen, records))
+    return sum(1 for _ in unconfirmed(goals.confirm.seeds, chosen, records))
+
+
+def missing_repeats(records: Iterable[TrialRecord], to_begin: int, whose: str = "") -> str:
+    """A sentence to follow the answer, with a space before it; empty if no repeat is missing.
+
+    Args:
+        records: of one sweep.
+        to_begin: of `repeats_to_begin`.
+        whose: such as ` of first`, where there are several sweeps.
+    """
+    repeats = [record for record in records if record.confirms is not None]
+    missing = to_begin + sum(record.status not in TOLD for record in repeats)
+    told = f"{missing} of {len(repeats) + to_begin} repeats with other seeds{whose}"
+    return f" Missing: {told} (failed or not run yet)." if missing else ""
 
 
 def unconfirmed(

@@ -16,6 +16,8 @@ from trainables.results.trade_off import best_trade_off
 
 # Confidence of every interval, and 1 - LEVEL the p-value below which a difference counts as shown.
 LEVEL = 0.95
+# How a repeat run ends that tells something of its point.
+TOLD = (TrialStatus.COMPLETE, TrialStatus.DIVERGED)
 Point = tuple[str, LoraConfig | None, tuple[float | None, ...]]
 
 
@@ -27,8 +29,8 @@ def repeats_of(trial: TrialRecord, records: Iterable[TrialRecord]) -> list[Trial
     """
     if trial.confirms is not None or trial.status is not TrialStatus.COMPLETE:
         return []
-    told, point = (TrialStatus.COMPLETE, TrialStatus.DIVERGED), point_of(trial)
-    repeats = (r for r in records if r.confirms is not None and r.status in told)
+    point = point_of(trial)
+    repeats = (r for r in records if r.confirms is not None and r.status in TOLD)
     return [repeat for repeat in repeats if point_of(repeat) == point]
 
 

@@ -16,6 +16,7 @@ from trainables.inside.records import InsideFolder
 from trainables.records.folder import SweepFolder
 from trainables.records.ledger import Ledger
 from trainables.records.schema import FAILURES, TrialRecord
+from trainables.results.confirmation import missing_repeats, repeats_to_begin
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import Recommendation, numbers_text, recommend, refuted
 from trainables.results.repeats import judged_by_repeats
@@ -56,7 +57,7 @@ def print_summary(
     parts = chain(
         _counts(config, records),
         _front(config, records, console.width),
-        _recommended(recommendation, lacks_repeats=bool(config.confirm) and not repeated(records)),
+        _recommended(config, records, recommendation),
         _failures(records),
         _places(recommendation, weights, records, folder),
         _next([*commands, *hints]),
@@ -132,15 +133,19 @@ def _width(columns: dict[str, list[str]]) -> int:
     return sum(widest) + _GAP * (len(columns) - 1)
 
 
-def _recommended(recommendation: Recommendation | None, lacks_repeats: bool) -> Iterator[Text]:
+def _recommended(
+    config: SweepConfig, records: Sequence[TrialRecord], recommendation: Recommendation | None
+) -> Iterator[Text]:
     if recommendation is None:
         yield Text("\nNo trial to recommend: none is complete with every objective.", "bold")
         return
     trial, found = recommendation.trial, recommendation.word.capitalize()
     style = "bold green" if recommendation.feasible else "bold yellow"
     yield Text(f"\n{found}: trial {trial.number} ({setting(trial)})", style)
-    why_none = "" if recommendation.feasible or not lacks_repeats else " So none was repeated."
-    yield Text(f"  {recommendation.reason}{why_none}")
+    told = missing_repeats(records, repeats_to_begin(config, records))
+    if not told and config.confirm and not recommendation.feasible and not repeated(records):
+        told = " So none was repeated."
+    yield Text(f"  {recommendation.reason}{told}")
 
 
 def _failures(records: Sequence[TrialRecord]) -> Iterator[Text]:
