@@ -247,8 +247,14 @@ def test_a_trial_that_is_interrupted_is_told_and_not_awaited_at_the_stop(is_live
         listener.trial_started(begun(number))
     listener.trial_interrupted(begun(1, reason="its process or node was lost:\nSocket closed."))
     listener.trial_interrupted(begun(2))
+    assert listener._progress() == "0/20 finished, 2 interrupted, 0 s elapsed"
     listener.sweep_stopping()
     listener.trial_started(begun(2, attempt=2))
+    shown = no_terminal()
+    shown.print(listener._picture())
+    header, *_, of_1, of_2 = text(shown).rstrip().splitlines()
+    assert header == "tiny: 0/20 finished, 1 running, 1 interrupted, 0 s elapsed"
+    assert (of_1.split()[-1], of_2.split()[-1]) == ("interrupted", "running")
     listener.sweep_stopping()
     listener.sweep_ended([])
     told = re.findall(r"(?:trial \d interrupted|stopping).*", text(console).replace("\r", ""))

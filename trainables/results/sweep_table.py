@@ -86,6 +86,7 @@ class SweepTable:
         self._records: dict[int, TrialRecord] = {}
         self._evaluated: dict[int, Measurement] = {}
         self._running: set[int] = set()
+        self._waiting: set[int] = set()  # of those, for their next attempt
         self._repeats: set[int] = set()
         self._ended: dict[int, None] = {}  # in the order they ended
         self._ranks: dict[int, Rank] = {}
@@ -94,11 +95,16 @@ class SweepTable:
     def take(self, record: TrialRecord) -> None:
         """Add a trial, or replace what was known of it."""
         self._note(record)
+        self._waiting.discard(record.number)
         self._ended.pop(record.number, None)
         if record.status is not TrialStatus.RUNNING:
             self._ended[record.number] = None
         self._place(record)
         self._most_at_once = max(self._most_at_once, len(self._running))
+
+    def interrupt(self, record: TrialRecord) -> None:
+        """Note that a trial waits until it is taken again, as it does in its next attempt."""
+        self._waiting.add(record.number)
 
     def update(self, record: TrialRecord, measurement: Measurement) -> None:
         """Keep the newest evaluation; points of the training curve update only step and loss."""
@@ -131,8 +137,10 @@ class SweepTable:
         """Such as `3/16 finished, 2 running, 40 s elapsed, about 2 min 05 s left`."""
         total = max(sum(self._planned()), len(self._records))
         parts = [f"{len(self._ended)}/{total} finished"]
-        if running := len(self._running):
-            parts.append(f"{running} {INTERRUPTED if self.has_ended else 'running'}")
+        if running := len(self.running()):
+            parts.append(f"{running} running")
+        if broken_off := len(self._broken_off):
+            parts.append(f"{broken_off} {INTERRUPTED}")
         parts.append(f"{duration(now - self.began)} elapsed")
         left = None if self.has_ended else self._seconds_left(now)
         return ", ".join([*parts, f"about {duration(left)} left"] if left else parts)
@@ -141,7 +149,7 @@ class SweepTable:
         """The picture, as wide and high as the console; `footer` lines are left free below it."""
         room = max(1, console.height - _OTHER_LINES - footer)
         numbers, hidden = self._rows(room)
-        broken_off = self.has_ended and bool(self._running)
+        broken_off = self._broken_off
         scores = self._judged_by()
         of_status = len(INTERRUPTED) if broken_off else _OF_STATUS
         columns = _fitting(console.width, of_status, scores, self._aims)
@@ -154,7 +162,7 @@ class SweepTable:
         for number in numbers:
             record = self._records[number]
             cells = _cells(record, self._evaluated.get(number, record.last), scores)
-            if broken_off and number in self._running:
+            if number in broken_off:
                 cells["status"] = Text(INTERRUPTED, "yellow")
             _add_row(table, columns, cells)
         parts: list[RenderableType] = [single(f"{self._name}: {self.progress(now)}", "bold"), table]
@@ -188,8 +196,13 @@ class SweepTable:
         return [self._records[number] for _, _, number in best]
 
     def running(self) -> list[TrialRecord]:
-        """Trials that have no final status, by number."""
-        return [self._records[number] for number in sorted(self._running)]
+        """Trials that have begun, and are neither ended nor interrupted, by number."""
+        return [self._records[number] for number in sorted(self._running - self._broken_off)]
+
+    @property
+    def _broken_off(self) -> set[int]:
+        """Trials without a final status that do not run: for now or, at the end, for good."""
+        return self._running if self.has_ended else self._running & self._waiting
 
     def _place(self, record: TrialRecord) -> None:
         """Rank a complete trial of the search; repeat runs are left out: they were selected."""
@@ -226,7 +239,7 @@ class SweepTable:
         searched, repeat = fmean(searches), fmean(repeats_took)
         running = [
             _left_of(r, now, searches if r.confirms is None else repeats_took)
-            for r in self.running()
+            for r in map(self._records.__getitem__, self._running)
         ]
         work = sum(running)
         for_starts = max(self.began + self._seconds_of_starts - now, 0.0)

@@ -54,7 +54,6 @@ class ConsoleListener(SweepListener):
         self._clock = clock
         searched, hours = planned_trials(config), config.budget.hours
         self._table = SweepTable(config.name, searched, config, clock(), hours)
-        self._interrupted: set[int] = set()
         # Live draws from its own thread. Never print while holding this lock: printing waits for
         # Live's lock, and Live waits for this one.
         self._lock = Lock()
@@ -93,7 +92,6 @@ class ConsoleListener(SweepListener):
 
     def trial_started(self, record: TrialRecord) -> None:
         """Add the trial to the running trials."""
-        self._interrupted.discard(record.number)
         with self._lock:
             self._table.take(record)
         if self._live is None:
@@ -111,7 +109,8 @@ class ConsoleListener(SweepListener):
 
     def trial_interrupted(self, record: TrialRecord) -> None:
         """Say why the trial has stopped for now."""
-        self._interrupted.add(record.number)
+        with self._lock:
+            self._table.interrupt(record)
         why = one_line(record.reason or "its node is going away").rstrip(".")
         self._say(
             f"trial {record.number} interrupted: {why}; goes on in its next attempt", "yellow"
@@ -132,7 +131,8 @@ class ConsoleListener(SweepListener):
 
     def sweep_stopping(self) -> None:
         """Say what Ctrl-C does."""
-        running = len({r.number for r in self._table.running()} - self._interrupted)
+        with self._lock:
+            running = len(self._table.running())
         saved = f", once a checkpoint is saved of {how_many(running, 'running trial')}"
         self._say(f"stopping{saved if running else ''}", "yellow")
         self._say("Ctrl-C again ends at once; either way the same command goes on", "yellow")
