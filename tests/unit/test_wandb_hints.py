@@ -53,6 +53,25 @@ def test_an_offline_sweep_says_how_its_runs_get_there(
     assert in_wandb(listener, tmp_path, False) == []
 
 
+@pytest.mark.parametrize(
+    ("mode", "part", "hint"),
+    [
+        ("offline", "offline-run-0", ": W&B's files do not hold"),
+        ("offline", "run-0", " with W&B online: it has not confirmed"),
+        ("online", "offline-run-0", " with W&B online: it has not confirmed"),
+    ],
+)
+def test_a_run_that_is_not_logged_in_full_needs_w_and_b_online_only_if_it_may_have_a_part(
+    mode: str, part: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was cut short where a disk was full, and never sent, is logged by any start."""
+    listener = WandbListener(WandbConfig(), tmp_path)
+    monkeypatch.setattr(listener._runs, "_chosen_mode", mode)
+    (tmp_path / "wandb" / part).mkdir(parents=True)
+    listener._endings.expect("tiny-0007", "COMPLETE 1 60.0")
+    assert listener.upload_hints() == [f"the same command{hint} 1 run in full"]
+
+
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_a_sweep_that_went_online_says_what_it_left_offline(
     interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -90,7 +90,10 @@ class WandbListener(SweepListener):
             hints.append(upload_command(folder))
         if lacking := self._endings.lacking:
             runs = how_many(len(lacking), "run")
-            hints.append(f"the same command with W&B online: it has not confirmed {runs} in full")
+            needs_server = self.is_online() or was_ever_online(self._folder)
+            online = " with W&B online: it has not confirmed"
+            lacks = online if needs_server else ": W&B's files do not hold"
+            hints.append(f"the same command{lacks} {runs} in full")
         return hints
 
     def sweep_started(
