@@ -18,6 +18,11 @@ _REFUSED = {
     "target_parameters": "adapted experts",
 }
 
+_ROUNDED = (
+    " vLLM computes with adapters in 16 bits alone, and the scores were measured in fp32, in which "
+    "it serves what is exported with `--merge`."
+)
+
 
 def serving(name: str, model: ModelConfig, adapter: Mapping[str, Any] | None) -> str:
     """The command as Markdown, with what to know about it.
@@ -28,8 +33,9 @@ def serving(name: str, model: ModelConfig, adapter: Mapping[str, Any] | None) ->
         adapter: content of `adapter_config.json`; None of a model that is whole.
     """
     trusts = ["--trust-remote-code"] if model.trust_remote_code else []
-    # Else vLLM rounds files of fp32 to 16 bits; with adapters it computes in no other.
-    whole = [*trusts, *(["--dtype", "float32"] if model.dtype == "float32" else [])]
+    # Else vLLM takes that of the files, or rounds fp32 to 16 bits.
+    dtype, is_fp32 = ["--dtype", model.dtype], model.dtype == "float32"
+    whole = [*trusts, *(dtype if is_fp32 else [])]
     if adapter is None:
         return _command("PATH", *whole)
     if reason := _reason_against(adapter):
@@ -41,11 +47,12 @@ def serving(name: str, model: ModelConfig, adapter: Mapping[str, Any] | None) ->
         *(["--revision", revision] if revision else []),
         *(["--quantization", "bitsandbytes"] if model.load_in_4bit else []),
         *(["--tokenizer", "PATH"] if model.has_own_tokenizer else []),
+        *([] if is_fp32 else dtype),
         "--enable-lora",
         *("--max-lora-rank", str(_max_rank(adapter))),
         *("--lora-modules", f"{name}=PATH"),
     ]
-    return f"{_command(base, *options)}\n\nRequests name the model `{name}`."
+    return f"{_command(base, *options)}\n\nRequests name the model `{name}`.{_ROUNDED * is_fp32}"
 
 
 def _command(*arguments: str) -> str:

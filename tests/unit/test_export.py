@@ -224,7 +224,8 @@ def adapter(rank: int = 8, **settings: Any) -> str:
 def test_vllm_is_told_of_4_bits() -> None:
     model = ModelConfig(name="some/model", load_in_4bit=True)
     settings = {"base_model_name_or_path": "some/model", "revision": None, "r": 8}
-    assert "vllm serve some/model --quantization bitsandbytes" in serving("t", model, settings)
+    bits = "vllm serve some/model --quantization bitsandbytes --dtype bfloat16 --enable-lora"
+    assert bits in serving("t", model, settings)
     assert "bitsandbytes" not in serving("t", model, None)
 
 
@@ -237,7 +238,25 @@ def test_vllm_is_told_not_to_round_a_whole_model_that_was_measured_in_fp32(
     settings = {"base_model_name_or_path": "some/model", "revision": None, "r": 8}
     assert serving("t", model, None) == command
     assert serving("t", model, settings | {"use_dora": True}).endswith(f"then\n\n{command}")
-    assert "--dtype" not in serving("t", model, settings)  # whose LoRA kernels take no fp32
+
+
+@pytest.mark.parametrize(
+    ("dtype", "option", "rounded"),
+    [("float32", "", True), ("bfloat16", "--dtype bfloat16 ", False)],
+)
+def test_vllm_computes_with_an_adapter_as_it_was_measured_or_else_the_card_says_so(
+    dtype: str, option: str, rounded: bool
+) -> None:
+    """Its kernels of LoRA take no fp32; the base's files may be of fp16, whatever was measured."""
+    settings = {"base_model_name_or_path": "some/model", "revision": None, "r": 8}
+    said = serving("t", ModelConfig(name="some/model", dtype=dtype), settings)
+    assert f"vllm serve some/model {option}--enable-lora" in said
+    told = (
+        "`t`. vLLM computes with adapters in 16 bits alone, and the scores were measured in fp32, "
+        "in which it serves what is exported with `--merge`."
+    )
+    assert said.endswith(told) is rounded
+    assert said.endswith("`t`.") is not rounded
 
 
 @pytest.mark.parametrize(
@@ -245,7 +264,8 @@ def test_vllm_is_told_not_to_round_a_whole_model_that_was_measured_in_fp32(
 )
 def test_vllm_is_told_to_make_room_for_the_rank(rank: int, largest: int) -> None:
     command = (
-        f"vllm serve some/model --enable-lora --max-lora-rank {largest} --lora-modules tiny=PATH"
+        "vllm serve some/model --dtype bfloat16 --enable-lora "
+        f"--max-lora-rank {largest} --lora-modules tiny=PATH"
     )
     assert adapter(rank) == f"```sh\n{command}\n```\n\nRequests name the model `tiny`."
 
@@ -290,7 +310,7 @@ def test_an_exported_adapter_is_peft_s_and_its_card_has_it_served(tmp_path: Path
     text = ModelCard.load(to / "README.md").text
     assert (
         "vllm serve some/model --trust-remote-code --revision c0ffee --tokenizer PATH "
-        "--enable-lora --max-lora-rank 8 --lora-modules tiny=PATH"
+        "--dtype bfloat16 --enable-lora --max-lora-rank 8 --lora-modules tiny=PATH"
     ) in text
     assert f"Written by Transformers {version('transformers')}: read it with" in text
     assert json.loads((to / "tokenizer_config.json").read_text())["tokenizer_class"] == (
