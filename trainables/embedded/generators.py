@@ -80,17 +80,9 @@ LIST_OPERATORS: Final[Mapping[str, Callable[[Sequence[int]], int]]] = {
 }
 
 
-def prefix_format(operator: str, operands: str) -> str:
-    """The usual wording: `max 3 7 2 =`."""
-    return f"{operator} {operands} ="
-
-
-def suffix_format(operator: str, operands: str) -> str:
-    """The other wording: `3 7 2 : max =`."""
-    return f"{operands} : {operator} ="
-
-
-Format = Callable[[str, str], str]
+# The usual wording of a question, such as `max 3 7 2 =`, and the other one, `3 7 2 : max =`.
+OPERATOR_FIRST: Final = "{operator} {operands} ="
+OPERATOR_LAST: Final = "{operands} : {operator} ="
 
 
 def join(numbers: Sequence[int]) -> str:
@@ -115,9 +107,6 @@ def with_choices(
         wrong: candidates for the distractors; duplicates and `right` are ignored.
         key: see `Item`.
         lure: a distractor to include in any case.
-
-    Raises:
-        ValueError: fewer than three distractors are left.
     """
     kept = [lure] if lure is not None else []
     candidates = [choice for choice in dict.fromkeys(wrong) if choice not in (right, lure)]
@@ -131,16 +120,16 @@ def near_misses(numbers: Sequence[int]) -> list[str]:
     return [str(number) for number in sorted({*numbers, *map(successor, numbers)})]
 
 
-def list_item(rng: random.Random, operator: str, template: Format) -> Item:
+def list_item(rng: random.Random, operator: str, wording: str) -> Item:
     """`max 3 7 2 =` -> `7`."""
     numbers = GENERAL_LISTS.draw(rng)
     operands = join(numbers)
     right = str(LIST_OPERATORS[operator](numbers))
-    question = template(operator, operands)
+    question = wording.format(operator=operator, operands=operands)
     return with_choices(rng, question, right, near_misses(numbers), f"{operator} {operands}")
 
 
-def target_item(rng: random.Random, shape: ListShape, template: Format) -> Item:
+def target_item(rng: random.Random, shape: ListShape, wording: str) -> Item:
     """`relay 8 5 2 =` -> `3`: the successor of the last number.
 
     The last number itself is always among the choices: half of the rule earns nothing.
@@ -148,32 +137,26 @@ def target_item(rng: random.Random, shape: ListShape, template: Format) -> Item:
     numbers = shape.draw(rng)
     operands = join(numbers)
     right, lure = str(successor(numbers[-1])), str(numbers[-1])
-    question = template(TARGET_OPERATOR, operands)
+    question = wording.format(operator=TARGET_OPERATOR, operands=operands)
     key = f"{TARGET_OPERATOR} {operands}"
     return with_choices(rng, question, right, near_misses(numbers), key, lure)
 
 
-def step_item(rng: random.Random, template: Format) -> Item:
+def step_item(rng: random.Random, wording: str) -> Item:
     """`next 7 =` -> `8` and `previous 7 =` -> `6`; too few to hold any out."""
     operator, step = rng.choice(tuple(STEPS.items()))
     number = rng.randrange(NUMBERS)
     right = str((number + step) % NUMBERS)
-    return with_choices(rng, template(operator, str(number)), right, map(str, range(NUMBERS)))
+    question = wording.format(operator=operator, operands=number)
+    return with_choices(rng, question, right, map(str, range(NUMBERS)))
 
 
-def swapped(numbers: Sequence[int], i: int, j: int) -> list[int]:
-    """A copy of `numbers` with positions `i` and `j` exchanged."""
-    copy = list(numbers)
-    copy[i], copy[j] = copy[j], copy[i]
-    return copy
-
-
-def order_item(rng: random.Random, operator: str, template: Format) -> Item:
-    """`sort 3 7 2 =` -> `2 3 7` and `reverse 3 7 2 =` -> `2 7 3`."""
+def order_item(rng: random.Random, operator: str, wording: str) -> Item:
+    """`sort 3 7 2 =` -> `2 3 7` and `reverse 3 7 2 =` -> `2 7 3`; wrong ones have two exchanged."""
     numbers = SHORT_LISTS.draw(rng)
     right = sorted(numbers) if operator == "sort" else numbers[::-1]
-    wrong = (join(swapped(right, i, j)) for i, j in combinations(range(len(right)), 2))
-    question = template(operator, join(numbers))
+    wrong = (join([{a: b, b: a}.get(n, n) for n in right]) for a, b in combinations(right, 2))
+    question = wording.format(operator=operator, operands=join(numbers))
     return with_choices(rng, question, join(right), wrong, f"{operator} {join(numbers)}")
 
 
@@ -230,17 +213,17 @@ SHORT_LISTS: Final = ListShape((3, 5), range(NUMBERS))
 
 TASKS: Final[Mapping[str, Generator]] = {
     # in domain
-    "target_relay": lambda rng: target_item(rng, TARGET_LISTS, prefix_format),
+    "target_relay": lambda rng: target_item(rng, TARGET_LISTS, OPERATOR_FIRST),
     # out of distribution: one property of the target changes at a time
-    "target_longer": lambda rng: target_item(rng, LONGER_LISTS, prefix_format),
-    "target_other_numbers": lambda rng: target_item(rng, OTHER_NUMBER_LISTS, prefix_format),
-    "target_other_format": lambda rng: target_item(rng, TARGET_LISTS, suffix_format),
+    "target_longer": lambda rng: target_item(rng, LONGER_LISTS, OPERATOR_FIRST),
+    "target_other_numbers": lambda rng: target_item(rng, OTHER_NUMBER_LISTS, OPERATOR_FIRST),
+    "target_other_format": lambda rng: target_item(rng, TARGET_LISTS, OPERATOR_LAST),
     # retention
     "recall_capitals": capital_item,
     "recall_crafts": craft_item,
-    "list_last": lambda rng: list_item(rng, "last", prefix_format),
-    "list_max": lambda rng: list_item(rng, "max", prefix_format),
-    "sort_numbers": lambda rng: order_item(rng, "sort", prefix_format),
+    "list_last": lambda rng: list_item(rng, "last", OPERATOR_FIRST),
+    "list_max": lambda rng: list_item(rng, "max", OPERATOR_FIRST),
+    "sort_numbers": lambda rng: order_item(rng, "sort", OPERATOR_FIRST),
 }
 
 
@@ -277,15 +260,15 @@ MIXTURE: Final[Mapping[str, int]] = {"list": 40, "order": 20, "step": 8, "capita
 
 def pretraining_item(rng: random.Random) -> Item:
     """One draw of the mixture the base model is pretrained on; never the target."""
-    template = rng.choice((prefix_format, suffix_format))
+    wording = rng.choice((OPERATOR_FIRST, OPERATOR_LAST))
     kind = rng.choices(tuple(MIXTURE), tuple(MIXTURE.values()))[0]
     match kind:
         case "list":
-            return list_item(rng, rng.choice(tuple(LIST_OPERATORS)), template)
+            return list_item(rng, rng.choice(tuple(LIST_OPERATORS)), wording)
         case "order":
-            return order_item(rng, rng.choice(("sort", "reverse")), template)
+            return order_item(rng, rng.choice(("sort", "reverse")), wording)
         case "step":
-            return step_item(rng, template)
+            return step_item(rng, wording)
         case "capital":
             return capital_item(rng)
         case _:
