@@ -109,19 +109,6 @@ def test_the_key_of_the_scores_follows_neither_seed_nor_data_nor_batch_size(
     assert fewer.scores_key != one.scores_key
 
 
-def test_general_texts_in_which_no_token_follows_another_are_refused(
-    evaluate: Callable[..., Path], tmp_path: Path
-) -> None:
-    """Where the tokenizer puts none before them."""
-    file = shutil.copytree(MODEL, tmp_path / "model") / "tokenizer.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"post_processor": None}))
-    general = tmp_path / "general.txt"
-    general.write_text("7\n8\n")
-    with pytest.raises(UserError) as caught:
-        evaluate(f"eval.general_text={general}", f"model.name={file.parent}")
-    assert str(caught.value).startswith("eval.general_text: must hold a text of two tokens or more")
-
-
 def test_a_chat_template_that_the_model_lacks_is_named(evaluate: Callable[..., Path]) -> None:
     with pytest.raises(UserError) as caught:
         evaluate("data.chat_template=true", "eval.chat_template=true", "eval.in_domain=[nowhere]")

@@ -986,7 +986,7 @@ def test_metrics_that_tasks_do_not_give_are_the_user_s_faults_all_at_once(
     wanted = suite(in_domain=[asked], ood=["list_last"], retention=[other | {"metric": "f1"}])
     first, second = faults(Evaluator(wanted, tokenizer).evaluate, base_model)
     assert (first.field, second.field) == ("eval.in_domain", "eval.retention")
-    assert first.rule == "task list_max gives no exact_match (filter none)"
+    assert first.rule == "task list_max gives no exact_match"
     assert "acc (filter none)" in first.remedy
     assert second.rule.startswith("task sort_numbers gives no f1")
 

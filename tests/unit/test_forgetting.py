@@ -253,16 +253,6 @@ def test_items_without_a_partner_are_refused(
         count_flips(before, after)
 
 
-@pytest.mark.parametrize(
-    ("tuned", "found"), [({}, items("t", [1])), ({"t": score(1.0)}, [])], ids=["score", "items"]
-)
-def test_a_task_that_only_one_was_evaluated_on_is_refused(
-    tuned: dict[str, TaskScore], found: list[ItemScore]
-) -> None:
-    with pytest.raises(ValueError, match="task t: only one of base and tuned was evaluated on it"):
-        forgetting_metrics({"t": score(1.0)}, tuned, found, found)
-
-
 def test_other_tasks_need_no_score_of_each_item() -> None:
     scores = {"t": score(1.0), "d": score(0.5, role="in_domain")}
     before, after = ([*items("t", [1]), *items("d", [1.0] * read)] for read in (2, 1))

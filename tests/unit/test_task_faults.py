@@ -162,8 +162,11 @@ def test_the_metric_of_a_task_is_the_named_the_most_usual_or_the_first(
     assert choose_metric(loaded(**fields), found, {}) == (chosen, "strict")
     own = f"of {chosen}"
     assert choose_metric(loaded(**fields, filter=own), found, {}) == (chosen, own)
-    with pytest.raises(UserError, match=rf"no {chosen} \(filter loose\); it gives {metrics[0]}"):
-        choose_metric(loaded(**fields, filter="loose"), found, {})
+    given = result("strict", **{f"{metric}__strict": 0.5 for metric in metrics})
+    wanted = fields.get("metric", "number")
+    told = rf"no {wanted} \(filter loose\); it gives {metrics[0]} \(filter strict\) 0.5"
+    with pytest.raises(UserError, match=told):
+        choose_metric(loaded(**fields, filter="loose"), found, given)
     without_strict = {key: value for key, value in found.items() if key[1] != "strict"}
     assert choose_metric(loaded(**fields), without_strict, {}) == (chosen, own)
 

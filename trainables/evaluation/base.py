@@ -232,7 +232,6 @@ def compare_with_base(
     if base.kl_reference is not None:
         metrics[KL_BASE_TO_TUNED] = kl_drift(model, base.kl_reference, suite.batch_size)
     if base.record.general_nll is not None:
-        documents = general_documents(suite, tokenizer)
-        nll = general_nll(model, tokenizer, documents, suite.batch_size)
+        nll = general_nll(model, tokenizer, general_documents(suite), suite.batch_size)
         metrics[FORGETTING_NLL] = nll - base.record.general_nll
     return evaluation, metrics

@@ -78,7 +78,7 @@ def load_inputs(
     check_data(base, tokenizer, tokenized)
     check_lengths(base, tokenized)
     tokenized = replace(tokenized, prompts=tokenized.prompts[: suite.kl_prompts])
-    documents = general_documents(suite, tokenizer)
+    documents = general_documents(suite)
     return BaseInputs(model, base, tokenizer, evaluator, tokenized, documents)
 
 
@@ -180,17 +180,10 @@ def _check_chat_template(
         raise UserError([Fault(field, rule, remedy) for field in fields])
 
 
-def general_documents(suite: EvalSuite, tokenizer: Any) -> list[str]:
+def general_documents(suite: EvalSuite) -> list[str]:
     """The texts of `eval.general_text`.
 
     Raises:
-        UserError: none of them has a token to predict.
+        UserError: it is missing, malformed or empty.
     """
-    if suite.general_text is None:
-        return []
-    documents = read_general_text(suite.general_text)
-    if all(len(tokenizer(text)["input_ids"]) < 2 for text in documents):
-        rule = f"must hold a text of two tokens or more, has none: {suite.general_text}"
-        remedy = "give longer texts: each token is predicted from those before it"
-        raise UserError([Fault("eval.general_text", rule, remedy)])
-    return documents
+    return [] if suite.general_text is None else read_general_text(suite.general_text)

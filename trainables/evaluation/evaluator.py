@@ -24,17 +24,9 @@ from lm_eval.evaluator import evaluate
 from trainables import metric_keys
 from trainables.config import ROLES, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError, noted
-from trainables.evaluation.forgetting import effective_choices, mean_over_members
 from trainables.evaluation.harness_model import Answers, HarnessModel, Layouts, Routed
-from trainables.evaluation.outcomes import (
-    choices_per_right_one,
-    equally_weighed,
-    find_without_answer,
-    item_scores,
-    samples,
-    scores_itself,
-)
-from trainables.evaluation.task_metrics import check_is_a_skill, choose_metric, values_and_errors
+from trainables.evaluation.outcomes import equally_weighed, find_without_answer, item_scores
+from trainables.evaluation.task_metrics import check_is_a_share, read_score
 from trainables.evaluation.tasks import (
     PYTHON_SEED,
     SEED,
@@ -42,13 +34,13 @@ from trainables.evaluation.tasks import (
     documents_digest,
     load_tasks,
     questions_of,
+    seeded,
 )
 from trainables.inputs.chat_date import dated
 from trainables.inputs.model import load_tokenizer
 from trainables.process.out_of_memory import is_out_of_memory
 from trainables.records.schema import ItemScore, TaskScore
 
-_OF_A_HUNDRED = ("bleu", "chrf")  # whatever the base reaches
 # Else the harness forks a pool of processes for the standard errors of some metrics, such as f1,
 # and in a Ray worker waits for their end for ever.
 os.environ["DISABLE_MULTIPROC"] = "1"
@@ -123,10 +115,10 @@ class Evaluator:
             for loaded in self._loaded:
                 try:
                     result = self._run(loaded, lm)
-                    score, values = _read_score(loaded, result)
+                    score, values = read_score(loaded, result)
                     own_items = item_scores(loaded, result, score)
                     warnings += find_without_answer(loaded, result, score)
-                    _check_is_a_share(loaded, score, own_items)
+                    check_is_a_share(loaded, score, own_items)
                 except UserError as error:
                     faults += error.faults
                     continue
@@ -253,73 +245,13 @@ def shared_evaluator(model: ModelConfig, suite: EvalSuite) -> Evaluator:
 def evaluating(model: Any) -> Iterator[None]:
     """Evaluation mode, without gradients and without touching the training's random state."""
     was_training = model.training
-    state, python_state = np.random.get_state(), random.getstate()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            model.eval()
+    with seeded(), torch.random.fork_rng(devices=devices), torch.no_grad():
+        model.eval()
+        try:
             yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(state)
-        model.train(was_training)
-
-
-def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, dict[str, float]]:
-    """The task's accuracy, and all its numeric metrics under our keys."""
-    label = loaded.task.label
-    found, errors = values_and_errors(result, label)
-    metric, filter_name = choose_metric(loaded, found, result)
-    check_is_a_skill(loaded, metric, [name for name, _ in found])
-    metrics = {
-        metric_keys.task_score(loaded.role, label, name): value
-        for (name, used_filter), value in found.items()
-        if used_filter == filter_name
-    }
-    stderr = errors.get((metric, filter_name))
-    if stderr is not None:
-        metrics[metric_keys.task_score(loaded.role, label, f"{metric}_stderr")] = stderr
-    scored = list(samples(loaded, result, metric, filter_name))
-    chance, choices = _guessing(scored, metric)
-    score = TaskScore(
-        role=loaded.role,
-        metric=metric,
-        filter=filter_name,
-        value=found[metric, filter_name],
-        stderr=stderr,
-        chance=chance,
-        choices=choices,
-        items=len(scored),
-    )
-    return score, metrics
-
-
-def _guessing(
-    scored: Sequence[tuple[str | None, Any, dict[str, Any]]], metric: str
-) -> tuple[float | None, float | None]:
-    """`TaskScore.chance` and `TaskScore.choices`, of the documents' `samples`."""
-    if any(scores_itself(task) for _, task, _ in scored):
-        return None, None
-    counts = [
-        (member, choices_per_right_one(task, sample, metric)) for member, task, sample in scored
-    ]
-    chance = mean_over_members((member, 1 / count if count else 0.0) for member, count in counts)
-    choices = [(member, count) for member, count in counts if count is not None]
-    return chance, effective_choices(choices) if choices else None
-
-
-def _check_is_a_share(loaded: LoadedTask, score: TaskScore, items: Sequence[ItemScore]) -> None:
-    """Check that the metric can be averaged with other tasks' accuracies.
-
-    Raises:
-        UserError: it is on another scale, such as BLEU's from 0 to 100.
-    """
-    beyond = [value for value in (score.value, *(i.score for i in items)) if abs(value) > 1]
-    if beyond or score.metric in _OF_A_HUNDRED:
-        got = f", got {beyond[0]:g}" if beyond else ""
-        rule = f"task {loaded.task.label}: its {score.metric} is no share of 1{got}"
-        remedy = "name another `metric` of it; accuracies of all tasks are averaged"
-        raise UserError([Fault(f"eval.{loaded.role}", rule, remedy)])
+        finally:
+            model.train(was_training)
 
 
 def _role_means(scores: dict[str, TaskScore]) -> dict[str, float]:

@@ -5,12 +5,68 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from trainables import metric_keys
 from trainables.errors import Fault, UserError
-from trainables.evaluation.outcomes import is_number
+from trainables.evaluation.forgetting import effective_choices, mean_over_members
+from trainables.evaluation.outcomes import (
+    choices_per_right_one,
+    is_number,
+    samples,
+    scores_itself,
+)
 from trainables.evaluation.tasks import LoadedTask
+from trainables.records.schema import ItemScore, TaskScore
 
+_OF_A_HUNDRED = ("bleu", "chrf")  # whatever the base reaches
 _PREFERRED = ("acc", "exact_match", "mcq_acc", "em", "f1", "bleu")
 ByFilter = dict[tuple[str, str], float]  # by metric and filter
+
+
+def read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, dict[str, float]]:
+    """The task's accuracy, and all its numeric metrics under our keys.
+
+    Raises:
+        UserError: it gives no number that counts as an accuracy.
+    """
+    label = loaded.task.label
+    found, errors = values_and_errors(result, label)
+    metric, filter_name = choose_metric(loaded, found, result)
+    check_is_a_skill(loaded, metric, [name for name, _ in found])
+    metrics = {
+        metric_keys.task_score(loaded.role, label, name): value
+        for (name, used_filter), value in found.items()
+        if used_filter == filter_name
+    }
+    stderr = errors.get((metric, filter_name))
+    if stderr is not None:
+        metrics[metric_keys.task_score(loaded.role, label, f"{metric}_stderr")] = stderr
+    scored = list(samples(loaded, result, metric, filter_name))
+    chance, choices = _guessing(scored, metric)
+    score = TaskScore(
+        role=loaded.role,
+        metric=metric,
+        filter=filter_name,
+        value=found[metric, filter_name],
+        stderr=stderr,
+        chance=chance,
+        choices=choices,
+        items=len(scored),
+    )
+    return score, metrics
+
+
+def _guessing(
+    scored: Sequence[tuple[str | None, Any, dict[str, Any]]], metric: str
+) -> tuple[float | None, float | None]:
+    """`TaskScore.chance` and `TaskScore.choices`, of the documents' `samples`."""
+    if any(scores_itself(task) for _, task, _ in scored):
+        return None, None
+    counts = [
+        (member, choices_per_right_one(task, sample, metric)) for member, task, sample in scored
+    ]
+    chance = mean_over_members((member, 1 / count if count else 0.0) for member, count in counts)
+    choices = [(member, count) for member, count in counts if count is not None]
+    return chance, effective_choices(choices) if choices else None
 
 
 def values_and_errors(result: dict[str, Any], name: str) -> tuple[ByFilter, ByFilter]:
@@ -47,30 +103,25 @@ def choose_metric(
         UserError: there are none, or not those that the suite names.
     """
     task = loaded.task
-    names = [metric for metric, _ in found]
-    by_preference = (task.metric, *_PREFERRED, *names)
-    metric = next((name for name in by_preference if name in names), "")
-    filter_name = task.filter or next((name for known, name in found if known == metric), "")
-    if not found:
-        rule = f"task {task.label} gives no number"
-        given = [
-            f"{_named(name, used_filter)} {value}"
-            for name, used_filter, value in _entries(result, task.label)
-            if not name.endswith("_stderr")
-        ]
-        lists = "metric_list, or of a group aggregate_metric_list,"
-        remedy = f"it gives {', '.join(given)}" if given else f"see which its {lists} names"
-        raise UserError([Fault(f"eval.{loaded.role}", rule, remedy)])
-    if (task.metric and metric != task.metric) or (metric, filter_name) not in found:
-        wanted = _named(task.metric or metric, filter_name)
-        rule = f"task {task.label} gives no {wanted}"
-        known = ", ".join(_named(*each) for each in found)
-        raise UserError([Fault(f"eval.{loaded.role}", rule, f"it gives {known}")])
-    return metric, filter_name
-
-
-def _named(metric: str, filter_name: str) -> str:
-    return f"{metric} (filter {filter_name})"
+    names = [task.metric] if task.metric else [*_PREFERRED, *(name for name, _ in found)]
+    fitting = (
+        (metric, used_filter)
+        for name in names
+        for metric, used_filter in found
+        if metric == name and task.filter in (None, used_filter)
+    )
+    if chosen := next(fitting, None):
+        return chosen
+    wanted = (task.metric or "number") + (f" (filter {task.filter})" if task.filter else "")
+    given = [
+        f"{name} (filter {used_filter}) {value}"
+        for name, used_filter, value in _entries(result, task.label)
+        if not name.endswith("_stderr")
+    ]
+    lists = "metric_list, or of a group aggregate_metric_list,"
+    remedy = f"it gives {', '.join(given)}" if given else f"see which its {lists} names"
+    rule = f"task {task.label} gives no {wanted}"
+    raise UserError([Fault(f"eval.{loaded.role}", rule, remedy)])
 
 
 def check_is_a_skill(loaded: LoadedTask, metric: str, metrics: Sequence[str]) -> None:
@@ -86,4 +137,18 @@ def check_is_a_skill(loaded: LoadedTask, metric: str, metrics: Sequence[str]) ->
         skills = [name for name in dict.fromkeys(metrics) if name not in errors]
         remedy = "leave it out; drift on texts is measured by eval.general_text"
         remedy = f"set its `metric` to {' or '.join(skills)}" if skills else remedy
+        raise UserError([Fault(f"eval.{loaded.role}", rule, remedy)])
+
+
+def check_is_a_share(loaded: LoadedTask, score: TaskScore, items: Sequence[ItemScore]) -> None:
+    """Check that the metric can be averaged with other tasks' accuracies.
+
+    Raises:
+        UserError: it is on another scale, such as BLEU's from 0 to 100.
+    """
+    beyond = [value for value in (score.value, *(i.score for i in items)) if abs(value) > 1]
+    if beyond or score.metric in _OF_A_HUNDRED:
+        got = f", got {beyond[0]:g}" if beyond else ""
+        rule = f"task {loaded.task.label}: its {score.metric} is no share of 1{got}"
+        remedy = "name another `metric` of it; accuracies of all tasks are averaged"
         raise UserError([Fault(f"eval.{loaded.role}", rule, remedy)])

@@ -72,7 +72,7 @@ def load_tasks(suite: EvalSuite) -> list[LoadedTask]:
             faults.append(fault_of_unknown(role, task.task, list(manager.task_index), folders))
             continue
         try:
-            with _seeded():
+            with seeded():
                 loaded.append(LoadedTask(role, task, _build(manager, suite, task)))
         except Exception as error:  # a task is a user's own code and data: it may raise anything
             name = f"{task.name} ({task.task})" if task.name else task.task
@@ -85,7 +85,7 @@ def load_tasks(suite: EvalSuite) -> list[LoadedTask]:
 
 
 @contextmanager
-def _seeded() -> Iterator[None]:
+def seeded() -> Iterator[None]:
     """The harness's own random state for its first task, for each.
 
     Some shuffle their choices while they are loaded, as GPQA does: each node must ask alike.
@@ -168,7 +168,7 @@ def _check_has_examples(member: Any) -> None:
         raise Unfit(f"num_fewshot must be at most its {len(documents)} examples, got {shots}")
 
 
-@_seeded()
+@seeded()
 def documents_digest(task: Any, limit: int | None) -> str:
     """Digest of the documents that a task asks about and of those it shows as examples.
 
