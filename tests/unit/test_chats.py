@@ -195,9 +195,9 @@ def test_parallel_calls_are_learned(template: str, tmp_path: Path) -> None:
     [
         ({"tools": "[{"}, "must have `tools` in JSON, got '[{' (Expecting property name"),
         ({"tools": "{}"}, "must have `tools` in JSON, got a dict: '{}'"),
-        ({"tools": ["add"]}, "must have `tools` that are a list of JSON schemas"),
-        ({"tool_calls": "add"}, "must have `tool_calls` that are a list of calls"),
-        ({"tool_calls": ["add"]}, "must have `tool_calls` that are a list of calls"),
+        ({"tools": ["add"]}, "must have `tools` that are a list of objects"),
+        ({"tool_calls": "add"}, "must have `tool_calls` in JSON, got 'add'"),
+        ({"tool_calls": ["add"]}, "must have `tool_calls` that are a list of objects"),
         (
             {"tool_calls": [{"name": "add", "arguments": "a=1"}]},
             "must have arguments of `tool_calls` in JSON, got 'a=1'",
@@ -434,14 +434,14 @@ def test_all_answers_of_a_chat_are_learned_each_after_what_was_said_before(
     assert (found.skipped, len(found.prompts)) == (0, 2)
 
 
-ENDS = "must end with an answer of the role assistant"
+ENDS = "must end with an answer of the role assistant to others, got turns of"
 TURNS = "must be turns of a `role` and a `content`"
 
 
 def test_a_chat_without_any_answer_is_refused(tmp_path: Path) -> None:
     rows = [{"messages": THOUGHTFUL[:3]}]
     (fault,) = faults(tmp_path, of_bytes("qwen3"), rows, {"answers": "all"})
-    told = "must have an answer of the role assistant to a user, got turns of system, assistant, "
+    told = "must have an answer of the role assistant to others, got turns of system, assistant, "
     assert fault.rule.startswith(f"{told}user: row 1 of")
 
 
@@ -472,10 +472,10 @@ def test_no_chat_is_in_both_splits_and_long_samples_are_left_out_one_by_one(
 @pytest.mark.parametrize(
     ("turns", "rule"),
     [
-        ([QUESTION, QUESTION | {"role": "bot"}], f"{ENDS}, got a turn of bot"),
-        ([{"from": "palm", "value": "a"}] * 2, f"{ENDS}, got a turn of palm"),
-        ([{"role": "assistant", "content": "a"}], f"{ENDS}, got a turn of assistant alone"),
-        ([], f"{ENDS}, got no turns"),
+        ([QUESTION, QUESTION | {"role": "bot"}], f"{ENDS} user, bot"),
+        ([{"from": "palm", "value": "a"}] * 2, f"{ENDS} palm, palm"),
+        ([{"role": "assistant", "content": "a"}], f"{ENDS} assistant"),
+        ([], f"{ENDS} "),
         ([{"speaker": "a", "text": "b"}], f"{TURNS}, got one of speaker (str), text (str)"),
         ([{"from": "human", "text": "b"}], f"{TURNS}, got one of from (str), text (str)"),
         ([{"role": "user", "content": None}], f"{TURNS}, got one of role (str), content (null)"),
@@ -490,7 +490,7 @@ def test_what_a_chat_has_instead_is_named(turns: Any, rule: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("turns", "remedy"),
     [
-        ([QUESTION], "end chats with one"),
+        ([QUESTION], "leave such chats out"),
         ([QUESTION, {"role": "assistant", "content": "3"}, QUESTION], "or set answers: all"),
     ],
 )
@@ -553,13 +553,11 @@ def test_a_chat_of_marked_answers_alone_is_left_out(mark: dict[str, Any], tmp_pa
     answer = {"role": "assistant", "content": "3"}
     good, bad = [QUESTION, answer], [QUESTION, answer | mark]
     rows = [{"messages": turns} for turns in (good + bad, good, bad, good)]
-    for answers, unusable, rule in (
-        ("last", 2, "the last answer is marked not to be learned: row 1 of "),
-        ("all", 1, "every answer is marked not to be learned: row 3 of "),
-    ):
+    for answers, unusable, row in (("last", 2, 1), ("all", 1, 3)):
         found = tokenized(tmp_path, of_bytes("qwen3"), rows, answers=answers)
         assert (len(found.train), found.unusable) == (4 - 1 - (answers == "last"), unusable)
-        assert found.first_unusable.startswith(rule)
+        told = f"the answers are blank or marked not to be learned: row {row} of "
+        assert found.first_unusable.startswith(told)
     (fault,) = faults(tmp_path, of_bytes("qwen3"), rows[:1])
     assert fault.remedy == "leave such chats out, or set answers: all"
 

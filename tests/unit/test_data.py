@@ -412,12 +412,12 @@ def test_a_folder_is_said_to_be_none_of_the_files(
 ) -> None:
     data = config(tmp_path, validation_path=f"{tmp_path}/")
     (fault,) = faults(load_rows, data, name)
-    assert (fault.field, fault.rule) == (f"data.{name}", f"must be a file, is a folder: {tmp_path}")
+    assert (fault.field, fault.rule) == (f"data.{name}", f"must be a file, is none: {tmp_path}")
     assert fault.remedy == "give a .jsonl, .json, .csv, .tsv, .txt or .parquet"
 
 
 def test_both_templates_are_checked_and_a_malformed_one_is_a_fault() -> None:
-    data = config("rows.jsonl", prompt="{{ question", completion="{{ answer }}")
+    data = config("rows.jsonl", prompt="{{ question", completion="{{ answer")
     first, second = faults(learned, data, [{"question": "q"}])
     assert (first.field, second.field) == ("data.prompt", "data.completion")
     assert first.rule.startswith("is no valid template: '{{ question' (unexpected end of template")

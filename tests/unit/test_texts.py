@@ -93,7 +93,7 @@ def test_chats_that_are_named_as_texts_are_told_where_to_name_them_once() -> Non
     chat = {"turns": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
     (fault,) = faults(learned, DataConfig(path="rows.jsonl", text="turns"), [chat] * 9)
     assert fault.rule == "must name a text, got a list in row 1 of rows.jsonl"
-    assert fault.remedy == "name chats by data.messages: turns"
+    assert fault.remedy.endswith("if they are chats name them by data.messages")
 
 
 def test_how_many_samples_texts_make_is_not_guessed() -> None:

@@ -45,9 +45,9 @@ ENDLESS = chat("q", "a", "thanks")
 REFUSED = "the model's chat template refuses the turns user, assistant, system, user of 'q': no sys"
 UNUSABLE = {
     "ends with a user": (ENDLESS, "must end with an answer of the role assistant"),
-    "blank": (chat("q", " \n", reasoning_content=""), "an answer is blank"),
+    "blank": (chat("q", " \n", reasoning_content=""), "the answers are blank or marked"),
     "null": (chat("q", None), "must be turns of a `role` and a `content`"),
-    "no turns": (["q", "a"], "must be turns of a `role` and a `content`"),
+    "no turns": (["q", "a"], "must have turns that are a list of objects"),
     "no call": (
         [{"from": "human", "value": "q"}, {"from": "function_call"}],
         "must have a function_call in JSON, got 'None'",
@@ -207,7 +207,7 @@ def test_of_all_answers_one_must_not_be_blank_and_of_the_last_the_last() -> None
     assert len(learned(config("rows.jsonl"), rows[:1])) == 1
     for answers, row in {"all": {"messages": chat("q", "", "r", " ")}, "last": rows[1]}.items():
         (fault,) = faults(learned, config("rows.jsonl", answers=answers), [row])
-        assert fault.rule.startswith("an answer is blank: row 1 of rows.jsonl")
+        assert fault.rule.startswith("the answers are blank or marked not to be learned: row 1 of")
 
 
 def pairs(folder: Path, answers: Sequence[str], name: str = "rows.jsonl") -> str:

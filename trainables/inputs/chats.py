@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from trainables.errors import Fault
@@ -77,38 +77,24 @@ def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
     Raises:
         UnusableRow: the chat is malformed, or has no such turn, or none but blank or marked ones.
     """
-    found = row[field]
-    if isinstance(found, str):
-        found = _parsed(found, list, "turns")
-    if not isinstance(found, list) or not all(isinstance(turn, dict) for turn in found):
-        raise _malformed("must be turns of a `role` and a `content`")
-    turns, tools = [_turn(turn) for turn in found], _tools(row)
+    found, tools = _objects(row[field], "turns"), _tools(row)
+    turns = [_turn(turn) for turn in found]
     roles = [turn["role"] for turn in turns]
-    asked = [i for i, role in enumerate(roles) if role == _ANSWERS and "user" in roles[:i]]
-    if answers == "last" and (len(turns) < 2 or roles[-1] != _ANSWERS):
-        raise _ends_otherwise(roles, bool(asked))
-    wanted = asked if answers == "all" else [len(turns) - 1]
-    if not wanted:
-        got = ", ".join(dict.fromkeys(roles))[:_SHOWN] or "nobody"
-        raise _malformed(f"must have an answer of the role assistant to a user, got turns of {got}")
-    marked = {i for i, role in enumerate(roles) if role == _ANSWERS and _is_marked(found[i])}
-    unmarked = [index for index in wanted if index not in marked]
-    if not unmarked:
-        which, remedy = ("every", "") if answers == "all" else ("the last", ", or set answers: all")
-        rule = f"{which} answer is marked not to be learned"
-        raise _malformed(rule, f"leave such chats out{remedy}")
-    learned = [index for index in unmarked if not _is_blank(turns[index])]
+    answered = [i for i, role in enumerate(roles) if role == _ANSWERS]
+    asked = [i for i in answered if "user" in roles[:i]]
+    is_answered = len(roles) > 1 and roles[-1] == _ANSWERS
+    wanted = asked if answers == "all" else answered[-1:] if is_answered else []
+    marked = {i for i in answered if _is_marked(found[i])}
+    learned = [i for i in wanted if i not in marked and not _is_blank(turns[i])]
     if not learned:
-        raise _malformed("an answer is blank", "leave such chats out")
-    first, *others = [Example(turns[:index], turns[index], tools) for index in learned]
+        rule = "the answers are blank or marked not to be learned"
+        if not wanted:
+            which, got = "have" if answers == "all" else "end with", ", ".join(roles)[-_SHOWN:]
+            rule = f"must {which} an answer of the role assistant to others, got turns of {got}"
+        or_all = ", or set answers: all" if answers == "last" and asked else ""
+        raise _malformed(rule, f"leave such chats out{or_all}")
+    first, *others = [Example(turns[:i], turns[i], tools) for i in learned]
     return [first._replace(unlearned=len({*asked} - marked - {*learned})), *others]
-
-
-def _ends_otherwise(roles: Sequence[str], has_answers: bool) -> UnusableRow:
-    alone = " alone" if len(roles) == 1 else ""
-    got = f"a turn of {roles[-1][:_SHOWN]}{alone}" if roles else "no turns"
-    remedy = "end chats with one" + (", or set answers: all" if has_answers else "")
-    return _malformed(f"must end with an answer of the role assistant, got {got}", remedy)
 
 
 def _is_marked(turn: Turn) -> bool:
@@ -180,7 +166,11 @@ def _turn(turn: Turn) -> Turn:
     # thought, some write an empty one.
     blank = [name for names in CARRIED for name in names if not turn.get(name)]
     turn = {name: value for name, value in turn.items() if name not in (*blank, *_MARKS)}
-    return turn | {"tool_calls": _calls(calls)} if calls else turn
+    if not calls:
+        return turn
+    # In OpenAI's format arguments are JSON text, which many templates would quote a second time.
+    of_calls = _objects(calls, "`tool_calls`")
+    return turn | {"tool_calls": [_with_arguments(call, _parsed_arguments) for call in of_calls]}
 
 
 def _kinds(turn: Turn) -> str:
@@ -206,16 +196,6 @@ def _text_of_part(part: Any) -> str:
     return str(part["text"])
 
 
-def _calls(calls: Any) -> list[Any]:
-    """Tool calls with their arguments as a dict.
-
-    In OpenAI's format they are JSON text, which many chat templates would quote a second time.
-    """
-    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise _malformed("must have `tool_calls` that are a list of calls")
-    return [_with_arguments(call, _parsed_arguments) for call in calls]
-
-
 def _with_arguments(call: dict[str, Any], convert: Callable[[Any], Any]) -> dict[str, Any]:
     if isinstance(call.get("function"), dict):
         return call | {"function": _with_arguments(call["function"], convert)}
@@ -234,11 +214,21 @@ def _as_json(arguments: Any) -> str:
 
 def _tools(row: Row) -> list[Any] | None:
     tools = row.get("tools")
-    if isinstance(tools, str):
-        tools = _parsed(tools, list, "`tools`") if tools.strip() else None
-    if tools and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
-        raise _malformed("must have `tools` that are a list of JSON schemas")
-    return tools
+    is_blank = not tools or (isinstance(tools, str) and not tools.strip())
+    return None if is_blank else _objects(tools, "`tools`")
+
+
+def _objects(value: Any, name: str) -> list[Turn]:
+    """A list of objects, or what its JSON text stands for.
+
+    Raises:
+        UnusableRow: it is none.
+    """
+    if isinstance(value, str):
+        value = _parsed(value, list, name)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise _malformed(f"must have {name} that are a list of objects")
+    return value
 
 
 def _parsed(text: str, kind: type | tuple[type, ...], name: str) -> Any:

@@ -146,7 +146,7 @@ def load_model(
     _check_is_whole(model, loaded, told["missing_keys"])
     keep_trainable(loaded)
     with suppress(NotImplementedError):  # a model's own code may not say which they are
-        loaded.get_input_embeddings().register_forward_pre_hook(_note_pass)
+        loaded.get_input_embeddings().register_forward_pre_hook(lambda *_: hang_watch.rewind())
     text = loaded.config.get_text_config()
     if hasattr(text, "output_router_logits"):
         text.output_router_logits = False
@@ -197,10 +197,6 @@ def _at_fault(generation: Any) -> list[str]:
     except ValueError as error:
         return _SETTING_AT_FAULT(str(error))
     return []
-
-
-def _note_pass(*_: Any) -> None:
-    hang_watch.rewind()
 
 
 def ends(loaded: Any) -> list[int]:

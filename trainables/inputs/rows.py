@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from typing import Any, Literal
 from jinja2 import Template, TemplateError, UndefinedError, meta
 
 from trainables.config import DataConfig
-from trainables.errors import Fault, UserError, hub_remedy, named
+from trainables.errors import Fault, UserError, as_reason, hub_remedy, named
 from trainables.files.locations import RELATIVE, absence, expanded, is_local, resolve
 from trainables.inputs.chats import Example, examples_of_chat, without_nulls
 from trainables.inputs.row_files import Row, first_of, read_rows
@@ -28,7 +27,6 @@ from trainables.inputs.unusable import UnusableRow, faults_of_most
 from trainables.records.reading import read_each
 
 Source = Literal["path", "validation_path"]
-_LONGEST_REASON = 400  # characters: with the types of all fields it may be of pages
 # A name in one pair of braces, as Python and others write it.
 _BRACED = re.compile(r"\{([^{}]+)\}")
 SOURCES: tuple[Source, ...] = ("path", "validation_path")
@@ -69,14 +67,14 @@ def _read_local(location: str, field: str, other: str = ".jsonl") -> list[Row]:
     if rule := absence(file, "file"):
         raise UserError([Fault(field, f"{rule}: {file}", RELATIVE)])
     if not file.is_file():
-        rule = f"must be a file, is {'a folder' if file.is_dir() else 'none'}"
         remedy = "give a .jsonl, .json, .csv, .tsv, .txt or .parquet"
-        raise UserError([Fault(field, f"{rule}: {file}", remedy)])
+        raise UserError([Fault(field, f"must be a file, is none: {file}", remedy)])
     return read_rows(file, field, other)
 
 
 def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
     import datasets
+    from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HTTPError
 
     split = data.split
@@ -84,14 +82,12 @@ def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
         split = data.validation_split or split
     try:
         hub = datasets.load_dataset(name, data.subset, split=split)
-    except (OSError, HTTPError, ValueError, RuntimeError) as error:  # the last: one with a script
-        rule = f"cannot load data set {name}: {error}"
-        raise UserError([Fault(field, rule, hub_remedy(error))]) from error
-    except datasets.exceptions.DatasetsError as error:  # as of files with unlike fields
-        why = f"{named(error)}: {error.__cause__}" if error.__cause__ else named(error)
-        why = textwrap.shorten(why, _LONGEST_REASON, placeholder=" ...")
+    # RuntimeError: of one with a script; DatasetsError: of files with unlike fields, for example.
+    except (OSError, HTTPError, ValueError, RuntimeError, DatasetsError) as error:
+        told = " ".join(f"{named(error)} {error.__cause__ or ''}".split())
+        rule = f"cannot load data set {name}: {as_reason(told)}"
         remedy = "name a data.subset of like files that is whole, or a file of your own"
-        raise UserError([Fault(field, f"cannot load data set {name}: {why}", remedy)]) from error
+        raise UserError([Fault(field, rule, hub_remedy(error) or remedy)]) from error
     # No text is made of pictures and sounds, which each row would hold decoded.
     texts = hub.remove_columns([n for n, feature in hub.features.items() if _is_media(feature)])
     return [dict(row) for row in texts.select(range(len(texts))[: data.limit])]
@@ -136,11 +132,10 @@ def learned(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> l
             an answer.
     """
     location = str(getattr(data, source))
-    rendered = list(
-        _of_templates(data, rows, location)
-        if data.text is None
-        else _of_texts(data.text, rows, location)
-    )
+    if data.text is None:
+        rendered = _of_templates(data, rows, location)
+    else:
+        rendered = _of_texts(data.text, rows, location)
     unusable = [
         made.at(index, location)
         for index, made in enumerate(rendered)
@@ -164,28 +159,26 @@ def count_samples(data: DataConfig, rendered: Iterable[Rendered]) -> int | None:
     return round(sum(of_rows) * kept / len(of_rows)) if of_rows else 0
 
 
-def _of_templates(data: DataConfig, rows: Sequence[Row], location: str) -> Iterator[Rendered]:
+def _of_templates(data: DataConfig, rows: Sequence[Row], location: str) -> list[Rendered]:
     """What is learned from rows of chats, or of prompts and completions."""
-    templates, blank = _templates(data), _blank_rows(data, rows)
-    columns = read_each(
-        partial(_column, f"data.{name}", text, rows, location, blank)
-        for name, text in templates.items()
-    )
-    for index, row in enumerate(rows):
-        texts = {name: made[index] for name, made in zip(templates, columns, strict=True)}
+    texts = _templates(data)
+    compiled = read_each(partial(_compiled, name, text, rows[0]) for name, text in texts.items())
+    templates = dict(zip(texts, compiled, strict=True))
+    rendered: list[Rendered] = []
+    faults: list[Fault] = []
+    for number, row in enumerate(rows, start=1):
+        where = f"row {number} of {location}"
         try:
-            yield _examples(data, row, texts, f"row {index + 1} of {location}")
+            rendered.append(_examples(data, row, templates, where))
         except UnusableRow as error:
-            yield error
-
-
-def _blank_rows(data: DataConfig, rows: Sequence[Row]) -> Set[int]:
-    """Indices of rows with a completion that nulls leave blank: nothing else need be in them."""
-    try:
-        template = ENVIRONMENT.from_string(_templates(data)["completion"])
-    except (KeyError, TemplateError):  # there is none, or the faults tell of it
-        return frozenset()
-    return {index for index, row in enumerate(rows) if _is_blank_by_nulls(template, row)}
+            rendered.append(error)
+        except UserError as error:
+            faults += error.faults
+            if number == 1:
+                break  # what fails on the first row does so on all, most likely
+    if faults:
+        raise UserError(first_of(faults))
+    return rendered
 
 
 def _templates(data: DataConfig) -> dict[str, str]:
@@ -195,61 +188,37 @@ def _templates(data: DataConfig) -> dict[str, str]:
     return of_chat | (of_row if data.messages is None else {})
 
 
-def _column(
-    field: str, text: str, rows: Sequence[Row], location: str, blank: Set[int]
-) -> list[str]:
-    """What a template makes of each row, but for the blank ones.
+def _compiled(name: str, text: str, row: Row) -> Template:
+    """A template over rows such as this one.
 
     Raises:
-        UserError: it is malformed, or cannot be rendered on rows.
+        UserError: it is malformed, or but a text in which names of fields stand.
     """
     try:
-        wanted = meta.find_undeclared_variables(ENVIRONMENT.parse(text))
         template = ENVIRONMENT.from_string(text)
     except TemplateError as error:
         rule = f"is no valid template: {text!r} ({error})"
-        raise UserError([Fault(field, rule, _how_to_name(rows[0]))]) from error
-    if (meant := _meant(text, rows[0])) and "{{" not in text and "{%" not in text:
-        raise UserError([Fault(field, f"is one text for all rows: {text!r}", f"write {meant}")])
-    made: list[str] = []
-    faults: list[Fault] = []
-    for index, row in enumerate(rows):
-        try:
-            made.append("" if index in blank else text_of(template, row))
-        except TEMPLATE_FAILS as error:
-            where = f"row {index + 1} of {location}"
-            faults.append(_fault_of_rendering(field, error, wanted, row, where))
-            if not any(made):
-                break  # what fails on the first row does so on all, most likely
-    if faults:
-        raise UserError(first_of(faults))
-    return made
+        raise UserError([Fault(f"data.{name}", rule, _how_to_name(row))]) from error
+    if (meant := _meant(text, row)) and "{{" not in text and "{%" not in text:
+        rule = f"is one text for all rows: {text!r}"
+        raise UserError([Fault(f"data.{name}", rule, f"write {meant}")])
+    return template
 
 
-def _of_texts(field: str, rows: Sequence[Row], location: str) -> Iterator[Rendered]:
-    """What is learned from rows of texts."""
-    if faults := list(_faults_of_texts(field, rows, location)):
-        raise UserError(first_of(faults))
-    for row in rows:
-        text = row[field] or ""
-        yield [Example("", text)] if text.strip() else []
-
-
-def _faults_of_texts(field: str, rows: Sequence[Row], location: str) -> Iterator[Fault]:
-    for index, row in enumerate(rows):
-        where = f"row {index + 1} of {location}"
+def _of_texts(field: str, rows: Sequence[Row], location: str) -> list[Rendered]:
+    """What is learned from rows of texts; null is an empty one, as in CSV."""
+    for number, row in enumerate(rows, start=1):
+        where = f"row {number} of {location}"
         if field not in row:
-            yield _fault_of_lacking("data.text", [field], where, row)
-            return
-        if row[field] is None or isinstance(row[field], str):  # null is an empty text, as in CSV
-            continue
-        rule = f"must name a text, got a {type(row[field]).__name__} in {where}"
-        if isinstance(row[field], list) and any(isinstance(turn, dict) for turn in row[field]):
-            yield Fault("data.text", rule, f"name chats by data.messages: {field}")
-            return
-        yield Fault("data.text", rule, "leave such rows out")
-    if not any(str(row.get(field) or "").strip() for row in rows):
-        yield Fault("data.text", f"names {field}, blank in all rows of {location}")
+            raise UserError([_fault_of_lacking("data.text", [field], where, row)])
+        if row[field] is not None and not isinstance(row[field], str):
+            rule = f"must name a text, got a {type(row[field]).__name__} in {where}"
+            remedy = "leave such rows out, or if they are chats name them by data.messages"
+            raise UserError([Fault("data.text", rule, remedy)])
+    texts = [row[field] or "" for row in rows]
+    if not any(map(str.strip, texts)):
+        raise UserError([Fault("data.text", f"names {field}, blank in all rows of {location}")])
+    return [[Example("", text)] if text.strip() else [] for text in texts]
 
 
 def as_replay(faults: Sequence[Fault]) -> list[Fault]:
@@ -329,13 +298,18 @@ def _is_blank_by_nulls(template: Template, row: Row) -> bool:
         return False
 
 
-def _examples(data: DataConfig, row: Row, texts: Mapping[str, str], where: str) -> list[Example]:
-    """What is learned from a row, whose templates made these texts.
+def _examples(
+    data: DataConfig, row: Row, templates: Mapping[str, Template], where: str
+) -> list[Example]:
+    """What is learned from a row.
 
     Raises:
         UnusableRow: nothing can be.
-        UserError: it has no chat.
+        UserError: it has no chat, or templates cannot be rendered on it.
     """
+    if data.messages is None and _is_blank_by_nulls(templates["completion"], row):
+        raise UnusableRow([_BLANK])  # nothing else need be in it
+    texts = _rendered(data, row, templates, where)
     if data.messages is None:
         if not texts["completion"].strip():
             raise UnusableRow([_BLANK])
@@ -344,3 +318,24 @@ def _examples(data: DataConfig, row: Row, texts: Mapping[str, str], where: str) 
         raise UserError([_fault_of_lacking("data.messages", [data.messages], where, row)])
     examples = examples_of_chat(row, data.messages, data.answers)
     return [example.begun_by(texts.get("system")) for example in examples]
+
+
+def _rendered(
+    data: DataConfig, row: Row, templates: Mapping[str, Template], where: str
+) -> dict[str, str]:
+    """What the templates make of a row.
+
+    Raises:
+        UserError: they cannot be rendered on it.
+    """
+    texts: dict[str, str] = {}
+    faults: list[Fault] = []
+    for name, template in templates.items():
+        try:
+            texts[name] = text_of(template, row)
+        except TEMPLATE_FAILS as error:
+            wanted = meta.find_undeclared_variables(ENVIRONMENT.parse(_templates(data)[name]))
+            faults.append(_fault_of_rendering(f"data.{name}", error, wanted, row, where))
+    if faults:
+        raise UserError(faults)
+    return texts
