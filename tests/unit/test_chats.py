@@ -478,6 +478,9 @@ def test_no_chat_is_in_both_splits_and_long_samples_are_left_out_one_by_one(
         ([], f"{ENDS} "),
         ([{"speaker": "a", "text": "b"}], f"{TURNS}, got one of speaker (str), text (str)"),
         ([{"from": "human", "text": "b"}], f"{TURNS}, got one of from (str), text (str)"),
+        ([{"from": ["human"], "value": "b"}], f"{TURNS}, got one of from (list), value (str)"),
+        ("a text", "must have turns in JSON, got 'a text' (Expecting value)"),
+        ('{"role": "user"}', 'must have turns in JSON, got a dict: \'{"role": "user"}\''),
         ([{"role": "user", "content": None}], f"{TURNS}, got one of role (str), content (null)"),
         ([{}], f"{TURNS}, got one of no fields"),
     ],
@@ -575,9 +578,3 @@ def test_a_mark_that_says_neither_is_refused(name: str, mark: object, tmp_path: 
 def test_only_chats_have_several_answers() -> None:
     with pytest.raises(ValidationError, match="answers must be last without messages, got all"):
         DataConfig(path="x", answers="all")
-
-
-def test_a_turn_of_sharegpt_by_nobody_is_refused(tmp_path: Path) -> None:
-    rows = [{"messages": [{"from": ["human"], "value": "q"}, {"from": "gpt", "value": "3"}]}]
-    (fault,) = faults(tmp_path, of_bytes("qwen3"), rows)
-    assert fault.rule.startswith("must be turns of a `role` and a `content`")

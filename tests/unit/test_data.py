@@ -221,7 +221,6 @@ def test_malformed_files_of_other_formats_are_faults(
         ("rows.csv", "a,b\n\u00e9,1\n", "save it as UTF-8"),
         ("rows.jsonl", '{"a": "\u00e9"}\n', "write JSON lines in UTF-8"),
         ("rows.json", '[{"a": "\u00e9"}]\n', "save it as UTF-8"),
-        ("rows.jsonl", '{"a": 1, "a": 2}\n', ""),
     ],
 )
 def test_what_spreadsheets_save_otherwise_is_told_with_a_remedy(
@@ -986,25 +985,6 @@ def test_a_prompt_in_a_chat_template_follows_the_system_s_turn(tmp_path: Path) -
 def test_only_chats_have_a_system_s_turn(fields: dict[str, str]) -> None:
     with pytest.raises(ValidationError, match="system must be left out where there are no chats"):
         config("rows.jsonl", system="You are brief.", **fields)
-
-
-@pytest.mark.parametrize(
-    ("turns", "rule"),
-    [
-        (CHATS[:2], "must end with an answer of the role assistant"),
-        (CHATS[2:3], "must end with an answer of the role assistant"),
-        ("a text", "must have turns in JSON, got 'a text' (Expecting value)"),
-        ('{"role": "user"}', "must have turns in JSON, got a dict: "),
-        ([{"role": "user"}], "must be turns of a `role` and a `content`"),
-        ([*CHATS[:2], {"role": "assistant", "content": None}], "must be turns of a `role` and"),
-    ],
-)
-def test_a_chat_without_an_answer_is_left_out(turns: object, rule: str, tmp_path: Path) -> None:
-    file = jsonl(tmp_path, [{"turns": CHATS}, {"turns": turns}])
-    found = tokenize(config(file, messages="turns"), Chatting(), 0)
-    assert (len(found.train), found.unusable) == (1, 1)
-    assert found.first_unusable.startswith(rule)
-    assert found.first_unusable.endswith(f": row 2 of {file}")
 
 
 def test_chats_in_another_field_are_looked_for_in_those_there_are(tmp_path: Path) -> None:

@@ -254,25 +254,22 @@ def draw(task: str, split: Split, count: int, seed: int) -> list[Item]:
     return list(items.values())
 
 
-# Relative frequencies of the kinds of items in the pretraining text.
-MIXTURE: Final[Mapping[str, int]] = {"list": 40, "order": 20, "step": 8, "capital": 20, "craft": 12}
+# Relative frequencies of the kinds of items in the pretraining text, and how each is drawn.
+MIXTURE: Final[Sequence[tuple[int, Callable[[random.Random, str], Item]]]] = (
+    (40, lambda rng, wording: list_item(rng, rng.choice(tuple(LIST_OPERATORS)), wording)),
+    (20, lambda rng, wording: order_item(rng, rng.choice(("sort", "reverse")), wording)),
+    (8, step_item),
+    (20, lambda rng, _: capital_item(rng)),
+    (12, lambda rng, _: craft_item(rng)),
+)
 
 
 def pretraining_item(rng: random.Random) -> Item:
     """One draw of the mixture the base model is pretrained on; never the target."""
     wording = rng.choice((OPERATOR_FIRST, OPERATOR_LAST))
-    kind = rng.choices(tuple(MIXTURE), tuple(MIXTURE.values()))[0]
-    match kind:
-        case "list":
-            return list_item(rng, rng.choice(tuple(LIST_OPERATORS)), wording)
-        case "order":
-            return order_item(rng, rng.choice(("sort", "reverse")), wording)
-        case "step":
-            return step_item(rng, wording)
-        case "capital":
-            return capital_item(rng)
-        case _:
-            return craft_item(rng)
+    frequencies = [frequency for frequency, _ in MIXTURE]
+    ((_, draw_one),) = rng.choices(MIXTURE, frequencies)
+    return draw_one(rng, wording)
 
 
 def vocabulary() -> list[str]:

@@ -35,7 +35,8 @@ def forgetting_metrics(
     if not tasks:
         return {}
     # Items of other tasks may have no partner: a task may score only what it can read.
-    flips = count_flips(_of(tasks, base_items), _of(tasks, tuned_items))
+    kept = ([item for item in of if item.task in tasks] for of in (base_items, tuned_items))
+    flips = count_flips(*kept)
     metrics: dict[str, float] = {}
     for task in tasks:
         metrics |= _of_task(task, base[task], tuned[task], *flips[task])
@@ -50,10 +51,6 @@ def forgetting_metrics(
         above = [ratio for task, ratio in ratios.items() if not is_at_chance(base[task])]
         metrics[metric_keys.RETENTION_RATIO] = fmean(above or ratios.values())
     return metrics
-
-
-def _of(tasks: Sequence[str], items: Sequence[ItemScore]) -> list[ItemScore]:
-    return [item for item in items if item.task in tasks]
 
 
 def _of_task(

@@ -123,10 +123,9 @@ def check_can_be_scored(task: Any) -> None:
 
 def _is_harness_s(task: Any, *methods: str) -> bool:
     """Whether a task leaves these methods to the harness."""
-    own = [getattr(type(task), method) for method in methods]
-    return isinstance(task, ConfigurableTask) and own == [
-        getattr(ConfigurableTask, method) for method in methods
-    ]
+    return isinstance(task, ConfigurableTask) and all(
+        getattr(type(task), method) is getattr(ConfigurableTask, method) for method in methods
+    )
 
 
 def place_of(task: EvalTask, file: Path | None, folders: list[str]) -> str:

@@ -14,8 +14,14 @@ from trainables.errors import Fault, causes, first_line, hub_remedy
 
 FETCH_AGAIN = "fetch the model again, whole"
 _SAVE_TOKENIZER = "save it beside the weights, too: tokenizer.save_pretrained(FOLDER)"
-# And a list of ways to.
-_NO_TOKENIZER = "Couldn't instantiate the backend tokenizer"
+# By words of Transformers and the hub's client.
+_REMEDIES = {
+    "backend tokenizer": f"{_SAVE_TOKENIZER}; or pip install sentencepiece tiktoken",
+    "trust_remote_code": "set model.trust_remote_code: true if you trust its code",
+    "not recognize this": "upgrade Transformers, or name a model of an architecture that it has",
+    "kind of AutoModel": "name a model that continues text, such as a Llama, a Qwen3 or a Gemma 3",
+    "gated repo": "set HF_TOKEN, where the sweep is started, to a token of one who has access",
+}
 # What is raised on files that are cut, in three formats of weights.
 _DAMAGED = (SafetensorError, struct.error)
 _OF_TORCH = (RuntimeError, EOFError, UnpicklingError)
@@ -67,31 +73,16 @@ def _told(error: Exception) -> str:
         if type(cause).__name__ == "ProxyError":
             return f"the proxy answers {first_line(cause)}"
     told = first_line(error).rstrip(".")
-    if _is_of_damaged_file(error):
-        return f"a damaged JSON file: {told}" if isinstance(error, JSONDecodeError) else told
-    if told.startswith(_NO_TOKENIZER):
-        return (
-            "it has no tokenizer, or one that needs sentencepiece or tiktoken, which are not "
-            "installed"
-        )
-    return told
+    is_json = isinstance(error, JSONDecodeError) and _is_of_damaged_file(error)
+    return f"a damaged JSON file: {told}" if is_json else told
 
 
 def _remedy(error: Exception) -> str:
     if _is_of_damaged_file(error):
         return FETCH_AGAIN
-    if str(error).startswith(_NO_TOKENIZER):
-        return f"{_SAVE_TOKENIZER}; or pip install sentencepiece tiktoken"
-    if "trust_remote_code" in str(error):
-        return "set model.trust_remote_code: true if you trust its code"
-    if "does not recognize this architecture" in str(error):
-        return "upgrade Transformers, or name a model of an architecture that it has"
-    if "for this kind of AutoModel" in str(error):
-        return "name a model that continues text, such as a Llama, a Qwen3 or a Gemma 3"
-    if "gated repo" in str(error):
-        return "set HF_TOKEN, where the sweep is started, to a token of one who has access"
+    fitting = (remedy for words, remedy in _REMEDIES.items() if words in str(error))
     names = "give a hub name, a local folder, a .gguf file or package://PACKAGE/FILE"
-    return hub_remedy(error) or names
+    return next(fitting, "") or hub_remedy(error) or names
 
 
 def _is_of_damaged_file(error: Exception) -> bool:

@@ -85,7 +85,7 @@ def config_of(model: ModelConfig, may_fetch: bool) -> dict[str, Any]:
 
 def _found(model: ModelConfig) -> _Found:
     if model.name.endswith(".gguf"):
-        with suppress(ModuleNotFoundError):
+        with suppress(ModuleNotFoundError, OSError):  # of its package or gguf, or of the file
             return _of_gguf(expanded(resolve(model.name)))
         return _Found()
     return _of_config(config_of(model, may_fetch=model.shape is None))
@@ -157,12 +157,8 @@ def _of_config(config: dict[str, Any]) -> _Found:
 @lru_cache(maxsize=1)  # parsing the vocabulary takes seconds, and a plan asks twice
 def _of_gguf(file: Path) -> _Found:
     """What is told by the header of a GGUF file, whose keys begin with the architecture's name."""
-    try:
-        from gguf import GGUFReader
-    except ModuleNotFoundError:
-        return _Found()
-    if not file.is_file():
-        return _Found()
+    from gguf import GGUFReader
+
     reader = GGUFReader(file)
 
     def value(key: str) -> Any:

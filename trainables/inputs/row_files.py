@@ -68,20 +68,17 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            remedy = _OTHER_FORMAT if number == 1 else ""
             try:
                 row = parse_json(line, each_once=True)
-            except ValueError as error:
-                if not isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-                    remedy = ""  # JSON it is
-                beginning = line[:40].decode(errors="replace").rstrip()
-                problem = f"{beginning!r} ({getattr(error, 'msg', error)})"
-            else:
                 if isinstance(row, dict):
                     rows.append(row)
                     continue
                 problem = f"a {type(row).__name__}"
+            except ValueError as error:
+                beginning = line[:40].decode(errors="replace").rstrip()
+                problem = f"{beginning!r} ({getattr(error, 'msg', error)})"
             rule = f"each line must be a JSON object, got {problem}"
+            remedy = _OTHER_FORMAT if number == 1 else ""
             faults.append(Fault(field, rule, remedy, location=f"{file}:{number}"))
     if faults:
         raise UserError(first_of(faults))
