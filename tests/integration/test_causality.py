@@ -79,14 +79,14 @@ def test_one_that_looks_at_earlier_tokens_alone_is_taken(
             "xlnet",
             "bfloat16",
             XLNET,
-            "model.dtype: {} cannot compute in bfloat16: RuntimeError: expected scalar type Float "
-            "but found BFloat16; set it to float32",
+            "model.name: {} cannot compute in bfloat16 what follows a text: RuntimeError: expected "
+            "scalar type Float but found BFloat16; take another model.dtype",
         ),
         (
             "xmod",
             "bfloat16",
             {},
-            "model.name: {} cannot compute what follows a text: ValueError: Input language unknown",
+            "model.name: {} cannot compute in bfloat16 what follows a text: ValueError: Input lang",
         ),
     ],
 )
@@ -108,7 +108,7 @@ def test_one_without_an_embedding_of_a_token_is_told_of_it(
     saved: Callable[..., ModelConfig],
 ) -> None:
     """A GPU would say that an assertion failed, and be lost."""
-    with pytest.raises(UserError, match="is used, and the model has embeddings of 3 alone"):
+    with pytest.raises(UserError, match="is used, and the model embeds 3 tokens"):
         check_base(saved("llama", "float32", {"vocab_size": 3}), Demands())
 
 

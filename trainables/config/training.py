@@ -121,16 +121,6 @@ class DeepSpeedConfig(Frozen):
     config_file: str | None = None
     config: dict[str, Any] | None = None
 
-    @field_validator("config", mode="before")
-    @classmethod
-    def _is_no_file(cls, config: object) -> object:
-        if isinstance(config, str):
-            raise ValueError(
-                f"must be a section with keys of its own, got {config!r}; "
-                "name a file in deepspeed.config_file"
-            )
-        return config
-
     @model_validator(mode="after")
     def _offload_fits_the_stage(self) -> DeepSpeedConfig:
         if self.offload_optimizer and self.zero_stage == 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -25,8 +24,6 @@ from trainables.process.out_of_memory import is_out_of_memory
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# What torch says of operands of two dtypes, and of a dtype that it has no kernel for.
-_OF_DTYPE = re.compile(r"dtype|scalar type|'BFloat16'").search
 
 
 @dataclass(frozen=True)
@@ -106,20 +103,12 @@ def _load_all(
     can_render = tokenizer and (tokenizer.chat_template or not data.has_chats)
     tokenized = attempt(lambda: tokenize(data, tokenizer, seed)) if can_render else None
     if tokenized is not None and not (suite.in_domain or tokenized.validation):
-        faults.append(_fault_of_unmeasured(data))
+        name = "data.validation_path" if data.validation_path else "data.validation_fraction"
+        rule = f"must give a row of at most {data.max_length} tokens, as eval.in_domain is empty"
+        faults.append(Fault(name, rule, "take more or other rows, or raise data.max_length"))
     if faults or tokenizer is None or evaluator is None or tokenized is None:
         raise UserError(faults)
     return tokenizer, evaluator, tokenized
-
-
-def _fault_of_unmeasured(data: DataConfig) -> Fault:
-    """Of data without held-out rows, where no in-domain task tells what is learned."""
-    why = "as eval.in_domain has no tasks"
-    if data.validation_path:
-        rule = f"must hold rows of at most {data.max_length} tokens, {why}"
-        return Fault("data.validation_path", rule, "name another, or raise data.max_length")
-    rule = f"must hold out at least one row, {why}, got {data.validation_fraction:g}"
-    return Fault("data.validation_fraction", rule, "raise it, or name a data.validation_path")
 
 
 def check_base(model: ModelConfig, demands: Demands) -> None:
@@ -154,15 +143,9 @@ def _check_passes(base: Any, tokenizer: Any, model: ModelConfig) -> None:
             raise
         end_with_lost_device()
         logger.warning("the first pass of %s", model.name, exc_info=True)
-        raise UserError([_fault_of_pass(model, error)]) from error
-
-
-def _fault_of_pass(model: ModelConfig, error: Exception) -> Fault:
-    if model.dtype != "float32" and _OF_DTYPE(str(error)):
-        rule = f"{model.name} cannot compute in {model.dtype}: {named(error)}"
-        return Fault("model.dtype", rule, "set it to float32")
-    rule = f"{model.name} cannot compute what follows a text: {named(error)}"
-    return Fault("model.name", rule, "take a model that generates text with Transformers alone")
+        rule = f"{model.name} cannot compute in {model.dtype} what follows a text: {named(error)}"
+        remedy = "take another model.dtype, or a model that generates text with Transformers alone"
+        raise UserError([Fault("model.name", rule, remedy)]) from error
 
 
 def _check_chat_template(

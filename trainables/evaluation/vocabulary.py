@@ -65,10 +65,6 @@ def _check_embedded(base: Any, tokenizer: Any, largest: int) -> None:
     embedded = _embedded(base)
     if largest >= embedded:
         token = tokenizer.convert_ids_to_tokens(largest)
-        rule = (
-            f"token {largest} ({token}) is used, and the model has embeddings of {embedded} alone"
-        )
-        remedy = (
-            "call resize_token_embeddings on the model, or take the tokenizer that it came with"
-        )
+        rule = f"token {largest} ({token}) is used, and the model embeds {embedded} tokens"
+        remedy = "call its resize_token_embeddings, or take the tokenizer that it came with"
         raise UserError([Fault("model.name", rule, remedy)])

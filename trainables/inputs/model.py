@@ -124,7 +124,8 @@ def load_model(
     """
     options = {"dtype": getattr(torch, model.dtype), "attn_implementation": model.attention}
     config = config_of(model, may_fetch=True)
-    _check_files(model, config)  # at once, as weights may take minutes
+    if faults := faults_of_files(model, config):  # at once, as weights may take minutes
+        raise UserError(faults)
     if (method := method_of(config)) in READ_AS_PLAIN:
         # Where there are kernels for it, Transformers would else compute in a way not trained.
         as_plain = getattr(transformers, READ_AS_PLAIN[method])
@@ -140,7 +141,6 @@ def load_model(
     loaded, told = _load(architecture, model, **options, output_loading_info=True)
     if getattr(loaded, "_hf_peft_config_loaded", False):  # trials would take it off, unasked
         raise UserError([fault_of_adapter(model.name)])
-    _check_files(model, loaded.config.to_dict())  # the hub may have been slow to tell before
     if model.load_in_4bit:
         compute_in(loaded, options["dtype"])
     _check_is_whole(model, loaded, told["missing_keys"])
@@ -157,11 +157,6 @@ def load_model(
         loaded.generation_config.eos_token_id = [end, *others]
     _make_savable(loaded.generation_config)
     return loaded
-
-
-def _check_files(model: ModelConfig, config: dict[str, Any]) -> None:
-    if faults := faults_of_files(model, config):
-        raise UserError(faults)
 
 
 def _check_is_whole(model: ModelConfig, loaded: Any, missing: Set[str]) -> None:

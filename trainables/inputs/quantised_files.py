@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainables.config import ModelConfig
-from trainables.errors import Fault
+from trainables.errors import Fault, as_written
 
 _OF_4_BITS = "bitsandbytes in 4 bits"
 READ_AS_PLAIN = {"fp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
@@ -31,17 +31,14 @@ def faults_of_files(model: ModelConfig, config: dict[str, Any]) -> list[Fault]:
     """What of the model's files, by their `config.json`, no trial could be trained on."""
     method, files = method_of(config), f"the files of {model.name}"
     unquantised = "name the unquantised model that they were made from"
-    if method is None or (method == _OF_4_BITS and model.load_in_4bit):
+    if method is None:
         return []
-    if method == _OF_4_BITS:
-        rule = f"must be true, as {files} are of 4 bits, got false"
-        return [Fault("model.load_in_4bit", rule, f"set it, or {unquantised}")]
-    if method not in READ_AS_PLAIN:
+    if method != _OF_4_BITS and method not in READ_AS_PLAIN:
         rule = f"must be of weights that can be trained on; {files} are quantised by {method}"
         remedy = f"{unquantised}; model.load_in_4bit: true holds it in 4 bits"
         return [Fault("model.name", rule, remedy)]
-    if model.load_in_4bit:
-        rule = f"must be false, as {files} are quantised by {method}, got true"
-        remedy = f"leave it out, to train on what they stand for in model.dtype, or {unquantised}"
-        return [Fault("model.load_in_4bit", rule, remedy)]
-    return []
+    wanted, got = method == _OF_4_BITS, model.load_in_4bit
+    if got == wanted:
+        return []
+    rule = f"must be {as_written(wanted)}, as {files} are of {method}, got {as_written(got)}"
+    return [Fault("model.load_in_4bit", rule, f"set it so, or {unquantised}")]

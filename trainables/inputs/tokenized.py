@@ -78,5 +78,4 @@ def longest(dataset: Dataset, count: int) -> list[int]:
 
 
 def _write(samples: Sequence[Sample], folder: Path) -> None:
-    columns = {name: [sample[name] for sample in samples] for name in _FEATURES}  # type: ignore[literal-required]
-    Dataset.from_dict(columns, features=_FEATURES).save_to_disk(folder)
+    Dataset.from_list([dict(sample) for sample in samples], features=_FEATURES).save_to_disk(folder)
