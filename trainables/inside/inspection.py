@@ -53,9 +53,8 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
     """
     ledger, folder = Ledger(sweep_dir), InsideFolder(sweep_dir)
     trial = ledger.trial(number)
-    weights_dir = ledger.weights(trial)
+    weights_dir, earlier = ledger.weights(trial), folder.read(number)
     if weights_dir is None:
-        earlier = folder.read(number)
         if earlier and earlier.matrices and earlier.trial_id == trial.config.trial_id:
             return earlier  # it cannot be found again
         reason = "it kept no weights" if trial.weights_dir is None else "its weights are gone"
@@ -64,7 +63,8 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
         return record
     base = ledger.base()
     key = _content_key(weights_dir, base.key)
-    known = _known(folder, number, key)
+    is_of_it = earlier and earlier.key == key and folder.directions(number).exists()
+    known = earlier if is_of_it else None
     if known and not known.reason:
         return known
     folder.check(number)
@@ -86,13 +86,6 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
     record = _record(trial, **seen, seconds=time.time() - started)
     folder.write(record)
     return record
-
-
-def _known(folder: InsideFolder, number: int, key: str) -> InsideRecord | None:
-    """What an earlier inspection found of the very same model; None if there was none."""
-    found = folder.read(number)
-    is_of_it = found and found.key == key and folder.directions(number).exists()
-    return found if is_of_it else None
 
 
 def matrix_changes(
