@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import faults
 from sweep_files import edited
 
 from tune.config.deepspeed_settings import _KNOWN, faults_of_deepspeed
@@ -192,6 +193,12 @@ def test_an_optimizer_is_adamw_and_has_nothing_that_lora_s_lacks(
 def test_a_section_that_is_null_is_left_out(tmp_path: Path) -> None:
     absent = dict.fromkeys(("bf16", "fp16", "optimizer", "scheduler", "gradient_clipping", "wandb"))
     assert told(tmp_path, ZERO | absent) == []
+
+
+def test_a_file_in_place_of_its_content_is_told_where_to_be_named(tmp_path: Path) -> None:
+    (fault,) = faults(sweep, tmp_path, config="zero.json")
+    assert fault.field == "deepspeed.config"
+    assert fault.remedy == "name a file in deepspeed.config_file"
 
 
 def test_sharding_that_own_settings_replace_is_told_of(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ _WANTED: dict[KeyPath, str] = {
     ("eval",): "such as {retention: [mmlu, hellaswag], limit: 100}, or {} for no tasks",
     ("constraints",): "such as [forgetting/mean <= 0.05], or [] for none",
     ("early_stopping", "metrics"): "such as {in_domain/acc_mean: 1, forgetting/mean: -1}",
+    ("deepspeed", "config"): "name a file in deepspeed.config_file",
 }
 # Other tools count these.
 _SHARE_OF: dict[str | int, str] = {"warmup": "steps", "validation_fraction": "rows"}
