@@ -9,14 +9,14 @@ from statistics import fmean
 from analysis.conclusions.conclusion import Conclusion, p_text
 from analysis.items import Comparison
 from analysis.results import Results
-from analysis.stats.intervals import difference_over_seeds, over_seeds
+from analysis.stats.intervals import Interval, difference_over_seeds, over_seeds
 from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
 from trainables.records.schema import TrialRecord
 from trainables.results.item_metrics import rounding
 from trainables.results.repeats import LEVEL, diverged
-from trainables.results.wording import how_many, method_name, points
+from trainables.results.wording import end_in_points, how_many, method_name, points
 
 _ROLES: tuple[tuple[Role, str, tuple[str, str], str], ...] = (
     ("retention", FORGETTING_MEAN, ("forgets less", "forgets more"), "on the retention tasks"),
@@ -153,7 +153,7 @@ def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
     interval = comparison.difference
     told = [
         f"{'simultaneous ' if is_picked else ''}{100 * LEVEL:g} % interval of {quantity} "
-        f"{points(interval.low)} to {points(interval.high)} points, n = {interval.n}"
+        f"{_ends(interval)}, n = {interval.n}"
     ]
     if comparison.differing:
         adjusted = " (Bonferroni)" if is_picked else ""
@@ -164,8 +164,7 @@ def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
         picked_run = ", which was picked" if comparison.is_flattered else ""
         once = f"repeats of one, for a run of the other{picked_run}"
         of = once if comparison.is_once else "repeats"
-        ends = f"{points(seeds.low)} to {points(seeds.high)} points"
-        told.append(f"over seeds {ends}, n = {comparison.repeats} {of}")
+        told.append(f"over seeds {_ends(seeds)}, n = {comparison.repeats} {of}")
     elif comparison.over_repeats is not None:
         once = "repeats of one, without a complete one of the other,"
         of = once if comparison.is_once else "repeats"
@@ -173,6 +172,10 @@ def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
     if comparison.diverged:
         told.append(f"repeats that diverged: {comparison.diverged}")
     return "; ".join([*told, f"{picked}, picked on these items"] if is_picked else told)
+
+
+def _ends(interval: Interval) -> str:
+    return f"{end_in_points(interval.low)} to {end_in_points(interval.high)} points"
 
 
 @dataclass(frozen=True)

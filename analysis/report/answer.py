@@ -16,7 +16,13 @@ from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.recommendation import Recommendation
 from trainables.results.repeats import diverged
-from trainables.results.wording import metric_name, metric_text, points, setting_in_full
+from trainables.results.wording import (
+    end_in_points,
+    metric_name,
+    metric_text,
+    points,
+    setting_in_full,
+)
 
 
 @dataclass(frozen=True)
@@ -174,5 +180,5 @@ def _interval(results: Results, trial: TrialRecord, metric: str) -> str | None:
 def _range(interval: Interval | None, metric: str) -> str | None:
     if interval is None:
         return None
-    write = points if metric == FORGETTING_MEAN else partial(metric_text, metric)
+    write = end_in_points if metric == FORGETTING_MEAN else partial(metric_text, metric)
     return f"{write(interval.low)} to {write(interval.high)}, n = {interval.n}"

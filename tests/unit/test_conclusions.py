@@ -15,10 +15,15 @@ from builders import change_config, repeat_of, with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.conclusions import conclude
-from analysis.conclusions.comparisons import full_against_lora, recommended_against_base
+from analysis.conclusions.comparisons import (
+    _difference,
+    full_against_lora,
+    recommended_against_base,
+)
 from analysis.conclusions.conclusion import p_text
 from analysis.items import Comparison
 from analysis.paper_table import Cell, cell_text, paper_table
+from analysis.report.answer import _range
 from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
 from analysis.report.settings import importance_figure
 from analysis.results import Results
@@ -741,6 +746,27 @@ def test_a_cell_does_not_pass_repeats_that_came_out_alike_for_certain(tmp_path):
 
 def test_a_cell_tells_of_repeats_that_diverged_where_no_mean_can_be_given():
     assert cell_text(Cell(0.5, repeats=2, diverged=2)) == "0.500 (2 of 2 diverged)"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told", "kind"),
+    [
+        (0.0002, 0.032, "+0.02 to +3.2", "shown"),
+        (-0.0002, 0.032, "-0.02 to +3.2", "open"),
+        (-0.032, -0.00048, "-3.2 to -0.05", "shown"),
+        (-1e-17, 0.0005, "+0.0 to +0.1", "open"),  # 0, but for rounding
+    ],
+)
+def test_the_ends_of_an_interval_are_written_on_their_side_of_0(
+    low: float, high: float, told: str, kind: str
+) -> None:
+    """Else "shown" and "open" stand beside the same numbers."""
+    interval = Interval((low + high) / 2, low, high, 100)
+    comparison = Comparison(interval, "McNemar", 0.001, 30, 1, are_trained=False)
+    said = _difference("It gains", comparison, "It may not gain", "picked", "the gain")
+    assert f"interval of the gain {told} points, n = 100" in said.evidence
+    assert said.verdict == kind
+    assert _range(interval, FORGETTING_MEAN) == f"{told}, n = 100"
 
 
 def test_a_mark_needs_an_interval_without_0_as_a_conclusion_does():

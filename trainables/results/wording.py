@@ -218,6 +218,12 @@ def points(share: float) -> str:
     return f"{100 * share:+z.1f}"
 
 
+def end_in_points(share: float) -> str:
+    """The end of an interval, as `points`, but never 0.0 if it lies clearly on one side of it."""
+    value = 100 * share
+    return f"{value:+.1g}" if 0.001 <= abs(value) < 0.05 else points(share)
+
+
 def duration(seconds: float) -> str:
     """Such as `45 s`, `3 min 12 s` or `2 h 05 min`."""
     whole = max(0, round(seconds))
