@@ -46,42 +46,20 @@ _WHAT = {
 }
 
 # In the dtype that the scores were measured in: else the base would be in that of its files.
-_PLAIN = """\
+_ADAPTER = """\
 from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer
-
+from transformers import AutoTokenizer{imported}
+{quantization}
 # Loads the base, too.
-model = AutoPeftModelForCausalLM.from_pretrained("PATH", dtype="{dtype}")
+model = AutoPeftModelForCausalLM.from_pretrained("PATH", dtype="{dtype}"{passed})
 """
-
-
 _IN_4_BITS = """\
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer, BitsAndBytesConfig
-
-bits = BitsAndBytesConfig(
+BitsAndBytesConfig(
     load_in_4bit=True,
     bnb_4bit_quant_type="nf4",
     bnb_4bit_use_double_quant=True,
     bnb_4bit_compute_dtype="{dtype}",
-)
-# Loads the base, too.
-model = AutoPeftModelForCausalLM.from_pretrained(
-    "PATH", dtype="{dtype}", quantization_config=bits
-)
-"""
-
-
-_AS_PLAIN = """\
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer, {config}
-
-# Loads the base, too, as what its files stand for.
-plain = {config}(dequantize=True)
-model = AutoPeftModelForCausalLM.from_pretrained(
-    "PATH", dtype="{dtype}", quantization_config=plain
-)
-"""
+)"""
 
 
 def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[str, Any]) -> str:
@@ -231,24 +209,33 @@ def _loading(kind: Kind, model: ModelConfig) -> str:
 
 
 def _plain_loading(kind: Kind, model: ModelConfig) -> str:
-    if kind == "adapter":
-        code = _PLAIN.format(dtype=model.dtype)
-        method = method_of(config_of(model, may_fetch=False))
-        if method in READ_AS_PLAIN:
-            code = _AS_PLAIN.format(config=READ_AS_PLAIN[method], dtype=model.dtype)
-        elif model.load_in_4bit and method is None:
-            code = _IN_4_BITS.format(dtype=model.dtype)
-        if not model.has_own_tokenizer:
-            code += 'base = model.peft_config["default"].base_model_name_or_path\n'
-            return f"{code}tokenizer = AutoTokenizer.from_pretrained(base)"
-        code += 'tokenizer = AutoTokenizer.from_pretrained("PATH")'
-        ends = "\nmodel.generation_config.eos_token_id = tokenizer.eos_token_id"
-        return code + (ends if model.eos_token is not None else "")
-    return (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'model = AutoModelForCausalLM.from_pretrained("PATH")\n'
-        'tokenizer = AutoTokenizer.from_pretrained("PATH")'
+    if kind != "adapter":
+        return (
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            'model = AutoModelForCausalLM.from_pretrained("PATH")\n'
+            'tokenizer = AutoTokenizer.from_pretrained("PATH")'
+        )
+    read_as = _base_read_as(model)
+    code = _ADAPTER.format(
+        imported=f", {read_as.partition('(')[0]}" if read_as else "",
+        quantization=f"\nconfig = {read_as}" if read_as else "",
+        dtype=model.dtype,
+        passed=", quantization_config=config" if read_as else "",
     )
+    if not model.has_own_tokenizer:
+        code += 'base = model.peft_config["default"].base_model_name_or_path\n'
+        return f"{code}tokenizer = AutoTokenizer.from_pretrained(base)"
+    code += 'tokenizer = AutoTokenizer.from_pretrained("PATH")'
+    ends = "\nmodel.generation_config.eos_token_id = tokenizer.eos_token_id"
+    return code + (ends if model.eos_token is not None else "")
+
+
+def _base_read_as(model: ModelConfig) -> str | None:
+    """The quantisation to read an adapter's base with, as Python, if its files do not tell it."""
+    method = method_of(config_of(model, may_fetch=False))
+    if method in READ_AS_PLAIN:
+        return f"{READ_AS_PLAIN[method]}(dequantize=True)"
+    return _IN_4_BITS.format(dtype=model.dtype) if model.load_in_4bit and method is None else None
 
 
 def _written_by(kind: Kind, model: ModelConfig, settings: Mapping[str, Any]) -> str:

@@ -259,9 +259,10 @@ def test_vllm_computes_with_an_adapter_as_it_was_measured_or_else_the_card_says_
     assert said.endswith("`t`.") is not rounded
 
 
-@pytest.mark.parametrize(
-    ("rank", "largest"), [(1, 1), (4, 8), (16, 16), (24, 32), (128, 128), (300, 320)]
-)
+_ROOM = [(1, 1), (2, 8), (16, 16), (24, 32), (33, 64), (64, 64), (65, 128), (129, 256), (256, 256)]
+
+
+@pytest.mark.parametrize(("rank", "largest"), [*_ROOM, (257, 320), (512, 512)])
 def test_vllm_is_told_to_make_room_for_the_rank(rank: int, largest: int) -> None:
     command = (
         "vllm serve some/model --dtype bfloat16 --enable-lora "
