@@ -13,6 +13,7 @@ import pytest
 from builders import (
     SWEEP_ID,
     change_base,
+    change_config,
     record_sweep,
     repeat_of,
     running,
@@ -27,7 +28,7 @@ from small_disk import fill, small_disk
 
 from analysis.__main__ import main
 from analysis.export.licence import licence_of
-from analysis.export.model_card import Kind, _loading, model_card
+from analysis.export.model_card import Kind, _loading, _prompting, model_card
 from analysis.export.serving import serving
 from analysis.export.weights import export
 from analysis.report.answer import answer
@@ -120,11 +121,13 @@ def test_a_small_drift_is_not_written_as_none(tmp_path: Path) -> None:
     assert record.last is not None
     metrics = {**record.last.metrics, drift: 0.00041234}
     ledger = record_sweep(folder, with_metrics(record, metrics))
+    change_config(ledger, budget={"trials": 1})
     change_base(ledger, metrics={**scores(0.25, 0.0), drift: 0.0})
     card = ModelCard.load(export(folder, tmp_path / "out") / "README.md")
     assert f"| `{drift}` | 0 | 0.000412 | +0.000412 |" in card.text
     assert "optimistic" not in card.text  # it is the only one
     assert "| task |" not in card.text  # none was scored
+    assert "not finished" not in card.text
 
 
 def test_a_card_writes_no_minus_before_a_change_that_rounds_to_none(tmp_path: Path) -> None:
@@ -182,6 +185,20 @@ def test_a_card_says_that_chats_were_trained(tmp_path: Path) -> None:
     assert 'by the chat template with `{"enable_thinking": false}`;' in card.text
     assert card.text.count("jinja") == 1
     assert "without a system's turn began with\n\n```jinja\nBe brief.\n```" in card.text
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"messages": "turns", "answers": "all"}, "template; all answers were trained."),
+        ({"text": "story"}, "Trained on the plain text of the field `story`, without prompts."),
+        ({"chat_template": True}, "```\n\nas turns of the chat template."),
+        ({}, "and answered with\n\n```jinja\n{{ completion }}\n```"),
+    ],
+)
+def test_a_card_says_what_was_trained(data: dict[str, Any], told: str) -> None:
+    config = DataConfig.model_validate({"path": "some/data", **data})
+    assert _prompting(config, ModelConfig(name="some/model")).endswith(told)
 
 
 TASK = TaskScore(
@@ -368,7 +385,7 @@ def test_a_merged_model_s_card_says_that_its_scores_are_of_before_it_was_rounded
     settings = {"base_model_name_or_path": "some/model", "revision": None, "r": 8}
     text = model_card(kind, record, sweep, settings)
     said = "before merging; merging rounds the weights to bfloat16, which may change them a little."
-    assert (said in text) is told
+    assert (said in text) is ("before merging" in text) is told
 
 
 def adapter_of(base: str, folder: Path) -> Path:
