@@ -485,6 +485,27 @@ def test_the_lead_of_a_run_that_was_picked_and_never_repeated_is_open(tmp_path):
     assert told.verdict == "open"
     assert told.statement.endswith(f" in the domain; more {WOULD_TELL}")
     assert "n = 3 repeats of one, for a run of the other, which was picked" in told.evidence
+    picked = results.nearest_to_ideal(results.lora)
+    for number, value in enumerate((0.4, 0.43, 0.41), 200):
+        write_repeat(ledger, picked, number, value)
+    results = Results(open_sweeps([tmp_path]))
+    assert [c.verdict for c in full_against_lora(results, results.sweeps[0])][1] == "shown"
+    for number, record in enumerate(results.complete, 300):
+        write_repeat(ledger, record, number, status=TrialStatus.DIVERGED)
+    results = Results(open_sweeps([tmp_path]))
+    for told in full_against_lora(results, results.sweeps[0]):
+        assert "; repeats that diverged: 2; best of 1 full and of 2 LoRA trials" in told.evidence
+
+
+def test_methods_are_compared_as_of_all_pairs_that_could_have_been_picked(tmp_path):
+    results = results_of(tmp_path, trials=4, full_every=2, items=10)
+    full, lora = results.full(results.sweeps[0]).best, results.nearest_to_ideal(results.lora)
+    [told] = [
+        c for c in full_against_lora(results, results.sweeps[0]) if "in the domain" in c.statement
+    ]
+    alone = results.items.compare(full, lora, list(results.tasks("in_domain")), 1)
+    assert 0.001 < 4 * alone.p_value < 1
+    assert f"{alone.test} {p_text(4 * alone.p_value)} (Bonferroni)" in told.evidence
 
 
 def test_two_runs_that_differ_leave_open_whether_their_settings_do(tmp_path):

@@ -150,12 +150,12 @@ def test_the_bars_on_curves_over_ranks_hold_for_all_trials_that_each_best_was_pi
         assert text.endswith(f"<br>best of {group.picked_from} trials")
 
 
-def test_one_trial_was_not_picked(sweep):
-    alone = replace(sweep, trials=sweep.trials[1:2])
-    [gain, _] = recommended_against_base(Drawn(alone, seed=0))
-    assert gain.evidence.startswith("95 % interval ")
-    assert "picked" not in gain.evidence
-    assert "Bonferroni" not in gain.evidence
+@pytest.mark.parametrize("trials", [1, 2])
+def test_one_trial_was_not_picked(sweep, trials):
+    drawn = replace(sweep, trials=sweep.trials[1 : 1 + trials])
+    evidence = recommended_against_base(Drawn(drawn, seed=0))[0].evidence
+    assert evidence.startswith("simultaneous 95 % interval " if trials > 1 else "95 % interval ")
+    assert ("picked" in evidence) is ("Bonferroni" in evidence) is (trials > 1)
 
 
 def test_an_interval_beyond_the_resamples_is_as_wide_as_many_more_of_them_make_it():
