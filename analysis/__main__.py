@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterable
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -28,42 +29,31 @@ def main(arguments: list[str]) -> int:
         sys.stdout.reconfigure(errors="replace")  # what a terminal cannot show ends nothing
     try:
         options = _parser().parse_args(arguments)
-        _run(options)
+        options.run(options)
         sys.stdout.flush()
     except UserError as error:
-        from trainables.results.wording import without_controls
-
-        for fault in error.faults:
-            print(without_controls(redacted(f"error: {fault}")), file=sys.stderr)
-        return 2
+        return _refused(error.faults)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         # What is still to be written would fail as Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOT_READ
-    return 0
-
-
-def _run(options: argparse.Namespace) -> None:
-    """Run the command.
-
-    Raises:
-        UserError: the input is at fault, or a disk is full, for which each library that writes
-            has an error of its own.
-    """
-    try:
-        options.run(options)
-    except UserError:
-        raise
     except Exception as error:
-        if not is_disk_full(error):
+        if not is_disk_full(error):  # for which each library that writes has an error of its own
             raise
         given = vars(options)
         place = full_place(error) or Path(given.get("to") or given.get("sweep_dir", ""))
-        raise UserError(
-            [Fault("", disk_full(place), "make room, and type the same command again")]
-        ) from error
+        return _refused([Fault("", disk_full(place), "make room, and type the same command again")])
+    return 0
+
+
+def _refused(faults: Iterable[Fault]) -> int:
+    from trainables.results.wording import without_controls
+
+    for fault in faults:
+        print(without_controls(redacted(f"error: {fault}")), file=sys.stderr)
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -113,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from analysis.report.write import write_report
+    from analysis.report.formats import write_report
 
     print(write_report(options.sweep_dirs, options.to, options.format))
 

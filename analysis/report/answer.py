@@ -44,6 +44,17 @@ class Number:
     seeds: str | None
     full: str | None
 
+    @property
+    def beside(self) -> list[str]:
+        """What stands beside the value."""
+        told = {
+            "95 % over items" if self.seeds else "95 %": self.interval,
+            "over seeds": self.seeds,
+            "base": self.base,
+            "full fine-tuning at its best trade-off": self.full,
+        }
+        return [f"{what}: {value}" for what, value in told.items() if value]
+
 
 @dataclass(frozen=True)
 class Answer:
