@@ -12,13 +12,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
-from analysis.results import Group, Results, with_metric
+from analysis.results import Group, Results
 from analysis.stats.intervals import error_bars
 from analysis.sweeps import bases
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
 from trainables.files.disk import whole_file
-from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
 from trainables.records.schema import TrialRecord
 from trainables.results.enough_items import FEWEST_OF_RANK
 from trainables.results.wording import axis_title, points
@@ -36,9 +35,7 @@ def trade_off(results: Results) -> Figure | None:
     LoRA trials are coloured by rank; full fine-tuning, the base, the Pareto front and the
     recommended trial are marked. None if no complete trial measured any of these.
     """
-    complete = results.complete
-    keys = (key for key in results.judged_by if key != results.gain)
-    sides = [key for key in keys if any(r.metric(key) is not None for r in complete)]
+    sides = results.plotted_against
     if not sides:
         return None
     figure = Figure(figsize=(5.2 * len(sides), 4.2), layout="constrained", dpi=150)
@@ -117,14 +114,12 @@ def rank_curves(results: Results) -> Figure | None:
     square that no line joins. A best that breaks a constraint is hollow. Dots are all complete LoRA
     trials. None without LoRA trials.
     """
-    lora = results.lora_groups()
-    keys = (results.gain, OOD_ACC, FORGETTING_MEAN)
-    shown = [(key, groups) for key in keys if (groups := with_metric(lora, key))]
+    shown = results.over_ranks()
     if not shown:
         return None
     figure = Figure(figsize=(3.4 * len(shown), 3.2), layout="constrained", dpi=150)
     row = figure.subplots(1, len(shown), squeeze=False)[0]
-    for axes, (key, groups) in zip(row, shown, strict=True):
+    for axes, (key, groups) in zip(row, shown.items(), strict=True):
         _rank_curve(axes, results, groups, key)
     row[0].legend(loc="best", fontsize=8)
     return figure

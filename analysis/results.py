@@ -11,7 +11,7 @@ from analysis.items import Items
 from analysis.stats.intervals import Interval, over_seeds
 from analysis.sweeps import Sweep
 from trainables.config import Role
-from trainables.metric_keys import domain_metric
+from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC, domain_metric
 from trainables.records.schema import BaseRecord, TaskScore, TrialRecord, TrialStatus
 from trainables.results.enough_items import FEWEST_OF_RANK
 from trainables.results.item_metrics import limits, rounding
@@ -51,11 +51,6 @@ class Group:
         return self.picked_from >= FEWEST_OF_RANK
 
 
-def with_metric(groups: Sequence[Group], metric: str) -> list[Group]:
-    """The groups whose best trial has the metric, as it does not where that was not finite."""
-    return [group for group in groups if group.best.metric(metric) is not None]
-
-
 class Results:
     """One or several sweeps with the same model and evaluation.
 
@@ -90,6 +85,12 @@ class Results:
     def judged_by(self) -> tuple[str, ...]:
         """Metrics that a trial is judged by: the scores, then objectives that are none of them."""
         return tuple(dict.fromkeys([*self.scores, *(o.metric for o in self.goals.objectives)]))
+
+    @property
+    def plotted_against(self) -> list[str]:
+        """What the gain is plotted against: what else a complete trial has of `judged_by`."""
+        others = (metric for metric in self.judged_by if metric != self.gain)
+        return [m for m in others if any(r.metric(m) is not None for r in self.complete)]
 
     @cached_property
     def trials(self) -> list[TrialRecord]:
@@ -196,6 +197,17 @@ class Results:
         """The groups of LoRA trials, by rank, of one sweep or of all."""
         lora = [group for group in self.groups if group.rank is not None]
         return [group for group in lora if group.sweep is sweep] if sweep else lora
+
+    def over_ranks(self) -> dict[str, list[Group]]:
+        """LoRA's groups by what is shown over ranks: gain, OOD accuracy and forgetting.
+
+        Those whose best has it: not where that was not finite.
+        """
+        found = {
+            metric: [g for g in self.lora_groups() if g.best.metric(metric) is not None]
+            for metric in (self.gain, OOD_ACC, FORGETTING_MEAN)
+        }
+        return {metric: groups for metric, groups in found.items() if groups}
 
     def full(self, sweep: Sweep) -> Group | None:
         """The group of full fine-tuning to compare a sweep's trials with, if there is one.

@@ -59,11 +59,12 @@ def _command(*arguments: str) -> str:
     return f"```sh\n{shlex.join(['vllm', 'serve', *arguments])}\n```"
 
 
-def _reason_against(adapter: Mapping[str, Any]) -> str | None:
+def _reason_against(adapter: Mapping[str, Any]) -> str:
+    """Why vLLM may refuse it; empty if it does not."""
     reasons = [reason for setting, reason in _REFUSED.items() if adapter.get(setting)]
     if _max_rank(adapter) is None:
         reasons.append(f"a rank above {_RANKS[-1]}")
-    return ", ".join(reasons) or None
+    return ", ".join(reasons)
 
 
 def _max_rank(adapter: Mapping[str, Any]) -> int | None:

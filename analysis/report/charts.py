@@ -207,6 +207,14 @@ def mark_of(results: Results, sweep: Sweep) -> Mark:
     return _MARKS[results.sweeps.index(sweep) % len(_MARKS)]
 
 
+def marked(results: Results, sweep: Sweep, line: Trace) -> Trace:
+    """A line with the sweep's symbols, if there are several, in the line's colour."""
+    if len(results.sweeps) == 1:
+        return line
+    marker = {"symbol": mark_of(results, sweep).symbol, "maxdisplayed": 8}
+    return line | {"mode": "lines+markers", "marker": marker}
+
+
 def symbols(results: Results, records: Sequence[TrialRecord]) -> dict[str, Any]:
     """The part of a marker that tells trials of several sweeps apart; empty for one sweep."""
     if len(results.sweeps) == 1:

@@ -12,7 +12,7 @@ from analysis.report.charts import (
     Trace,
     axis,
     colour_of,
-    mark_of,
+    marked,
     rank_colours,
     rank_keys,
     sweep_keys,
@@ -99,7 +99,7 @@ def _thin(curves: Sequence[Curve], colour: str) -> Trace:
 
 
 def _thick(results: Results, group: Group, curve: Curve, colour: str) -> Trace:
-    trace: Trace = {
+    line = {
         "type": "scatter",
         "mode": "lines",
         "x": [step for step, _ in curve],
@@ -108,7 +108,4 @@ def _thick(results: Results, group: Group, curve: Curve, colour: str) -> Trace:
         "hovertemplate": f"{group.label}, {escape(results.name(group.best))}<br>"
         "step %{x}: %{y:.4g}<extra></extra>",
     }
-    if len(results.sweeps) > 1:
-        trace["mode"] = "lines+markers"
-        trace["marker"] = {"symbol": mark_of(results, group.sweep).symbol, "maxdisplayed": 8}
-    return trace
+    return marked(results, group.sweep, line)

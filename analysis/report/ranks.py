@@ -26,10 +26,10 @@ from analysis.report.charts import (
     sweep_keys,
     symbols,
 )
-from analysis.results import Group, Results, with_metric
+from analysis.results import Group, Results
 from analysis.stats.intervals import error_bars
 from analysis.sweeps import Sweep, bases
-from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
+from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.schema import TrialRecord
 from trainables.results.enough_items import FEWEST_OF_RANK
 from trainables.results.wording import NAMES, axis_title, how_many, metric_text
@@ -42,11 +42,7 @@ def rank_figure(results: Results) -> Figure | None:
     lora = results.lora_groups()
     if not lora:
         return None
-    charts = [
-        _rank_chart(results, shown, metric)
-        for metric in (results.gain, OOD_ACC, FORGETTING_MEAN)
-        if (shown := with_metric(lora, metric))
-    ]
+    charts = [_rank_chart(results, *shown) for shown in results.over_ranks().items()]
     full = [results.name(group.best) for group in results.groups if group.rank is None]
     at = f"full fine-tuning at its best trade-off ({', '.join(full)})"
     band = f"The band is {at}, with its interval. " if full else ""
@@ -69,7 +65,7 @@ def rank_figure(results: Results) -> Figure | None:
     return Figure(caption, tuple(charts), 3, tuple(keys))
 
 
-def _rank_chart(results: Results, lora: Sequence[Group], metric: str) -> Chart:
+def _rank_chart(results: Results, metric: str, lora: Sequence[Group]) -> Chart:
     by_sweep = [(s, [group for group in lora if group.sweep is s]) for s in results.sweeps]
     curves = [(sweep, own) for sweep, own in by_sweep if own]
     layout = {

@@ -17,6 +17,7 @@ from analysis.report.charts import (
     axis,
     listed,
     mark_of,
+    marked,
     point_keys,
     point_trace,
     rank_colours,
@@ -42,12 +43,7 @@ def trade_off_figure(results: Results) -> Figure | None:
 
     The front is marked. None if no complete trial measured any of these.
     """
-    others = (metric for metric in results.judged_by if metric != results.gain)
-    charts = [
-        _chart(results, index, metric)
-        for index, metric in enumerate(others)
-        if any(record.metric(metric) is not None for record in results.complete)
-    ]
+    charts = [_chart(results, *each) for each in enumerate(results.plotted_against)]
     if not charts:
         return None
     caption = (
@@ -290,17 +286,13 @@ def _last_quarter(results: Results, shown: Sequence[tuple[Sweep, Sequence[float]
 
 
 def _steps(results: Results, sweep: Sweep, shares: Sequence[float]) -> Trace:
-    trace: Trace = {
+    colour = "@ink" if len(results.sweeps) == 1 else mark_of(results, sweep).colour
+    line = {
         "type": "scatter",
         "mode": "lines",
-        "line": {"shape": "hv", "color": "@ink", "width": 2},
+        "line": {"shape": "hv", "color": colour, "width": 2},
         "x": list(range(1, len(shares) + 1)),
         "y": list(shares),
         "hovertemplate": "after %{x} complete trials: %{y:.3f}<extra></extra>",
     }
-    if len(results.sweeps) > 1:
-        mark = mark_of(results, sweep)
-        trace["mode"] = "lines+markers"
-        trace["line"]["color"] = mark.colour
-        trace["marker"] = {"symbol": mark.symbol, "color": mark.colour, "maxdisplayed": 8}
-    return trace
+    return marked(results, sweep, line)

@@ -45,9 +45,11 @@ def importances(records: Sequence[TrialRecord], metric: str) -> dict[str, float]
         no setting varies or the metric does not.
     """
     known = [(record, value) for record in records if (value := record.metric(metric)) is not None]
+    if len(known) < FEWEST_TRIALS or len({value for _, value in known}) < 2:
+        return {}
     trials = _on_log_scales([_settings(record) for record, _ in known])
     spaces = _distributions(trials)
-    if len(known) < FEWEST_TRIALS or not spaces or len({value for _, value in known}) < 2:
+    if not spaces:
         return {}
     import optuna
 
@@ -94,7 +96,7 @@ def _on_log_scales(trials: Sequence[Settings]) -> list[Settings]:
     Optuna's evaluator weighs the values of a range evenly, even if its distribution says that it is
     logarithmic: nearly all that it told of a learning rate was of the highest ones.
     """
-    values = {name: {settings[name] for settings in trials} for name in (trials or [{}])[0]}
+    values = {name: {settings[name] for settings in trials} for name in trials[0]}
     ranges = [name for name, own in values.items() if _is_range(own) and min(own) > 0]
     return [settings | {name: math.log(settings[name]) for name in ranges} for settings in trials]
 
@@ -111,7 +113,7 @@ def _distributions(trials: Sequence[Settings]) -> dict[str, BaseDistribution]:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     spaces: dict[str, BaseDistribution] = {}
-    for name in sorted(trials[0]) if trials else ():
+    for name in sorted(trials[0]):
         values = {settings[name] for settings in trials}
         if len(values) < 2:
             continue
