@@ -184,7 +184,6 @@ class _Pair:
 
     Attributes:
         subject: such as `Full fine-tuning at its best trade-off (trial 3)`.
-        short: where nothing is said of it alone, such as `Full fine-tuning`.
         other: such as `the best LoRA (trial 5, rank 8)`.
         minus: such as `full fine-tuning minus LoRA`.
         picked_from: of how many each of the two is the best.
@@ -194,7 +193,6 @@ class _Pair:
     first: TrialRecord
     second: TrialRecord
     subject: str
-    short: str
     other: str
     minus: str
     picked_from: tuple[int, int]
@@ -220,12 +218,10 @@ def _sweeps_with_first(results: Results) -> list[_Pair]:
             continue
         first, second = map(results.nearest_to_ideal, trials)
         n, of = (len(results.of(s, results.candidates)) for s in (sweep, reference))
-        best = f"The best trade-off of {sweep.title} ({_trial(results, first)})"
         pair = _Pair(
             first,
             second,
-            best,
-            best,
+            f"The best trade-off of {sweep.title} ({_trial(results, first)})",
             f"that of {reference.title} ({_trial(results, second)})",
             f"{sweep.title} minus {reference.title}",
             (n, of),
@@ -257,13 +253,11 @@ def full_against_lora(results: Results, sweep: Sweep) -> list[Conclusion]:
     if any(pair.is_of(full.best, best) for pair in _sweeps_with_first(results)):
         return []
     of = sum(record.rank is not None for record in results.of(sweep, results.candidates))
-    breach = _breach(results, full.best)
-    subject = f"Full fine-tuning at its best trade-off ({results.name(full.best)}{breach})"
     pair = _Pair(
         full.best,
         best,
-        subject,
-        subject if breach else f"Full fine-tuning{results.whose(full.sweep)}",
+        f"Full fine-tuning at its best trade-off ({results.name(full.best)}"
+        f"{_breach(results, full.best)})",
         f"the best LoRA ({results.name(best)}, rank {best.rank}{_breach(results, best)})",
         "full fine-tuning minus LoRA",
         (full.picked_from, of),
@@ -289,7 +283,7 @@ def _compared(results: Results, pair: _Pair) -> list[Conclusion]:
             _difference(
                 f"{pair.subject} {verb} than {pair.other} by {_size(found)} points {where}",
                 found,
-                f"{pair.short} and {pair.other} cannot be told apart {where}",
+                f"{pair.subject} and {pair.other} cannot be told apart {where}",
                 pair.picked,
                 f"the difference in {what}, {pair.minus}, one run of each,",
             )

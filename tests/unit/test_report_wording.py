@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 from synthetic_sweep import SyntheticSweep
 
-from analysis.conclusions import conclude
+from analysis.conclusions import Conclusion, conclude
 from analysis.report import cost
 from analysis.report.answer import answer
 from analysis.report.curves import curves_figure
@@ -27,6 +27,7 @@ from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
 from trainables.records.items import items_file, write_items
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
+from trainables.results.wording import how_many
 
 ONE = SyntheticSweep(trials=1, items=4, full_every=0, ranks=(1,))
 
@@ -78,7 +79,10 @@ def test_a_page_without_an_answer_says_how_many_trials_it_has_and_what_is_told_o
     tmp_path, status, trials, says
 ):
     sweep = SyntheticSweep(trials=trials, items=4, failures=dict.fromkeys(range(trials), status))
-    assert says in text_of(render(results_of(tmp_path, sweep)))
+    results = results_of(tmp_path, sweep)
+    assert says in text_of(render(results))
+    told = "No trial can be recommended: none is complete with every objective."
+    assert conclude(results)[0] == Conclusion(told, how_many(trials, "trial"), "too few data")
 
 
 def test_a_trial_without_an_end_is_not_said_to_run_as_its_driver_may_be_gone(tmp_path):
