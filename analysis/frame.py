@@ -29,7 +29,7 @@ def load_trials(sweep_dirs: Location | Sequence[Location]) -> pd.DataFrame:
     """The frame of `trials_frame` of sweeps in these folders, or in one.
 
     Raises:
-        UserError: as `open_sweeps`, or no folder is given.
+        UserError: as `open_sweeps`.
     """
     return trials_frame(open_sweeps(sweep_dirs))
 
@@ -39,12 +39,7 @@ def trials_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
 
     Its columns are those of results.csv, with the sweep but no best values. Metrics that a trial
     never logged are NaN.
-
-    Raises:
-        UserError: no sweep is given.
     """
-    if not sweeps:
-        raise UserError([Fault("SWEEP_DIR", "must be one folder of a sweep at least, got none")])
     rows = [
         {"sweep": sweep.title, **settings_of(sweep.ledger.located(record)), **record.metrics}
         for sweep in sweeps

@@ -139,7 +139,7 @@ def open_sweeps(sweep_dirs: Location | Sequence[Location]) -> list[Sweep]:
     faults: list[Fault] = []
     given = [sweep_dirs] if isinstance(sweep_dirs, str | Path) else sweep_dirs
     parsed = [parse_location(each) if isinstance(each, str) else each for each in given]
-    for sweep_dir in {_resolved(sweep_dir): sweep_dir for sweep_dir in parsed}.values():
+    for sweep_dir in parsed:
         with _collecting(faults, str(sweep_dir)):
             sweeps.append(_open(sweep_dir))
     for sweep in sweeps[1:]:
@@ -196,10 +196,6 @@ def check_trust(trials: Iterable[TrialRecord], trust_remote_code: bool) -> None:
         rule = f"is true in the sweep's record: code that comes with {', '.join(sorted(names))} "
         remedy = "give --trust-remote-code if you trust it, and who made this folder"
         raise UserError([Fault("model.trust_remote_code", f"{rule}may run or be copied", remedy)])
-
-
-def _resolved(location: Location) -> Location:
-    return location.resolve() if isinstance(location, Path) else location
 
 
 def _open(sweep_dir: Location) -> Sweep:

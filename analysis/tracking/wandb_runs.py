@@ -6,7 +6,7 @@ W&B has no items, so there are no intervals or flips; the folder is the source o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -38,8 +38,7 @@ def load_wandb_runs(project: str, sweep_id: str) -> pd.DataFrame:
         sweep_id: the runs' group; `sweep_id` in the sweep's `sweep.json`.
 
     Raises:
-        UserError: no key in the environment, W&B refuses or cannot be reached, no such runs, or
-            runs of several base models.
+        UserError: no key in the environment, W&B refuses or cannot be reached, or no such runs.
     """
     if not os.environ.get(_KEY):
         remedy = "set it; the key is taken from nowhere else, and kept nowhere"
@@ -47,7 +46,6 @@ def load_wandb_runs(project: str, sweep_id: str) -> pd.DataFrame:
     found = _runs(project, sweep_id)
     if not found:
         raise UserError([Fault("SWEEP_ID", f"{project} has no runs in the group {sweep_id}")])
-    _check_models([run.config for run in found])
     trials = [run for run in found if run.config.get("method") != "base"]
     if not trials:
         raise UserError([Fault("SWEEP_ID", f"the group {sweep_id} has no trial yet")])
@@ -68,13 +66,6 @@ def _runs(project: str, sweep_id: str) -> list[Any]:
     except (wandb.Error, WandbApiFailedError, ValueError) as error:
         rule = f"cannot read {project} from W&B: {first_line(error)}"
         raise UserError([Fault("PROJECT", rule)]) from error
-
-
-def _check_models(configs: Iterable[Mapping[str, Any]]) -> None:
-    models = sorted({str(c["model/name"]) for c in configs if "model/name" in c})
-    if len(models) > 1:
-        rule = f"its runs have different base models: {', '.join(models)}"
-        raise UserError([Fault("SWEEP_ID", rule)])
 
 
 def _row(run: Any, sweep_id: str) -> dict[str, object]:
