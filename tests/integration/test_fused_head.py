@@ -20,7 +20,7 @@ from trainables.inputs import model_shape
 from trainables.inputs.data import training_order
 from trainables.inputs.model import load_model
 from trainables.inputs.tokenized import inputs_of
-from trainables.training import fused_head
+from trainables.training import trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +83,7 @@ def test_the_loss_is_that_of_the_models_own_logits(
     own_loss = token_nll(load_model(trial.model), first, batch_size=4)
     measured = run(trial).measurements[-1].metrics[metric_keys.TRAIN_LOSS]
     assert measured == pytest.approx(own_loss, abs=ROUNDING[dtype])
-    told = [record for record in caplog.records if record.name == fused_head.__name__]
+    told = [record for record in caplog.records if record.name == trainer.__name__]
     assert is_fused in (None, not told)
 
 
@@ -115,7 +115,7 @@ def test_why_the_fused_head_fails_is_told(
 
     monkeypatch.setattr(type(base_model), "forward", failing)
     with nullcontext() if goes_on else pytest.raises(type(error), match=r"memory|gloo|space"):
-        assert not fused_head._is_of_own_logits(base_model, base_model.device, 1e-4)
+        assert not trainer._is_of_own_logits(base_model, base_model.device, 1e-4)
     assert (str(error) in caplog.text) == goes_on
 
 
@@ -124,13 +124,13 @@ def test_why_the_fused_head_fails_is_told(
 def test_the_memory_that_is_forecast_is_that_of_the_fused_head(
     family: str, dtype: torch.dtype
 ) -> None:
-    """A micro-batch's logits at once would be more than all else that `memory` counts."""
+    """A micro-batch's logits at once would be more than all else that is forecast."""
     set_seed(0)
     config = AutoConfig.for_model(family, **SHAPE | {"vocab_size": 64})
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     add_fused_lm_head(model)
-    rounding = fused_head._ROUNDING[str(dtype).removeprefix("torch.")]
-    assert fused_head._is_of_own_logits(model, model.device, rounding)
+    rounding = trainer._ROUNDING[str(dtype).removeprefix("torch.")]
+    assert trainer._is_of_own_logits(model, model.device, rounding)
 
 
 @pytest.mark.parametrize("takes_count", [True, False])
@@ -147,7 +147,7 @@ def test_every_token_of_a_step_counts_alike_in_whatever_micro_batches(
 ) -> None:
     """Of models, too, that do not take the count of a step's tokens, such as Gemma 4."""
     monkeypatch.setattr(LlamaForCausalLM, "accepts_loss_kwargs", takes_count, raising=False)
-    monkeypatch.setattr(fused_head, "_is_of_own_logits", lambda *_: is_fused)
+    monkeypatch.setattr(trainer, "_is_of_own_logits", lambda *_: is_fused)
     rows = [{"prompt": "", "completion": " 7" * length} for length in (1, 2, 9, 30)]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows * 4))

@@ -27,7 +27,7 @@ from trainables.evaluation.drift import token_nll
 from trainables.inputs.adapter import peft_config
 from trainables.inputs.model import load_model, shared_base
 from trainables.inputs.model_shape import read_shape
-from trainables.process import memory
+from trainables.process import forecast
 from trainables.slots import batch, loss
 from trainables.training.full_sft import _deepspeed_process, deepspeed_settings, prepare
 from trainables.training.reporter import ListReporter
@@ -96,8 +96,8 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_forward_tile", "_backward_tile"):
         monkeypatch.setattr(chunked_logprob, name, lambda *a, **k: None)
     monkeypatch.setattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", TILE_WORDS)
-    monkeypatch.setattr(memory, "_TILE_WORDS", TILE_WORDS)
-    monkeypatch.setattr(memory, "_BUCKET", BUCKET)
+    monkeypatch.setattr(forecast, "_TILE_WORDS", TILE_WORDS)
+    monkeypatch.setattr(forecast, "_BUCKET", BUCKET)
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def test_the_estimate_is_within_15_percent(
     trial = trial.model_copy(update={"model": base, "data": data})
     shape = read_shape(base)
     assert shape is not None
-    estimate = memory.estimate(shape, trial)
+    estimate = forecast.estimate(shape, trial)
     measured = measure(trial, tokenizer)
     assert estimate.static == pytest.approx(measured.static, rel=TOLERANCE)
     training = max(estimate.forward, estimate.backward, estimate.update)
@@ -283,7 +283,9 @@ def test_what_is_offloaded_is_within_15_percent(
     trial = trial.model_copy(update={"model": base, "data": data})
     shape = read_shape(base)
     assert shape is not None
-    expected = memory.estimate(shape, trial).static + memory.host_estimate(shape, trial).offloaded
+    expected = (
+        forecast.estimate(shape, trial).static + forecast.host_estimate(shape, trial).offloaded
+    )
     assert measure(trial, tokenizer).static == pytest.approx(expected, rel=TOLERANCE)
 
 
@@ -310,7 +312,7 @@ def test_an_evaluation_s_peak_is_within_15_percent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of a loss's logits, in one tile of four times 128 tokens and in two, and of generation."""
-    for module in (drift, memory):
+    for module in (drift, forecast):
         monkeypatch.setattr(module, "LOGITS_AT_ONCE", tile_tokens * 4000)
     base = model(dtype, layers=layers, vocabulary=4000, in_4_bits=in_4_bits)
     trial = make_trial("lora")
@@ -327,7 +329,7 @@ def test_an_evaluation_s_peak_is_within_15_percent(
     shape = read_shape(base)
     assert shape is not None
     peak = tracker.peak - weights
-    assert memory.estimate(shape, trial).evaluation == pytest.approx(peak, rel=TOLERANCE)
+    assert forecast.estimate(shape, trial).evaluation == pytest.approx(peak, rel=TOLERANCE)
 
 
 def test_slots_take_one_base_and_each_what_an_adapter_does(

@@ -25,7 +25,7 @@ from trainables.inputs.adaptable import check_adaptable
 from trainables.inputs.adapter import adapt, peft_config, restore
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import load_model, load_tokenizer, shared_base
-from trainables.slots.base import NotBatchable, check_batchable, resolve_targets
+from trainables.slots.batchable import NotBatchable, check_batchable, resolve_targets
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter

@@ -28,7 +28,7 @@ from trainables.inputs.model import shared_base
 from trainables.inputs.model_shape import read_shape
 from trainables.inside import activations, inspection
 from trainables.metric_keys import GRAD_NORM, MAX_RESERVED, TRAIN_LOSS
-from trainables.process import memory
+from trainables.process import forecast
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
@@ -176,7 +176,7 @@ def test_a_training_takes_the_memory_that_is_forecast(
     shape = read_shape(model)
     assert shape is not None
     *_, last = train(trial)
-    estimate = memory.estimate(shape, trial)
+    estimate = forecast.estimate(shape, trial)
     assert torch.cuda.max_memory_allocated() == pytest.approx(
         estimate.tensors, rel=TOLERANCE_OF_MEMORY
     )

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from trainables.inputs.model_shape import read_shape
 from trainables.metric_keys import IN_DOMAIN_ACC, TRAIN_LOSS, TRAIN_SECONDS
-from trainables.process.memory import disk_estimate
+from trainables.process.forecast import disk_estimate
 from trainables.training import checkpoint
 from trainables.training.checkpoint_files import is_valid, newest_valid
 from trainables.training.checkpointing import Checkpoints

@@ -19,7 +19,7 @@ from trainables.errors import UserError
 from trainables.inputs.adaptable import check_adaptable
 from trainables.inputs.model import shared_base
 from trainables.slots.adapters import AdaptedLayers, lay_out
-from trainables.slots.base import NotBatchable
+from trainables.slots.batchable import NotBatchable
 from trainables.slots.loss import PassLoss
 from trainables.training.reporter import ListReporter
 

@@ -25,7 +25,7 @@ from trainables.inputs.data import TokenizedData
 from trainables.inputs.model import load_model, load_tokenizer, shared_base
 from trainables.metric_keys import GRAD_NORM, MAX_RESERVED
 from trainables.slots import engine as slot_engine
-from trainables.slots.base import NotBatchable, check_batchable, resolve_targets
+from trainables.slots.batchable import NotBatchable, check_batchable, resolve_targets
 from trainables.slots.engine import SlotEngine
 from trainables.slots.passes import PassTimes, Share, padded_tokens
 from trainables.slots.slot import Slot, initial_values

@@ -11,7 +11,9 @@ from faults import faults
 
 from trainables.config import ModelShape, TrialConfig
 from trainables.errors import UserError
-from trainables.process import memory
+from trainables.process import forecast
+from trainables.process.batch_sizes import with_eval_batch, with_micro_batch
+from trainables.process.parameter_counts import adapter_parameters, parameters
 from trainables.under_ray.node import gpu_bytes
 from tune import command_line
 from tune.cluster.memory_fit import MemoryFit, memory_fit, memory_table
@@ -49,13 +51,13 @@ class TestClosedForms:
             f"train.batch_size={workers}",
         )
         bucket = 10**9 if stage == 3 else 0
-        static = memory.estimate(model, trial).static - bucket
-        assert static / memory.parameters(model) == pytest.approx(bytes_a_parameter, rel=1e-9)
+        static = forecast.estimate(model, trial).static - bucket
+        assert static / parameters(model) == pytest.approx(bytes_a_parameter, rel=1e-9)
 
     def test_offloading_leaves_the_weights_alone(self) -> None:
         model, trial = full_trial("deepspeed.zero_stage=2", "deepspeed.offload_optimizer=true")
-        estimate = memory.estimate(model, trial)
-        assert estimate.static == 2 * memory.parameters(model)
+        estimate = forecast.estimate(model, trial)
+        assert estimate.static == 2 * parameters(model)
         assert estimate.update == 0
 
     def test_a_whole_offload_leaves_what_is_used_at_a_time(self) -> None:
@@ -68,27 +70,27 @@ class TestClosedForms:
             "train.micro_batch_size=1",
             "train.gradient_checkpointing=true",
         )
-        estimate = memory.estimate(model, trial)
+        estimate = forecast.estimate(model, trial)
         assert estimate.static == 2 * 5e8
         assert estimate.update == 0
         resident = trial.model_copy(
             update={"deepspeed": trial.deepspeed.model_copy(update={"offload_parameters": False})}
         )
-        there = memory.estimate(model, resident)
-        assert there.static == 2 * memory.parameters(model) + 2 * 5e8
+        there = forecast.estimate(model, resident)
+        assert there.static == 2 * parameters(model) + 2 * 5e8
         assert estimate.backward - there.backward == 2 * 1e9
 
     def test_an_adapter_s_parameters_are_peft_s(self) -> None:
         """r = 16 on every linear layer of Llama-3.1-8B: 41,943,040, as PEFT prints."""
         config = load_sweep(LLAMA, ["search.lora.rank=16"])
         trial = largest_trial(config, "lora")
-        assert memory.adapter_parameters(shape(config), trial.lora) == 41_943_040
+        assert adapter_parameters(shape(config), trial.lora) == 41_943_040
 
     def test_activations_of_a_checkpointed_training_are_the_layers_inputs(self) -> None:
         """2 s b h L bytes of them (2205.05198, section 5), beside one layer's own."""
         model, trial = full_trial()
         deeper = model.model_copy(update={"layers": 2 * model.layers})
-        more = memory.estimate(deeper, trial).forward - memory.estimate(model, trial).forward
+        more = forecast.estimate(deeper, trial).forward - forecast.estimate(model, trial).forward
         tokens = trial.train.micro_batch_size * trial.data.max_length
         assert more == 2 * tokens * model.hidden * model.layers
 
@@ -131,8 +133,8 @@ def test_a_module_named_with_its_parent_is_as_large_as_by_its_own_name() -> None
     assert trial.lora is not None
     update = {"target_modules": ("mlp.up_proj", "self_attn.q_proj")}
     with_parents = trial.model_copy(update={"lora": trial.lora.model_copy(update=update)})
-    assert memory.estimate(shape(config), with_parents) == memory.estimate(shape(config), trial)
-    assert memory.adapter_parameters(shape(config), trial.lora) > 0
+    assert forecast.estimate(shape(config), with_parents) == forecast.estimate(shape(config), trial)
+    assert adapter_parameters(shape(config), trial.lora) > 0
 
 
 def fit(gib: float, *overrides: str) -> tuple[SweepConfig, MemoryFit]:
@@ -158,9 +160,9 @@ def test_a_micro_batch_that_does_not_fit_is_made_smaller_and_the_batch_stays() -
     assert f"lora, rank 128: micro-batch {size}, as" in notice
     assert smaller.train.batch_size == trial.train.batch_size
     assert smaller.accumulation_steps == 32 // size
-    assert memory.estimate(shape(config), smaller).peak <= 80 * GIB
-    larger = memory.with_micro_batch(trial, size * 2)
-    assert memory.estimate(shape(config), larger).peak > 80 * GIB
+    assert forecast.estimate(shape(config), smaller).peak <= 80 * GIB
+    larger = with_micro_batch(trial, size * 2)
+    assert forecast.estimate(shape(config), larger).peak > 80 * GIB
 
 
 def test_an_evaluation_that_does_not_fit_takes_smaller_batches() -> None:
@@ -173,7 +175,7 @@ def test_an_evaluation_that_does_not_fit_takes_smaller_batches() -> None:
     smaller = found.resized(trial)
     assert smaller.eval.batch_size == 16
     assert smaller.train == trial.train
-    assert memory.estimate(shape(config), smaller).peak <= 24 * GIB
+    assert forecast.estimate(shape(config), smaller).peak <= 24 * GIB
     assert found.check(config)[0].startswith("lora, rank 128: eval batch 16, as ")
 
 
@@ -188,16 +190,16 @@ def test_an_evaluation_does_not_grow_with_long_samples_times_a_large_vocabulary(
     """Which would be 25 GB for one sample of 16,384 tokens, at 10 bytes a logit."""
     config = load_sweep(LLAMA, [*QWEN_HALF_B, "data.max_length=16384"])
     trial = largest_trial(config, "lora")
-    one = memory.with_eval_batch(trial, 1)
+    one = with_eval_batch(trial, 1)
     layer, cache = 2 * (4 * 896 + 3 * 4864), 2 * 2 * 24 * 2 * 64
-    assert memory.estimate(shape(config), one).evaluation == 16384 * (layer + cache)
-    assert memory.base_peak(shape(config), one) < 3 * GIB
-    assert memory.fitted(shape(config), trial, 24 * GIB) == trial
+    assert forecast.estimate(shape(config), one).evaluation == 16384 * (layer + cache)
+    assert forecast.base_peak(shape(config), one) < 3 * GIB
+    assert forecast.fitted(shape(config), trial, 24 * GIB) == trial
 
 
 def test_kl_drift_on_many_tokens_takes_more_than_a_tile() -> None:
     config = load_sweep(LLAMA, ["eval.kl_tokens=256", "eval.kl_prompts=4", "data.max_length=8"])
-    found = memory.estimate(shape(config), largest_trial(config, "lora")).evaluation
+    found = forecast.estimate(shape(config), largest_trial(config, "lora")).evaluation
     assert found == 2 * 2 * 4096 * 16 * 8 + 10 * 4 * 256 * 128256
 
 
@@ -252,7 +254,7 @@ LLAMA_70B = (
 def test_a_model_over_many_gpus_is_evaluated_on_one_which_must_hold_it() -> None:
     config, found = fit(80, *LLAMA_70B)
     trial = largest_trial(config, "full")
-    assert memory.fitted(shape(config), trial, 80 * GIB) == trial
+    assert forecast.fitted(shape(config), trial, 80 * GIB) == trial
     (fault,) = faults(found.check, config)
     assert fault.field == "the base's evaluation"
     assert f"about {2 * 70.55e9 * 1.05 / GIB + 1:.0f}" in fault.rule
@@ -282,10 +284,10 @@ def test_a_base_of_4_bits_takes_what_its_paper_says() -> None:
     found.check(config)
     model, trial = shape(config), largest_trial(config, "lora")
     untouched = 2 * model.vocabulary * model.hidden + (2 * model.layers + 1) * model.hidden
-    quantised = memory.parameters(model) - untouched
+    quantised = parameters(model) - untouched
     assert trial.lora is not None
-    adapter = 12 * memory.adapter_parameters(model, trial.lora)
-    base = memory.estimate(model, trial).static - adapter
+    adapter = 12 * adapter_parameters(model, trial.lora)
+    base = forecast.estimate(model, trial).static - adapter
     assert base == pytest.approx(2 * untouched + quantised * (4 + 0.127) / 8, rel=1e-4)
 
 

@@ -13,7 +13,7 @@ from trainables.config import ModelConfig, ModelShape
 from trainables.files.locations import resolve
 from trainables.inputs import model_shape
 from trainables.inputs.model_shape import _FAMILIES, read_shape
-from trainables.process import memory
+from trainables.process import parameter_counts
 
 SIZES = {
     "hidden_size": 96,
@@ -51,7 +51,7 @@ def test_every_parameter_is_counted(family: str, tied: dict[str, bool], tmp_path
     (tmp_path / "config.json").write_text(json.dumps({"model_type": family, **SIZES, **tied}))
     shape = read_shape(ModelConfig(name=str(tmp_path)))
     assert shape is not None
-    assert memory.parameters(shape) == count(AutoConfig.from_pretrained(tmp_path))
+    assert parameter_counts.parameters(shape) == count(AutoConfig.from_pretrained(tmp_path))
 
 
 @pytest.mark.parametrize("stated", [{}, {"head_dim": None, "num_key_value_heads": None}])
@@ -67,7 +67,7 @@ def test_heads_are_told_apart_where_the_file_states_neither_their_size_nor_those
     monkeypatch.setenv("HOME", str(tmp_path.parent))
     shape = read_shape(ModelConfig(name=f"~/{tmp_path.name}"))
     assert shape is not None
-    assert memory.parameters(shape) == count(AutoConfig.from_pretrained(tmp_path))
+    assert parameter_counts.parameters(shape) == count(AutoConfig.from_pretrained(tmp_path))
 
 
 @pytest.mark.parametrize("family", _FAMILIES)
@@ -103,7 +103,7 @@ def test_the_bundled_sweeps_give_the_shapes_of_their_models(sweep: str, paramete
 
     shape = load_sweep(sweep, []).model.shape
     assert shape is not None
-    assert memory.parameters(shape) == parameters
+    assert parameter_counts.parameters(shape) == parameters
 
 
 def test_the_embedded_model() -> None:
@@ -114,7 +114,7 @@ def test_the_embedded_model() -> None:
     assert shape is not None
     with safe_open(f"{resolve(model.name)}/model.safetensors", "numpy") as weights:
         sizes = [weights.get_tensor(name).size for name in weights.keys()]  # noqa: SIM118
-    assert memory.parameters(shape) == sum(sizes)
+    assert parameter_counts.parameters(shape) == sum(sizes)
 
 
 def test_a_gguf_file() -> None:
@@ -125,7 +125,7 @@ def test_a_gguf_file() -> None:
     shape = read_shape(model)
     assert shape is not None
     tensors = gguf.GGUFReader(resolve(model.name)).tensors
-    assert memory.parameters(shape) == sum(int(tensor.n_elements) for tensor in tensors)
+    assert parameter_counts.parameters(shape) == sum(int(tensor.n_elements) for tensor in tensors)
     assert read_shape(model) is shape  # read once
 
 

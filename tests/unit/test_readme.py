@@ -15,7 +15,7 @@ from trainables.config import Constraint, TrainConfig
 from trainables.files.locations import resolve
 from trainables.inputs.chats import Example
 from trainables.inputs.rows import learned
-from trainables.process import memory
+from trainables.process import forecast
 from trainables.results.enough_items import FEWEST_OF_RANK, items_needed, level_of_rank
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
@@ -44,7 +44,7 @@ def test_its_trials_fit_the_gpus_that_it_says(tmp_path: Path) -> None:
     for method in sweep.search.methods:
         trial = largest_trial(sweep, method)
         assert paper.shape is not None
-        assert memory.fitted(paper.shape, trial, int(gib) << 30) == trial
+        assert forecast.fitted(paper.shape, trial, int(gib) << 30) == trial
 
 
 @pytest.mark.parametrize("sweep", ["my_sweep", "paper_llama31_8b", "paper_qwen25_7b"])

@@ -24,7 +24,7 @@ from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.logits import backbone_once, logits_at
 from trainables.evaluation.positions import positions_of
 from trainables.inputs.data import IGNORED_LABEL, Sample, context_ids, labelled
-from trainables.process.memory import LOGITS_AT_ONCE
+from trainables.process.forecast import LOGITS_AT_ONCE
 from trainables.process.workers import divided
 
 

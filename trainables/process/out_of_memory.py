@@ -12,7 +12,7 @@ import torch
 
 from trainables.config import EvalSuite, TrialConfig
 from trainables.errors import EvaluationOutOfMemory, Fault, OutOfMemory, UserError, first_line
-from trainables.process.memory import micro_batches, with_eval_batch, with_micro_batch
+from trainables.process.batch_sizes import micro_batches, with_eval_batch, with_micro_batch
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@
     adapters    the batched linear layers; `batch`, `loss` and `optimizer` belong to the same step
     last_layer  the part of the base that is computed only where the loss reads it
     probe       how many slots train fastest, by `speed`
-    eligibility which trials get no slot, and `base` for which models there are none
+    eligibility which trials get no slot, and `batchable` which models have none
 
 A trial in a slot measures the same as alone, within 1e-4 in fp32, whatever its neighbours do.
 """

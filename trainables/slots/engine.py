@@ -22,8 +22,8 @@ from trainables.inputs.tokenized import inputs_of
 from trainables.process.out_of_memory import free_memory, is_out_of_memory
 from trainables.records.schema import TrialResult
 from trainables.slots.adapters import AdaptedLayers, Adapter, AdapterGroup, Part, lay_out
-from trainables.slots.base import check_batchable, resolve_targets
 from trainables.slots.batch import Batch
+from trainables.slots.batchable import check_batchable, resolve_targets
 from trainables.slots.dropout import Masks
 from trainables.slots.loss import PassLoss
 from trainables.slots.passes import PassTimes, Share, padded_tokens, plan

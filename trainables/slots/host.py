@@ -133,7 +133,7 @@ class SlotHost:
             UserError: the model cannot be loaded, or lacks a target module, or cannot
                 recompute activations as asked.
         """
-        from trainables.slots.base import NotBatchable
+        from trainables.slots.batchable import NotBatchable
 
         try:
             await self._in_thread(self._engine_for, trial)

@@ -18,8 +18,8 @@ from torch.nn.functional import cross_entropy
 
 from trainables.evaluation.logits import logits_at
 from trainables.inputs.adaptable import recompute
-from trainables.slots.base import NotBatchable
 from trainables.slots.batch import Batch
+from trainables.slots.batchable import NotBatchable
 from trainables.slots.last_layer import LastLayer
 
 _TILE_TOKENS = 1024

@@ -24,9 +24,9 @@ from trainables.records.schema import Measurement, TrialResult
 from trainables.training.attempt_folder import is_scratch, published_address
 from trainables.training.best_weights import BestWeights
 from trainables.training.checkpointing import AlreadyTrained, Checkpoints
-from trainables.training.fused_head import Trainer
 from trainables.training.measuring import Measuring
 from trainables.training.reporter import Reporter
+from trainables.training.trainer import Trainer
 
 # Workers that are done with their part of an evaluation wait for the slowest one.
 _LONGEST_EVALUATION_S = 24 * 3600

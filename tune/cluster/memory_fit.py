@@ -10,7 +10,9 @@ from rich.table import Table
 from trainables.config import Method, ModelConfig, ModelShape, TrialConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.model_shape import architecture, read_shape
-from trainables.process import memory
+from trainables.process import forecast
+from trainables.process.batch_sizes import with_eval_batch, with_micro_batch
+from trainables.process.parameter_counts import parameters
 from tune.config.search_config import SearchConfig
 from tune.config.sweep_config import SweepConfig
 from tune.search.space import planned_runs
@@ -27,7 +29,7 @@ def memory_table(config: SweepConfig) -> Table | str:
     if shape is None:
         return f"memory: {_why_unknown(config.model)}"
     table = Table(
-        title=f"memory of a worker, {memory.parameters(shape) / 1e9:.3g} B parameters, samples of "
+        title=f"memory of a worker, {parameters(shape) / 1e9:.3g} B parameters, samples of "
         f"{config.data.max_length} tokens",
         title_justify="left",
         box=None,  # its lines would leave no room for the labels in 80 columns
@@ -39,15 +41,15 @@ def memory_table(config: SweepConfig) -> Table | str:
         table.add_column(heading, justify="right")
     for method in _estimated(config):
         trial = largest_trial(config, method)
-        estimate = memory.estimate(shape, trial)
+        estimate = forecast.estimate(shape, trial)
         cells = [
-            _cell(trial, memory.fitted(shape, trial, _share_of(card * _GIB, trial)))
+            _cell(trial, forecast.fitted(shape, trial, _share_of(card * _GIB, trial)))
             for card in _CARDS_GIB
         ]
         table.add_row(_label(trial), f"{estimate.peak / _GIB:.1f}", estimate.phase, *cells)
     trial = largest_trial(config, config.search.methods[0])
-    cells = [_cell(trial, memory.fitted_base(shape, trial, card * _GIB)) for card in _CARDS_GIB]
-    peak = f"{memory.base_peak(shape, trial) / _GIB:.1f}"
+    cells = [_cell(trial, forecast.fitted_base(shape, trial, card * _GIB)) for card in _CARDS_GIB]
+    peak = f"{forecast.base_peak(shape, trial) / _GIB:.1f}"
     table.add_row("base, on 1 GPU", peak, "evaluation", *cells)
     return table
 
@@ -67,7 +69,7 @@ def host_memory(config: SweepConfig) -> list[str]:
     if shape is None or "full" not in _estimated(config):
         return []
     trial = largest_trial(config, "full")
-    host = memory.host_estimate(shape, trial)
+    host = forecast.host_estimate(shape, trial)
     line = f"full: a checkpoint takes {_gib(host.checkpoint)} of its node's own memory"
     if host.offloaded:
         together = host.checkpoint + trial.workers * host.offloaded
@@ -86,7 +88,7 @@ def disk_space(config: SweepConfig) -> list[str]:
     lines, runs = [], planned_runs(config)
     for method in config.search.methods:
         trial = largest_trial(config, method)
-        disk = memory.disk_estimate(shape, trial)
+        disk = forecast.disk_estimate(shape, trial)
         best = trial.train.save_weights * disk.weights
         lines.append(
             f"{method}: a trial takes up to {_gib(_CHECKPOINTS * disk.checkpoint + best)} of disk "
@@ -127,7 +129,7 @@ class MemoryFit:
         notices, faults = [], []
         for method in [method for method in _estimated(config) if method in self.cards]:
             trial = largest_trial(config, method)
-            smaller = memory.fitted(shape, trial, self._share(trial))
+            smaller = forecast.fitted(shape, trial, self._share(trial))
             if smaller is None:
                 faults.append(self._fault(shape, trial, config.search))
             elif smaller != trial:
@@ -143,7 +145,7 @@ class MemoryFit:
         """The trial with the largest micro-batch and eval batch that fit; its batch size stays."""
         if self.shape is None or trial.method not in self.cards or not _is_known(trial):
             return trial
-        return memory.fitted(self.shape, trial, self._share(trial)) or trial
+        return forecast.fitted(self.shape, trial, self._share(trial)) or trial
 
     def _share(self, trial: TrialConfig) -> float:
         return _share_of(self.cards[trial.method], trial)
@@ -152,9 +154,9 @@ class MemoryFit:
         """The fault if the base does not fit: a single process evaluates it, despite `workers`."""
         method = config.search.methods[0]
         trial, card = largest_trial(config, method), self.cards.get(method)
-        if card is None or memory.fitted_base(shape, trial, card):
+        if card is None or forecast.fitted_base(shape, trial, card):
             return None
-        need = memory.base_peak(shape, _with_one_sample(trial)) / _GIB
+        need = forecast.base_peak(shape, _with_one_sample(trial)) / _GIB
         smaller = "" if config.model.dtype == "bfloat16" else " or model.dtype: bfloat16"
         smaller += _or_4_bits(trial, config.search)
         return Fault(
@@ -177,10 +179,10 @@ class MemoryFit:
         card = self._share(trial)
         train = trial.train.model_copy(update={"gradient_checkpointing": True})
         recomputing = trial.model_copy(update={"train": train})
-        if memory.fitted(shape, recomputing, card):
+        if forecast.fitted(shape, recomputing, card):
             return "set train.gradient_checkpointing: true, with which it fits"
         if trial.lora and search.lora:
-            fits = [r for r in search.lora.rank if memory.fitted(shape, _of_rank(trial, r), card)]
+            fits = [r for r in search.lora.rank if forecast.fitted(shape, _of_rank(trial, r), card)]
             drop = f"drop the largest search.lora.rank (up to {max(fits)} fits), " if fits else ""
             smaller = f"a smaller model{_or_4_bits(trial, search)} or larger GPUs"
             return f"{drop}lower data.max_length, or take {smaller}"
@@ -220,7 +222,7 @@ def _is_known(trial: TrialConfig) -> bool:
 
 
 def _need(shape: ModelShape, trial: TrialConfig) -> str:
-    return f"{memory.estimate(shape, trial).peak / _GIB:.1f}"
+    return f"{forecast.estimate(shape, trial).peak / _GIB:.1f}"
 
 
 def _share_of(card: float, trial: TrialConfig) -> float:
@@ -235,7 +237,7 @@ def _of_rank(trial: TrialConfig, rank: int) -> TrialConfig:
 
 
 def _with_one_sample(trial: TrialConfig) -> TrialConfig:
-    return memory.with_micro_batch(memory.with_eval_batch(trial, 1), 1)
+    return with_micro_batch(with_eval_batch(trial, 1), 1)
 
 
 def _cell(trial: TrialConfig, smaller: TrialConfig | None) -> str:

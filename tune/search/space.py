@@ -19,7 +19,7 @@ from optuna.distributions import (
 from trainables.config import LoraConfig, Method, ModelConfig, TrainConfig, TrialConfig
 from trainables.config.training import CHANGES_NO_RESULT
 from trainables.inputs.model_shape import read_shape
-from trainables.process.memory import adapter_parameters
+from trainables.process.parameter_counts import adapter_parameters
 from trainables.results.confirmation import planned_repeats
 from tune.config.search_config import (
     OF_TRAINING,

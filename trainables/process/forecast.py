@@ -1,6 +1,6 @@
-"""Estimates the GPU memory of a trial from its model's shape alone; never imports torch.
+"""What a trial will take of GPUs, hosts and disks, from its model's shape; never imports torch.
 
-A worker's peak is what stays throughout plus the highest of what comes and goes:
+A worker's peak on its GPU is what stays throughout plus the highest of what comes and goes:
 
     static      weights, fp32 master copy, adapters, AdamW's two moments (Rajbhandari et al. 2020,
                 ZeRO, 1910.02054, section 3: 2 + 4 + 4 + 4 bytes per parameter in 16 bit)
@@ -16,11 +16,18 @@ tests repeat this and require the estimate to be within 15 % of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trainables.config import LoraConfig, ModelShape, TrialConfig
 from trainables.config.evaluation import GENERAL_TEXT_TOKENS
+from trainables.process.batch_sizes import micro_batches, with_eval_batch, with_micro_batch
+from trainables.process.parameter_counts import (
+    adapted_linears,
+    adapter_parameters,
+    linear_sizes,
+    linear_weights,
+    parameters,
+)
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 _FP32 = 4
@@ -190,41 +197,6 @@ def disk_estimate(shape: ModelShape, trial: TrialConfig) -> DiskEstimate:
     return DiskEstimate(weights=_bytes(trial) * count, checkpoint=3 * _FP32 * count)
 
 
-def micro_batches(trial: TrialConfig, most: int) -> Iterator[int]:
-    """Sizes of a micro-batch, from `most` down, at which the trial's batch stays the same."""
-    per_worker = trial.train.batch_size // trial.workers
-    return (size for size in range(most, 0, -1) if per_worker % size == 0)
-
-
-def with_micro_batch(trial: TrialConfig, size: int) -> TrialConfig:
-    """The same trial with another micro-batch size."""
-    train = trial.train.model_copy(update={"micro_batch_size": size})
-    return trial.model_copy(update={"train": train})
-
-
-def with_eval_batch(trial: TrialConfig, size: int) -> TrialConfig:
-    """The same trial with another evaluation batch size."""
-    suite = trial.eval.model_copy(update={"batch_size": size})
-    return trial.model_copy(update={"eval": suite})
-
-
-def parameters(shape: ModelShape) -> int:
-    """Number of parameters of a decoder with gated MLPs; tied weights count once."""
-    norms = 2 * shape.hidden + (2 * shape.head_size if shape.normed_heads else 0)
-    per_layer = sum(_weights(shape)) + norms
-    if shape.attention_bias:
-        per_layer += (shape.heads + 2 * shape.kv_heads) * shape.head_size
-    embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied_embeddings else 2)
-    return shape.layers * per_layer + embeddings + shape.hidden
-
-
-def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
-    """Adapter parameters: r (in + out) per adapted linear layer, and DoRA's magnitudes."""
-    adapted = [_linears(shape)[name] for name in _adapted(shape, lora)]
-    magnitudes = sum(rows for rows, _ in adapted) if lora.dora else 0
-    return shape.layers * (sum(lora.rank * (rows + cols) for rows, cols in adapted) + magnitudes)
-
-
 @dataclass(frozen=True)
 class _States:
     """Bytes of the parameters' states; `live`: gathered parameters, in every forward pass."""
@@ -251,7 +223,7 @@ def _base(shape: ModelShape, trial: TrialConfig) -> float:
     count = parameters(shape)
     if not trial.model.load_in_4bit:
         return count * _bytes(trial)
-    quantised = shape.layers * sum(_weights(shape))
+    quantised = shape.layers * sum(linear_weights(shape))
     each = 1 / 2 + 1 / 64 + _FP32 / (64 * 256)
     return (count - quantised) * _bytes(trial) + quantised * each
 
@@ -301,7 +273,7 @@ def _activations(shape: ModelShape, trial: TrialConfig) -> float:
         kept += shape.heads * trial.data.max_length * (_FP32 + size)
     if trial.lora is None:
         return kept + size * (4 * hidden + inner)
-    linears, adapted = _linears(shape), _adapted(shape, trial.lora)
+    linears, adapted = linear_sizes(shape), adapted_linears(shape, trial.lora)
     kept += size * trial.lora.rank * len(adapted)
     if trial.lora.dropout:
         kept += sum((1 + size) * linears[name][1] for name in adapted)
@@ -323,13 +295,13 @@ def _transient(shape: ModelShape, trial: TrialConfig, tokens: int) -> float:
     cast = _FP32 * shape.intermediate if trial.lora is not None and size < _FP32 else 0
     gradients = tokens * (size * (shape.intermediate + 2 * shape.hidden) + cast)
     has_norms = trial.lora is not None and trial.lora.dora
-    of_dora = 2 * _FP32 * max(_weights(shape)) if has_norms else 0
+    of_dora = 2 * _FP32 * max(linear_weights(shape)) if has_norms else 0
     return gradients + of_dora + _unpacked(shape, trial)
 
 
 def _unpacked(shape: ModelShape, trial: TrialConfig) -> float:
     """Bytes of the largest matrix of 4 bits in the dtype that its product is computed in."""
-    return max(_weights(shape)) * _bytes(trial) if trial.model.load_in_4bit else 0.0
+    return max(linear_weights(shape)) * _bytes(trial) if trial.model.load_in_4bit else 0.0
 
 
 def _head(shape: ModelShape, trial: TrialConfig, tokens: int) -> float:
@@ -361,33 +333,6 @@ def _evaluation(shape: ModelShape, trial: TrialConfig) -> float:
     logits = max(of_loss, of_kl) * (size + copies * _FP32)
     in_a_layer = tokens * (layer + cache) + _unpacked(shape, trial)
     return float(max(in_a_layer, tokens * 2 * size * shape.hidden + logits))
-
-
-def _linears(shape: ModelShape) -> dict[str, tuple[int, int]]:
-    """Output and input size of each linear layer of a block, by its name for PEFT."""
-    heads, kv_heads = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    return {
-        "q_proj": (heads, shape.hidden),
-        "k_proj": (kv_heads, shape.hidden),
-        "v_proj": (kv_heads, shape.hidden),
-        "o_proj": (shape.hidden, heads),
-        "gate_proj": (shape.intermediate, shape.hidden),
-        "up_proj": (shape.intermediate, shape.hidden),
-        "down_proj": (shape.hidden, shape.intermediate),
-    }
-
-
-def _weights(shape: ModelShape) -> list[int]:
-    """How many weights each linear layer of a block has."""
-    return [rows * columns for rows, columns in _linears(shape).values()]
-
-
-def _adapted(shape: ModelShape, lora: LoraConfig) -> list[str]:
-    """The linear layers of a block that LoRA is on; PEFT also takes names such as `mlp.up_proj`."""
-    if lora.target_modules == "all-linear":
-        return list(_linears(shape))
-    last_parts = {module.rpartition(".")[2] for module in lora.target_modules}
-    return [name for name in _linears(shape) if name in last_parts]
 
 
 def _bytes(trial: TrialConfig) -> int:

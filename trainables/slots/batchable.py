@@ -1,4 +1,4 @@
-"""What slots need to know of a base model: which layers are adapted, and if it can be shared."""
+"""Whether trials can share a base in one batch, and which of its layers are adapted."""
 
 from __future__ import annotations
 
