@@ -154,7 +154,7 @@ def test_a_record_of_a_newer_schema(
     file = file(1) if callable(file) else file
     change(file, schema_version=2)
     message = refused(sweep.folder.root, capsys)
-    assert f"{file}:2: schema_version must be 1, got 2; {NEWER}" in message
+    assert f"{file}: schema_version must be 1, got 2; {NEWER}" in message
 
 
 @pytest.mark.parametrize("renamed", [{}, {"started": ...}], ids=["added", "renamed"])
@@ -310,16 +310,13 @@ def test_a_record_edited_by_hand(
     file = getattr(sweep.folder, kind)
     file = file(1) if callable(file) else file
     text = file.read_text()
-    line = text[: text.index(before)].count("\n") + 1
     file.write_text(text.replace(before, after, 1))
     with pytest.raises(UserError) as caught:
         check_sweep_folder(sweep.folder.root)
     message = str(caught.value.faults[0])
     assert rule in message
-    assert str(file) in message
+    assert f"{file}: " in message
     assert "restore it from a copy" in message or "to evaluate the base anew" in message
-    if edit not in ("no JSON", "no sweep id", "cut off"):
-        assert f"{file}:{line}: " in message
     before_running = state(sweep.folder.root)
     project = sweep.folder.root.parents[1]
     assert main([str(project / "tiny.yaml"), "--output-dir", str(sweep.folder.root.parent)]) == 2

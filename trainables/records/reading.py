@@ -38,8 +38,8 @@ def read_record(
         details = error.errors(include_url=False)
         if any(map(_is_of_a_newer_version, details)):
             remedy = _UPDATE
-        faults = [_fault(detail, content, file, remedy, line) for detail in details]
-        raise UserError(faults) from None
+        place = f"{file}:{line}" if line else file
+        raise UserError([_fault(detail, place, remedy) for detail in details]) from None
 
 
 def read_each(readers: Iterable[Callable[[], T]]) -> list[T]:
@@ -64,18 +64,16 @@ def _is_of_a_newer_version(detail: ErrorDetails) -> bool:
     return detail["type"] == "extra_forbidden" or detail["loc"] == ("schema_version",)
 
 
-def _fault(detail: ErrorDetails, content: bytes, file: str, remedy: str, line: int | None) -> Fault:
-    """One fault of a record, with its line."""
-    kind, location = detail["type"], [part for part in detail["loc"] if isinstance(part, str)]
+def _fault(detail: ErrorDetails, place: str, remedy: str) -> Fault:
+    kind = detail["type"]
     if kind == "json_invalid":
-        return Fault(_place(file, line), f"is not JSON: {detail['ctx']['error']}", remedy)
+        return Fault(place, f"is not JSON: {detail['ctx']['error']}", remedy)
     if kind == "missing":
         rule = "is missing"
     elif kind == "extra_forbidden":
         rule = "is no key of this record"
     else:
         rule = f"{_rule(detail)}, got {_shown(detail['input'])}"
-    place = _place(file, line or _line_of(location, content))
     field = ".".join(map(str, detail["loc"]))
     return Fault(place, f"{field} {rule}" if field else rule, remedy)
 
@@ -88,17 +86,3 @@ def _rule(detail: ErrorDetails) -> str:
 def _shown(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
-
-
-def _place(file: str, line: int | None) -> str:
-    return f"{file}:{line}" if line else file
-
-
-def _line_of(location: list[str], content: bytes) -> int:
-    """The line at which the keys leading to a value are found, one after the other."""
-    position = 0
-    for key in location:
-        found = content.find(f'"{key}"'.encode(), position)
-        if found >= 0:
-            position = found
-    return content.count(b"\n", 0, position) + 1
