@@ -15,6 +15,7 @@ from trainables.records.ledger import Ledger
 from trainables.records.schema import Measurement, TrialRecord, TrialStatus
 from trainables.training import checkpoint_files
 from trainables.training.checkpoint_files import (
+    BEST_EVALUATION,
     FILES,
     BestEvaluation,
     best_dir,
@@ -27,7 +28,6 @@ from trainables.training.checkpoint_files import (
     mark_evaluated,
     newest_valid,
     set_damaged_aside,
-    write_best,
 )
 from tune.folder.disk_budget import DiskBudget
 
@@ -54,7 +54,8 @@ def write_weights(attempt: Path, step: int = 5) -> Path:
     folder = best_dir(attempt)
     folder.mkdir(parents=True)
     (folder / "adapter_model.safetensors").write_bytes(b"x" * 100 * KIB)
-    write_best(folder, BestEvaluation(step=step, metric="in_domain/acc_mean", value=0.5))
+    best = BestEvaluation(step=step, metric="in_domain/acc_mean", value=0.5)
+    (folder / BEST_EVALUATION).write_text(best.model_dump_json())
     return folder
 
 

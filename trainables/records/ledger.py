@@ -32,7 +32,7 @@ from trainables.errors import Fault, UserError
 from trainables.files.storage import SEE_THE_STORE, Location, is_address, open_storage, read_or_none
 from trainables.records.folder import SweepFolder, trial_numbers
 from trainables.records.items import items_file
-from trainables.records.metrics_file import MetricsFile, read_lines, to_line
+from trainables.records.metrics_file import read_lines, to_line
 from trainables.records.reading import Record, read_each, read_record
 from trainables.records.schema import (
     BaseRecord,
@@ -157,7 +157,9 @@ class Ledger:
         A damaged end is dropped (see `metrics_file`). If a later attempt repeated a step, its
         measurements replace the earlier ones from there on.
         """
-        return _in_order(self._metrics_file(number).measurements)
+        file = self.folder.metrics(number)
+        log = self.storage.read_log(self.folder.name(file))
+        return _in_order(read_lines(log, self.folder.place(file)).measurements)
 
     @collector_paused()
     def histories(self, as_they_came: bool = False) -> dict[int, list[Measurement]]:
@@ -234,16 +236,14 @@ class Ledger:
         names = self.storage.children(self.folder.name(self.folder.trials))
         return sorted(trial_numbers(names))
 
-    def _metrics_file(self, number: int) -> MetricsFile:
-        file = self.folder.metrics(number)
-        return read_lines(self.storage.read_log(self.folder.name(file)), self.folder.place(file))
-
     def _drop_damaged_end(self, number: int) -> None:
         """Drop the partial line a crash left, which would otherwise end up between others."""
-        found = self._metrics_file(number)
-        if found.is_damaged:
-            log = self.folder.name(self.folder.metrics(number))
-            self.storage.write_log(log, found.whole)
+        file = self.folder.metrics(number)
+        name = self.folder.name(file)
+        content = self.storage.read_log(name)
+        whole = read_lines(content, self.folder.place(file)).whole
+        if whole != content:
+            self.storage.write_log(name, whole)
 
     @property
     def _remedy_of_base(self) -> str:

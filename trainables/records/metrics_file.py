@@ -25,13 +25,12 @@ class MetricsFile:
 
     Attributes:
         measurements: in the order they were written.
-        whole: the file's content up to the last whole line, including its line end.
-        is_damaged: whether anything after that was dropped.
+        whole: the file's content up to the last whole line, including its line end; anything after
+            that is dropped.
     """
 
     measurements: list[Measurement]
     whole: bytes
-    is_damaged: bool
 
 
 def to_line(measurement: Measurement) -> bytes:
@@ -73,7 +72,7 @@ def read_lines(content: bytes, file: str) -> MetricsFile:
     kept = content[:whole]
     if kept and not kept.endswith(b"\n"):
         kept += b"\n"
-    return MetricsFile(measurements, kept, kept != content)
+    return MetricsFile(measurements, kept)
 
 
 def _is_as_written(line: bytes) -> bool:

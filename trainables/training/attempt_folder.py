@@ -94,13 +94,6 @@ def publish_file(trial: TrialConfig, file: Path) -> None:
         open_storage(trial.published_dir).publish(file, name)
 
 
-def remove_published(address: str, names: Iterable[str]) -> None:
-    """Delete checkpoints, or best-evaluation weights, that an attempt has published."""
-    storage = open_storage(address)
-    for name in names:
-        storage.remove(name)
-
-
 def publish_items(trial: TrialConfig) -> None:
     """Publish the items of evaluations not yet published."""
     if trial.published_dir is None:

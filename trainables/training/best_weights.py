@@ -12,11 +12,11 @@ from trainables.process.workers import agreed, is_first_worker
 from trainables.records.schema import Measurement
 from trainables.training.attempt_folder import is_scratch
 from trainables.training.checkpoint_files import (
+    BEST_EVALUATION,
     BestEvaluation,
     best_dir,
     best_weights,
     remove_best,
-    write_best,
 )
 
 
@@ -60,7 +60,7 @@ class BestWeights:
             self.save(unfinished)
             if is_first and value is not None:
                 best = BestEvaluation(step=measurement.step, metric=objective.metric, value=value)
-                write_best(unfinished, best)
+                (unfinished / BEST_EVALUATION).write_text(best.model_dump_json())
         if is_first:
             self._best = best
             remove_best(self._attempts[:-1])

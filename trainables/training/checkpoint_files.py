@@ -133,11 +133,6 @@ def evaluated(checkpoint: Path) -> dict[str, Any] | None:
         return None
 
 
-def write_best(folder: Path, best: BestEvaluation) -> None:
-    """Record which evaluation a folder of weights belongs to."""
-    (folder / BEST_EVALUATION).write_text(best.model_dump_json())
-
-
 def best_weights(attempt_dirs: Sequence[Path]) -> Iterator[tuple[Path, BestEvaluation]]:
     """The folders of best weights and the evaluations of these, the newest attempt's first."""
     for folder in reversed([best_dir(attempt) for attempt in attempt_dirs]):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from trainables.files.storage import open_storage
 from trainables.records.ledger import Ledger
 from trainables.records.schema import (
     ENDED_WELL,
@@ -18,7 +19,6 @@ from trainables.records.schema import (
     TrialRecord,
     TrialStatus,
 )
-from trainables.training.attempt_folder import remove_published
 from trainables.training.checkpoint_files import (
     BEST,
     CHECKPOINTS,
@@ -138,8 +138,10 @@ class PublishedCheckpoints(SweepListener):
         """Delete its checkpoints, and all best weights but those that its record names."""
         if record.status in ENDED_WELL:
             for address in (*record.config.earlier_attempts, record.config.output_dir):
-                is_named = f"{address}/{BEST}" == record.best_weights_dir
-                remove_published(address, (CHECKPOINTS,) if is_named else (CHECKPOINTS, BEST))
+                storage = open_storage(address)
+                storage.remove(CHECKPOINTS)
+                if f"{address}/{BEST}" != record.best_weights_dir:
+                    storage.remove(BEST)
 
 
 def _surplus(attempts: Sequence[Path]) -> Iterator[Path]:
