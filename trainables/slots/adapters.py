@@ -191,7 +191,7 @@ class Routing:
         self.parts = parts
         self._counts = [part.last - part.first for part in parts]
         self._sizes = [part.rows * count for part, count in zip(parts, self._counts, strict=True)]
-        self._masks = masks or None
+        self._masks = masks
 
     def split(self, x_NSI: torch.Tensor) -> list[torch.Tensor]:
         """Each part's share, by adapter: (N, S, I) to (G, T, I) each."""

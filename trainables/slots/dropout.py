@@ -28,10 +28,6 @@ class Masks:
         self._rows, self._window = batch.rows, batch.window
         self._device = batch.input_ids_NS.device
 
-    def __bool__(self) -> bool:
-        """Whether any of the adapters drops anything."""
-        return bool(self._generators)
-
     def again(self) -> AbstractContextManager[None]:
         """A context for later, in which what is drawn from now on is drawn again.
 
@@ -56,8 +52,10 @@ class Masks:
         for generator, state in zip(self._generators, states, strict=True):
             generator.set_state(state)
 
-    def draw(self, positions: int, features: int) -> torch.Tensor:
-        """What is kept of a layer's input: booleans (N, S, I)."""
+    def draw(self, positions: int, features: int) -> torch.Tensor | None:
+        """What is kept of a layer's input: booleans (N, S, I); None if nothing is dropped."""
+        if not self._generators:
+            return None
         window = self._window if self._window and positions == self._window.length else None
         shape_NSI = (sum(self._rows), window.width if window else positions, features)
         kept_NSI = torch.ones(shape_NSI, dtype=torch.bool, device=self._device)

@@ -60,5 +60,4 @@ class FlatAdamW:
 
     def zero_grad(self) -> None:
         """Zero the gradient in place, as it is a row of its group's matrix."""
-        assert self._flat_P.grad is not None  # noqa: S101 - it has one from the beginning
-        self._flat_P.grad.zero_()
+        self.inner.zero_grad(set_to_none=False)
