@@ -19,7 +19,7 @@ from ray.autoscaler._private.node_provider_availability_tracker import (
 )
 from ray.autoscaler.node_launch_exception import NodeLaunchException
 
-from trainables.config import Demands, TrialConfig
+from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.records.ledger import Ledger
 from trainables.records.schema import SweepRecord
@@ -282,18 +282,3 @@ def test_memory_is_asked_for_again_where_the_base_s_evaluation_brought_the_gpus(
         sweep.run([Listener()])
     resized = [line for line in warnings if line.startswith("lora, rank 32: micro-batch 4")]
     assert len(resized) == (ending is EnoughError)
-
-
-def test_a_folder_that_is_not_the_driver_s_is_named(
-    load: Callable[..., SweepConfig], tmp_path: Path
-) -> None:
-    from trainables.under_ray.tasks import as_task, evaluate_base_on_worker
-
-    config = load("eval.limit=4")
-    arguments = (config.model, config.data, config.eval, 0, str(tmp_path), str(tmp_path / "base"))
-    told = ray.get(
-        as_task(evaluate_base_on_worker, {"CPU": 1}).remote(*arguments, "marker", Demands())
-    )
-    assert isinstance(told, UserError)
-    assert "what the driver wrote there is not there; mount the same storage" in str(told)
-    assert not (tmp_path / "base").exists()

@@ -207,7 +207,7 @@ def cold(
     return values(measurements), workers()
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [0, pytest.param(1, marks=pytest.mark.slow), 2, 3])
 def test_two_workers_train_the_model_that_one_trains(
     stage: int,
     cold: Any,
@@ -305,20 +305,10 @@ def test_a_weight_that_files_hold_under_both_its_names_is_one_in_every_worker(
     assert [m.metrics["train/loss"] for m in measurements] == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_trial_on_a_warm_group_equals_a_cold_start(
-    cold: Any, train: Train, make_group_trial: Callable[..., TrialConfig]
-) -> None:
-    expected, processes = cold
-    assert train(make_group_trial(3, learning_rate=1e-3))[1] is None
-    measurements, error = train(make_group_trial())
-    assert error is None
-    assert values(measurements) == expected
-    assert workers() == processes
-
-
 def test_a_trial_that_is_stopped_or_diverges_leaves_the_group_warm(
     cold: Any, train: Train, make_group_trial: Callable[..., TrialConfig]
 ) -> None:
+    """And those that follow measure what the group's first one did."""
     expected, processes = cold
     measurements, error = train(make_group_trial(), stops_at=3)
     assert isinstance(error, SystemExit)
