@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from trainables.evaluation.base import read_items
 from trainables.files.locations import node_cache
-from trainables.files.object_storage import _query
+from trainables.files.object_storage import ObjectStorage
 from trainables.files.storage import open_storage
 from trainables.records.ledger import Ledger
 from trainables.records.metrics_file import read_lines
@@ -47,8 +47,9 @@ class NodeLoser(Killer):
 
 def objects(location: str) -> dict[str, tuple[int, int]]:
     """Size and time of writing of all there is in the store."""
-    filesystem, prefix = fs.FileSystem.from_uri(location + _query(location))
-    found = filesystem.get_file_info(fs.FileSelector(prefix, recursive=True))
+    storage = ObjectStorage(location)
+    prefix = str(storage._prefix)
+    found = storage._filesystem.get_file_info(fs.FileSelector(prefix, recursive=True))
     return {
         info.path.removeprefix(f"{prefix}/"): (info.size, info.mtime_ns)
         for info in found

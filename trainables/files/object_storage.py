@@ -58,7 +58,8 @@ class ObjectStorage(Storage):
     """
 
     def __init__(self, location: str) -> None:
-        query = _query(location)
+        options = _endpoint() if location.startswith("s3://") else {}
+        query = f"?{urlencode(options)}" if options else ""  # pyarrow takes none from a variable
         try:
             filesystem, prefix = fs.FileSystem.from_uri(location + query)
         except ValueError as error:  # before the store is asked
@@ -67,7 +68,7 @@ class ObjectStorage(Storage):
             raise UserError(
                 [Fault("", f"{location} is no address of a store: {what}", remedy)]
             ) from error
-        self._filesystem = _patient(filesystem)
+        self._filesystem = _patient(filesystem, options)
         self._prefix = PurePosixPath(prefix)
         self._last_segment: dict[str, int] = {}
 
@@ -270,7 +271,7 @@ def _segment(log: str, number: int) -> str:
     return f"{segments_folder(log)}/{number:08d}.jsonl"
 
 
-def _patient(filesystem: fs.FileSystem) -> fs.FileSystem:
+def _patient(filesystem: fs.FileSystem, options: dict[str, str]) -> fs.FileSystem:
     """The same, asking S3 for longer; Google's client asks for a quarter of an hour by itself.
 
     Amazon's "standard" strategy would give up early where many requests are asked again at once.
@@ -278,13 +279,7 @@ def _patient(filesystem: fs.FileSystem) -> fs.FileSystem:
     if not isinstance(filesystem, fs.S3FileSystem):
         return filesystem
     retries = fs.AwsDefaultS3RetryStrategy(_ATTEMPTS)
-    return fs.S3FileSystem(region=filesystem.region, retry_strategy=retries, **_endpoint())
-
-
-def _query(location: str) -> str:
-    """Options that pyarrow itself does not take from the environment."""
-    options = _endpoint() if location.startswith("s3://") else {}
-    return f"?{urlencode(options)}" if options else ""
+    return fs.S3FileSystem(region=filesystem.region, retry_strategy=retries, **options)
 
 
 def _endpoint() -> dict[str, str]:
