@@ -248,9 +248,10 @@ def test_a_turn_of_tool_calls_ends_as_its_chat_template_has_it(tmp_path: Path) -
         assert learned(tokenizer, sample)[1].endswith(end)
 
 
+@pytest.mark.parametrize("calls", [[], "[]"])
 @pytest.mark.parametrize("template", ["deepseekv3", "gptoss", "llama3_1", "lfm2_2_5"])
 def test_a_turn_of_blank_calls_and_thoughts_is_learned_as_one_that_names_none(
-    template: str, tmp_path: Path
+    template: str, calls: object, tmp_path: Path
 ) -> None:
     """Some templates ask only whether it names them, and write no content of earlier turns then.
 
@@ -259,7 +260,7 @@ def test_a_turn_of_blank_calls_and_thoughts_is_learned_as_one_that_names_none(
     """
     tokenizer = of_bytes(template)
     answer = {"role": "assistant", "content": "3"}
-    blank: dict[str, Any] = {"tool_calls": [], "reasoning_content": ""}
+    blank: dict[str, Any] = {"tool_calls": calls, "reasoning_content": ""}
     named, unnamed = (
         tokenized(tmp_path, tokenizer, [{"messages": [QUESTION, turn] * 2} | tools]).train
         for turn, tools in ((answer | blank, {"tools": " "}), (answer, {}))
@@ -434,14 +435,14 @@ def test_all_answers_of_a_chat_are_learned_each_after_what_was_said_before(
     assert (found.skipped, len(found.prompts)) == (0, 2)
 
 
-ENDS = "must end with an answer of the role assistant to others, got turns of"
+ENDS = "must end with an answer of the role assistant, got turns of"
 TURNS = "must be turns of a `role` and a `content`"
 
 
 def test_a_chat_without_any_answer_is_refused(tmp_path: Path) -> None:
     rows = [{"messages": THOUGHTFUL[:3]}]
     (fault,) = faults(tmp_path, of_bytes("qwen3"), rows, {"answers": "all"})
-    told = "must have an answer of the role assistant to others, got turns of system, assistant, "
+    told = "must have an answer of the role assistant to a user, got turns of system, assistant, "
     assert fault.rule.startswith(f"{told}user: row 1 of")
 
 
@@ -475,7 +476,7 @@ def test_no_chat_is_in_both_splits_and_long_samples_are_left_out_one_by_one(
         ([QUESTION, QUESTION | {"role": "bot"}], f"{ENDS} user, bot"),
         ([{"from": "palm", "value": "a"}] * 2, f"{ENDS} palm, palm"),
         ([{"role": "assistant", "content": "a"}], f"{ENDS} assistant"),
-        ([], f"{ENDS} "),
+        ([], f"{ENDS} nobody"),
         ([{"speaker": "a", "text": "b"}], f"{TURNS}, got one of speaker (str), text (str)"),
         ([{"from": "human", "text": "b"}], f"{TURNS}, got one of from (str), text (str)"),
         ([{"from": ["human"], "value": "b"}], f"{TURNS}, got one of from (list), value (str)"),

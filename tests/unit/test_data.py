@@ -1141,6 +1141,27 @@ def test_a_hub_data_set_that_is_not_as_it_says_is_a_fault(
     assert found.remedy.startswith("name a data.subset")
 
 
+@pytest.mark.parametrize(
+    ("chosen", "choices"),
+    [({}, "['main', 'other']"), ({"subset": "main", "split": "trian"}, "one of ['train']")],
+)
+def test_subsets_and_splits_to_choose_from_are_told_without_another_remedy(
+    chosen: dict[str, str], choices: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "org/set").mkdir(parents=True)
+    subsets = [{"config_name": name, "data_files": f"{name}.jsonl"} for name in ("main", "other")]
+    (tmp_path / "org/set/README.md").write_text(f"---\nconfigs: {json.dumps(subsets)}\n---\n")
+    for name in ("main", "other"):
+        (tmp_path / f"org/set/{name}.jsonl").write_text('{"a": 1}')
+    (found,) = faults(load_rows, config("org/set", **chosen))
+    assert choices in found.rule
+    assert found.remedy == ""
+
+
 def test_data_to_replay_make_up_their_share_of_the_samples(tmp_path: Path) -> None:
     own = jsonl(tmp_path, [{"prompt": "q", "completion": letter} for letter in "abcdefghij"])
     general = jsonl(tmp_path, [{"words": str(n)} for n in range(9)], "general.jsonl")

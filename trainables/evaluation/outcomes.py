@@ -153,6 +153,8 @@ def _target_text(task: Any, sample: dict[str, Any]) -> str:
     target, count = _target(task, sample), _count_choices(task, sample)
     if count is None or not isinstance(target, int):
         return str(target)
+    if target >= count and not scores_itself(task):
+        raise IndexError(f"its right answer is choice {target} of 0 to {count - 1}")
     return _choice_text(task, sample, target) if 0 <= target < count else str(target)
 
 

@@ -89,8 +89,9 @@ def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
     if not learned:
         rule = "the answers are blank or marked not to be learned"
         if not wanted:
-            which, got = "have" if answers == "all" else "end with", ", ".join(roles)[-_SHOWN:]
-            rule = f"must {which} an answer of the role assistant to others, got turns of {got}"
+            wants = "have an answer of the role assistant to a user"
+            wants = wants if answers == "all" else "end with an answer of the role assistant"
+            rule = f"must {wants}, got turns of {', '.join(roles[-4:])[:_SHOWN] or 'nobody'}"
         or_all = ", or set answers: all" if answers == "last" and asked else ""
         raise _malformed(rule, f"leave such chats out{or_all}")
     first, *others = [Example(turns[:i], turns[i], tools) for i in learned]
@@ -158,19 +159,18 @@ def _turn(turn: Turn) -> Turn:
     if turn.get("function_call"):  # which hardly any chat template writes
         remedy = "write tool_calls: [{type: function, function: ...}], and tool for function"
         raise _malformed("must have calls as `tool_calls`, got a `function_call`", remedy)
-    content, calls = turn.get("content"), turn.get("tool_calls")
+    if calls := turn.get("tool_calls"):
+        # In OpenAI's format arguments are JSON text, which many templates would quote once more.
+        calls = [_with_arguments(c, _parsed_arguments) for c in _objects(calls, "`tool_calls`")]
+        turn = turn | {"tool_calls": calls}
+    content = turn.get("content")
     is_silent = content is None and bool(calls)
     if not isinstance(turn.get("role"), str) or not (isinstance(content, str) or is_silent):
         raise _malformed(f"must be turns of a `role` and a `content`, got one of {_kinds(given)}")
     # For an empty list, some chat templates write a turn of calls and omit the content; for a blank
     # thought, some write an empty one.
     blank = [name for names in CARRIED for name in names if not turn.get(name)]
-    turn = {name: value for name, value in turn.items() if name not in (*blank, *_MARKS)}
-    if not calls:
-        return turn
-    # In OpenAI's format arguments are JSON text, which many templates would quote a second time.
-    of_calls = _objects(calls, "`tool_calls`")
-    return turn | {"tool_calls": [_with_arguments(call, _parsed_arguments) for call in of_calls]}
+    return {name: value for name, value in turn.items() if name not in (*blank, *_MARKS)}
 
 
 def _kinds(turn: Turn) -> str:

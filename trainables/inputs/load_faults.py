@@ -14,9 +14,10 @@ from trainables.errors import Fault, causes, first_line, hub_remedy
 
 FETCH_AGAIN = "fetch the model again, whole"
 _SAVE_TOKENIZER = "save it beside the weights, too: tokenizer.save_pretrained(FOLDER)"
+_NO_TOKENIZER = "backend tokenizer"  # a list of ways to one follows, each in a line of its own
 # By words of Transformers and the hub's client.
 _REMEDIES = {
-    "backend tokenizer": f"{_SAVE_TOKENIZER}; or pip install sentencepiece tiktoken",
+    _NO_TOKENIZER: f"{_SAVE_TOKENIZER}; or pip install sentencepiece tiktoken",
     "trust_remote_code": "set model.trust_remote_code: true if you trust its code",
     "not recognize this": "upgrade Transformers, or name a model of an architecture that it has",
     "kind of AutoModel": "name a model that continues text, such as a Llama, a Qwen3 or a Gemma 3",
@@ -72,6 +73,8 @@ def _told(error: Exception) -> str:
     for cause in causes(error):
         if type(cause).__name__ == "ProxyError":
             return f"the proxy answers {first_line(cause)}"
+    if _NO_TOKENIZER in str(error):
+        return "it has no tokenizer, or one that needs sentencepiece or tiktoken"
     told = first_line(error).rstrip(".")
     is_json = isinstance(error, JSONDecodeError) and _is_of_damaged_file(error)
     return f"a damaged JSON file: {told}" if is_json else told

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 from jinja2 import Template, TemplateError, UndefinedError, meta
 
 from trainables.config import DataConfig
-from trainables.errors import Fault, UserError, as_reason, hub_remedy, named
+from trainables.errors import Fault, UserError, as_reason, hub_remedy
 from trainables.files.locations import RELATIVE, absence, expanded, is_local, resolve
 from trainables.inputs.chats import Example, examples_of_chat, without_nulls
 from trainables.inputs.row_files import Row, first_of, read_rows
@@ -82,12 +82,12 @@ def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
         split = data.validation_split or split
     try:
         hub = datasets.load_dataset(name, data.subset, split=split)
-    # RuntimeError: of one with a script; DatasetsError: of files with unlike fields, for example.
     except (OSError, HTTPError, ValueError, RuntimeError, DatasetsError) as error:
-        told = " ".join(f"{named(error)} {error.__cause__ or ''}".split())
-        rule = f"cannot load data set {name}: {as_reason(told)}"
-        remedy = "name a data.subset of like files that is whole, or a file of your own"
-        raise UserError([Fault(field, rule, hub_remedy(error) or remedy)]) from error
+        told = " ".join(f"{type(error).__name__}: {error} {error.__cause__ or ''}".split())
+        rule, remedy = f"cannot load data set {name}: {as_reason(told)}", hub_remedy(error)
+        if not isinstance(error, (OSError, ValueError, RuntimeError)):  # as of files unlike others
+            remedy = remedy or "name a data.subset of like files, or a file of your own"
+        raise UserError([Fault(field, rule, remedy)]) from error
     # No text is made of pictures and sounds, which each row would hold decoded.
     texts = hub.remove_columns([n for n, feature in hub.features.items() if _is_media(feature)])
     return [dict(row) for row in texts.select(range(len(texts))[: data.limit])]
@@ -320,6 +320,11 @@ def _examples(
     return [example.begun_by(texts.get("system")) for example in examples]
 
 
+@lru_cache  # many rows may lack what a template names
+def _names_in(template: str) -> Set[str]:
+    return meta.find_undeclared_variables(ENVIRONMENT.parse(template))
+
+
 def _rendered(
     data: DataConfig, row: Row, templates: Mapping[str, Template], where: str
 ) -> dict[str, str]:
@@ -334,7 +339,7 @@ def _rendered(
         try:
             texts[name] = text_of(template, row)
         except TEMPLATE_FAILS as error:
-            wanted = meta.find_undeclared_variables(ENVIRONMENT.parse(_templates(data)[name]))
+            wanted = _names_in(_templates(data)[name])
             faults.append(_fault_of_rendering(f"data.{name}", error, wanted, row, where))
     if faults:
         raise UserError(faults)
