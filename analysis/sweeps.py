@@ -139,7 +139,7 @@ def open_sweeps(sweep_dirs: Location | Sequence[Location]) -> list[Sweep]:
     faults: list[Fault] = []
     given = [sweep_dirs] if isinstance(sweep_dirs, str | Path) else sweep_dirs
     parsed = [parse_location(each) if isinstance(each, str) else each for each in given]
-    for sweep_dir in parsed:
+    for sweep_dir in dict.fromkeys(parsed):
         with _collecting(faults, str(sweep_dir)):
             sweeps.append(_open(sweep_dir))
     for sweep in sweeps[1:]:

@@ -54,7 +54,7 @@ def test_the_json_has_what_repeats_came_to_the_front_and_what_is_still_to_come(r
 
 def test_what_tells_the_answer_tells_how_many_repeats_it_lacks(results, tmp_path):
     """Whatever ends the search, and wherever the answer is told."""
-    told = "Missing: 2 of 5 repeats with other seeds (failed or not run yet)."
+    told = "Missing: 2 of 5 repeats with other seeds, not run to their end."
     copy = shutil.copytree(results.sweeps[0].ledger.folder.root, tmp_path / "sweep")
     record = json.loads((copy / "sweep.json").read_text())
     record["config"]["confirm"] = {"top_k": 1, "seeds": 5}

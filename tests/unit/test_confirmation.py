@@ -450,7 +450,7 @@ def test_repeats_that_failed_or_have_not_run_are_missing(
     records = [record for record in found if record.confirms is None]
     repeats = [record for record in found if record.confirms is not None]
     records += [r.model_copy(update={"status": end}) for r, end in zip(repeats, ends, strict=False)]
-    told = f" Missing: {missing} of 15 repeats with other seeds of first (failed or not run yet)."
+    told = f" Missing: {missing} of 15 repeats with other seeds of first, not run to their end."
     to_begin = repeats_to_begin(config, records)
     assert missing_repeats(records, to_begin, " of first") == (told if missing else "")
 

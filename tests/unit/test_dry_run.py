@@ -321,12 +321,15 @@ def test_the_wandb_project_is_the_file_s_else_the_sweep_s_else_the_environment_s
     assert project() == "forgetting-sweeps"
     monkeypatch.setenv("WANDB_PROJECT", "me/mine")
     assert "error: WANDB_PROJECT: is refused by W&B: Invalid project" in refused()
+    disabled = "wandb.mode=disabled"
+    assert project(disabled) == "forgetting-sweeps"
     monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert project() == "forgetting-sweeps"
     refused("wandb.mode=offline")
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     assert project() == "mine"
-    assert project("wandb.mode=disabled") == "mine"  # where its next start may use W&B
+    assert project(disabled) == "mine"  # where its next start may use W&B
     begun(sweep, "wandb.project=begun")
     assert project() == "begun"
     assert project("wandb.project=other") == "other"

@@ -96,6 +96,12 @@ def test_a_copy_of_a_sweep_does_not_count_twice(tmp_path):
     assert len(caught.value.faults) == 1
 
 
+def test_a_folder_that_is_given_twice_is_read_once(tmp_path):
+    folder = SyntheticSweep(trials=4).write(tmp_path / "sweep")
+    [sweep] = open_sweeps([folder, f"{folder}/"])
+    assert sweep.ledger.folder.root == folder
+
+
 def with_base_keys(tmp_path, *sweeps: tuple[SyntheticSweep, str, str]) -> Results:
     """Sweeps whose bases have these keys, and these keys of their scores."""
     folders = []

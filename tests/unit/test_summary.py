@@ -646,7 +646,7 @@ def test_the_answer_says_how_many_repeats_it_lacks(tmp_path):
     lost = trial(3, status=TrialStatus.FAILED, reason="x", confirms=0, seed=2)
     for repeats, missing in [([], 3), ([one], 2), ([one, lost], 2)]:
         text = summary(config, [*records, *repeats], tmp_path)
-        told = f" Missing: {missing} of 3 repeats with other seeds (failed or not run yet).\n"
+        told = f" Missing: {missing} of 3 repeats with other seeds, not run to their end.\n"
         assert text.count(told) == text.count("Missing") == 1
     more = [trial(n, {GAIN: 0.5, LOSS: 0.05}, confirms=0, seed=n) for n in (4, 5)]
     assert "Missing" not in summary(config, [*records, one, *more], tmp_path)

@@ -154,6 +154,7 @@ def test_the_split_that_is_asked_must_be_named(tmp_path: Path) -> None:
         },
         {"doc_to_text": "Which, {{rest}}?", "doc_to_choice": "{{question}}"},
         {"doc_to_text": "{# as {{ q }} #}{{ rest }}", "doc_to_choice": ["a", "b"]},
+        {"doc_to_text": "{{ rest }}{{ '{{q}}' }}", "doc_to_choice": ["a", "b"]},
         {"doc_to_text": "{% if q is defined %}{{ q }}{% endif %}", "doc_to_choice": ["a", "b"]},
     ],
 )

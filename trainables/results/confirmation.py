@@ -44,7 +44,7 @@ def missing_repeats(records: Iterable[TrialRecord], to_begin: int, whose: str = 
     repeats = [record for record in records if record.confirms is not None]
     missing = to_begin + sum(record.status not in TOLD for record in repeats)
     told = f"{missing} of {len(repeats) + to_begin} repeats with other seeds{whose}"
-    return f" Missing: {told} (failed or not run yet)." if missing else ""
+    return f" Missing: {told}, not run to their end." if missing else ""
 
 
 def unconfirmed(

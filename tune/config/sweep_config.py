@@ -60,8 +60,12 @@ class EarlyStoppingConfig(Frozen):
     loss_limit: float | None = Field(default=3.0, gt=1)
 
 
-def _project_name(name: str) -> str:
-    """The name, if W&B takes it for a project's; else it would take no run either."""
+def project_name(name: str) -> str:
+    """The name, if W&B takes it for a project's.
+
+    Raises:
+        ValueError: it does not, and would take no run either.
+    """
     if not 1 <= len(name) <= _LONGEST_PROJECT:
         raise ValueError(f"must have 1 to {_LONGEST_PROJECT} characters, got {len(name)}")
     if set(name) & set(_NOT_IN_PROJECT):
@@ -82,7 +86,7 @@ class WandbConfig(Frozen):
     """
 
     mode: Literal["online", "offline", "disabled"] | None = None
-    project: Annotated[str, AfterValidator(_project_name)] = "forgetting-sweeps"
+    project: Annotated[str, AfterValidator(project_name)] = "forgetting-sweeps"
     entity: str | None = None
     tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = ()
 

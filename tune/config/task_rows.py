@@ -23,6 +23,7 @@ _NO_FILES = "is absent, and the task's YAML names no files"
 # Keys by which other data may be read than what the files hold.
 _OWN_READING = ("class", "custom_dataset", "include")
 _PRINTED = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
+_OTHER_JINJA = ("{%", "{#", "'{{", '"{{')  # which only the harness knows to read
 _MARKUP = re.compile(r"\{([{%#]).*?[}%#]\}|\s", re.DOTALL)
 
 
@@ -96,7 +97,7 @@ def _absent(rows: Sequence[Row], spec: dict[str, Any]) -> tuple[str, str] | None
     has = {name for row in rows for name in row}
     for key in ("doc_to_text", "doc_to_target", "doc_to_choice"):
         value = spec.get(key)
-        if not rows or not isinstance(value, str) or "{%" in value or "{#" in value:
+        if not rows or not isinstance(value, str) or any(mark in value for mark in _OTHER_JINJA):
             continue
         names = _PRINTED.findall(value)
         if key == "doc_to_choice" and value.isidentifier():

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Location, join
 from trainables.records.ledger import Ledger
-from tune.config.sweep_config import SweepConfig, WandbConfig
+from tune.config.sweep_config import SweepConfig, WandbConfig, project_name
 
 _PREFIX, _MODE, _PROJECT, _ENTITY = "WANDB_", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY"
 # Keys, headers, and passwords in addresses, as in http://me:password@proxy.
@@ -69,12 +69,19 @@ def in_its_project(config: SweepConfig, output_dir: Location) -> SweepConfig:
     """
     of_sweep = _recorded(config.name, output_dir)
     found = {
-        "project": of_sweep.get("project") or os.environ.get(_PROJECT),
+        "project": of_sweep.get("project") or _project_of_environment(),
         "entity": of_sweep.get("entity") or os.environ.get(_ENTITY),
     }
     given = config.wandb.model_fields_set
     update = {field: value for field, value in found.items() if value and field not in given}
     return config.model_copy(update={"wandb": config.wandb.model_copy(update=update)})
+
+
+def _project_of_environment() -> str | None:
+    """None also of a name that W&B does not take, as may be left where W&B is disabled."""
+    with suppress(ValueError):
+        return project_name(os.environ.get(_PROJECT, ""))
+    return None
 
 
 def _recorded(name: str, output_dir: Location) -> dict[str, Any]:
