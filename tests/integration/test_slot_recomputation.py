@@ -188,7 +188,7 @@ def test_whether_a_model_can_recompute_is_told_with_what_adapters_it_takes() -> 
     check_adaptable(base, Demands())
     with pytest.raises(UserError) as caught:
         check_adaptable(base, Demands(adapters=adapters, recomputes=True))
-    asked = ("search.lora", "train.gradient_checkpointing")
+    asked = ("search.lora.target_modules", "train.gradient_checkpointing")
     assert tuple(fault.field for fault in caught.value.faults) == asked
     able = model("llama")
     check_adaptable(able, Demands(recomputes=True))

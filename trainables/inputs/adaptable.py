@@ -10,8 +10,6 @@ from trainables.config import Demands, LoraConfig
 from trainables.errors import Fault, UserError, as_written, first_line
 from trainables.inputs.adapter import adapt, linear_layers, restore
 
-_CHOICES = ("target_modules", "dropout", "dora")
-
 
 def check_adaptable(base: Any, demands: Demands) -> None:
     """Check that the base meets a sweep's demands; it is left as it was.
@@ -59,8 +57,11 @@ def recompute(base: Any, **options: Any) -> None:
 
 
 def _fault_of_refusal(base: Any, lora: LoraConfig, reason: str) -> Fault:
-    asked = ", ".join(f"{name} {as_written(getattr(lora, name))}" for name in _CHOICES)
+    beside = [name for name in ("dropout", "dora") if getattr(lora, name)]
+    field = "search.lora" if beside else "search.lora.target_modules"
+    names = ("target_modules", *beside)
+    asked = ", ".join(f"{name} {as_written(getattr(lora, name))}" for name in names)
     rule = f"PEFT cannot adapt the model with {asked}: {reason}"
     # PEFT adapts experts beside them.
     remedy = f"leave out what it refuses, or name linear layers: {', '.join(linear_layers(base))}"
-    return Fault("search.lora", rule, remedy)
+    return Fault(field, rule, remedy)
