@@ -141,7 +141,8 @@ def test_a_sweep_outlives_a_host_that_is_cut_off(lab: Hosts) -> None:
 def assert_whole(sweep: Ledger) -> None:
     """The record tells of the attempt that went on, and of nothing written too late."""
     records = sweep.trials()
-    assert [record.status for record in records] == [TrialStatus.COMPLETE] * TRIALS
+    ended = [(record.status, record.reason) for record in records]
+    assert ended == [(TrialStatus.COMPLETE, None)] * TRIALS
     went_on = records[0]
     assert (went_on.attempt, went_on.failures) == (2, 0)
     steps = [measurement.step for measurement in sweep.measurements(0)]

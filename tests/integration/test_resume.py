@@ -222,6 +222,30 @@ def test_a_training_sets_aside_the_damaged_checkpoint_that_it_does_not_go_on_fro
     assert (newer.parent / f"damaged_{newer.name}").exists()
 
 
+def test_a_checkpoint_is_read_before_anything_is_reported(
+    killed: tuple[Path, list[Path]],
+    killed_trial: TrialConfig,
+    make_trial: Callable[..., TrialConfig],
+    tmp_path: Path,
+) -> None:
+    """The attempt that wrote it may live on behind a cut network, and delete it."""
+    folder, (_, newer) = killed
+    (newer / "evaluated.json").unlink()
+
+    class Deleting(ListReporter):
+        def report(self, measurement: Measurement) -> None:
+            super().report(measurement)
+            shutil.rmtree(newer, ignore_errors=True)
+
+    changes = {"earlier_attempts": (str(folder),), "output_dir": str(tmp_path / "attempt_2")}
+    resumed = by_step(train(killed_trial.model_copy(update=changes), Deleting()))
+    assert sorted(resumed) == [10, 11, 12]
+    undisturbed = by_step(
+        train(make_trial(**KINDS["lora with dropout"], train=TRAIN), ListReporter())
+    )
+    assert resumed == {step: undisturbed[step] for step in resumed}
+
+
 def test_half_written_checkpoint_is_not_found(killed: tuple[Path, list[Path]]) -> None:
 
     folder, (older, newer) = killed

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainables.training import checkpoint
+from trainables.training import checkpoint, random_state
 
 
 def drawn() -> list[list[float]]:
@@ -38,5 +38,8 @@ def test_each_worker_goes_on_with_its_own(rank: int, tmp_path: Path) -> None:
         states += of_worker.random
         expected.append(drawn())
     checkpoint.write(tmp_path / "step", replace(of_worker, random=states))
-    checkpoint.load_random_state(tmp_path / "step", rank)
+    state = checkpoint.load_random_state(tmp_path / "step", rank)
+    assert state is not None
+    random_state.restore(state)
     assert drawn() == expected[rank]
+    assert checkpoint.load_random_state(tmp_path / "step", rank=2) is None

@@ -109,8 +109,7 @@ def load_training_state(checkpoint: Path, model: Any, optimizer: Any) -> None:
     optimizer_state.restore(model, optimizer, tensors)
 
 
-def load_random_state(checkpoint: Path, rank: int) -> None:
-    """Restore this worker's random state; a worker without a saved one keeps its own."""
+def load_random_state(checkpoint: Path, rank: int) -> dict[str, torch.Tensor] | None:
+    """That worker's random state; None if the checkpoint has none, as of fewer workers."""
     file = checkpoint / _RANDOM.format(rank=rank)
-    if file.exists():
-        random_state.restore(load_file(file))
+    return load_file(file) if file.exists() else None

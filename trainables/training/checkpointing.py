@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 from trl import SFTTrainer
 
 from trainables.config import TrialConfig
 from trainables.process.background import in_background
 from trainables.process.workers import agreed, barrier, from_each, is_first_worker
-from trainables.training import checkpoint, checkpoint_files, optimizer_state
+from trainables.training import checkpoint, checkpoint_files, optimizer_state, random_state
 from trainables.training.attempt_folder import is_scratch, publish_checkpoints, publish_file
 from trainables.training.best_weights import BestWeights
 from trainables.training.measuring import Measuring
@@ -39,6 +40,8 @@ class Checkpoints:
         self._measuring = measuring
         self._resumed = resume_point(self._attempts)
         self._progress = checkpoint.load_progress(self._resumed) if self._resumed else None
+        self._evaluation_is_due = False
+        self._random: dict[str, torch.Tensor] | None = None
 
     @property
     def first_step(self) -> int:
@@ -53,7 +56,11 @@ class Checkpoints:
             checkpoint_files.set_damaged_aside(self._attempts, self._resumed)
 
     def restore(self) -> None:
-        """Restore parameters, moments and schedule."""
+        """Restore parameters, moments and schedule.
+
+        All of the checkpoint is read here: once this attempt is under way, one that lives on behind
+        a cut network may write or delete there.
+        """
         if self._resumed is None or self._progress is None:
             # In bfloat16 DeepSpeed's stage 0 has made one, of zero gradients, to allot its moments.
             optimizer_state.set_steps(self._trainer.optimizer, 0)
@@ -64,9 +71,13 @@ class Checkpoints:
         state.global_step = progress.step
         trainer._globalstep_last_logged = progress.step  # else the first loss is spread over all
         state.num_input_tokens_seen = progress.tokens_seen
-        carried = checkpoint_files.evaluated(self._resumed) or progress.carried
+        evaluated = checkpoint_files.evaluated(self._resumed)
+        carried = evaluated or progress.carried
         self._measuring.restore(carried)
         self._best.restore(carried["best"])
+        is_report_step = self._measuring.is_report_step(progress.step)
+        self._evaluation_is_due = is_report_step and evaluated is None
+        self._random = checkpoint.load_random_state(self._resumed, trainer.args.process_index)
 
     def make_up(self) -> None:
         """Do the evaluation that the checkpoint's step still lacks.
@@ -76,19 +87,16 @@ class Checkpoints:
         """
         if self._resumed is None:
             return
-        step = self._trainer.state.global_step
-        evaluated = checkpoint_files.evaluated(self._resumed)
-        is_due = evaluated is None and self._measuring.is_report_step(step)
-        if agreed(is_due):
+        if agreed(self._evaluation_is_due):
             self._best.offer(self._measuring.evaluate())
-        if step >= self._trainer.args.max_steps:
+        if self.first_step >= self._trainer.args.max_steps:
             raise AlreadyTrained
 
     def before_step(self) -> None:
         """Restore the random state, after the data loader has drawn from it for itself."""
-        if self._resumed is not None:
-            checkpoint.load_random_state(self._resumed, self._trainer.args.process_index)
-            self._resumed = None
+        if self._random is not None:
+            random_state.restore(self._random)
+            self._random = None
 
     def after_step(self) -> None:
         """Save and evaluate at a report step; save and end if that is requested."""
