@@ -11,7 +11,7 @@ from pathlib import Path
 
 from analysis.sweep_settings import SweepSettings
 from trainables.config import ModelConfig
-from trainables.errors import Fault, UserError, first_line
+from trainables.errors import Fault, UserError, collecting, first_line
 from trainables.files.storage import Location, parse_location
 from trainables.records.ledger import Ledger
 from trainables.records.schema import (
@@ -156,9 +156,8 @@ def open_sweeps(sweep_dirs: Location | Sequence[Location]) -> list[Sweep]:
 def _collecting(faults: list[Fault], folders: str) -> Iterator[None]:
     """Add to the faults what prevents that folders are read."""
     try:
-        yield
-    except UserError as error:
-        faults += error.faults
+        with collecting(faults):
+            yield
     except (OSError, ValueError) as error:  # the latter also pyarrow's
         faults.append(Fault("SWEEP_DIR", f"cannot be read: {folders} ({first_line(error)})"))
 

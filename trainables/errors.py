@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -145,6 +146,15 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(str(fault) for fault in self.faults)
+
+
+@contextmanager
+def collecting(faults: list[Fault]) -> Iterator[None]:
+    """Add those of a `UserError` that ends the body, and go on after it."""
+    try:
+        yield
+    except UserError as error:
+        faults += error.faults
 
 
 class TrialError(Exception):

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
-from trainables.errors import Fault, UserError, first_line, named
+from trainables.errors import Fault, UserError, collecting, first_line, named
 from trainables.evaluation.evaluator import Evaluator, shared_evaluator
 from trainables.evaluation.positions import check_lengths
 from trainables.evaluation.vocabulary import check_data, only_embedded
@@ -86,10 +86,8 @@ def _load_all(
     faults: list[Fault] = []
 
     def attempt(make: Callable[[], T]) -> T | None:
-        try:
+        with collecting(faults):
             return make()
-        except UserError as error:
-            faults.extend(error.faults)
         return None
 
     tokenizer = attempt(lambda: load_tokenizer(model))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from trainables.config import Demands, LoraConfig
-from trainables.errors import Fault, UserError, as_written, first_line
+from trainables.errors import Fault, UserError, as_written, collecting, first_line
 from trainables.inputs.adapter import adapt, linear_layers, restore
 
 
@@ -21,18 +21,14 @@ def check_adaptable(base: Any, demands: Demands) -> None:
     refused: dict[str, LoraConfig] = {}  # the first choice that PEFT refuses for each reason
     for lora in demands.adapters:
         try:
-            with torch.random.fork_rng():
+            with collecting(faults), torch.random.fork_rng():
                 restore(base, adapt(base, lora))
-        except UserError as error:
-            faults += error.faults
         except ValueError as error:
             refused.setdefault(first_line(error).rstrip("."), lora)
     faults += [_fault_of_refusal(base, lora, reason) for reason, lora in refused.items()]
     if demands.recomputes:
-        try:
+        with collecting(faults):
             recompute(base)
-        except UserError as error:
-            faults += error.faults
         base.gradient_checkpointing_disable()
     if faults:
         raise UserError(list(dict.fromkeys(faults)))

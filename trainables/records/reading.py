@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from trainables.errors import Fault, UserError
+from trainables.errors import Fault, UserError, collecting
 
 Record = TypeVar("Record", bound=BaseModel)
 T = TypeVar("T")
@@ -51,10 +51,8 @@ def read_each(readers: Iterable[Callable[[], T]]) -> list[T]:
     found: list[T] = []
     faults: list[Fault] = []
     for read in readers:
-        try:
+        with collecting(faults):
             found.append(read())
-        except UserError as error:
-            faults += error.faults
     if faults:
         raise UserError(faults)
     return found

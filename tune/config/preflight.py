@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from trainables.config import DataConfig
-from trainables.errors import Fault, UserError
+from trainables.errors import Fault, UserError, collecting
 from trainables.files.locations import (
     PACKAGE_SCHEME,
     RELATIVE,
@@ -47,12 +47,13 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
     if replay := config.data.replay:
         faults += as_replay(_check_data(replay.as_data(config.data.max_length))[1])
         samples = samples and samples + replay.beside(samples)
-    missing = _missing_paths(config)
-    faults += missing or [
-        *_unreadable_text(config),
-        *faults_of_task_names(config.eval),
-        *faults_of_task_rows(config.eval),
-    ]
+    if missing := _missing_paths(config):
+        faults += missing
+    else:
+        if config.eval.general_text is not None:
+            with collecting(faults):
+                read_general_text(config.eval.general_text)
+        faults += [*faults_of_task_names(config.eval), *faults_of_task_rows(config.eval)]
     faults += faults_of_deepspeed(config)
     if config.model.load_in_4bit and find_spec("bitsandbytes") is None:
         rule = "needs bitsandbytes, which is not installed"
@@ -91,13 +92,10 @@ def _check_data(data: DataConfig) -> tuple[int | None, list[Fault]]:
         path = getattr(data, source)
         if path is None or not is_local(path):
             continue
-        try:
+        with collecting(faults):
             made = learned(data, load_rows(data, source), source)
-        except UserError as error:
-            faults += error.faults
-            continue
-        if source == "path":
-            samples = count_samples(data, made)
+            if source == "path":
+                samples = count_samples(data, made)
     return samples, faults
 
 
@@ -116,13 +114,3 @@ def _missing_paths(config: SweepConfig) -> list[Fault]:
         elif field == "model.name" and path.is_dir() and not (path / "config.json").is_file():
             faults.append(Fault(field, f"holds no config.json of a model: {path}", RELATIVE))
     return faults
-
-
-def _unreadable_text(config: SweepConfig) -> list[Fault]:
-    if config.eval.general_text is None:
-        return []
-    try:
-        read_general_text(config.eval.general_text)
-    except UserError as error:
-        return error.faults
-    return []

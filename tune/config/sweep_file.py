@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from trainables.config import ROLES
-from trainables.errors import Fault, UserError
+from trainables.errors import Fault, UserError, collecting
 from trainables.files.locations import RELATIVE, absence, direct, expanded, is_local
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_faults import KeyPath, dotted, faults_of, flags_apart, split_key
@@ -119,10 +119,8 @@ def load_sweep(
     source = _read(_find(name_or_path, Path(), "SWEEP"), ())
     faults: list[Fault] = []
     for override in overrides:
-        try:
+        with collecting(faults):
             _override(source, override, (typed or {}).get(override, f"--set {override}"))
-        except UserError as error:
-            faults += error.faults
     faults += _unset_variables(source) or _read_deepspeed_file(source)
     try:
         config = SweepConfig.model_validate(flags_apart(source.values))
