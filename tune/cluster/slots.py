@@ -15,7 +15,7 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError
 
 from trainables.config import TrialConfig
 from trainables.records.schema import TrialRecord
-from trainables.results.confirmation import planned_repeats, unconfirmed, winners
+from trainables.results.confirmation import planned_repeats, repeats_to_begin
 from trainables.slots.speed import best
 from trainables.under_ray.gpu_types import as_options
 from trainables.under_ray.slots import SlotHosts, has_process, start_slot_host
@@ -291,10 +291,10 @@ def with_trials_left(config: SweepConfig, finished: Sequence[TrialRecord]) -> Sw
     """
     planned = planned_trials(config)
     to_search = planned - sum(record.confirms is None for record in finished)
-    confirm, to_repeat = config.confirm, planned_repeats(config.confirm, planned)
-    if confirm and to_search <= 0:
-        chosen = winners(config, finished, confirm.top_k)
-        to_repeat = sum(1 for _ in unconfirmed(confirm.seeds, chosen, finished))
+    if to_search > 0:
+        to_repeat = planned_repeats(config.confirm, planned)
+    else:
+        to_repeat = repeats_to_begin(config, finished)
     left = max(1, to_search, to_repeat)
     return config.model_copy(update={"budget": config.budget.model_copy(update={"trials": left})})
 
