@@ -13,7 +13,7 @@
     results      what all of these show, computed once
     items        answers item by item
     compared     what to heed where sweeps that differ are shown together
-    sweeps       trials and base, read from disk
+    sweeps       trials and base, read from disk; `sweep_settings` is what was asked of them
     stats        intervals and tests
 
 Each imports only those below it.
