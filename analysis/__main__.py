@@ -10,7 +10,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from trainables.errors import Fault, UserError
-from trainables.files.disk import disk_full, full_place, is_disk_full
+from trainables.files.disk import disk_full, is_disk_full
 from trainables.files.storage import parse_folder, parse_location
 from trainables.redaction import redacted
 
@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> int:
         if not is_disk_full(error):  # for which each library that writes has an error of its own
             raise
         given = vars(options)
-        place = full_place(error) or Path(given.get("to") or given.get("sweep_dir", ""))
-        return _refused([Fault("", disk_full(place), "make room, and type the same command again")])
+        told = disk_full(error, Path(given.get("to") or given.get("sweep_dir", "")))
+        return _refused([Fault("", told, "make room, and type the same command again")])
     return 0
 
 

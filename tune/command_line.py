@@ -15,13 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainables.errors import Fault, UserError, causes, first_line
-from trainables.files.disk import (
-    MAKE_ROOM,
-    disk_full,
-    full_disk_named_in,
-    full_place,
-    is_disk_full,
-)
+from trainables.files.disk import MAKE_ROOM, disk_full, full_disk_named_in, is_disk_full
 from trainables.files.locations import expanded
 from trainables.files.storage import join, parse_location
 from trainables.records.ledger import Ledger, cannot_write
@@ -252,7 +246,7 @@ def _as_user_error(error: Exception, folder: SweepFolder) -> UserError | None:
     from trainables.files.object_storage import is_of_store
 
     if is_disk_full(error):
-        rule = full_disk_named_in(error) or disk_full(full_place(error) or folder.root)
+        rule = full_disk_named_in(error) or disk_full(error, folder.root)
         return UserError([Fault("--output-dir", rule, MAKE_ROOM)])
     for each in causes(error):
         if isinstance(each, UserError):

@@ -20,7 +20,6 @@ from small_disk import small_disk
 from trainables.files.disk import (
     disk_full,
     full_disk_named_in,
-    full_place,
     hash_file,
     is_disk_full,
     log_stream,
@@ -236,11 +235,11 @@ NO_SEGMENT = f"creating shared memory segment {SEGMENT} (size 9): No space left 
     ],
 )
 def test_the_place_without_room_is_the_one_that_the_error_names(
-    error: Exception, place: str | None
+    error: Exception, place: str | None, tmp_path: Path
 ) -> None:
     wrapped = ValueError("outer")
     wrapped.__cause__ = error
-    assert full_place(wrapped) == (Path(place) if place else None)
+    assert disk_full(wrapped, tmp_path).startswith(f"disk full: {place or tmp_path} has ")
 
 
 def chained(cause: BaseException) -> BaseException:
@@ -266,7 +265,7 @@ def test_what_says_that_a_disk_is_full(error: BaseException | None, expected: bo
 
 
 def test_message_names_folder_and_free_space(tmp_path: Path) -> None:
-    message = disk_full(tmp_path / "not" / "yet")
+    message = disk_full(NO_SPACE, tmp_path / "not" / "yet")
     assert message.startswith(f"disk full: {tmp_path}/not/yet has ")
     assert "B free of " in message
     assert full_disk_named_in(OSError(errno.ENOSPC, "No space left", message)) == message
@@ -279,6 +278,6 @@ def test_message_tells_sizes_in_the_unit_that_suits_them(
     for total, told in ((5 << 29, "2.5 GiB"), (5 << 19, "2.5 MiB")):
         usage = SimpleNamespace(free=3 << 19, total=total)
         monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
-        message = disk_full(tmp_path)
+        message = disk_full(NO_SPACE, tmp_path)
         assert message.endswith(f" has 1.5 MiB free of {told}")
         assert full_disk_named_in(OSError(errno.ENOSPC, "No space left", message)) == message

@@ -156,11 +156,8 @@ def is_disk_full(error: BaseException) -> bool:
     return any(_says_full(each) for each in causes(error))
 
 
-def full_place(error: BaseException) -> Path | None:
-    """The file that a full disk had no room for, if an error or its cause names one.
-
-    It may lie on another disk than the sweep: in /dev/shm, or in a compiler's cache.
-    """
+def _full_place(error: BaseException) -> Path | None:
+    """The file that a full disk had no room for, if an error or its cause names one."""
     for each in filter(_says_full, causes(error)):
         if isinstance(each, OSError) and each.filename is not None:
             return Path(os.fsdecode(each.filename2 or each.filename))  # of a copy, its target
@@ -184,11 +181,15 @@ def full_disk_named_in(error: BaseException) -> str | None:
     return found[0] if found else None
 
 
-def disk_full(folder: Path) -> str:
-    """Message for a folder on a full disk: its name and the free space there."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+def disk_full(error: BaseException, folder: Path) -> str:
+    """Message for a full disk: the place that the error names, else the folder, and its free space.
+
+    It may lie on another disk than the sweep: in /dev/shm, or in a compiler's cache.
+    """
+    place = _full_place(error) or folder
+    existing = next(path for path in (place, *place.parents) if path.exists())
     usage = shutil.disk_usage(existing)
-    return f"disk full: {folder} has {_size(usage.free)} free of {_size(usage.total)}"
+    return f"disk full: {place} has {_size(usage.free)} free of {_size(usage.total)}"
 
 
 def _size(count: int) -> str:

@@ -14,7 +14,7 @@ from ray.exceptions import (
 
 from trainables.config import TrialConfig
 from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, as_reason, named
-from trainables.files.disk import disk_full, full_place, is_disk_full
+from trainables.files.disk import disk_full, is_disk_full
 from trainables.files.object_storage import is_store_out
 from trainables.records.schema import Outcome, TrialStatus
 from trainables.training.reporter import StopTrial
@@ -33,7 +33,7 @@ def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
             further, as where a single node does not reach the store.
     """
     if is_disk_full(error):  # it resumes once there is space
-        reason = disk_full(full_place(error) or Path(trial.output_dir))
+        reason = disk_full(error, Path(trial.output_dir))
         return Outcome(status=TrialStatus.RUNNING, reason=reason)
     cause = root_cause(error)
     if is_store_out(cause):

@@ -15,7 +15,7 @@ import ray
 from trainables.collector import collector_paused
 from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError, named, noted
-from trainables.files.disk import MAKE_ROOM, disk_full, full_place, is_disk_full
+from trainables.files.disk import MAKE_ROOM, disk_full, is_disk_full
 from trainables.files.locations import node_cache
 from trainables.files.object_storage import is_of_store
 from trainables.files.storage import SEE_THE_STORE, open_storage
@@ -101,7 +101,7 @@ def _fault_of(work: Callable[[], None], log: Path) -> UserError | None:
             end_with_lost_device()
             rule, remedy = f"failed{noted(error)}", f"the traceback is in {log}"
             if is_disk_full(error):
-                rule, remedy = disk_full(full_place(error) or log.parent), MAKE_ROOM
+                rule, remedy = disk_full(error, log.parent), MAKE_ROOM
             elif is_of_store(error):
                 remedy = f"{SEE_THE_STORE}; {remedy}"
             return UserError([Fault("the base's evaluation", rule, remedy)])
