@@ -148,8 +148,7 @@ class Sweep:
             if self._has_unseen_gpus:
                 self._ask_nodes()
                 resized = self._memory.check(self._config, has_base=True)
-            if base.revision is not None:
-                self._model = self._model.model_copy(update={"revision": base.revision})
+            self._model = base.pinned(self._model)
             check_metrics(self._config, base)
             of_training = training_warnings(self._config, base.train_samples)
             of_data = held_out_warnings(self._config, base)

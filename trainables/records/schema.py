@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from trainables.config import Frozen, Role, TrialConfig
+from trainables.config import Frozen, ModelConfig, Role, TrialConfig
 from trainables.metric_keys import METRICS, domain_metric, task_score
 
 # Files in the folder of the base's evaluation.
@@ -311,6 +311,10 @@ class BaseRecord(Frozen):
     replayed_tokens: float
     sample: SampleText
     warnings: tuple[str, ...] = ()
+
+    def pinned(self, model: ModelConfig) -> ModelConfig:
+        """The sweep's model, at the commit that was evaluated if it is of a hub."""
+        return model.model_copy(update={"revision": self.revision}) if self.revision else model
 
     def scored(self, trial: TrialRecord) -> Iterator[tuple[str, TaskScore, str, float]]:
         """The tasks that a trial has a score on: label, base's score, and its own key and value."""

@@ -85,8 +85,7 @@ def have_base_checked(
         train = TrainConfig.model_validate(last["train"])
         if demands.are_within(_demands(search, train)):
             return
-    revision = ledger.base().revision
-    model = config.model.model_copy(update={"revision": revision} if revision else {})
+    model = ledger.base().pinned(config.model)
     tell(f"checking the base {model.name} against what the sweep file asks anew ...")
     held = held_by_worker(config, config.search.methods[0], cluster)
     with answering("the base's check"):

@@ -56,9 +56,7 @@ def best_values(record: TrialRecord) -> dict[str, float]:
 
 def base_config(sweep: SweepRecord, base: BaseRecord) -> dict[str, Any]:
     """The base's configuration, under the keys of a trial's."""
-    model = ModelConfig.model_validate(sweep.config["model"])
-    if base.revision is not None:
-        model = model.model_copy(update={"revision": base.revision})
+    model = base.pinned(ModelConfig.model_validate(sweep.config["model"]))
     return {
         "method": "base",
         SETTING_GROUP: BASE_GROUP,
