@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any
 
 from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError, collecting, first_line, named
@@ -22,8 +21,6 @@ from trainables.process.lost_device import end_with_lost_device
 from trainables.process.out_of_memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,22 +81,22 @@ def _load_all(
 ) -> tuple[Any, Evaluator, TokenizedData]:
     """Load tokenizer, base, tasks and data, collecting the faults of all of them."""
     faults: list[Fault] = []
-
-    def attempt(make: Callable[[], T]) -> T | None:
-        with collecting(faults):
-            return make()
-        return None
-
-    tokenizer = attempt(lambda: load_tokenizer(model))
+    tokenizer: Any = None
+    evaluator: Evaluator | None = None
+    tokenized: TokenizedData | None = None
+    with collecting(faults):
+        tokenizer = load_tokenizer(model)
     if tokenizer is not None:
-        attempt(lambda: check_base(model, demands))
-        attempt(lambda: _check_chat_template(tokenizer, model, data, suite))
-    # Trials of this process use it too; without a tokenizer, task faults are still reported.
-    evaluator = attempt(
-        lambda: shared_evaluator(model, suite) if tokenizer else Evaluator(suite, tokenizer)
-    )
-    can_render = tokenizer and (tokenizer.chat_template or not data.has_chats)
-    tokenized = attempt(lambda: tokenize(data, tokenizer, seed)) if can_render else None
+        with collecting(faults):
+            check_base(model, demands)
+        with collecting(faults):
+            _check_chat_template(tokenizer, model, data, suite)
+    with collecting(faults):
+        # Trials of this process use it too; without a tokenizer, task faults are still reported.
+        evaluator = shared_evaluator(model, suite) if tokenizer else Evaluator(suite, tokenizer)
+    if tokenizer and (tokenizer.chat_template or not data.has_chats):
+        with collecting(faults):
+            tokenized = tokenize(data, tokenizer, seed)
     if tokenized is not None and not (suite.in_domain or tokenized.validation):
         name = "data.validation_path" if data.validation_path else "data.validation_fraction"
         rule = f"must give a row of at most {data.max_length} tokens, as eval.in_domain is empty"
