@@ -66,6 +66,12 @@ class Comparison:
         return self.p_value < 1 - LEVEL and self.difference.excludes_0
 
     @property
+    def repeats_differ(self) -> bool:
+        """Whether repeats by themselves tell the two apart: not if any diverged."""
+        is_whole = not (self.diverged or self.is_flattered)
+        return is_whole and self.seeds is not None and self.seeds.excludes_0
+
+    @property
     def is_doubted(self) -> bool:
         """Whether repeats leave the difference in doubt."""
         if self.diverged or self.over_repeats is None:

@@ -139,7 +139,7 @@ def _difference(
             else f"In one run of each, {within}; {more} with other seeds would tell whether it is "
             "so of other trainings, too (`confirm`)"
         )
-    elif comparison.seeds and comparison.seeds.excludes_0 and not comparison.is_flattered:
+    elif comparison.repeats_differ:
         otherwise += " by these items alone; repeats with other seeds agree on a difference"
     return Conclusion(f"{otherwise}.", evidence, "open")
 
