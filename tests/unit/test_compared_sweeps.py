@@ -147,6 +147,17 @@ def test_a_sweep_that_forgets_less_is_told_to(tmp_path):
     assert told.statement.endswith(by)
 
 
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_sweep_without_a_complete_trial_is_not_compared(tmp_path, failing):
+    sweeps = [
+        SyntheticSweep(
+            trials=1, name=f"sweep {n}", failures={0: TrialStatus.FAILED} if n == failing else {}
+        )
+        for n in range(2)
+    ]
+    assert against_first(open_together(tmp_path, *sweeps)) == []
+
+
 def test_the_trade_off_has_a_symbol_for_each_sweep_and_says_which(results):
     figure = trade_off_figure(results)
     found = {

@@ -495,6 +495,23 @@ def test_the_lead_of_a_run_that_was_picked_and_never_repeated_is_open(tmp_path):
         assert "; repeats that diverged: 2; best of 1 full and of 2 LoRA trials" in told.evidence
 
 
+@pytest.mark.parametrize("is_repeated", [0, 1])
+@pytest.mark.parametrize(("accuracy", "forgetting"), [(0.0, 0.9), (1.0, -0.9)])
+def test_only_the_better_of_two_may_seem_so_as_it_was_picked(
+    tmp_path, is_repeated, accuracy, forgetting
+):
+    ledger = Ledger(SyntheticSweep(trials=4, full_every=2, items=10).write(tmp_path))
+    results = Results(open_sweeps([tmp_path]))
+    bests = results.full(results.sweeps[0]).best, results.nearest_to_ideal(results.lora)
+    metrics = {IN_DOMAIN_ACC: accuracy, FORGETTING_MEAN: forgetting}
+    for number in (100, 101):
+        ledger.write_trial(repeat_of(bests[is_repeated], number, metrics))
+    results = Results(open_sweeps([tmp_path]))
+    for told in full_against_lora(results, results.sweeps[0])[:2]:
+        assert "n = 2 repeats of one, for a run of the other" in told.evidence
+        assert ("other, which was picked" in told.evidence) == (accuracy == 0)
+
+
 def test_methods_are_compared_as_of_all_pairs_that_could_have_been_picked(tmp_path):
     results = results_of(tmp_path, trials=4, full_every=2, items=10)
     full, lora = results.full(results.sweeps[0]).best, results.nearest_to_ideal(results.lora)
