@@ -94,7 +94,7 @@ def _with_own_repeats(
 ) -> Comparison:
     """The comparison with the base, which runs once, with what the trial's repeats say of it."""
     values = results.repeated(trial, metric)
-    base = 0.0 if metric == FORGETTING_MEAN else results.base.metrics[metric]
+    base = results.base.metrics[metric]
     seeds = over_seeds([value - base for value in values], rounding(metric, results.base.scores))
     return replace(
         found,

@@ -198,19 +198,29 @@ def test_of_a_rank_that_suffices_the_wider_bound_is_told(tmp_path):
     assert conclusion.evidence.endswith(f"; over seeds at most {most}")
 
 
-def test_what_items_do_not_tell_apart_and_repeats_do_is_told(tmp_path):
+@pytest.mark.parametrize(
+    ("of_full", "more"),
+    [
+        (
+            (0.1, 0.1, 0.15),
+            " by these items alone; repeats with other seeds agree on a difference",
+        ),
+        ((0.1, 0.1, 0.9), ""),
+        ((0.1, 0.1, 0.15, None), ""),
+    ],
+)
+def test_what_items_do_not_tell_apart_and_repeats_do_is_told(tmp_path, of_full, more):
+    """They agree on nothing where their interval has 0 in it, or where one diverged."""
     ledger = Ledger(SyntheticSweep(trials=2, full_every=2, items=20).write(tmp_path))
     full, lora = ledger.trials()
-    for trial, values in ((full, (0.1, 0.1, 0.15)), (lora, (0.5, 0.5, 0.55))):
+    for trial, values in ((full, of_full), (lora, (0.5, 0.5, 0.55))):
         for number, value in enumerate(values, 100 + 10 * trial.number):
-            write_repeat(ledger, trial, number, value)
-    by_repeats = " by these items alone; repeats with other seeds agree on a difference"
-    for more in (by_repeats, ""):
-        results = Results(open_sweeps([tmp_path]))
-        told = full_against_lora(results, results.sweeps[0])[1]
-        assert told.verdict == "open"
-        assert told.statement.endswith(f"cannot be told apart in the domain{more}.")
-        write_repeat(ledger, full, 200, status=TrialStatus.DIVERGED)  # no agreement any more
+            status = TrialStatus.DIVERGED if value is None else TrialStatus.COMPLETE
+            write_repeat(ledger, trial, number, value or 0.0, status)
+    results = Results(open_sweeps([tmp_path]))
+    told = full_against_lora(results, results.sweeps[0])[1]
+    assert told.verdict == "open"
+    assert told.statement.endswith(f"cannot be told apart in the domain{more}.")
 
 
 def test_a_rank_does_not_suffice_where_all_its_trials_diverge_with_another_seed(tmp_path):
