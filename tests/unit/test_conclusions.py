@@ -21,6 +21,7 @@ from analysis.conclusions.comparisons import (
     recommended_against_base,
 )
 from analysis.conclusions.conclusion import p_text
+from analysis.conclusions.sufficient_rank import rank_that_suffices
 from analysis.items import Comparison
 from analysis.paper_table import Cell, cell_text, paper_table
 from analysis.report.answer import _range
@@ -288,6 +289,16 @@ def test_a_rank_does_not_suffice_where_a_higher_one_gains_or_ranks_or_items_are_
     two = with_in_domain(tmp_path / "c", {1: 0.9, 4: 0.9}, items=40)
     assert found(two, "Too few ranks").verdict == "too few data"
     assert NEGLIGIBLE == 0.02
+
+
+def test_nothing_is_said_of_ranks_where_the_items_of_one_were_left_out(tmp_path):
+    results = results_of(tmp_path, trials=16, items=4, full_every=0)
+    assert rank_that_suffices(results, results.sweeps[0])
+    ledger = Ledger(tmp_path)
+    for record in (record for record in results.complete if record.rank == 64):
+        items_file(ledger.folder.attempt(record.number, 1), record.last.step).unlink()
+    results = Results(open_sweeps([tmp_path]))
+    assert rank_that_suffices(results, results.sweeps[0]) == []
 
 
 def test_forgetting_follows_learning_rate_times_scale_as_the_sweep_was_made(results):
