@@ -641,8 +641,13 @@ def test_a_learning_rate_at_the_edge_of_what_was_tried_is_said_to_be(
         config = record.config.model_copy(update={"learning_rate": drawn})
         ledger.write_trial(record.model_copy(update={"config": config}))
     of_lora_told, of_full_told = told.split("|")
-    statement = found(Results(open_sweeps([tmp_path])), "At its best trade-off LoRA's").statement
-    assert statement == (
+    conclusion = found(Results(open_sweeps([tmp_path])), "At its best trade-off LoRA's")
+    assert (conclusion.verdict, conclusion.evidence) == (
+        "open",
+        "best trade-off of 8 LoRA and 8 full trials; no interval, a learning rate has one value in "
+        "each trial",
+    )
+    assert conclusion.statement == (
         f"At its best trade-off LoRA's learning rate ({of_lora_told}) is 2 times that of full "
         f"fine-tuning ({of_full_told})."
     )
