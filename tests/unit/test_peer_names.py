@@ -73,6 +73,11 @@ LED = {
     "model.base_model": "did you mean name?",
     "model.model_name_or_path": "did you mean name?",
     "model.path": "did you mean name?",
+    "evaluation": "did you mean eval?",
+    "enable_thinking": "did you mean model.chat_template_args?",
+    "stage": "none needed: every trial is supervised fine-tuning, evaluated as train.report_every "
+    "says",
+    "lora_bias": ADAPTER_ALONE,
 }
 
 
@@ -83,6 +88,16 @@ def test_a_peer_s_key_leads_to_what_means_the_same(key: str, tmp_path: Path) -> 
     file.write_text(edited(search__full={"learning_rate": 1e-5}, **sections))
     [fault] = faults(file, f"{key}=1")
     assert (fault.field, fault.rule, fault.remedy) == (key, "unknown key", LED[key])
+
+
+@pytest.mark.parametrize("key", ["strict", "debug", "loftq_config", "label_names"])
+def test_a_key_without_counterpart_leads_to_none_that_only_sounds_like_it(
+    key: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(edited())
+    [fault] = faults(file, f"{key}=1")
+    assert fault.remedy.startswith("known: ")
 
 
 def test_what_is_meant_is_not_missed_as_well(tmp_path: Path) -> None:

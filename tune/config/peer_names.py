@@ -14,9 +14,11 @@ _NAMES_OF = {
     "seed": "data_seed",
     "model.name": "base_model model_name_or_path model_name model_id model.path",
     "model.dtype": "torch_dtype bf16",
-    "model.attention": "attn_implementation flash_attention flash_attn sdp_attention",
+    "model.attention": "attn_implementation flash_attention flash_attn sdp_attention "
+    "xformers_attention",
     "model.revision": "model_revision revision_of_model",
     "model.chat_template": "template chat_template_jinja chat_template_path",
+    "model.chat_template_args": "chat_template_kwargs enable_thinking",
     "data": "dataset datasets",
     "data.path": "data.dataset dataset_name dataset_path train_file",
     "data.subset": "data.name dataset_config",
@@ -42,6 +44,7 @@ _NAMES_OF = {
     "train.gradient_checkpointing": "disable_gradient_checkpointing",
     "train.report_every": "eval_steps evals_per_epoch eval_strategy",
     "train.log_every": "logging_steps",
+    "eval": "evaluation",
     "eval.batch_size": "per_device_eval_batch_size eval_batch_size",
     "search.lora.learning_rate": "lr",
     "search.full.learning_rate": "lr",
@@ -84,6 +87,9 @@ _NAMES_WITHOUT_KEY = {
     "none needed: data.prompt and data.completion, data.messages or data.text say what is learned "
     "of a row": "data.type data.formatting data.columns",
     "none needed: samples are shuffled by the seed": "data.shuffle",
+    "none needed: every trial is supervised fine-tuning, evaluated as train.report_every says": (
+        "stage do_train do_eval"
+    ),
     "none needed: search.lora trains LoRA, search.full all parameters": (
         "adapter finetuning_type use_peft"
     ),
@@ -96,11 +102,12 @@ _NAMES_WITHOUT_KEY = {
         "optimizer optim adam_beta1 adam_beta2 adam_epsilon"
     ),
     f"{_NOT_HERE}: deepspeed shards full fine-tuning": "fsdp fsdp_config",
+    f"{_NOT_HERE}: every trial is supervised fine-tuning": "rl",
     f"{_NOT_HERE}: each trial begins with an adapter of its own": (
         "adapter_name_or_path adapter_path lora_model_dir"
     ),
     f"{_NOT_HERE}: LoRA trains its adapter alone, search.full all parameters": (
-        "modules_to_save lora_modules_to_save additional_target bias"
+        "modules_to_save lora_modules_to_save additional_target bias lora_bias"
     ),
     f"{_NOT_HERE}: search.lora.target_modules names modules of all layers": (
         "layers_to_transform peft_layers_to_transform exclude_modules"

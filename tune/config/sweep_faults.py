@@ -218,7 +218,7 @@ def _meant(place: KeyPath) -> list[KeyPath]:
     if elsewhere and len(place) == 1:
         return elsewhere
     # One with a letter too many or few, as confirm.seed, rather than that word of another section.
-    near = nearest(place[-1], beside, 0.85 if elsewhere else 0.5)
+    near = nearest(place[-1], beside, 0.85 if elsewhere else 0.6)
     return [(*place[:-1], near)] if near else elsewhere
 
 
