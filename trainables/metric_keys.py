@@ -55,7 +55,11 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {
-    TRAIN_LOSS: Metric("nats/token", "min", "cross-entropy on completion tokens since last report"),
+    TRAIN_LOSS: Metric(
+        "nats/token",
+        "min",
+        "completion tokens' cross-entropy, mean of the steps since the last point",
+    ),
     VALIDATION_LOSS: Metric("nats/token", "min", "cross-entropy on held-out completions"),
     LEARNING_RATE: Metric("1", "none", "learning rate of the step"),
     GRAD_NORM: Metric("1", "none", "gradient norm before clipping"),
