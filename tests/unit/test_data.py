@@ -683,7 +683,7 @@ def test_a_trailing_space_belongs_to_the_completion_and_a_line_break_to_the_prom
 def test_labels_are_the_ids_or_ignored_and_never_all_ignored(prompt: str, completion: str) -> None:
     from trainables.inputs.data import _encode
 
-    sample = _encode(Characters(), DataConfig(path="x"), Example(prompt, completion), prompt)
+    sample, _ = _encode(Characters(), DataConfig(path="x"), Example(prompt, completion), prompt)
     assert len(sample["labels"]) == len(sample["input_ids"])
     pairs = list(zip(sample["input_ids"], sample["labels"], strict=True))
     assert all(label in (IGNORED_LABEL, token) for token, label in pairs)
@@ -702,7 +702,8 @@ class JoiningBreaks(Characters):
 def test_a_line_break_that_is_part_of_the_completion_s_first_token_is_learned_with_it() -> None:
     from trainables.inputs.data import _encode
 
-    sample = _encode(JoiningBreaks(), DataConfig(path="x"), Example("a\n", "\nb"), "a\n")
+    sample, is_merged = _encode(JoiningBreaks(), DataConfig(path="x"), Example("a\n", "\nb"), "a\n")
+    assert not is_merged
     expected = {"input_ids": [1, ord("a"), ord("N"), ord("b"), 0]}
     assert sample == expected | {"labels": [IGNORED_LABEL] * 2 + [ord("N"), ord("b"), 0]}
 
@@ -717,7 +718,8 @@ class Merging(Characters):
 def test_where_a_completion_joins_the_prompt_s_last_tokens_its_end_is_learned() -> None:
     from trainables.inputs.data import _encode
 
-    sample = _encode(Merging(), DataConfig(path="x"), Example("abc", "d"), "abc")
+    sample, is_merged = _encode(Merging(), DataConfig(path="x"), Example("abc", "d"), "abc")
+    assert is_merged
     assert sample == {"input_ids": [1, ord("w"), 0], "labels": [IGNORED_LABEL] * 2 + [0]}
 
 

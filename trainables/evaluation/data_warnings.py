@@ -23,6 +23,7 @@ def data_warnings(
         *_of_chats(base, tokenizer, tokenized, data),
         *_of_unusable_rows(tokenized),
         *_of_answers(tokenized, data),
+        *_of_merged_tokens(tokenized),
         *_of_lengths(tokenized, data),
         *_of_replayed_tokens(tokenized, data),
     ]
@@ -109,6 +110,16 @@ def _of_answers(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
         yield f"{tokenized.unlearned} of {answers} answers are blank, and not learned"
     elif tokenized.unlearned:
         yield f"{learned} of {answers} answers are learned; data.answers: all learns the others too"
+
+
+def _of_merged_tokens(tokenized: TokenizedData) -> Iterator[str]:
+    for count, source in ((tokenized.merged, "data"), (tokenized.replay_merged, "data.replay")):
+        if count:
+            yield (
+                f"{count} completion(s) of {source} begin within the last token of the prompt, and "
+                f"what is in that token is not learned: begin {source}.completion with a space, or "
+                "end the prompt otherwise"
+            )
 
 
 def _of_lengths(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:

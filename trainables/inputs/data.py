@@ -51,6 +51,8 @@ class TokenizedData:
         replayed_tokens: share of the learned tokens that the replayed samples have.
         unlearned: number of answers in the chats to train on that are context alone, as `answers:
             last` has it, or blank; none that are marked so, nor of `data.replay`.
+        merged, replay_merged: number of samples to train on, and drawn from `data.replay`, whose
+            completion begins within the prompt's last token, so that its first part is not learned.
         unusable: number of rows, held out or not, that cannot be learned and were left out.
         first_unusable: why the first of them cannot be, and which it is; empty if there is none.
         replay_unusable, first_replay_unusable: the same, of the rows drawn from `data.replay`.
@@ -68,6 +70,8 @@ class TokenizedData:
     replay_skipped: int = 0
     replayed_tokens: float = 0.0
     unlearned: int = 0
+    merged: int = 0
+    replay_merged: int = 0
     unusable: int = 0
     first_unusable: str = ""
     replay_unusable: int = 0
@@ -84,6 +88,7 @@ class _Encoded(NamedTuple):
         questions: what is asked last in each of them, unless they are texts.
         longer: how many samples are longer.
         unlearned: number of answers in their chats that are in no sample, but for too long ones.
+        merged: how many samples' completion begins within the prompt's last token.
     """
 
     samples: list[Sample]
@@ -91,6 +96,7 @@ class _Encoded(NamedTuple):
     questions: list[str]
     longer: int
     unlearned: int
+    merged: int
 
 
 def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
@@ -131,6 +137,8 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         replay_skipped=drawn.longer,
         replayed_tokens=_learned_tokens(replayed) / _learned_tokens(samples),
         unlearned=train.unlearned,
+        merged=train.merged,
+        replay_merged=drawn.merged,
         unusable=len(unusable),
         first_unusable=_rule_of_first(unusable),
         replay_unusable=len(left_out),
@@ -226,7 +234,7 @@ def _encode_row(tokenizer: Any, data: DataConfig, examples: Rendered) -> _Encode
     """
     if isinstance(examples, UnusableRow):
         raise examples
-    samples, prompts, questions, longer, unlearned = [], [], [], 0, 0
+    samples, prompts, questions, longer, unlearned, merged = [], [], [], 0, 0, 0
     for example in examples:
         if data.text is not None:
             pieces, beginning = _pieces(tokenizer, str(example.answer), data.max_length)
@@ -234,15 +242,16 @@ def _encode_row(tokenizer: Any, data: DataConfig, examples: Rendered) -> _Encode
             prompts.append(beginning)
             continue
         prompt = prompt_text(tokenizer, data, example)
-        sample = _encode(tokenizer, data, example, prompt)
+        sample, is_merged = _encode(tokenizer, data, example, prompt)
         if len(sample["input_ids"]) <= data.max_length:
             samples.append(sample)
             prompts.append(prompt)
             questions.append(example.question)
             unlearned += example.unlearned
+            merged += is_merged
         else:
             longer += 1
-    return _Encoded(samples, prompts, questions, longer, unlearned)
+    return _Encoded(samples, prompts, questions, longer, unlearned, merged)
 
 
 def _joined(rows: Sequence[_Encoded]) -> _Encoded:
@@ -250,14 +259,20 @@ def _joined(rows: Sequence[_Encoded]) -> _Encoded:
     prompts = [prompt for row in rows for prompt in row.prompts]
     questions = [question for row in rows for question in row.questions]
     longer, unlearned = sum(row.longer for row in rows), sum(row.unlearned for row in rows)
-    return _Encoded(samples, prompts, questions, longer, unlearned)
+    merged = sum(row.merged for row in rows)
+    return _Encoded(samples, prompts, questions, longer, unlearned, merged)
 
 
-def _encode(tokenizer: Any, data: DataConfig, example: Example, context: str) -> Sample:
+def _encode(
+    tokenizer: Any, data: DataConfig, example: Example, context: str
+) -> tuple[Sample, bool]:
     """Tokenise context + completion + end-of-sequence; the loss is on what follows the context.
 
     Both are encoded together and cut at the prompt's own length, as the harness and TRL do, so that
     training and evaluation see the same tokens. A chat template ends the turn in its own way.
+
+    Returns:
+        The sample, and whether the context's tokens are not those that it begins with.
     """
     completion, is_ended = example.answer, False
     if data.is_chat:
@@ -266,21 +281,22 @@ def _encode(tokenizer: Any, data: DataConfig, example: Example, context: str) ->
     ids = text_ids(tokenizer, context + completion)
     if not is_ended and ids[-1:] != [tokenizer.eos_token_id]:
         ids = [*ids, tokenizer.eos_token_id]
-    start = min(_context_length(tokenizer, context, ids), len(ids) - 1)
-    return {"input_ids": ids, "labels": [IGNORED_LABEL] * start + ids[start:]}
+    length, is_merged = _context_length(tokenizer, context, ids)
+    start = min(length, len(ids) - 1)
+    return {"input_ids": ids, "labels": [IGNORED_LABEL] * start + ids[start:]}, is_merged
 
 
-def _context_length(tokenizer: Any, context: str, ids: list[int]) -> int:
-    """How many of the tokens are the context's, which they begin with.
+def _context_length(tokenizer: Any, context: str, ids: list[int]) -> tuple[int, bool]:
+    """How many of the tokens are the context's, and whether they do not begin with these.
 
     A space at its end belongs to the completion, of whose first token it mostly is a part. A line
     break there, as after the header of a chat's turn, does so only where it is one.
     """
     context = context.rstrip(" \t")
     own = context_ids(tokenizer, context)
-    if ids[: len(own)] == own or context == context.rstrip():
-        return len(own)
-    return len(context_ids(tokenizer, context.rstrip()))
+    if ids[: len(own)] != own and context != context.rstrip():
+        own = context_ids(tokenizer, context.rstrip())
+    return len(own), ids[: len(own)] != own
 
 
 def _pieces(tokenizer: Any, text: str, length: int) -> tuple[list[Sample], str]:
