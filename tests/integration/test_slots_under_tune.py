@@ -26,7 +26,9 @@ from trainables.under_ray.slots import (
     has_process,
     life_of,
     start_slot_host,
+    train_in_slot,
 )
+from trainables.under_ray.stop_request import StopRequest
 from tune.cluster.slots import HostPool
 from tune.cluster.waiting import answer_of
 from tune.listeners import SweepListener
@@ -282,6 +284,26 @@ def test_hosts_that_no_trial_will_need_end_and_others_train_on(
         _, alive = psutil.wait_procs(set(host_processes()) - others, timeout=20)
         assert not alive
         assert set(host_processes()) <= others  # Ray restarts none of them
+
+
+def test_a_host_whose_trials_have_listened_for_a_stop_request_ends_while_that_stands(
+    load: Callable[..., SweepConfig], make_trial: Callable[..., TrialConfig]
+) -> None:
+    """Its cores or GPU would else be held to the sweep's end, and what comes last wait for them."""
+    config = load("search.full=null", "resources.lora={cpus_per_worker: 1, slots: 1}")
+    trial = make_trial(train={"steps": 1, "report_every": 1})
+    others = set(host_processes())
+    with (
+        StopRequest({}),
+        HostPool(config, {"CPU": 1.0}, lambda *point: make_trial(), {}, print) as pool,
+    ):
+        hosts = pool.ready(samples=8, most_at_once=lambda: 0)
+        assert hosts is not None
+        train_in_slot(hosts, trial, lambda measurement: None, suspect_at=None)
+        (process,) = set(host_processes()) - others
+        pool.trial_ended(TrialRecord(config=trial, params={}, started=0))
+        process.wait(timeout=20)
+        assert set(host_processes()) <= others  # Ray does not restart it
 
 
 @pytest.mark.slow

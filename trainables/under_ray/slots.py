@@ -58,7 +58,9 @@ class SlotHostActor(host.SlotHost):
     async def end(self) -> None:
         """End the process for good once those that left are cleaned up."""
         await self.at_rest()
-        ray.actor.exit_actor()
+        # `exit_actor` waits for every call that this process has made, and that by which it listens
+        # for a stop request returns at the sweep's end.
+        ray.kill(ray.get_runtime_context().current_actor)
 
     def _engine_for(self, trial: TrialConfig) -> Any:
         check_granted_gpus()
