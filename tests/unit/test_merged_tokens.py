@@ -67,7 +67,15 @@ def test_it_is_told_of_the_data_and_of_those_replayed(tmp_path: Path) -> None:
     first, second = told(read_data(tmp_path / "stored"), of)
     assert first.startswith("2 completion(s) of data begin within the last token of the prompt")
     assert second.startswith("1 completion(s) of data.replay begin")
-    assert second.endswith("begin data.replay.completion with a space, or end the prompt otherwise")
+    remedy = "begin data.replay.completion with a space, or end data.replay.prompt otherwise"
+    assert second.endswith(remedy)
+
+
+def test_of_chats_it_is_told_why_and_nothing_that_their_rows_do_not_have(tmp_path: Path) -> None:
+    of = data(tmp_path, [("Q: (", "A")])
+    chats = of.model_copy(update={"prompt": None, "completion": None, "messages": "messages"})
+    [text] = told(tokenize(of, tokenizer(), seed=0), chats)
+    assert text.endswith("is not learned (the chat template ends what comes before an answer so)")
 
 
 def test_nothing_is_told_where_each_begins_with_a_token_of_its_own(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def data_warnings(
         *_of_chats(base, tokenizer, tokenized, data),
         *_of_unusable_rows(tokenized),
         *_of_answers(tokenized, data),
-        *_of_merged_tokens(tokenized),
+        *_of_merged_tokens(tokenized, data),
         *_of_lengths(tokenized, data),
         *_of_replayed_tokens(tokenized, data),
     ]
@@ -112,13 +112,21 @@ def _of_answers(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
         yield f"{learned} of {answers} answers are learned; data.answers: all learns the others too"
 
 
-def _of_merged_tokens(tokenized: TokenizedData) -> Iterator[str]:
-    for count, source in ((tokenized.merged, "data"), (tokenized.replay_merged, "data.replay")):
+def _of_merged_tokens(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
+    replays_chats = data.replay is not None and data.replay.is_chat
+    for count, source, is_chat in (
+        (tokenized.merged, "data", data.is_chat),
+        (tokenized.replay_merged, "data.replay", replays_chats),
+    ):
         if count:
+            remedy = (
+                f": begin {source}.completion with a space, or end {source}.prompt otherwise"
+                if not is_chat
+                else " (the chat template ends what comes before an answer so)"
+            )
             yield (
                 f"{count} completion(s) of {source} begin within the last token of the prompt, and "
-                f"what is in that token is not learned: begin {source}.completion with a space, or "
-                "end the prompt otherwise"
+                f"what is in that token is not learned{remedy}"
             )
 
 
