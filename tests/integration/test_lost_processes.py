@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,36 @@ def test_killed_trial_goes_on_elsewhere_and_measures_the_same(
     assert history(ledger) == history(undisturbed)
     assert record.weights_dir is not None
     assert "attempt_2" in record.weights_dir
+
+
+def test_a_trial_whose_checkpoint_is_deleted_before_it_is_read_goes_on_from_the_one_before(
+    run_sweep: Callable[..., tuple[SweepOutcome, Ledger]],
+) -> None:
+    """As by an attempt that lives on behind a cut network; it was the end of the trial."""
+
+    def chooses_too_early(config: dict[str, Any]) -> None:
+        from trainables.training.checkpointing import Checkpoints
+        from trainables.under_ray.trial import run_trial
+
+        start = Checkpoints.start
+
+        def start_late(checkpoints: Any, *arguments: Any) -> None:
+            start(checkpoints, *arguments)
+            if config["attempt"] == 2:
+                shutil.rmtree(checkpoints._resumed)
+
+        Checkpoints.start = start_late
+        run_trial(config)
+
+    alone = (*ONE_TRIAL, "resources.lora.slots=0")
+    _, undisturbed = run_sweep(*alone, name="undisturbed")
+    outcome, ledger = run_sweep(
+        *alone, listener=Killer(step=10), name="killed", trainable=chooses_too_early
+    )
+    (record,) = outcome.records
+    ended = (record.status, record.reason, record.attempt, record.failures)
+    assert ended == (TrialStatus.COMPLETE, None, 3, 1)
+    assert history(ledger) == history(undisturbed)
 
 
 def test_trial_that_dies_again_and_again_fails_at_the_limit(

@@ -16,12 +16,13 @@ from trainables.inputs.model_shape import read_shape
 from trainables.metric_keys import IN_DOMAIN_ACC, TRAIN_LOSS, TRAIN_SECONDS
 from trainables.process.forecast import disk_estimate
 from trainables.training import checkpoint
-from trainables.training.checkpoint_files import is_valid, newest_valid
+from trainables.training.checkpoint_files import CheckpointLost, is_valid, newest_valid
 from trainables.training.checkpointing import Checkpoints
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
 from trainables.training.measuring import Measuring
 from trainables.training.reporter import ListReporter
+from trainables.under_ray.endings import verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -244,6 +245,34 @@ def test_a_checkpoint_is_read_before_anything_is_reported(
         train(make_trial(**KINDS["lora with dropout"], train=TRAIN), ListReporter())
     )
     assert resumed == {step: undisturbed[step] for step in resumed}
+
+
+@pytest.mark.parametrize("gone", ["*", "random_*", "training*", "progress*"])
+def test_a_checkpoint_that_is_deleted_before_it_is_read_is_lost(
+    killed: tuple[Path, list[Path]],
+    killed_trial: TrialConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gone: str,
+) -> None:
+    """As by the attempt that wrote it, or by the disk budget, while a model is loaded."""
+    folder, (_, newer) = killed
+    start = Checkpoints.start
+
+    def start_late(*arguments: Any) -> None:
+        start(*arguments)
+        for file in newer.glob(gone):
+            file.unlink()
+
+    monkeypatch.setattr(Checkpoints, "start", start_late)
+    changes = {"earlier_attempts": (str(folder),), "output_dir": str(tmp_path / "attempt_2")}
+    second, reporter = killed_trial.model_copy(update=changes), ListReporter()
+    with pytest.raises(CheckpointLost, match="step_00000010") as caught:
+        train(second, reporter)
+    assert not reporter.measurements
+    with pytest.raises(CheckpointLost) as raised:  # so it goes on in its next attempt
+        verdict(second, caught.value)
+    assert raised.value is caught.value
 
 
 def test_half_written_checkpoint_is_not_found(killed: tuple[Path, list[Path]]) -> None:

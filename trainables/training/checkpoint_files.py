@@ -14,7 +14,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,14 @@ from trainables.files.storage import LocalStorage
 CHECKPOINTS, BEST, FILES = "checkpoints", "best", "files.json"
 _EVALUATED = "evaluated.json"
 BEST_EVALUATION = "evaluation.json"
+
+
+class CheckpointLost(Exception):
+    """The checkpoint that a training goes on from was deleted before it was read.
+
+    The attempt that wrote it may live on behind a cut network and keep its own newest, and the
+    driver keeps to the sweep's disk budget. The next attempt finds what there is then.
+    """
 
 
 class BestEvaluation(Frozen):
@@ -75,6 +83,23 @@ def is_valid(checkpoint: Path) -> bool:
 def seems_valid(checkpoint: Path) -> bool:
     """Whether every file has the recorded size; digests of a large model take minutes."""
     return _all_match(checkpoint, lambda f, recorded: recorded.startswith(f"{f.stat().st_size}:"))
+
+
+@contextmanager
+def still_whole(checkpoint: Path) -> Iterator[None]:
+    """Read a checkpoint within this context; what was read counts only if it is left in peace.
+
+    Raises:
+        CheckpointLost: some of it is gone by then, whatever that led to.
+    """
+    try:
+        yield
+    finally:
+        is_whole = False
+        with suppress(OSError):
+            is_whole = seems_valid(checkpoint)
+        if not is_whole:
+            raise CheckpointLost(f"{checkpoint} was deleted before a training had gone on from it")
 
 
 def _all_match(checkpoint: Path, matches: Callable[[Path, str], bool]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +40,10 @@ class Checkpoints:
         self._attempts = config.attempt_dirs
         self._measuring = measuring
         self._resumed = resume_point(self._attempts)
-        self._progress = checkpoint.load_progress(self._resumed) if self._resumed else None
+        self._progress: checkpoint.Progress | None = None
+        if self._resumed:
+            with checkpoint_files.still_whole(self._resumed):
+                self._progress = checkpoint.load_progress(self._resumed)
         self._evaluation_is_due = False
         self._random: dict[str, torch.Tensor] | None = None
 
@@ -60,24 +64,31 @@ class Checkpoints:
 
         All of the checkpoint is read here: once this attempt is under way, one that lives on behind
         a cut network may write or delete there.
+
+        Raises:
+            CheckpointLost: one has done so before.
         """
         if self._resumed is None or self._progress is None:
             # In bfloat16 DeepSpeed's stage 0 has made one, of zero gradients, to allot its moments.
             optimizer_state.set_steps(self._trainer.optimizer, 0)
             return
-        trainer, state, progress = self._trainer, self._trainer.state, self._progress
-        checkpoint.load_training_state(self._resumed, trainer.model, trainer.optimizer)
+        with checkpoint_files.still_whole(self._resumed):
+            self._read(self._resumed, self._progress)
+
+    def _read(self, resumed: Path, progress: checkpoint.Progress) -> None:
+        trainer, state = self._trainer, self._trainer.state
+        checkpoint.load_training_state(resumed, trainer.model, trainer.optimizer)
         _set_schedule(trainer, progress.scheduler)
         state.global_step = progress.step
         trainer._globalstep_last_logged = progress.step  # else the first loss is spread over all
         state.num_input_tokens_seen = progress.tokens_seen
-        evaluated = checkpoint_files.evaluated(self._resumed)
+        evaluated = checkpoint_files.evaluated(resumed)
         carried = evaluated or progress.carried
         self._measuring.restore(carried)
         self._best.restore(carried["best"])
         is_report_step = self._measuring.is_report_step(progress.step)
         self._evaluation_is_due = is_report_step and evaluated is None
-        self._random = checkpoint.load_random_state(self._resumed, trainer.args.process_index)
+        self._random = checkpoint.load_random_state(resumed, trainer.args.process_index)
 
     def make_up(self) -> None:
         """Do the evaluation that the checkpoint's step still lacks.

@@ -17,6 +17,7 @@ from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, as_r
 from trainables.files.disk import disk_full, is_disk_full
 from trainables.files.object_storage import is_store_out
 from trainables.records.schema import Outcome, TrialStatus
+from trainables.training.checkpoint_files import CheckpointLost
 from trainables.training.reporter import StopTrial
 
 # The process that was to answer is gone, by itself or killed by Ray as its node ran out of memory;
@@ -31,12 +32,13 @@ def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
         OSError: its object store is out. Then the trial ends like one whose process has died: it
             goes on in its next attempt from what it has published, but not for ever if it comes no
             further, as where a single node does not reach the store.
+        CheckpointLost: what it was to go on from is gone. It ends likewise.
     """
     if is_disk_full(error):  # it resumes once there is space
         reason = disk_full(error, Path(trial.output_dir))
         return Outcome(status=TrialStatus.RUNNING, reason=reason)
     cause = root_cause(error)
-    if is_store_out(cause):
+    if is_store_out(cause) or isinstance(cause, CheckpointLost):
         raise cause
     if isinstance(cause, Diverged):
         return Outcome(status=TrialStatus.DIVERGED, reason=as_reason(str(cause)))

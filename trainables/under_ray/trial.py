@@ -78,6 +78,7 @@ def _outcome(trial: TrialConfig, here: TrialConfig, in_slot: Train | None) -> Ou
     Raises:
         RayError: the process that trained it has died, with the same effect; one of `LOST`.
         OSError: its object store is out, see `verdict`.
+        CheckpointLost: likewise.
     """
     if is_ended_by_hand(trial.number):  # while it waited; from now on this process hears of it
         return Outcome(status=TrialStatus.RUNNING)
