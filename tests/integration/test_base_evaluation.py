@@ -21,6 +21,8 @@ from trainables.evaluation.base import Base
 from trainables.evaluation.evaluator import Evaluator
 from trainables.inputs.model import shared_base
 from trainables.inputs.tokenized import DATA_FOLDER, read_data
+from trainables.process import out_of_memory
+from trainables.records.schema import BASE_RECORD
 from trainables.under_ray.tasks import evaluate_base_on_worker
 from tune.cluster.node_checks import marker_in
 
@@ -50,6 +52,26 @@ def evaluated_on_worker(config: SweepConfig, cache: Path, target: Path) -> UserE
             marker,
             NO_DEMANDS,
         )
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_evaluation_that_another_has_replaced_leaves_the_sweep_as_it_is(
+    load: Callable[..., SweepConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a node that was cut off and lives on: the trials may have begun."""
+    target = tmp_path / "sweep" / "base"
+
+    def evaluate_late(evaluate: Callable[[Any], Path], suite: Any) -> Path:
+        for marker in target.glob(".seen_by_nodes*"):
+            marker.unlink()
+        (target / BASE_RECORD).write_text("of the other")
+        return tmp_path / "cache"
+
+    monkeypatch.setattr(out_of_memory, "evaluated_within_memory", evaluate_late)
+    (tmp_path / "cache").mkdir()
+    fault = evaluated_on_worker(load(*FEW, OBJECTIVE), tmp_path / "cache", target)
+    assert "what the driver wrote there is not there" in str(fault)
+    assert (target / BASE_RECORD).read_text() == "of the other"
 
 
 @pytest.fixture

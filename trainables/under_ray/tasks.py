@@ -62,6 +62,8 @@ def evaluate_base_on_worker(
     def work() -> None:
         check_sees(target, marker)
         folder = evaluated_within_memory(evaluate, suite)
+        # Else another did this too, as where this node is cut off and lives on: trials may use it.
+        check_sees(target, marker)
         storage = open_storage(target)
         for name in set(storage.children("")) - {marker}:  # of a start that came no further
             storage.remove(name)
