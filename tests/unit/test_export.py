@@ -695,7 +695,6 @@ def test_an_empty_folder_one_is_in_will_do(
 
 OWN_CODE = """
 from pathlib import Path
-from types import SimpleNamespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 Path({!r}).touch()
 class OwnTokenizer(PreTrainedTokenizerFast): pass
