@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ from tune.listeners import SweepListener
 from tune.stops_by_hand import ENDED_BY_HAND, StopsByHand
 
 _OF_TRIAL = "ray::"  # in the traceback of an error of its own, as of a store that is out
+_MODULES = re.compile(r"^(\w+\.)+(?=\w+: )")  # before the name of an error's type
 _LOSS = "its process or node was lost"
 _LONGEST_WORDS_OF_RAY = 300  # characters; they go on with advice for Ray's programmers
 
@@ -246,5 +248,5 @@ def _why_ended(error_file: str | None) -> str:
     newest = text.rpartition("Failure # ")[2].strip()
     words = as_reason(newest.rpartition("\n")[-1].strip())
     if _OF_TRIAL in newest:
-        return words
+        return _MODULES.sub("", words)
     return ": ".join(filter(None, [_LOSS, shorten(words, _LONGEST_WORDS_OF_RAY)]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+import traceback
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ from ray.tune.experiment import Trial
 
 from trainables.files.disk import is_disk_full
 from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
+from trainables.training.checkpoint_files import CheckpointLost
 from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
 from tune.tune_events import TuneEvents
@@ -162,7 +165,7 @@ ADVICE = "Some common causes include: (1) the process was killed by the OOM kill
 
 def raised(error: Exception) -> RayTaskError:
     """The error of a trial's function, as Ray hands it to Tune."""
-    text = f"ray::ImplicitFunc.train()\n{type(error).__name__}: {error}"
+    text = f"ray::ImplicitFunc.train()\n{traceback.format_exception_only(error)[-1]}"
     return RayTaskError("train", text, error, ip="").as_instanceof_cause()
 
 
@@ -170,6 +173,7 @@ def raised(error: Exception) -> RayTaskError:
     ("error", "reason"),
     [
         (raised(OSError("store out")), "OSError: store out"),
+        (raised(CheckpointLost("gone")), "CheckpointLost: gone"),
         (raised(ActorDiedError()), "ActorDiedError: The actor died unexpectedly"),  # a worker's
         (ActorUnavailableError(SOCKET, b"1" * 16), "its process or node was lost: The actor 3131"),
         (ActorDiedError(), "its process or node was lost: The actor died unexpectedly"),
@@ -187,6 +191,7 @@ def test_a_trial_that_is_lost_too_often_says_so_before_ray_s_last_words(
     attempts.lose(5, error)
     (ended,) = attempts.heard.ended
     assert reason in (ended.reason or "")
+    assert not re.match(r"\w+\.", ended.reason or "")  # no module before the error's name
 
 
 def test_ray_s_last_words_are_not_told_to_their_end(tmp_path: Path) -> None:
