@@ -126,13 +126,6 @@ def test_a_sweep_with_more_kl_prompts_than_one_version_took_goes_on() -> None:
     check_same_sweep(config.model_dump(mode="json"), config, Path("here"))
 
 
-def test_a_sweep_whose_default_attention_was_sdpa_goes_on() -> None:
-    config = sweep()
-    earlier = config.model_dump(mode="json")
-    earlier["model"]["attention"] = "sdpa"
-    check_same_sweep(earlier, config, Path("here"))
-
-
 @pytest.mark.parametrize(
     ("section", "value", "told"),
     [

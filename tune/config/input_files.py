@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from trainables.errors import Fault, UserError
 from trainables.files.disk import hash_file
@@ -87,18 +86,9 @@ def _digest(field: str, path: Path) -> str:
         if field == "model.name":
             hash_file(digest, file)
         else:  # an edit may leave the size of a large file
-            _add_whole(digest, file, is_nested=field in _DATA_FIELDS)
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
-
-
-def _add_whole(digest: Any, file: Path, *, is_nested: bool) -> None:
-    """Add a file's content, or the digest of it: as in the records of sweeps that were begun."""
-    with file.open("rb") as stream:
-        if is_nested:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-            return
-        while block := stream.read(1 << 20):
-            digest.update(block)
 
 
 def _files(field: str, path: Path) -> list[Path]:

@@ -107,8 +107,6 @@ def _deciding(section: str, part: Any) -> Any:
     kept = {key: _by_files(value) for key, value in part.items() if key not in free}
     if section == "deepspeed":
         kept["config"] = deciding_settings(kept.get("config"))
-    if kept.get("attention") == "sdpa":  # which Transformers takes by itself, once the default here
-        del kept["attention"]
     return {key: value for key, value in kept.items() if value is not None}
 
 
