@@ -216,10 +216,6 @@ class TuneEvents(Callback):
             listener.trial_ended(record)
 
 
-# Seconds since this machine started, also those that it slept; macOS counts these in the other.
-_SINCE_START = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
 class _Clock:
     """Seconds since the epoch, each time later than all before, even if the clock is set back.
 
@@ -229,10 +225,11 @@ class _Clock:
 
     def __init__(self, newest: float) -> None:
         self._last = newest
-        self._ahead = max(time.time(), newest) - time.clock_gettime(_SINCE_START)
+        # By a clock that also counts the seconds that this machine sleeps.
+        self._ahead = max(time.time(), newest) - time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def __call__(self) -> float:
-        now = self._ahead + time.clock_gettime(_SINCE_START)
+        now = self._ahead + time.clock_gettime(time.CLOCK_BOOTTIME)
         self._last = max(math.nextafter(self._last, math.inf), now)
         return self._last
 

@@ -154,9 +154,7 @@ def usable_cpus() -> int:
     from ray._private.utils import get_num_cpus
 
     cpus = max(1, int(get_num_cpus(override_docker_cpu_warning=True)))
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        cpus = min(cpus, len(os.sched_getaffinity(0)))
-    return cpus
+    return min(cpus, len(os.sched_getaffinity(0)))
 
 
 @contextmanager

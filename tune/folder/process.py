@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from pathlib import Path
 
 from trainables.config import Frozen
@@ -32,7 +31,7 @@ class Process(Frozen):
     def current(cls) -> Process:
         """This process."""
         pid = os.getpid()
-        return cls(host=platform.node(), space=_space(), pid=pid, started=_started(pid) or "")
+        return cls(host=platform.node(), space=_space(), pid=pid, started=_started(pid))
 
     def is_gone(self) -> bool | None:
         """Whether it has ended; None if that cannot be seen from here."""
@@ -45,29 +44,18 @@ class Process(Frozen):
 
 
 def _space() -> str:
-    try:
-        boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {(_PROC / 'self/ns/pid').readlink()}"
-    except OSError:  # not Linux: no namespaces, and a process id hardly outlives a boot
-        return ""
+    boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {(_PROC / 'self/ns/pid').readlink()}"
 
 
-def _started(pid: int) -> str | None:
-    """Start time of a live process; None if there is none with that id.
+def _started(pid: int) -> str:
+    """Start time of a live process; empty if it has died and awaits its parent.
 
     Raises:
-        OSError: /proc shows none.
+        OSError: /proc shows none with that id.
     """
-    if _PROC.is_dir():
-        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-        return None if fields[0] in ("Z", "X") else fields[_START_TIME]
-    shown = subprocess.run(  # noqa: S603 - no input of anyone's
-        ["ps", "-o", "lstart=", "-p", str(pid)],  # noqa: S607 - every Unix has it on its path
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return shown.stdout.strip() or None
+    fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return "" if fields[0] in ("Z", "X") else fields[_START_TIME]
 
 
 def _is_taken(pid: int) -> bool:
