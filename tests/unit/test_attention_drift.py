@@ -14,9 +14,8 @@ from builders import base_record
 from scipy.spatial.distance import jensenshannon
 
 from trainables.errors import CannotInspect
-from trainables.inside.activations import attending_layers, choose_prompts
+from trainables.inside.activations import attending_layers, choose_prompts, linear_cka_drift
 from trainables.inside.attention import LayerAttention, js_divergence, normalised_entropy
-from trainables.inside.representation import linear_cka_drift
 from trainables.records.items import write_items
 from trainables.records.schema import ItemScore, TaskScore
 

@@ -14,7 +14,6 @@ from trainables.config import ModelConfig, TrialConfig
 from trainables.errors import CannotInspect, named
 from trainables.inputs.model import device, fingerprint, hollow_model
 from trainables.inside.activations import activation_drift, choose_prompts
-from trainables.inside.base_spectra import left_vectors
 from trainables.inside.records import MOST_SINGULAR_VALUES, InsideFolder, InsideRecord, MatrixChange
 from trainables.inside.spectra import (
     COMPARED_VECTORS,
@@ -22,6 +21,7 @@ from trainables.inside.spectra import (
     Spectrum,
     dense_spectrum,
     effective_rank,
+    left_vectors,
     rank_90,
     stable_rank,
     update_spectrum,

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, rename_source_key
 
 from trainables.config import LoraConfig, TrialConfig
 from trainables.errors import CannotInspect
-from trainables.inside.decoder_names import decoder_matrices, layer_of
 from trainables.inside.weights import SavedWeights, Weights, read_config
 
 # Models built from Transformers' Conv1D.
@@ -150,3 +151,35 @@ def _module_of(adapter_name: str) -> str:
     """The base's name of the module that an adapter's tensor belongs to."""
     module, _, _ = adapter_name.partition(".lora_")
     return module.removeprefix("base_model.model.")
+
+
+def decoder_matrices(model: Any, in_files: Iterable[str]) -> dict[str, str]:
+    """The name in memory of each matrix in the decoder's layers, and its name in files.
+
+    Transformers renames weights as it loads and saves them, and builds some, such as stacked
+    experts, from several. Left out are these, and weights elsewhere, such as in a vision tower. The
+    model is the base, with weights or hollow; the names `in_files` are those of its weights, or of
+    a tuned copy's, as saved.
+    """
+    weights = model.state_dict()
+    transforms = get_model_conversion_mapping(model)
+    converters = [step for step in transforms if isinstance(step, WeightConverter)]
+    renamings = [step for step in transforms if not isinstance(step, WeightConverter)]
+    decoder = model.get_decoder()
+    (path,) = (name for name, module in model.named_modules() if module is decoder)
+    prefix = f"{path}." if path else ""
+    found = {}
+    for name in in_files:
+        in_memory, converter = rename_source_key(
+            name, renamings, converters, model.base_model_prefix, weights
+        )
+        is_in_layers = in_memory.startswith(prefix) and layer_of(in_memory) is not None
+        is_as_saved = converter is None and in_memory in weights
+        if is_in_layers and is_as_saved and weights[in_memory].ndim == 2:
+            found[in_memory] = name
+    return found
+
+
+def layer_of(name: str) -> int | None:
+    """The first number in a dotted name; None for weights outside the layers."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
