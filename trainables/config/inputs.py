@@ -59,8 +59,9 @@ class ModelConfig(Frozen):
         eos_token: takes the place of the tokenizer's, where chats end their turns in another one
             than the base's texts, such as `<|im_end|>`. Generation then also stops there. One must
             be named where the tokenizer has none.
-        shape: for the memory estimate of a hub model whose `config.json` is not on this machine and
-            cannot be fetched. The estimate counts eager attention where `attention` says so.
+        shape: for the memory estimate of a GGUF file, or of a hub model whose `config.json` is not
+            on this machine and cannot be fetched. The estimate counts eager attention where
+            `attention` says so.
     """
 
     name: str

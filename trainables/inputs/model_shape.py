@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from trainables.config import ModelConfig, ModelShape
 from trainables.errors import Fault
@@ -25,22 +25,12 @@ _CONFIG = "config.json"
 _PATIENCE_S = 3.0
 
 
-class _Found(NamedTuple):
-    """What a model's own files tell: the name of its architecture, and its shape if that is known.
-
-    Without files it is neither.
-    """
-
-    family: str | None = None
-    shape: ModelShape | None = None
-
-
 def read_shape(model: ModelConfig) -> ModelShape | None:
-    """The shape from the model's own files, else from the sweep file.
+    """The shape from the model's own `config.json`, else from the sweep file.
 
     None if neither states it, or if the architecture is not known here.
     """
-    return _found(model).shape or model.shape
+    return _shape(config_of(model, may_fetch=model.shape is None)) or model.shape
 
 
 def faults_of_modules(model: ModelConfig, names: Iterable[str]) -> list[Fault]:
@@ -50,15 +40,15 @@ def faults_of_modules(model: ModelConfig, names: Iterable[str]) -> list[Fault]:
     """
     known = {*_LINEAR, *_BESIDE_LAYERS}
     absent = sorted({name for name in names if name.rpartition(".")[2] not in known})
-    if not absent or _found(model).shape is None:
+    if not absent or _shape(config_of(model, may_fetch=model.shape is None)) is None:
         return []
     rule = f"the model has no {', '.join(absent)}"
     return [Fault("search.lora.target_modules", rule, f"it has {', '.join(_LINEAR)}")]
 
 
 def architecture(model: ModelConfig) -> str | None:
-    """The `model_type` of the model's own files; None if none of them is on this machine."""
-    return _found(model).family
+    """The `model_type` of the model's own `config.json`; None if it is not on this machine."""
+    return config_of(model, may_fetch=model.shape is None).get("model_type")
 
 
 def config_of(model: ModelConfig, may_fetch: bool) -> dict[str, Any]:
@@ -81,14 +71,6 @@ def config_of(model: ModelConfig, may_fetch: bool) -> dict[str, Any]:
     except (OSError, ValueError):  # loading the model tells
         return {}
     return config if isinstance(config, dict) else {}
-
-
-def _found(model: ModelConfig) -> _Found:
-    if model.name.endswith(".gguf"):
-        with suppress(ModuleNotFoundError, OSError):  # of its package or gguf, or of the file
-            return _of_gguf(expanded(resolve(model.name)))
-        return _Found()
-    return _of_config(config_of(model, may_fetch=model.shape is None))
 
 
 def _of_hub(name: str, revision: str | None, may_fetch: bool) -> Path | None:
@@ -131,13 +113,13 @@ def _no_progress_bars() -> Iterator[None]:
         utils.enable_progress_bars()
 
 
-def _of_config(config: dict[str, Any]) -> _Found:
+def _shape(config: dict[str, Any]) -> ModelShape | None:
     family = config.get("model_type")
     if family not in _FAMILIES:
-        return _Found(family)
+        return None
     try:
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
-        shape = ModelShape(
+        return ModelShape(
             hidden=hidden,
             intermediate=config["intermediate_size"],
             vocabulary=config["vocab_size"],
@@ -150,36 +132,4 @@ def _of_config(config: dict[str, Any]) -> _Found:
             normed_heads=family in _NORMED_HEADS,
         )
     except KeyError:  # the file leaves it to Transformers
-        return _Found(family)
-    return _Found(family, shape)
-
-
-@lru_cache(maxsize=1)  # parsing the vocabulary takes seconds, and a plan asks twice
-def _of_gguf(file: Path) -> _Found:
-    """What is told by the header of a GGUF file, whose keys begin with the architecture's name."""
-    from gguf import GGUFReader
-
-    reader = GGUFReader(file)
-
-    def value(key: str) -> Any:
-        field = reader.get_field(key)
-        return None if field is None else field.contents()
-
-    family = value("general.architecture")
-    if family not in _FAMILIES:
-        return _Found(family)
-    hidden, heads = value(f"{family}.embedding_length"), value(f"{family}.attention.head_count")
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-    shape = ModelShape(
-        hidden=hidden,
-        intermediate=value(f"{family}.feed_forward_length"),
-        vocabulary=int(tensors["token_embd.weight"].shape[-1]),
-        layers=value(f"{family}.block_count"),
-        heads=heads,
-        kv_heads=value(f"{family}.attention.head_count_kv") or heads,
-        head_size=value(f"{family}.attention.key_length") or hidden // heads,
-        tied_embeddings="output.weight" not in tensors,
-        attention_bias="blk.0.attn_q.bias" in tensors,
-        normed_heads="blk.0.attn_q_norm.weight" in tensors,
-    )
-    return _Found(family, shape)
+        return None
