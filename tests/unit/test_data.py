@@ -153,10 +153,9 @@ def test_a_plain_text_may_begin_as_json_does(first: str, tmp_path: Path) -> None
     assert load_rows(config(file, text="text")) == [{"text": first}, {"text": "and more"}]
 
 
-@pytest.mark.parametrize("row", ['{"text": "a", "text": "b"}', r'{"text": "\ud83d"}'])
-def test_json_lines_of_any_name_are_no_plain_text(row: str, tmp_path: Path) -> None:
+def test_json_lines_of_any_name_are_no_plain_text(tmp_path: Path) -> None:
     file = tmp_path / "corpus.log"
-    file.write_text(f'{row}\n{{"text": "c"}}\n')
+    file.write_text('{"text": "\\ud83d"}\n{"text": "c"}\n')
     with pytest.raises(UserError, match="each line must be a JSON object"):
         read_general_text(str(file))
 
@@ -165,12 +164,11 @@ def test_json_lines_of_any_name_are_no_plain_text(row: str, tmp_path: Path) -> N
     ("row", "problem"),
     [
         (f'{{"a": {"[" * 100_000}{"]" * 100_000}}}', "it is nested too deep to be read"),
-        ('{"a": {"b": 1, "c": 2, "b": 3}}', "it names b more than once"),
         (f'{{"a": {"9" * 5000}}}', "Exceeds the limit (4300 digits)"),
         (r'{"a": {"b": ["\ud83d"]}}', r"'utf-8' codec can't encode character '\ud83d'"),
     ],
 )
-def test_a_row_of_which_json_would_lose_something_is_a_fault(
+def test_a_row_that_cannot_be_taken_whole_is_a_fault(
     row: str, problem: str, tmp_path: Path
 ) -> None:
     rows = [r'{"a": {"b": 1, "c": "\ud83d\ude00 \uD800\uDC00"}, "b": 3}', row, "{}"]

@@ -69,7 +69,7 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
             if not line.strip():
                 continue
             try:
-                row = parse_json(line, each_once=True)
+                row = parse_json(line)
                 if isinstance(row, dict):
                     rows.append(row)
                     continue
@@ -85,29 +85,21 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
     return rows
 
 
-def parse_json(text: bytes, *, each_once: bool = False) -> Any:
+def parse_json(text: bytes) -> Any:
     """What JSON stands for.
 
     Raises:
         ValueError: it is malformed, too deep or too large for Python, or has half of a character,
-            which no tokenizer takes, or two values of one name, if each may be given `each_once`.
+            which no tokenizer takes.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_with_each_once if each_once else None)
+        value = json.loads(text)
         if _SURROGATE(text):  # alone, or one of a pair
             for item in value if isinstance(value, list) else [value]:  # an array may be large
                 json.dumps(item, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ValueError("it is nested too deep to be read") from error
     return value
-
-
-def _with_each_once(pairs: list[tuple[str, Any]]) -> Row:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"it names {name} more than once")
-    return row
 
 
 def first_of(faults: list[Fault]) -> list[Fault]:
@@ -137,7 +129,7 @@ def _read_json(file: Path, field: str) -> list[Row]:
                 raise UserError([Fault(field, rule, location=str(file))])
         return _read_jsonl(file, field)  # as many a .json file is
     try:
-        rows = parse_json(text, each_once=True)
+        rows = parse_json(text)
     except UnicodeDecodeError:
         raise
     except ValueError as error:
