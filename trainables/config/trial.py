@@ -81,12 +81,6 @@ class TrialConfig(Frozen):
     def _method_has_its_part(self) -> TrialConfig:
         if (self.method == "lora") != (self.lora is not None):
             raise ValueError(f"lora must be set exactly where method is lora, got {self.method}")
-        per_step = self.train.micro_batch_size * self.workers
-        if self.train.batch_size % per_step:
-            raise ValueError(
-                f"train.batch_size must be a multiple of micro_batch_size x workers = {per_step}, "
-                f"got {self.train.batch_size}"
-            )
         return self
 
     @property
