@@ -10,6 +10,7 @@ import yaml
 
 from trainables.config import ModelConfig
 from trainables.files.locations import PACKAGE_SCHEME, expanded, is_local, resolve
+from trainables.inputs.model_shape import in_hub_cache
 
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.\-]*")
 
@@ -32,13 +33,7 @@ def _card(model: ModelConfig) -> Path | None:
         path = expanded(resolve(model.name))
         card = (path if path.is_dir() else path.parent) / "README.md"
         return card if card.is_file() else None
-    from huggingface_hub import try_to_load_from_cache
-
-    try:
-        cached = try_to_load_from_cache(model.name, "README.md", revision=model.revision)
-    except ValueError:  # no hub has such names
-        return None
-    return Path(cached) if isinstance(cached, str) else None
+    return in_hub_cache(model.name, "README.md", model.revision)
 
 
 def _in_card(card: Path) -> str | None:

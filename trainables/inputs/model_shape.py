@@ -63,7 +63,9 @@ def config_of(model: ModelConfig, may_fetch: bool) -> dict[str, Any]:
     if is_local(location):
         file: Path | None = expanded(location) / _CONFIG
     else:
-        file = _of_hub(location, model.revision, may_fetch)
+        file = in_hub_cache(location, _CONFIG, model.revision)
+        if file is None and may_fetch:
+            file = _fetched(location, model.revision)
     if file is None:
         return {}
     try:
@@ -73,17 +75,14 @@ def config_of(model: ModelConfig, may_fetch: bool) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _of_hub(name: str, revision: str | None, may_fetch: bool) -> Path | None:
-    """`config.json` of a hub model, fetched alone if the model is not on this machine yet."""
+def in_hub_cache(name: str, file: str, revision: str | None) -> Path | None:
+    """A file of a hub model that is on this machine; None if it is not."""
     from huggingface_hub import try_to_load_from_cache
 
-    try:
-        found = try_to_load_from_cache(name, _CONFIG, revision=revision)
-    except ValueError:  # no hub has such names
-        return None
-    if isinstance(found, str):
-        return Path(found)
-    return _fetched(name, revision) if may_fetch else None
+    with suppress(ValueError):  # no hub has such names
+        found = try_to_load_from_cache(name, file, revision=revision)
+        return Path(found) if isinstance(found, str) else None
+    return None
 
 
 @lru_cache(maxsize=1)  # a hub that does not answer takes seconds, and a plan asks twice
