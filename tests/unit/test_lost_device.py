@@ -21,13 +21,13 @@ torch.cuda.is_initialized = lambda: True
 torch.cuda.synchronize = synchronize
 """
 ANYWHERE = """
-from trainables.process.lost_device import end_with_lost_device
+from trainables.process.lost import end_with_lost_device
 end_with_lost_device()
 print("went on")
 """
 AND_NO_STORE = """
 from contextlib import suppress
-from trainables.process.lost_device import end_with_lost_device
+from trainables.process.lost import end_with_lost_device
 
 def publish():
     print("tried", flush=True)

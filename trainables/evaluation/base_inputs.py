@@ -17,7 +17,7 @@ from trainables.inputs.causality import check_causal
 from trainables.inputs.data import TokenizedData, tokenize
 from trainables.inputs.model import fingerprint, load_tokenizer, pinned, shared_base
 from trainables.inputs.rows import read_general_text
-from trainables.process.lost_device import end_with_lost_device
+from trainables.process.lost import end_with_lost_device
 from trainables.process.out_of_memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from trainables.evaluation.continuations import Batch, Request, lay_out, score
 from trainables.evaluation.logits import logits_at
-from trainables.process.lost_worker import is_lost_worker
+from trainables.process.lost import is_lost_worker
 from trainables.process.out_of_memory import is_out_of_memory
 from trainables.process.workers import agreed, divided, from_each, world_size
 

@@ -33,7 +33,7 @@ from trainables.collector import collector_paused
 from trainables.config import TrainConfig, TrialConfig
 from trainables.errors import EvaluationOutOfMemory, OutOfMemory, first_line, traced
 from trainables.process import hang_watch
-from trainables.process.lost_device import end_with_lost_device
+from trainables.process.lost import end_with_lost_device
 from trainables.records.schema import Measurement
 from trainables.slots.guest import Guest
 from trainables.slots.speed import Speed

@@ -21,7 +21,7 @@ from trainables.evaluation.drift import token_nll
 from trainables.evaluation.evaluator import shared_evaluator
 from trainables.files.disk import is_disk_full
 from trainables.inputs.data import TokenizedData
-from trainables.process.lost_worker import is_lost_worker
+from trainables.process.lost import is_lost_worker
 from trainables.process.out_of_memory import is_out_of_memory
 from trainables.process.workers import is_first_worker
 from trainables.records.items import items_file, without_texts, write_items

@@ -18,7 +18,7 @@ from trl import SFTTrainer
 from trainables.errors import first_line
 from trainables.evaluation.evaluator import evaluating
 from trainables.files.disk import is_disk_full
-from trainables.process.lost_worker import is_lost_worker
+from trainables.process.lost import is_lost_worker
 from trainables.process.out_of_memory import is_out_of_memory
 from trainables.process.workers import agreed
 

@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trainables.config import TrialConfig
 from trainables.errors import named
-from trainables.process.lost_worker import is_lost_worker
+from trainables.process.lost import is_lost_worker
 from trainables.records.schema import TrialResult
 from trainables.under_ray.endings import most_telling
 from trainables.under_ray.reporters import Report

@@ -19,7 +19,7 @@ from trainables.files.disk import MAKE_ROOM, disk_full, is_disk_full
 from trainables.files.locations import node_cache
 from trainables.files.object_storage import is_of_store
 from trainables.files.storage import SEE_THE_STORE, open_storage
-from trainables.process.lost_device import end_with_lost_device
+from trainables.process.lost import end_with_lost_device
 from trainables.records.schema import BASE_RECORD
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.gpu_types import as_options

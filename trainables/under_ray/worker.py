@@ -16,7 +16,7 @@ from trainables.config import TrialConfig
 from trainables.errors import Diverged
 from trainables.process import hang_watch
 from trainables.process.background import in_background
-from trainables.process.lost_device import end_with_lost_device
+from trainables.process.lost import end_with_lost_device
 from trainables.records.schema import BASE_RECORD, Measurement, TrialResult
 from trainables.training.attempt_folder import clear_node, on_this_node, publish_worker, worker_log
 from trainables.training.reporter import StopTrial

@@ -1,4 +1,4 @@
-"""A GPU that an error has made useless for its process."""
+"""What a process can lose beside itself: its GPU, to an error, and other workers of its group."""
 
 from __future__ import annotations
 
@@ -25,3 +25,18 @@ def end_with_lost_device(last_thing: Callable[[], None] = lambda: None) -> None:
         with suppress(OSError):
             last_thing()
         os._exit(1)
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether an operation of all workers failed for one of them or the network.
+
+    The error is no fault of the trial, and those left may be spared it in a new group.
+    """
+    from torch.distributed import DistError
+
+    from trainables.process.out_of_memory import is_out_of_memory
+
+    if is_out_of_memory(error):
+        return False
+    of_gloo = isinstance(error, RuntimeError) and "gloo" in str(error)  # it has no type of its own
+    return of_gloo or isinstance(error, DistError)
