@@ -12,7 +12,7 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.chats import CARRIED, Example, Turn, Turns, forms_of_calls
-from trainables.inputs.unusable import UnusableRow
+from trainables.inputs.row_files import UnusableRow
 
 
 def prompt_text(tokenizer: Any, data: DataConfig, example: Example) -> str:

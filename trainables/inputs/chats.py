@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from trainables.errors import Fault
-from trainables.inputs.row_files import Row, parse_json
-from trainables.inputs.unusable import UnusableRow
+from trainables.inputs.row_files import Row, UnusableRow, parse_json
 
 Turn = dict[str, Any]
 Turns = list[Turn]

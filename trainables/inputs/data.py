@@ -13,8 +13,8 @@ from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.chat_template import chat_parts, prompt_text
 from trainables.inputs.chats import Example
+from trainables.inputs.row_files import UnusableRow, faults_of_most
 from trainables.inputs.rows import Rendered, Source, as_replay, learned, load_rows
-from trainables.inputs.unusable import UnusableRow, faults_of_most
 from trainables.records.schema import SampleText
 
 IGNORED_LABEL = -100

@@ -16,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,24 @@ _OTHER_FORMAT = (
     "write JSON lines in UTF-8, or name a file of another format by it: .json, .csv, .tsv, .txt or "
     ".parquet"
 )
+
+
+class UnusableRow(UserError):
+    """One row cannot be learned, for one fault; it is left out, unless most rows are such."""
+
+    def at(self, index: int, location: str) -> Fault:
+        """The fault with the row's number."""
+        (fault,) = self.faults
+        return replace(fault, rule=f"{fault.rule}: row {index + 1} of {location}")
+
+
+def faults_of_most(unusable: Sequence[Fault], rows: int) -> list[Fault]:
+    """The first fault, if more than half of the rows are unusable: then a setting is wrong."""
+    if 2 * len(unusable) <= rows:
+        return []
+    first = unusable[0]
+    share = f"{len(unusable)} of {rows} rows ({len(unusable) / rows:.0%}) cannot be learned"
+    return [replace(first, rule=f"{first.rule}; {share}")]
 
 
 def read_rows(file: Path, field: str, other: str = ".jsonl") -> list[Row]:

@@ -14,7 +14,7 @@ from trainables.config import DataConfig
 from trainables.errors import Fault, UserError, as_reason, hub_remedy
 from trainables.files.locations import RELATIVE, absence, expanded, is_local, resolve
 from trainables.inputs.chats import Example, examples_of_chat, without_nulls
-from trainables.inputs.row_files import Row, first_of, read_rows
+from trainables.inputs.row_files import Row, UnusableRow, faults_of_most, first_of, read_rows
 from trainables.inputs.row_templates import (
     ENVIRONMENT,
     NULL_IS_PRINTED,
@@ -23,7 +23,6 @@ from trainables.inputs.row_templates import (
     names_of,
     text_of,
 )
-from trainables.inputs.unusable import UnusableRow, faults_of_most
 from trainables.records.reading import read_each
 
 Source = Literal["path", "validation_path"]
