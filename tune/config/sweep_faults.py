@@ -24,21 +24,17 @@ _RULES = {
     "less_than_equal": "must be <= {le:g}",
     "less_than": "must be < {lt:.10g}",
     "finite_number": "must be a finite number",
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_parsing_size": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "float_parsing": "must be a number",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
+    **dict.fromkeys(
+        ("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "must be a whole number"
+    ),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
     "string_type": "must be text",
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
     "tuple_type": "must be a list",
     "too_short": "must hold at least {min_length} value",
-    "dict_type": "must be a section with keys of its own",
-    "model_type": "must be a section with keys of its own",
+    **dict.fromkeys(("dict_type", "model_type"), "must be a section with keys of its own"),
 }
 _PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9_\-]*$": "must begin with a letter or digit and hold only letters, "
