@@ -51,13 +51,17 @@ def _length_made_for(config: Any) -> int | None:
     stated = getattr(config, "max_position_embeddings", None)
     if not stated:
         return None
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [kind for kind in rope.values() if isinstance(kind, Mapping)] or [rope]
     scaled = [
-        (kind.get("original_max_position_embeddings") or stated) * (kind.get("factor") or 1)
-        for kind in kinds
+        (rope.get("original_max_position_embeddings") or stated) * (rope.get("factor") or 1)
+        for rope in rotations(config)
     ]
     return int(max(stated, *scaled))
+
+
+def rotations(config: Any) -> list[Mapping[str, Any]]:
+    """The settings of a model's rotary positions: one, or one for each type of its layers."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return [of_type for of_type in rope.values() if isinstance(of_type, Mapping)] or [rope]
 
 
 def check_lengths(base: Any, tokenized: TokenizedData) -> None:

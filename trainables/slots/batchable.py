@@ -11,6 +11,7 @@ from transformers import Trainer
 
 from trainables.config import LoraConfig
 from trainables.errors import first_line
+from trainables.evaluation.positions import rotations
 from trainables.inputs.adapter import adapt, restore
 
 
@@ -88,11 +89,9 @@ def _is_random(base: Any) -> bool:
 def _check_positions(base: Any, longest: int) -> None:
     """Some take the frequencies of all a batch's positions by the longest of its sequences."""
     config = base.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    of_layers = [kind for kind in rope.values() if isinstance(kind, dict)]  # by their types
-    for kind in of_layers or [rope]:
-        if kind.get("rope_type") in ("longrope", "dynamic"):
-            most = kind.get("original_max_position_embeddings") or config.max_position_embeddings
+    for rope in rotations(config):
+        if rope.get("rope_type") in ("longrope", "dynamic"):
+            most = rope.get("original_max_position_embeddings") or config.max_position_embeddings
             if longest > most:
                 raise NotBatchable(
                     f"one sample above {most} tokens changes the positions of all in its batch; "
