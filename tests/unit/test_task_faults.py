@@ -118,23 +118,16 @@ def test_files_that_cannot_be_read_leave_other_names_theirs(name: str, tmp_path:
     assert fault.location.startswith(str(file))
 
 
-def result(*filters: str, **of_metrics: Any) -> dict[str, Any]:
+def result(**of_metrics: Any) -> dict[str, Any]:
     """What the harness gives of a task; two underscores stand for a comma."""
-    given = {key.replace("__", ","): value for key, value in of_metrics.items()}
-    return {"results": {"own": given}, "samples": {"own": [{"filter": f} for f in filters]}}
+    return {"results": {"own": {k.replace("__", ","): value for k, value in of_metrics.items()}}}
 
 
-def test_of_filters_that_end_alike_a_metric_has_the_longest() -> None:
-    asked = ("first", "plain,first")
-    found, errors = values_and_errors(
-        result(*asked, m__first=1, m__plain__first=0.5, m__xfirst=2), "own"
-    )
-    assert found == {("m", "first"): 1.0, ("m", "plain,first"): 0.5}
-    assert errors == {}
-    found, errors = values_and_errors(
-        result("none", acc__none=1, acc_stderr__none=0.1, alias="own"), "own"
-    )
-    assert (found, errors) == ({("acc", "none"): 1.0}, {("acc", "none"): 0.1})
+def test_standard_errors_are_told_from_values() -> None:
+    given = result(acc__none=1, acc_stderr__none=0.1, x__y__none=0.5, alias="own")
+    found, errors = values_and_errors(given, "own")
+    assert found == {("acc", "none"): 1.0, ("x,y", "none"): 0.5}
+    assert errors == {("acc", "none"): 0.1}
 
 
 def loaded(*directions: dict[str, bool] | None, **fields: str) -> LoadedTask:
@@ -162,7 +155,7 @@ def test_the_metric_of_a_task_is_the_named_the_most_usual_or_the_first(
     assert choose_metric(loaded(**fields), found, {}) == (chosen, "strict")
     own = f"of {chosen}"
     assert choose_metric(loaded(**fields, filter=own), found, {}) == (chosen, own)
-    given = result("strict", **{f"{metric}__strict": 0.5 for metric in metrics})
+    given = result(**{f"{metric}__strict": 0.5 for metric in metrics})
     wanted = fields.get("metric", "number")
     told = rf"no {wanted} \(filter loose\); it gives {metrics[0]} \(filter strict\) 0.5"
     with pytest.raises(UserError, match=told):

@@ -85,13 +85,10 @@ def values_and_errors(result: dict[str, Any], name: str) -> tuple[ByFilter, ByFi
 
 def _entries(result: dict[str, Any], name: str) -> Iterator[tuple[str, str, Any]]:
     """What the harness gives of a task or group: metric, filter and value."""
-    used = {sample["filter"] for of_task in result["samples"].values() for sample in of_task}
-    filters = sorted(used, key=len, reverse=True)
     for key, value in result["results"][name].items():
-        # Either may have a comma in its name.
-        filter_name = next((each for each in filters if key.endswith(f",{each}")), None)
-        if filter_name is not None:
-            yield key.removesuffix(f",{filter_name}"), filter_name, value
+        metric, comma, filter_name = key.rpartition(",")  # a metric's name may have one, too
+        if comma:
+            yield metric, filter_name, value
 
 
 def choose_metric(
