@@ -12,7 +12,6 @@ from faults import faults
 from trainables.config import ModelShape, TrialConfig
 from trainables.errors import UserError
 from trainables.process import forecast
-from trainables.process.batch_sizes import with_eval_batch, with_micro_batch
 from trainables.process.parameter_counts import adapter_parameters, parameters
 from trainables.under_ray.node import gpu_bytes
 from tune import command_line
@@ -161,7 +160,7 @@ def test_a_micro_batch_that_does_not_fit_is_made_smaller_and_the_batch_stays() -
     assert smaller.train.batch_size == trial.train.batch_size
     assert smaller.accumulation_steps == 32 // size
     assert forecast.estimate(shape(config), smaller).peak <= 80 * GIB
-    larger = with_micro_batch(trial, size * 2)
+    larger = next(trial.in_micro_batches(size * 2))
     assert forecast.estimate(shape(config), larger).peak > 80 * GIB
 
 
@@ -190,7 +189,7 @@ def test_an_evaluation_does_not_grow_with_long_samples_times_a_large_vocabulary(
     """Which would be 25 GB for one sample of 16,384 tokens, at 10 bytes a logit."""
     config = load_sweep(LLAMA, [*QWEN_HALF_B, "data.max_length=16384"])
     trial = largest_trial(config, "lora")
-    one = with_eval_batch(trial, 1)
+    one = trial.with_eval_batch(1)
     layer, cache = 2 * (4 * 896 + 3 * 4864), 2 * 2 * 24 * 2 * 64
     assert forecast.estimate(shape(config), one).evaluation == 16384 * (layer + cache)
     assert forecast.base_peak(shape(config), one) < 3 * GIB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -106,3 +107,16 @@ class TrialConfig(Frozen):
     def accumulation_steps(self) -> int:
         """Forward passes of one worker per optimizer step."""
         return self.train.batch_size // (self.train.micro_batch_size * self.workers)
+
+    def in_micro_batches(self, most: int) -> Iterator[TrialConfig]:
+        """The same trial in micro-batches of other sizes, from `most` down, at the same batch."""
+        per_worker = self.train.batch_size // self.workers
+        for size in range(most, 0, -1):
+            if per_worker % size == 0:
+                train = self.train.model_copy(update={"micro_batch_size": size})
+                yield self.model_copy(update={"train": train})
+
+    def with_eval_batch(self, size: int) -> TrialConfig:
+        """The same trial with another evaluation batch size."""
+        suite = self.eval.model_copy(update={"batch_size": size})
+        return self.model_copy(update={"eval": suite})

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 from trainables.config import LoraConfig, ModelShape, TrialConfig
 from trainables.config.evaluation import GENERAL_TEXT_TOKENS
-from trainables.process.batch_sizes import micro_batches, with_eval_batch, with_micro_batch
 from trainables.process.parameter_counts import (
     adapted_linears,
     adapter_parameters,
@@ -124,9 +123,8 @@ def fitted(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConfig | 
     The evaluation batch is halved as needed. None if not even one sample at a time fits.
     """
     while estimate(shape, trial).evaluation_peak > card and trial.eval.batch_size > 1:
-        trial = with_eval_batch(trial, trial.eval.batch_size // 2)
-    sizes = micro_batches(trial, trial.train.micro_batch_size)
-    smaller = (with_micro_batch(trial, size) for size in sizes)
+        trial = trial.with_eval_batch(trial.eval.batch_size // 2)
+    smaller = trial.in_micro_batches(trial.train.micro_batch_size)
     return next((fits for fits in smaller if estimate(shape, fits).peak <= card), None)
 
 
@@ -143,7 +141,7 @@ def fitted_base(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConf
     while base_peak(shape, trial) > card:
         if trial.eval.batch_size == 1:
             return None
-        trial = with_eval_batch(trial, trial.eval.batch_size // 2)
+        trial = trial.with_eval_batch(trial.eval.batch_size // 2)
     return trial
 
 

@@ -12,7 +12,6 @@ import torch
 
 from trainables.config import EvalSuite, TrialConfig
 from trainables.errors import EvaluationOutOfMemory, Fault, OutOfMemory, UserError, first_line
-from trainables.process.batch_sizes import micro_batches, with_eval_batch, with_micro_batch
 
 logger = logging.getLogger(__name__)
 
@@ -91,12 +90,12 @@ def with_smaller_batches(
         size = config.eval.batch_size
         tried.append(f"evaluation batch size {size}")
         if size > 1:
-            return with_eval_batch(config, size // 2)
+            return config.with_eval_batch(size // 2)
     else:
         size = config.train.micro_batch_size
         tried.append(f"micro-batch size {size}")
         if size > 1:
-            return with_micro_batch(config, next(micro_batches(config, size // 2)))
+            return next(config.in_micro_batches(size // 2))
     remedies = ["a shorter data.max_length"]
     if not config.train.gradient_checkpointing:
         remedies.append("train.gradient_checkpointing: true")

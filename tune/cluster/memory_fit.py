@@ -11,7 +11,6 @@ from trainables.config import Method, ModelConfig, ModelShape, TrialConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.model_shape import architecture, read_shape
 from trainables.process import forecast
-from trainables.process.batch_sizes import with_eval_batch, with_micro_batch
 from trainables.process.parameter_counts import parameters
 from tune.config.search_config import SearchConfig
 from tune.config.sweep_config import SweepConfig
@@ -237,7 +236,7 @@ def _of_rank(trial: TrialConfig, rank: int) -> TrialConfig:
 
 
 def _with_one_sample(trial: TrialConfig) -> TrialConfig:
-    return with_micro_batch(with_eval_batch(trial, 1), 1)
+    return next(trial.with_eval_batch(1).in_micro_batches(1))
 
 
 def _cell(trial: TrialConfig, smaller: TrialConfig | None) -> str:
