@@ -86,11 +86,11 @@ def evaluate_base(
     """
     inputs = load_inputs(model, data, suite, seed, demands)
     write_data(replace(inputs.tokenized, questions=()), data_folder)
-    told = data_warnings(inputs.base, inputs.tokenizer, inputs.tokenized, data, suite)
-    told += length_warnings(inputs.base, inputs.tokenized)
-    told += overlap_warnings(inputs.tokenized, inputs.evaluator.questions())
-    content, shown = inputs.of_scores(), _typical(inputs)
-    key = _key(content | _of_record(inputs, data, seed, shown, told))
+    warnings = data_warnings(inputs.base, inputs.tokenizer, inputs.tokenized, data, suite)
+    warnings += length_warnings(inputs.base, inputs.tokenized)
+    warnings += overlap_warnings(inputs.tokenized, inputs.evaluator.questions())
+    content, sample = inputs.of_scores(), _typical(inputs)
+    key = _key(content | _of_record(inputs, data, seed, sample, warnings))
     folder = cache / key
     if folder.exists():
         return folder
@@ -111,8 +111,8 @@ def evaluate_base(
         skipped_validation_samples=tokenized.validation_skipped,
         replayed_tokens=tokenized.replayed_tokens,
         seconds=time.time() - started,
-        sample=shown,
-        warnings=(*told, *_warnings(inputs.base, evaluation)),
+        sample=sample,
+        warnings=(*warnings, *_warnings(inputs.base, evaluation)),
     )
     _store(folder, record, evaluation.items, reference)
     return folder
@@ -133,13 +133,13 @@ def _held_out(inputs: BaseInputs) -> list[Sample]:
 
 
 def _of_record(
-    inputs: BaseInputs, data: DataConfig, seed: int, shown: SampleText, told: Sequence[str]
+    inputs: BaseInputs, data: DataConfig, seed: int, sample: SampleText, warnings: Sequence[str]
 ) -> dict[str, object]:
     """What determines the record beside the scores: sample counts, a sample, warnings, drift."""
     suite, tokenized, prompts = inputs.evaluator.suite, inputs.tokenized, inputs.tokenized.prompts
     contexts = [kl_context(inputs.tokenizer, prompt) for prompt in prompts]
     counts = len(tokenized.train), len(tokenized.validation), tokenized.skipped
-    samples = [*counts, tokenized.replayed_tokens, data.max_length, shown.model_dump(), told]
+    samples = [*counts, tokenized.replayed_tokens, data.max_length, sample.model_dump(), warnings]
     held_out = _held_out(inputs)
     return {
         "batch_size": suite.batch_size,  # changes scores only by rounding
