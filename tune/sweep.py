@@ -203,6 +203,7 @@ class Sweep:
                 slot_hosts = hosts.ready(base.train_samples, most_at_once)
                 _fit(self._tuner(searcher, events, scheduler, slot_hosts), events, request)
         finally:
+            self._may_write()  # what follows would put older mirrors over those of another driver
             records = self._ledger.trials()
             for listener in everyone:
                 listener.sweep_ended(records)
@@ -212,6 +213,7 @@ class Sweep:
     def _finish(
         self, records: list[TrialRecord], searcher: OptunaSearcher, events: TuneEvents
     ) -> SweepOutcome:
+        self._may_write()  # again: W&B may have taken a minute
         folder = self._ledger.folder
         if folder.is_in_store:
             clear_nodes(folder, records)

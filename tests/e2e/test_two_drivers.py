@@ -60,4 +60,7 @@ def test_it_writes_no_more_and_says_who_has_the_sweep(tmp_path: Path) -> None:
     assert "was taken over by another driver" in errors
     assert "Traceback" not in errors
     assert state(ledger) == before
+    # Made at a sweep's end: here they would be older than the other driver's.
+    assert not ledger.folder.results_csv.exists()
+    assert not ledger.folder.study.exists()
     assert taken.read_text() == taker.model_dump_json()
