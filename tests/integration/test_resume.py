@@ -257,9 +257,10 @@ def test_a_checkpoint_that_is_deleted_before_it_is_read_is_lost(
 ) -> None:
     """As by the attempt that wrote it, or by the disk budget, while a model is loaded."""
     folder, (_, newer) = killed
-    start = Checkpoints.start
+    late, start = newer.with_name("step_00000011"), Checkpoints.start
 
     def start_late(*arguments: Any) -> None:
+        shutil.copytree(newer, late)
         start(*arguments)
         for file in newer.glob(gone):
             file.unlink()
@@ -273,6 +274,7 @@ def test_a_checkpoint_that_is_deleted_before_it_is_read_is_lost(
     with pytest.raises(CheckpointLost) as raised:  # so it goes on in its next attempt
         verdict(second, caught.value)
     assert raised.value is caught.value
+    assert late.exists()  # for that one to go on from
 
 
 def test_half_written_checkpoint_is_not_found(killed: tuple[Path, list[Path]]) -> None:

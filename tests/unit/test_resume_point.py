@@ -13,7 +13,15 @@ import torch
 from builders import save_checkpoint
 
 from trainables.training import checkpoint_files, resume_point
-from trainables.training.checkpoint_files import checkpoints, is_valid, set_damaged_aside
+from trainables.training.checkpoint_files import (
+    FILES,
+    CheckpointLost,
+    checkpoint_dir,
+    checkpoints,
+    is_valid,
+    set_damaged_aside,
+    still_whole,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +102,45 @@ def test_what_cannot_be_read_at_all_is_an_error_and_no_older_checkpoint(
     assert sum(pauses) > 60
 
 
+@pytest.mark.parametrize("is_read", [True, False])
+@pytest.mark.parametrize("by_then", [5, 20, None])
+def test_what_is_deleted_while_a_worker_looks_is_nobody_s_choice(
+    attempt: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pauses: list[float],
+    by_then: int | None,
+    is_read: bool,
+) -> None:
+    """By the attempt that wrote it: it may live on behind a cut network."""
+    digest = checkpoint_files.digest
+
+    def as_it_is_deleted(file: Path) -> str:
+        monkeypatch.setattr(checkpoint_files, "digest", digest)
+        found = digest(file) if is_read else "none"
+        shutil.rmtree(checkpoint_dir(attempt, 10))
+        if by_then != 5:
+            shutil.rmtree(checkpoint_dir(attempt, 5))
+        if by_then == 20:
+            save_checkpoint(attempt, 20)
+        return found
+
+    monkeypatch.setattr(checkpoint_files, "digest", as_it_is_deleted)
+    expected = checkpoint_dir(attempt, by_then) if by_then else None
+    assert resume_point.resume_point([attempt]) == expected
+    assert sum(pauses) < 10
+
+
+def test_a_checkpoint_that_the_storage_does_not_read_is_not_told_as_deleted(attempt: Path) -> None:
+    checkpoint = checkpoint_dir(attempt, 10)
+    (checkpoint / FILES).unlink()
+    (checkpoint / FILES).symlink_to(FILES)
+    with (
+        pytest.raises(CheckpointLost, match=r"step_00000010 cannot be read: .* symbolic links"),
+        still_whole(checkpoint),
+    ):
+        pass
+
+
 def test_missing_and_changed_files_are_damage(attempt: Path) -> None:
     older, newer = sorted((attempt / "checkpoints").iterdir())
     (newer / "training.safetensors").unlink()
@@ -164,6 +211,6 @@ def test_a_worker_that_never_sees_it_says_so(
     elsewhere = tmp_path / "elsewhere" / "attempt_1"
     save_checkpoint(elsewhere, 5)
     choose(0, attempt)
-    with pytest.raises(OSError, match=r"^rank 1 does not see .* it sees step_00000005$"):
+    with pytest.raises(CheckpointLost, match=r"^rank 1 does not see .* it sees step_00000005$"):
         choose(1, elsewhere)
     assert pauses

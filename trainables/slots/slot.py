@@ -86,7 +86,11 @@ class Slot:
         self._best = BestWeights(trial, self._save)
 
     def restore(self) -> None:
-        """Take over the newest checkpoint of any attempt, if there is one; `begin` follows."""
+        """Take over the newest checkpoint of any attempt, if there is one; `begin` follows.
+
+        Raises:
+            CheckpointLost: it is gone.
+        """
         self.measuring.start(self)
         self._checkpoints.start(self, self._best)
         self._checkpoints.restore()

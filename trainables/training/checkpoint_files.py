@@ -30,7 +30,7 @@ BEST_EVALUATION = "evaluation.json"
 
 
 class CheckpointLost(Exception):
-    """The checkpoint that a training goes on from was deleted before it was read.
+    """The checkpoint that a training goes on from was deleted before it was read, or is not shown.
 
     The attempt that wrote it may live on behind a cut network and keep its own newest, and the
     driver keeps to the sweep's disk budget. The next attempt finds what there is then.
@@ -67,8 +67,16 @@ def checkpoints(attempt_dirs: Sequence[Path]) -> list[Path]:
 
 
 def newest_valid(attempt_dirs: Sequence[Path]) -> Path | None:
-    """The newest checkpoint of any attempt whose files are all present and intact."""
-    return next(filter(is_valid, checkpoints(attempt_dirs)), None)
+    """The newest checkpoint of any attempt whose files are all present and intact.
+
+    Raises:
+        CheckpointLost: none is, and some were deleted meanwhile, so that there may be newer ones.
+    """
+    seen = checkpoints(attempt_dirs)
+    found = next(filter(is_valid, seen), None)
+    if found is None and not all(path.exists() for path in seen):
+        raise CheckpointLost(f"below {attempt_dirs[-1].parent} checkpoints are being deleted")
+    return found
 
 
 def is_valid(checkpoint: Path) -> bool:
@@ -90,16 +98,19 @@ def still_whole(checkpoint: Path) -> Iterator[None]:
     """Read a checkpoint within this context; what was read counts only if it is left in peace.
 
     Raises:
-        CheckpointLost: some of it is gone by then, whatever that led to.
+        CheckpointLost: some of it is gone or cannot be read by then, whatever that led to.
     """
     try:
         yield
     finally:
+        fate = "was deleted before a training had gone on from it"
         is_whole = False
-        with suppress(OSError):
+        try:
             is_whole = seems_valid(checkpoint)
+        except OSError as error:
+            fate = f"cannot be read: {error}"
         if not is_whole:
-            raise CheckpointLost(f"{checkpoint} was deleted before a training had gone on from it")
+            raise CheckpointLost(f"{checkpoint} {fate}")
 
 
 def _all_match(checkpoint: Path, matches: Callable[[Path, str], bool]) -> bool:
@@ -113,7 +124,8 @@ def _all_match(checkpoint: Path, matches: Callable[[Path, str], bool]) -> bool:
 def set_damaged_aside(attempt_dirs: Sequence[Path], going_on_from: Path | None) -> None:
     """Rename the damaged checkpoints: all that are newer than the one a training resumes from.
 
-    Otherwise `keep_newest` would keep them and delete intact ones.
+    Otherwise `keep_newest` would keep them and delete intact ones. An intact one may be among them
+    that an attempt which lives on wrote late; its steps are trained again.
     """
     for path in checkpoints(attempt_dirs):
         if path == going_on_from:

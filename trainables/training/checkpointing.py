@@ -56,8 +56,6 @@ class Checkpoints:
         """Set the trainer that calls it, and the keeper of the best weights."""
         self._trainer = trainer
         self._best = best
-        if is_first_worker():
-            checkpoint_files.set_damaged_aside(self._attempts, self._resumed)
 
     def restore(self) -> None:
         """Restore parameters, moments and schedule.
@@ -71,9 +69,11 @@ class Checkpoints:
         if self._resumed is None or self._progress is None:
             # In bfloat16 DeepSpeed's stage 0 has made one, of zero gradients, to allot its moments.
             optimizer_state.set_steps(self._trainer.optimizer, 0)
-            return
-        with checkpoint_files.still_whole(self._resumed):
-            self._read(self._resumed, self._progress)
+        else:
+            with checkpoint_files.still_whole(self._resumed):
+                self._read(self._resumed, self._progress)
+        if is_first_worker():  # not before: the next attempt may go on from what came late
+            checkpoint_files.set_damaged_aside(self._attempts, self._resumed)
 
     def _read(self, resumed: Path, progress: checkpoint.Progress) -> None:
         trainer, state = self._trainer, self._trainer.state

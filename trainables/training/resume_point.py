@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 
 from trainables.process.workers import agreed, is_first_worker
-from trainables.training.checkpoint_files import FILES, checkpoints, newest_valid
+from trainables.training.checkpoint_files import FILES, CheckpointLost, checkpoints, newest_valid
 
 # Together more than the minute for which NFS may show a folder as it was (`acdirmax`).
 _PAUSES_S = (1.0, 5.0, 20.0, 40.0)
@@ -22,14 +22,20 @@ def resume_point(attempt_dirs: Sequence[Path]) -> Path | None:
     """The newest valid checkpoint, None if there is none; every worker calls it.
 
     Raises:
-        OSError: the storage gives errors, or does not show this worker what the first one chose.
+        OSError: the storage gives errors.
+        CheckpointLost: it does not show this worker what the first one chose.
     """
     is_first = is_first_worker()
-    chosen = _patiently(lambda: newest_valid(attempt_dirs)) if is_first else None
-    files = agreed((chosen / FILES).read_text() if chosen else None)
+    chosen, its_files = _patiently(lambda: _newest(attempt_dirs)) if is_first else (None, None)
+    files = agreed(its_files)
     if is_first or files is None:
         return chosen
     return _patiently(lambda: _with_files(attempt_dirs, files))
+
+
+def _newest(attempt_dirs: Sequence[Path]) -> tuple[Path | None, str | None]:
+    chosen = newest_valid(attempt_dirs)
+    return chosen, (chosen / FILES).read_text() if chosen else None
 
 
 def _with_files(attempt_dirs: Sequence[Path], files: str) -> Path:
@@ -40,16 +46,16 @@ def _with_files(attempt_dirs: Sequence[Path], files: str) -> Path:
             if (checkpoint / FILES).read_text() == files:
                 return checkpoint
     names = ", ".join(checkpoint.name for checkpoint in seen) or "none"
-    raise FileNotFoundError(
+    raise CheckpointLost(
         f"rank {torch.distributed.get_rank()} does not see the checkpoint that rank 0 resumes "
         f"from; below {attempt_dirs[-1].parent} it sees {names}"
     )
 
 
 def _patiently(look: Callable[[], T]) -> T:
-    """What `look` returns, called again for a while as long as the storage gives errors."""
+    """What `look` returns, called again for a while as long as it or the storage gives errors."""
     for pause in _PAUSES_S:
-        with suppress(OSError):
+        with suppress(OSError, CheckpointLost):
             return look()
         time.sleep(pause)
     return look()

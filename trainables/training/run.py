@@ -95,6 +95,7 @@ def run_training(
     Raises:
         Diverged: the loss or the gradient norm is NaN or infinite.
         StopTrial: the reporter asked for it; a checkpoint holds the training's state.
+        CheckpointLost: what it was to resume from is gone, or is not shown to this worker.
         EvaluationFailed: an evaluation raised an error; a checkpoint holds the step.
         EvaluationOutOfMemory: the same, because memory ran out.
     """
