@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -19,8 +20,10 @@ SOURCES = sorted(file for package in PACKAGES for file in (PROJECT / package).rg
 
 
 def run(*command: str) -> str:
+    # Variables of W&B, which loads it to check them, may be the user's, or left by another test.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     done = subprocess.run(
-        [sys.executable, *command], cwd="/", capture_output=True, text=True, timeout=60
+        [sys.executable, *command], cwd="/", env=env, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
