@@ -221,7 +221,10 @@ class Sweep:
         # Stopped trials stay RUNNING in the ledger; the next start of the command resumes them.
         interrupted = bool(events.running) or (events.is_stopping and not searcher.is_done)
         if self._config.inspect and not interrupted:
-            look_inside(self._config, folder, self._cluster, records, self._tell)
+            try:
+                look_inside(self._config, folder, self._cluster, records, self._tell)
+            except KeyboardInterrupt:  # the next start of the command looks there
+                interrupted = True
         outside = {record.number for record in self._earlier.outside}
         failed = [r for r in records if r.status in RETRIED and r.number not in outside]
         return SweepOutcome(records, interrupted, searcher.cut_short_by, failed)

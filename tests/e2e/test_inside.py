@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from command import run_command
+from command import PROJECT, run_command
 
 from analysis.sweep_settings import SweepSettings
 from trainables.inside.notable_trials import notable_trials
 from trainables.inside.records import InsideFolder
 from trainables.records.ledger import Ledger
+from tune.command_line import INTERRUPTED
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 SMALL = (
@@ -21,6 +25,24 @@ SMALL = (
     "train.steps=4",
     "wandb.mode=disabled",
 )
+
+
+def interrupted_as_it_looks_inside(output_dir: Path) -> None:
+    overrides = [part for setting in (*SMALL, "inspect=true") for part in ("--set", setting)]
+    command = [str(PROJECT / "tune" / "run.py"), "--output-dir", str(output_dir), *overrides]
+    driver = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    try:
+        for line in driver.stdout:
+            if line.startswith("looking inside"):
+                driver.send_signal(signal.SIGINT)
+                break
+        output, _ = driver.communicate(timeout=60)
+    finally:
+        driver.kill()
+    assert driver.returncode == INTERRUPTED, output
+    assert "quickstart: 2 trials: 2 complete" in output
+    assert output.rstrip().endswith("# goes on")
 
 
 @pytest.mark.slow
@@ -34,6 +56,7 @@ def test_an_option_that_can_be_turned_on_afterwards(tmp_path: Path) -> None:
     ledger, inside = Ledger(tmp_path / "quickstart"), InsideFolder(tmp_path / "quickstart")
     assert not inside.root.exists()
     finished = ledger.trials()
+    interrupted_as_it_looks_inside(tmp_path)
     run(*SMALL, "inspect=true")
     assert ledger.trials() == finished
     records = [found for trial in finished if (found := inside.read(trial.number))]
