@@ -191,12 +191,14 @@ def test_samples_to_replay_are_counted_and_their_faults_told(
         ("confirm={top_k: 2, seeds: 3}", 9, "1,080"),
         ("confirm={top_k: 30, seeds: 3}", 12, "1,440"),  # there are three trials to repeat
         ("search.lora.batch_size=[8]", 3, "360"),
+        ("budget.trials=1", 1, "120"),
     ],
 )
 def test_the_estimate_is_of_all_that_will_be_trained(
     override: str, trials: int, samples: str, dry_run: Told
 ) -> None:
-    wanted = f"{samples} samples trained on in all {trials} trials"
+    told = f"all {trials} trials" if trials > 1 else "1 trial"
+    wanted = f"{samples} samples trained on in {told}"
     assert wanted in " ".join(dry_run(override).split())
 
 
@@ -229,7 +231,7 @@ def test_it_looks_at_the_earlier_trials_as_the_sweep_itself_would(
     before = sorted(sweep.parent.rglob("*"))
     shown = dry_run()
     assert "1 trial has ended, 2 to run" in shown
-    assert "trained on in all 2 that are to run" in shown
+    assert "trained on in all 2 yet to run" in shown
     for override, told in {
         "seed=1": "seed: the sweep in",
         "search.lora.rank=[64]": "search.lora.rank: trial 0 of this sweep has rank",

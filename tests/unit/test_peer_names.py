@@ -78,6 +78,9 @@ LED = {
     "stage": "none needed: every trial is supervised fine-tuning, evaluated as train.report_every "
     "says",
     "lora_bias": ADAPTER_ALONE,
+    "eval_packing": ONE_SAMPLE,
+    "use_cache": "none needed: training caches no keys and values",
+    "train.eval_on_start": "none needed: the base is evaluated before any trial",
 }
 
 

@@ -90,13 +90,15 @@ _NAMES_WITHOUT_KEY = {
     "none needed: every trial is supervised fine-tuning, evaluated as train.report_every says": (
         "stage do_train do_eval"
     ),
+    "none needed: the base is evaluated before any trial": "eval_on_start",
+    "none needed: training caches no keys and values": "use_cache",
     "none needed: search.lora trains LoRA, search.full all parameters": (
         "adapter finetuning_type use_peft"
     ),
     f"{_NOT_HERE}; model.load_in_4bit is": "load_in_8bit",
     f"{_NOT_HERE}: model.dtype is bfloat16 or float32": "fp16",
     f"{_NOT_HERE}: each sample is a sequence of its own": (
-        "packing sample_packing eval_sample_packing pad_to_sequence_len"
+        "packing sample_packing eval_packing eval_sample_packing pad_to_sequence_len"
     ),
     f"{_NOT_HERE}: AdamW trains, with torch's betas and epsilon": (
         "optimizer optim adam_beta1 adam_beta2 adam_epsilon"

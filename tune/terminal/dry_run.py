@@ -116,7 +116,7 @@ def _points(config: SweepConfig, runs: _Runs) -> list[str]:
     if not runs.points:
         return [runs.in_words()]
     announced = runs.to_search or runs.count  # none is searched where the budget is spent
-    title = f"first {len(runs.points)} of {announced} trials{_left_out(config)}"
+    title = f"first {len(runs.points)} of {how_many(announced, 'trial')}{_left_out(config)}"
     if runs.ended:
         title = f"{runs.in_words()}; the first {len(runs.points)}"
     return [f"{title}:", *(f"  trial {point.number}: {setting(point)}" for point in runs.points)]
@@ -159,11 +159,12 @@ def _estimate(config: SweepConfig, runs: _Runs, samples: int | None) -> str:
     trains = [point.config.train for point in runs.points]
     steps = [train.total_steps(samples) for train in trains]
     trained_on = [n * train.batch_size for n, train in zip(steps, trains, strict=True)]
-    told = f"{runs.count} that are to run" if runs.ended else f"{runs.count} trials"
+    told = f"{runs.count} yet to run" if runs.ended else how_many(runs.count, "trial")
+    every = "all " if runs.count > 1 else ""
     return (
         f"estimate: {how_many(samples, 'sample')}, about "
         f"{how_many(round(fmean(steps)), 'optimizer step')} and "
         f"{how_many(trains[0].evaluations(samples), 'evaluation')} a trial, "
-        f"{runs.count * fmean(trained_on):,.0f} samples trained on in all {told}"
+        f"{runs.count * fmean(trained_on):,.0f} samples trained on in {every}{told}"
         f"{', if none is stopped early' if config.early_stopping else ''}"
     )
