@@ -592,14 +592,14 @@ def test_of_a_group_the_tasks_that_do_not_give_its_metric_count_for_nothing(
     assert "the right answer of 5 of 12 documents" in score.warnings[0]
 
 
-@pytest.mark.parametrize("metric", ["exact_match", "mcc"])
+@pytest.mark.parametrize(("metric", "chance"), [("exact_match", 0.0), ("mcc", 0.0), ("f1", None)])
 def test_a_guess_among_choices_is_nothing_by_what_takes_none_of_them(
-    metric: str, tuned: Any, folder: Path, asking: Asking
+    metric: str, chance: float | None, tuned: Any, folder: Path, asking: Asking
 ) -> None:
     """Of a multiple choice the harness matches the right one with what the model would write."""
     write_task(folder, "listed", metric_list=[{"metric": metric}])
     score = asking("listed").evaluate(tuned).scores["listed"]
-    assert (score.metric, score.chance, score.choices) == (metric, 0.0, None)
+    assert (score.metric, score.chance, score.choices) == (metric, chance, None)
 
 
 def test_of_a_task_that_scores_itself_no_chance_level_is_known(

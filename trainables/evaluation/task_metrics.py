@@ -64,6 +64,8 @@ def _guessing(
     counts = [
         (member, choices_per_right_one(task, sample, metric)) for member, task, sample in scored
     ]
+    if metric == "f1" and any(count is not None for _, count in counts):
+        return None, None  # a guess's is a matter of how often each choice is the right one
     chance = mean_over_members((member, 1 / count if count else 0.0) for member, count in counts)
     choices = [(member, count) for member, count in counts if count is not None]
     return chance, effective_choices(choices) if choices else None

@@ -223,7 +223,8 @@ class TaskScore(Frozen):
         value: mean over items.
         stderr: standard error of the mean; None if the harness gives none.
         chance: expected score of a uniform guess; 0 for generated answers, and by `exact_match` for
-            listed ones; None if unknown since the task scores its choices itself.
+            listed ones; None if unknown, as of their `f1` or where the task scores its choices
+            itself.
         choices: number of answers to choose from per right one, by `effective_choices` where items
             differ; None where the chance is 0 or unknown.
         items: number of documents; of a group, of the tasks in it that give the metric.
