@@ -18,7 +18,7 @@ from trainables.metric_keys import FORGETTING_MAX, task_forgetting
 from trainables.records.items import PairedItem, pair_items
 from trainables.records.schema import ItemScore, TaskScore, TrialRecord
 from trainables.results.item_metrics import measured_on
-from trainables.results.repeats import LEVEL
+from trainables.results.repeats import LEVEL, SIGNIFICANT
 
 Weighted = tuple[list[NDArray[np.float64]], list[float]]
 
@@ -63,7 +63,7 @@ class Comparison:
     @property
     def runs_differ(self) -> bool:
         """Whether test and interval tell these two runs apart: other trainings are not in them."""
-        return self.p_value < 1 - LEVEL and self.difference.excludes_0
+        return self.p_value < SIGNIFICANT and self.difference.excludes_0
 
     @property
     def repeats_differ(self) -> bool:
@@ -149,7 +149,7 @@ class Items:
         differing = sum(int((stratum != 0).sum()) for stratum in differences)
         is_graded = not all(np.isin(stratum, (-1, 0, 1)).all() for stratum in differences)
         p_value = min(1.0, picked_from * sign_flips(differences, weights))
-        if p_value >= 1 - LEVEL:
+        if p_value >= SIGNIFICANT:
             interval = interval.including_0()
         test: Literal["McNemar", "sign flips"] = "sign flips" if is_graded else "McNemar"
         are_trained = second is not None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from trainables.results.repeats import SIGNIFICANT
+
 Verdict = Literal["shown", "open", "too few data"]
 
 
@@ -32,6 +34,6 @@ def p_number(p_value: float) -> str:
     if p_value < 0.001:
         return "< 0.001"
     digits = 2
-    while float(f"{p_value:.{digits}g}") >= 0.05 > p_value:
+    while float(f"{p_value:.{digits}g}") >= SIGNIFICANT > p_value:
         digits += 1
     return f"{p_value:.{digits}g}"

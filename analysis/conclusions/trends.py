@@ -13,7 +13,7 @@ from trainables.config import TrialConfig
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.schema import TrialRecord
 from trainables.results.enough_items import FEWEST_RANKS
-from trainables.results.repeats import LEVEL
+from trainables.results.repeats import SIGNIFICANT
 from trainables.results.wording import NAMES, rate
 
 _FEWEST_TRIALS = 8
@@ -101,7 +101,7 @@ def _trend(
     stopped = results.more_stopped(sweep)
     evidence = f"{tested}, n = {found.n} LoRA trials{stopped}"
     what = NAMES[metric]
-    if found.p_value >= 1 - LEVEL:
+    if found.p_value >= SIGNIFICANT:
         return Conclusion(f"No trend of {what} with {over} is shown.", evidence, "open")
     told = f"{what.capitalize()} {'rises' if found.statistic > 0 else 'falls'} with {over}"
     if stopped:

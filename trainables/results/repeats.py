@@ -14,8 +14,10 @@ from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.pareto import Goals, can_be_taken
 from trainables.results.trade_off import best_trade_off
 
-# Confidence of every interval, and 1 - LEVEL the p-value below which a difference counts as shown.
-LEVEL = 0.95
+# Below this p-value a difference counts as shown. (1 - 0.95 is a float above 0.05.)
+SIGNIFICANT = 0.05
+# Confidence of every interval.
+LEVEL = 1 - SIGNIFICANT
 # How a repeat run ends that tells something of its point.
 TOLD = (TrialStatus.COMPLETE, TrialStatus.DIVERGED)
 Point = tuple[str, LoraConfig | None, tuple[float | None, ...]]
