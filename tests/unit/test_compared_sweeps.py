@@ -15,6 +15,7 @@ from analysis.conclusions import Conclusion, conclude
 from analysis.conclusions.sufficient_rank import rank_that_suffices
 from analysis.conclusions.trends import forgetting_and_step_size, trend_over_ranks
 from analysis.paper_table import paper_table
+from analysis.report.answer import answer
 from analysis.report.page import render
 from analysis.report.ranks import rank_figure, rate_figure
 from analysis.report.settings import importance_figure
@@ -72,6 +73,8 @@ def test_each_sweep_has_its_own_row_of_each_rank_compared_with_its_own_full_fine
             difference = row.cells[name].value - full[row.label.split()[-1]].cells[name].value
             assert row.cells[name].to_full.difference.estimate == pytest.approx(difference)
     assert not any(cell.to_full for row in full.values() for cell in row.cells.values())
+    assert results.recommendation.trial.rank is not None
+    assert not any(" of " in number.full for number in answer(results).numbers)
 
 
 def test_what_is_said_of_a_sweep_is_what_is_said_of_it_alone(results):
@@ -256,6 +259,8 @@ def test_methods_that_were_swept_one_by_one_are_compared(tmp_path):
     adapters = [row for row in paper_table(results).rows if row.label.endswith("of adapters")]
     assert all(row.cells["in-domain"].to_full is not None for row in adapters)
     assert any(s.startswith("adapters: At its best trade-off LoRA's learning rate") for s in told)
+    assert results.recommendation.trial.rank is not None
+    assert all(number.full.endswith(" of whole") for number in answer(results).numbers)
 
 
 def test_methods_are_compared_where_they_are_not_the_best_of_their_sweeps(tmp_path):

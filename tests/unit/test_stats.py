@@ -468,6 +468,8 @@ def test_jonckheere_is_symmetric_and_knows_no_trend_where_there_is_none():
     assert rising.p_value == pytest.approx(falling.p_value, abs=0.005)
     assert rising.p_value < 0.01
     assert jonckheere(ranks, [0.5] * 8, [0] * 8).p_value == 1.0
+    # What is observed counts once beside the 9,999 drawn.
+    assert jonckheere(range(12), range(12), [0] * 12).p_value == 1 / 10_000
 
 
 def test_jonckheere_within_strata_permutes_within_them():
