@@ -164,6 +164,7 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
     ledger = Ledger(location)
     with (
         interrupting(),
+        _ending_at_once_if_lost(),
         SweepLock(location) as lock,
         _cleared_on_fault(ledger, options.output_dir, lock, is_new),
         _mirrored(ledger, lock),
@@ -200,6 +201,22 @@ def _end_without_head(console: Console, address: str | None) -> None:
     console.show_cursor()
     console.print(f"\nerror: {told} goes on where it stopped", soft_wrap=True)
     os._exit(HEAD_LOST)
+
+
+@contextlib.contextmanager
+def _ending_at_once_if_lost() -> Iterator[None]:
+    """Report that another driver has the sweep, and exit without what W&B does as Python ends.
+
+    It would mark the runs that are open here, now the other driver's, as finished.
+    """
+    from tune.folder.lock import SweepLost
+
+    try:
+        yield
+    except SweepLost as error:
+        print(redacted(f"error: {error}"), file=sys.stderr, flush=True)  # noqa: T201
+        sys.stdout.flush()
+        os._exit(BAD_INPUT)
 
 
 @contextlib.contextmanager

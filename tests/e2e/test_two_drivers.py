@@ -14,6 +14,7 @@ from command import PROJECT, wait_for
 
 from trainables.records.ledger import Ledger
 from tune.folder.lock import LockRecord
+from tune.tracking.wandb_parts import is_whole, parts_of, steps_in
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -27,7 +28,7 @@ def state(ledger: Ledger) -> dict[str, bytes]:
 def test_it_writes_no_more_and_says_who_has_the_sweep(tmp_path: Path) -> None:
     arguments = [
         "quickstart", "--output-dir", str(tmp_path), "--num-trials", "6",
-        "--set", "train.steps=400", "--set", "eval.limit=8", "--set", "wandb.mode=disabled",
+        "--set", "train.steps=400", "--set", "eval.limit=8", "--set", "wandb.mode=offline",
     ]  # fmt: skip
     ledger = Ledger(tmp_path / "quickstart")
     driver = subprocess.Popen(
@@ -63,4 +64,8 @@ def test_it_writes_no_more_and_says_who_has_the_sweep(tmp_path: Path) -> None:
     # Made at a sweep's end: here they would be older than the other driver's.
     assert not ledger.folder.results_csv.exists()
     assert not ledger.folder.study.exists()
+    # W&B would show a run that ends as finished, while the other driver trains it.
+    (begun,) = parts_of(ledger.folder.root, ledger.trial(0).config.trial_id)
+    assert steps_in(begun)
+    assert not is_whole(begun)
     assert taken.read_text() == taker.model_dump_json()

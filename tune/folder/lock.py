@@ -38,6 +38,10 @@ _INTERVAL_S = 10.0
 _MISSED_BEATS = 6
 
 
+class SweepLost(UserError):
+    """Another driver has taken the sweep over."""
+
+
 class LockRecord(Frozen):
     """Who holds a sweep, or held it, and its last sign of life.
 
@@ -75,8 +79,8 @@ class SweepLock:
         interval: seconds between heartbeats.
 
     Raises:
-        UserError: on entry, another driver holds the sweep or its folder cannot be written to; on
-            exit, another driver has taken it over because this one gave no sign of life too long.
+        UserError: on entry, another driver holds the sweep or its folder cannot be written to.
+        SweepLost: on exit, another has taken it over as this one gave no sign of life too long.
     """
 
     def __init__(self, location: Location, interval: float = _INTERVAL_S) -> None:
@@ -112,7 +116,7 @@ class SweepLock:
         """Check that this driver may still write.
 
         Raises:
-            UserError: the sweep was taken over.
+            SweepLost: the sweep was taken over.
         """
         if abs(time.time() - self._renewed) > _MISSED_BEATS * self._interval:
             with self._renewing:  # it stood still for so long that another may hold the sweep
@@ -248,8 +252,8 @@ class SweepLock:
             [Fault(str(self._folder.location), f"another driver runs it: {holder}", remedy)]
         )
 
-    def _lost(self, thief: LockRecord) -> UserError:
+    def _lost(self, thief: LockRecord) -> SweepLost:
         rule = f"was taken over by another driver while this one stood still: {thief}"
-        return UserError(
+        return SweepLost(
             [Fault(str(self._folder.location), rule, "this one has stopped; nothing is lost")]
         )
