@@ -224,6 +224,7 @@ class Sweep:
             try:
                 look_inside(self._config, folder, self._cluster, records, self._tell)
             except KeyboardInterrupt:  # the next start of the command looks there
+                self._may_write()  # that another driver has the sweep interrupts likewise
                 interrupted = True
         outside = {record.number for record in self._earlier.outside}
         failed = [r for r in records if r.status in RETRIED and r.number not in outside]
