@@ -72,7 +72,8 @@ class Checkpoints:
         else:
             with checkpoint_files.still_whole(self._resumed):
                 self._read(self._resumed, self._progress)
-        if is_first_worker():  # not before: the next attempt may go on from what came late
+        barrier()  # where a worker cannot read it, the next attempt may need what came late
+        if is_first_worker():
             checkpoint_files.set_damaged_aside(self._attempts, self._resumed)
 
     def _read(self, resumed: Path, progress: checkpoint.Progress) -> None:
