@@ -404,6 +404,13 @@ def test_a_dry_run_says_why_it_has_no_estimate(
     assert told in table
 
 
+def test_a_dry_run_asks_for_the_shape_of_a_gguf_file_which_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.touch()
+    table = memory_table(load_sweep(LLAMA, [f"model.name={file}", "model.shape=null"]))
+    assert table == f"memory: the shape of {file} is not known here; give model.shape"
+
+
 def test_the_driver_of_the_graphics_card_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

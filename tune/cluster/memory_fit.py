@@ -59,7 +59,8 @@ def _why_unknown(model: ModelConfig) -> str:
             f"no estimate for model_type {family}; trials halve their micro-batch where memory "
             "runs out"
         )
-    return f"the shape of {model.name} is not known here; fetch the model, or give model.shape"
+    fetch = "" if model.name.endswith(".gguf") else "fetch the model, or "
+    return f"the shape of {model.name} is not known here; {fetch}give model.shape"
 
 
 def host_memory(config: SweepConfig) -> list[str]:
