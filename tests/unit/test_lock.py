@@ -260,6 +260,21 @@ def test_a_driver_elsewhere_holds_the_sweep_while_its_heart_beats(
     assert "another driver runs it" in refused(tmp_path)
 
 
+def test_where_boot_and_namespace_are_not_shown_any_driver_may_be_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Path.read_text
+
+    def hidden(path: Path, *how: Any) -> str:
+        if path.name == "boot_id":
+            raise FileNotFoundError(path)
+        return read(path, *how)
+
+    monkeypatch.setattr(Path, "read_text", hidden)
+    write_lock(tmp_path / "lock.json", pid=2**22 + 1)
+    assert "another driver runs it" in refused(tmp_path)
+
+
 @pytest.mark.parametrize("age", [7 * INTERVAL, -3600])  # its clock was an hour ahead
 def test_the_lock_of_a_driver_elsewhere_is_taken_over_when_its_heart_stands_still(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, age: float

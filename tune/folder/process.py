@@ -18,7 +18,7 @@ class Process(Frozen):
     Attributes:
         host: name of the machine.
         space: boot and process-id namespace; ids are comparable only within one, so that two
-            containers with the same name are not confused.
+            containers with the same name are not confused. Empty where /proc shows neither.
         started: start time as the system counts it; distinguishes a reused id.
     """
 
@@ -35,7 +35,7 @@ class Process(Frozen):
 
     def is_gone(self) -> bool | None:
         """Whether it has ended; None if that cannot be seen from here."""
-        if (self.host, self.space) != (platform.node(), _space()):
+        if not self.space or (self.host, self.space) != (platform.node(), _space()):
             return None
         try:
             return _started(self.pid) != self.started
@@ -44,8 +44,11 @@ class Process(Frozen):
 
 
 def _space() -> str:
-    boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {(_PROC / 'self/ns/pid').readlink()}"
+    try:
+        boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {(_PROC / 'self/ns/pid').readlink()}"
+    except OSError:  # as in some sandboxes
+        return ""
 
 
 def _started(pid: int) -> str:
