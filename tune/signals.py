@@ -1,6 +1,8 @@
 """Ctrl-C: the first lets every trial save a checkpoint and end, the second ends at once.
 
-SIGTERM does the same, as does the SIGHUP of a lost terminal, such as ssh from a closed laptop.
+SIGTERM does the same, as does the SIGHUP of a lost terminal, such as ssh from a closed laptop. A
+SIGTERM to all of a process group, as by `timeout`, also ends a Ray that the command has started:
+trials then go on from their newest checkpoint.
 """
 
 from __future__ import annotations

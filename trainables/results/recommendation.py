@@ -50,8 +50,8 @@ def recommend(
     """The trial to take; None if no complete trial has every objective.
 
     With one objective, the best; with several, the knee of the Pareto front: the trial nearest to
-    the best of every objective after scaling each to [0, 1] over the front, or over two of its
-    standard errors if the front differs by less. If no trial meets the constraints, the one that
+    the best of every objective after scaling each to [0, 1] over `scaling_trials`, or over two of
+    its standard errors if they differ by less. If no trial meets the constraints, the one that
     misses them by the least in total, each miss as a share of its bound, since their units differ.
     Ties go to the lower number.
 
