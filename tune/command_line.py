@@ -94,9 +94,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"a YAML file, or one of: {', '.join(bundled_sweeps())} (default: quickstart)",
     )
     parser.add_argument(
-        "--num-trials", type=int, metavar="N", help="trials to have in all, besides repeats"
+        "--num-trials", type=int, metavar="N", help="trials in total, not counting repeats"
     )
-    parser.add_argument("--max-gpus", type=int, metavar="N", help="GPUs to hold at most")
+    parser.add_argument(
+        "--max-gpus", type=int, metavar="N", help="use at most this many GPUs at once"
+    )
     parser.add_argument(
         "--retry-failed",
         action="store_true",
@@ -107,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         "--stop-trial",
         type=int,
         metavar="N",
-        help="end one that runs, while the others go on",
+        help="end this running trial; the others go on",
     )
     parser.add_argument(
         "--output-dir",
