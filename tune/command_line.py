@@ -184,7 +184,7 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
             *to_retry(options, outcome),
             *in_wandb(wandb_listener, location, outcome.interrupted),
         ]
-        print_summary(console, config, outcome.records, location, hints)
+        print_summary(console, config, outcome.base, outcome.records, location, hints)
     if outcome.interrupted:
         return INTERRUPTED
     complete = any(record.status is TrialStatus.COMPLETE for record in outcome.records)

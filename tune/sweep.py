@@ -72,9 +72,11 @@ class SweepOutcome:
     """The result of one run of the command; for `cut_short_by` see `OptunaSearcher`.
 
     Attributes:
+        base: the untouched model's metrics.
         failed: what `--retry-failed` would run again.
     """
 
+    base: dict[str, float]
     records: list[TrialRecord]
     interrupted: bool
     cut_short_by: str | None
@@ -208,10 +210,14 @@ class Sweep:
             for listener in everyone:
                 listener.sweep_ended(records)
         hosts.close()
-        return self._finish(records, searcher, events)
+        return self._finish(base, records, searcher, events)
 
     def _finish(
-        self, records: list[TrialRecord], searcher: OptunaSearcher, events: TuneEvents
+        self,
+        base: BaseRecord,
+        records: list[TrialRecord],
+        searcher: OptunaSearcher,
+        events: TuneEvents,
     ) -> SweepOutcome:
         self._may_write()  # again: W&B may have taken a minute
         folder = self._ledger.folder
@@ -228,7 +234,7 @@ class Sweep:
                 interrupted = True
         outside = {record.number for record in self._earlier.outside}
         failed = [r for r in records if r.status in RETRIED and r.number not in outside]
-        return SweepOutcome(records, interrupted, searcher.cut_short_by, failed)
+        return SweepOutcome(base.metrics, records, interrupted, searcher.cut_short_by, failed)
 
     def _ask_nodes(self) -> None:
         location = self._ledger.folder.location

@@ -483,10 +483,15 @@ def test_the_csv_is_replaced_whole_or_stays_as_it_was(tmp_path, monkeypatch):
 
 
 def summary(
-    config: SweepConfig, records: list[TrialRecord], folder: Path, *hints: str, width: int = 100
+    config: SweepConfig,
+    records: list[TrialRecord],
+    folder: Path,
+    *hints: str,
+    width: int = 100,
+    base: dict[str, float] | None = None,
 ) -> str:
     console = Console(file=io.StringIO(), width=width, _environ={})
-    print_summary(console, config, records, folder, list(hints))
+    print_summary(console, config, base or {}, records, folder, list(hints))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -545,6 +550,36 @@ def test_the_summary_tells_front_recommendation_failures_places_and_next_steps(t
     report = f"  python -m analysis report {tmp_path}/x   # all of it on one page"
     export = f"  python -m analysis export {tmp_path}/x --to winner   # the recommended trial"
     assert lines[lines.index("Next:") + 1 :][:2] == [report, export]
+
+
+@pytest.mark.parametrize(
+    ("base", "told"),
+    [
+        ({GAIN: 0.4, LOSS: 0.0}, "in_domain/acc_mean 0.400, forgetting/mean +0.000."),
+        ({GAIN: 0.4, LOSS: -0.1}, "in_domain/acc_mean 0.400, forgetting/mean -0.100."),
+        ({GAIN: 0.4}, "in_domain/acc_mean 0.400."),
+        (
+            {GAIN: 0.6, LOSS: 0.0},
+            "in_domain/acc_mean 0.600, forgetting/mean +0.000: no worse in any objective, so this "
+            "trial gains nothing.",
+        ),
+    ],
+)
+def test_the_recommended_trial_is_told_beside_the_base(tmp_path, base, told):
+    records = [trial(0, {GAIN: 0.5, LOSS: 0.0, OOD: 0.4})]
+    lines = summary(sweep_config(), records, tmp_path, base=base).splitlines()
+    assert f"  The base itself has {told}" in lines
+
+
+def test_without_objectives_of_the_base_or_a_repeat_that_ended_well_nothing_is_compared(tmp_path):
+    records = [
+        trial(0, {GAIN: 0.5, LOSS: 0.0}),
+        trial(1, confirms=0, status=TrialStatus.DIVERGED, reason="loss is nan"),
+    ]
+    config = sweep_config(confirm={"top_k": 1, "seeds": 2})
+    assert "The base" not in summary(config, records, tmp_path)
+    text = summary(config, records, tmp_path, base={GAIN: 0.6, LOSS: 0.0})
+    assert "  The base itself has in_domain/acc_mean 0.600, forgetting/mean +0.000.\n" in text
 
 
 @pytest.mark.parametrize(

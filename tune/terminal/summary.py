@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from trainables.records.folder import SweepFolder
 from trainables.records.ledger import Ledger
 from trainables.records.schema import FAILURES, TrialRecord
 from trainables.results.confirmation import missing_repeats, repeats_to_begin
-from trainables.results.pareto import pareto_front
+from trainables.results.pareto import is_no_worse, losses_of, pareto_front
 from trainables.results.recommendation import Recommendation, numbers_text, recommend, refuted
 from trainables.results.repeats import judged_by_repeats
 from trainables.results.wording import (
@@ -46,18 +46,22 @@ _GAP = 2  # between columns
 def print_summary(
     console: Console,
     config: SweepConfig,
+    base: Mapping[str, float],
     records: Sequence[TrialRecord],
     folder: Location,
     hints: list[str],
 ) -> None:
-    """Print what the sweep found, what failed, where everything is and what to run next."""
+    """Print what the sweep found, what failed, where everything is and what to run next.
+
+    `base` has the untouched model's metrics.
+    """
     recommendation = recommend(config, records)
     weights = _weights(recommendation, folder)
     commands = _commands(recommendation, weights, folder) if records else []
     parts = chain(
         _counts(config, records),
         _front(config, records, console.width),
-        _recommended(config, records, recommendation),
+        _recommended(config, base, records, recommendation),
         _failures(records),
         _places(recommendation, weights, records, folder),
         _next([*commands, *hints]),
@@ -134,7 +138,10 @@ def _width(columns: dict[str, list[str]]) -> int:
 
 
 def _recommended(
-    config: SweepConfig, records: Sequence[TrialRecord], recommendation: Recommendation | None
+    config: SweepConfig,
+    base: Mapping[str, float],
+    records: Sequence[TrialRecord],
+    recommendation: Recommendation | None,
 ) -> Iterator[Text]:
     if recommendation is None:
         yield Text("\nNo trial to recommend: none is complete with every objective.", "bold")
@@ -146,6 +153,23 @@ def _recommended(
     if not told and config.confirm and not recommendation.feasible and not repeated(records):
         told = " So none was repeated."
     yield Text(f"  {recommendation.reason}{told}")
+    repeated_as = {record.number: record for record in judged_by_repeats(records, config.confirm)}
+    yield from _beside_base(config, base, repeated_as.get(trial.number, trial))
+
+
+def _beside_base(
+    config: SweepConfig, base: Mapping[str, float], trial: TrialRecord
+) -> Iterator[Text]:
+    """The base's values of the objectives, and whether the trial is better in any."""
+    aims = [aim for aim in config.objectives if aim.metric in base]
+    told = ", ".join(f"{aim.metric} {metric_text(aim.metric, base[aim.metric])}" for aim in aims)
+    if not told:
+        return
+    of_base, of_trial = [aim.loss(base[aim.metric]) for aim in aims], losses_of(config, trial)
+    is_worthless = len(of_base) == len(of_trial) and is_no_worse(of_base, of_trial)
+    if is_worthless:
+        told += ": no worse in any objective, so this trial gains nothing"
+    yield Text(f"  The base itself has {told}.", "yellow" if is_worthless else "")
 
 
 def _failures(records: Sequence[TrialRecord]) -> Iterator[Text]:
