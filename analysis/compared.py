@@ -59,11 +59,20 @@ def _of_measuring(first: Sweep, others: Sequence[Sweep]) -> Iterator[str]:
 
 def _of_training(first: Sweep, others: Sequence[Sweep]) -> Iterator[str]:
     if data := sorted({name for sweep in others for name in _other_data(first, sweep)}):
-        of_replay = all("data.replay" in name for name in data)  # no rows are held out of it
+        # No rows are held out of replayed data, nor of any where `data.validation_path` has them.
+        held_out_of = [name for name in data if "data.replay" not in name]
+        if not held_out_of:
+            on_measuring = "."
+        elif _data(first).validation_path and all(n.endswith("data.path") for n in held_out_of):
+            on_measuring = (
+                ". Validation losses compare, and KL unless fewer rows are held out than "
+                "eval.kl_prompts."
+            )
+        else:
+            on_measuring = ", and neither KL nor validation losses compare."
         yield (
             f"These sweeps were trained on other data ({', '.join(data)}): what differs between "
-            "trials of one and of another may come from there"
-            + ("." if of_replay else ", and neither KL nor validation losses compare.")
+            f"trials of one and of another may come from there{on_measuring}"
         )
     if trained := sorted({name for sweep in others for name in _trained_otherwise(first, sweep)}):
         yield (

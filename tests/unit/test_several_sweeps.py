@@ -300,6 +300,28 @@ def test_of_sweeps_that_replay_other_data_kl_and_validation_losses_compare(tmp_p
     assert "neither KL nor validation losses" in notice_with(replay=replay, max_length=9)
 
 
+def test_of_sweeps_with_one_validation_file_other_training_rows_change_no_validation_loss(tmp_path):
+    folders = [SyntheticSweep(trials=4, name=n).write(tmp_path / n) for n in ("one", "two")]
+    ledgers = list(map(Ledger, folders))
+    before = ledgers[0].sweep().config["data"]
+
+    def notice_with(*paths: str, digests: str = "aa", **data: object) -> str:
+        for ledger, path, other, digest in zip(ledgers, paths, ({}, data), digests, strict=True):
+            change_config(ledger, data=before | {"validation_path": path} | other)
+            inputs = {"data.validation_path": digest}
+            ledger.write_sweep(ledger.sweep().model_copy(update={"inputs": inputs}))
+        [told] = notices(open_sweeps(folders))
+        return told
+
+    one = ("held_out.jsonl", "held_out.jsonl")
+    neither = "neither KL nor validation losses compare."
+    compare = "Validation losses compare, and KL unless fewer rows are held out"
+    assert compare in notice_with(*one, path="other.jsonl")
+    assert notice_with(*one, path="other.jsonl", limit=9).endswith(neither)  # of both files
+    assert notice_with(*one, digests="ab").endswith(neither)
+    assert notice_with("held_out.jsonl", "other.jsonl").endswith(neither)
+
+
 def test_sweeps_that_were_trained_otherwise_are_said_to_be(tmp_path):
     first, second = (
         SyntheticSweep(trials=4, name=name).write(tmp_path / name) for name in ("one", "two")
