@@ -17,6 +17,7 @@ from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.recommendation import Recommendation
 from trainables.results.repeats import diverged
 from trainables.results.wording import (
+    capitalized,
     end_in_points,
     metric_name,
     metric_text,
@@ -79,13 +80,12 @@ def answer(results: Results) -> Answer | None:
     recommendation = results.recommendation
     if recommendation is None:
         return None
-    trial, reason = recommendation.trial, recommendation.reason
+    trial = recommendation.trial
     return Answer(
         results.name(trial),
         trial.config.trial_id,
         setting_in_full(trial),
-        reason[0].upper()
-        + reason[1:]
+        capitalized(recommendation.reason)
         + _may_yet_break(results, recommendation)
         + "".join(sweep.missing_repeats(results.whose(sweep)) for sweep in results.sweeps),
         recommendation.feasible,

@@ -15,7 +15,7 @@ from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.pareto import Goals, is_feasible, objective_values, pareto_front, violation
 from trainables.results.repeats import judged_by_repeats, point_of
 from trainables.results.trade_off import distance_to_ideal, objective_ranges, scaling_trials
-from trainables.results.wording import metric_text
+from trainables.results.wording import capitalized, metric_text
 
 _MOST_NUMBERS = 10
 Names = Callable[[Sequence[TrialRecord]], str]
@@ -150,7 +150,7 @@ def refuted(goals: Goals, judged: Sequence[TrialRecord], names: Names) -> str:
 
 
 def _as_sentence(told: str) -> str:
-    return f" {told[0].upper()}{told[1:]}." if told else ""
+    return f" {capitalized(told)}." if told else ""
 
 
 def _one_of_each_point(

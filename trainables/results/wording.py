@@ -156,7 +156,12 @@ def setting_in_full(record: TrialRecord) -> str:
     told = ", ".join(
         [*parts, f"learning rate {rate(record.config.learning_rate)}", *further_settings(record)]
     )
-    return told[0].upper() + told[1:]
+    return capitalized(told)
+
+
+def capitalized(told: str) -> str:
+    """Its first letter in upper case; the others stay as they are, unlike by `str.capitalize`."""
+    return told[:1].upper() + told[1:]
 
 
 def method_name(rank: int | None) -> str:
