@@ -61,7 +61,7 @@ def spearman(first: Sequence[float], second: Sequence[float], given: Sequence[fl
 
 def _in_parts(cells: int) -> Iterator[int]:
     """Sizes of the batches in which to draw all permutations, of `cells` numbers each."""
-    at_once = max(1, _MOST_CELLS // cells)
+    at_once = _MOST_CELLS // cells
     for done in range(0, _PERMUTATIONS, at_once):
         yield min(at_once, _PERMUTATIONS - done)
 
