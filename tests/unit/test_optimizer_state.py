@@ -43,30 +43,6 @@ def test_one_that_was_not_always_used_resumes_with_its_own_count(
         assert torch.equal(mine, other)
 
 
-def test_counts_that_deepspeed_s_own_adam_kept_are_those_of_all() -> None:
-    """It counts in the state of the last parameter with a gradient; that of others stays at 0."""
-    model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 2))
-    adam = torch.optim.AdamW(model.parameters(), lr=0.1)
-
-    def step() -> list[torch.Tensor]:
-        adam.zero_grad()
-        model(torch.ones(3)).square().sum().backward()
-        adam.step()
-        return [parameter.detach().clone() for parameter in model.parameters()]
-
-    for _ in range(3):
-        step()
-    tensors = optimizer_state.read(model, adam)
-    counts = [name for name in tensors if name.startswith("step/")]
-    assert [float(tensors[name]) for name in counts] == [3.0] * 4
-    tensors |= {name: torch.tensor(0.0) for name in counts[:-1]}
-    undisturbed = step()
-    adam = torch.optim.AdamW(model.parameters(), lr=0.1)
-    optimizer_state.restore(model, adam, tensors)
-    for mine, other in zip(step(), undisturbed, strict=True):
-        assert torch.equal(mine, other)
-
-
 def test_an_optimizer_that_updates_what_is_not_known_does_not_go_on(tmp_path: Path) -> None:
     model = torch.nn.Linear(3, 5)
     known = torch.optim.AdamW(model.parameters())

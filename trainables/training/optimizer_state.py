@@ -71,9 +71,7 @@ def restore(model: Any, optimizer: Any, tensors: dict[str, torch.Tensor]) -> Non
                 _set(parameter, tensors[key], moment, optimizer)
     set_steps(optimizer, steps)
     for name, state in _own_states(model, optimizer).items():
-        # 0 is no count: DeepSpeed's own Adam, of which earlier versions kept checkpoints in fp32,
-        # counts for all parameters in the state of the last one alone.
-        if own := tensors.get(f"step/{name}"):
+        if (own := tensors.get(f"step/{name}")) is not None:
             state["step"].fill_(own)
 
 
