@@ -8,8 +8,8 @@ import pytest
 import torch
 from builders import trial_config
 
+from trainables.slots.planning import best
 from trainables.slots.probe import probe
-from trainables.slots.speed import best
 
 _BASE, _SLOT = 10, 5
 

@@ -20,10 +20,9 @@ from sweep_files import edited
 from trainables.config import LoraConfig
 from trainables.records.schema import TrialRecord
 from trainables.results.confirmation import unconfirmed, winners
-from trainables.slots.eligibility import reason_against
 from trainables.slots.guest import Guest
 from trainables.slots.host import UNKNOWN, SlotHost
-from trainables.slots.speed import Speed, best, may_pay
+from trainables.slots.planning import Speed, best, may_pay, reason_against
 from trainables.under_ray.tasks import trial_process_seconds
 from tune.cluster import waiting
 from tune.cluster.slots import (

@@ -36,7 +36,7 @@ from trainables.process import hang_watch
 from trainables.process.lost import end_with_lost_device
 from trainables.records.schema import Measurement
 from trainables.slots.guest import Guest
-from trainables.slots.speed import Speed
+from trainables.slots.planning import Speed
 from trainables.training.attempt_folder import (
     clear_node,
     on_this_node,

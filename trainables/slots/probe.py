@@ -15,7 +15,7 @@ import torch
 from trainables.config import TrialConfig
 from trainables.process.out_of_memory import free_memory, is_out_of_memory
 from trainables.slots.engine import SlotEngine
-from trainables.slots.speed import Speed, best, may_pay
+from trainables.slots.planning import Speed, best, may_pay
 from trainables.training.measuring import peak_bytes
 from trainables.training.reporter import ListReporter
 

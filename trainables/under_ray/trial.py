@@ -18,7 +18,7 @@ from trainables.errors import UserError
 from trainables.process import hang_watch
 from trainables.process.lost import end_with_lost_device
 from trainables.records.schema import BASE_RECORD, Outcome, TrialResult, TrialStatus
-from trainables.slots.eligibility import reason_against
+from trainables.slots.planning import reason_against
 from trainables.training.attempt_folder import (
     beside_workers,
     clear_node,

@@ -16,7 +16,7 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError
 from trainables.config import TrialConfig
 from trainables.records.schema import TrialRecord
 from trainables.results.confirmation import planned_repeats, repeats_to_begin
-from trainables.slots.speed import best
+from trainables.slots.planning import best
 from trainables.under_ray.gpu_types import as_options
 from trainables.under_ray.slots import SlotHosts, has_process, start_slot_host
 from trainables.under_ray.tasks import trial_process_seconds

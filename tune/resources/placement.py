@@ -10,7 +10,7 @@ import ray
 from ray.tune import PlacementGroupFactory
 
 from trainables.config import Method, TrialConfig
-from trainables.slots.eligibility import reason_against
+from trainables.slots.planning import reason_against
 from trainables.under_ray.gpu_types import SMALLEST_SHARE, reserved, type_of
 from tune.resources.capacity import taken_up
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainables.config import Method, TrialConfig
 from trainables.records.folder import SweepFolder
-from trainables.slots.eligibility import reason_against
+from trainables.slots.planning import reason_against
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import gpus_per_worker
 from tune.search.space import (

@@ -1,12 +1,25 @@
-"""What a probe measures, and how the number of slots follows. Loads no heavy library."""
+"""Which trials can have a slot, and how many slots are fastest. Loads no heavy library."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from trainables.config import TrialConfig
+
 # Doubling must pay off: its cost in each trial's latency is certain, its gain only measured.
 _LEAST_GAIN = 1.05
+
+
+def reason_against(trial: TrialConfig) -> str | None:
+    """Why a trial must train alone; None if it can have a slot."""
+    if trial.lora is None:
+        return "full fine-tuning changes the base"
+    if trial.lora.dora:
+        return "DoRA's norms are not batched"
+    if trial.workers > 1:
+        return "resources.lora.workers is above 1"
+    return None
 
 
 @dataclass(frozen=True)
