@@ -14,6 +14,8 @@ from trainables.errors import first_line
 from trainables.evaluation.positions import rotations
 from trainables.inputs.adapter import adapt, restore
 
+_SEQUENCES = (2, 3)  # of the passes that show what it does: how many, and their tokens
+
 
 class NotBatchable(Exception):
     """The base would let trials in one batch affect each other; the message says how."""
@@ -61,29 +63,47 @@ def check_batchable(base: Any, names: list[str], longest: int) -> None:
             raise NotBatchable(f"layer {name} is a {kind.__name__}, not a plain linear layer")
         if kind is torch.nn.Linear and weight.dtype != base.dtype:  # packed ones compute in it
             raise NotBatchable(f"layer {name} is in {weight.dtype}, the base in {base.dtype}")
-    if _is_random(base):
-        raise NotBatchable("the base itself draws random numbers in training, as for dropout")
-    _check_layers_see_sequences(base, names)
+    _check_pass(base, names)
     _check_positions(base, longest)
 
 
-@torch.no_grad()
-def _is_random(base: Any) -> bool:
-    """Whether a pass in training takes other random numbers than one in evaluation.
+def _check_pass(base: Any, names: list[str]) -> None:
+    """Check that a pass in training draws no random numbers and shows layers whole sequences.
 
-    Of dropout, of noise in a router, or of whatever it has; each has an option of its own name.
+    Mixture experts, for example, get the tokens of several sequences in one flat batch; and in
+    training some compute with a layer's weight alone.
     """
+    shapes: dict[str, torch.Size] = {}
+
+    def note(name: str, module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        shapes.setdefault(name, inputs[0].shape)
+
+    hooks = [
+        base.get_submodule(name).register_forward_pre_hook(partial(note, name)) for name in names
+    ]
+    try:
+        in_training = _random_state_after_pass(base.train())
+    finally:
+        base.eval()
+        for hook in hooks:
+            hook.remove()
+    # By dropout, noise in a router, or whatever it has: each has an option of its own name.
+    if not torch.equal(in_training, _random_state_after_pass(base)):
+        raise NotBatchable("the base itself draws random numbers in training, as for dropout")
+    for name in names:
+        if tuple(shapes.get(name, ())[:2]) != _SEQUENCES:
+            raise NotBatchable(f"layer {name} does not see whole sequences")
+
+
+@torch.no_grad()
+def _random_state_after_pass(base: Any) -> torch.Tensor:
     devices = [base.device] if base.device.type == "cuda" else []
-    was_training, ends = base.training, []
-    for trains in (False, True):
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(0)
-            base.train(trains)
-            base(input_ids=_tokens(base), use_cache=False)
-            of_devices = [torch.cuda.get_rng_state(device) for device in devices]
-            ends.append(torch.cat([torch.get_rng_state(), *of_devices]))
-    base.train(was_training)
-    return not torch.equal(*ends)
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        tokens = torch.ones(_SEQUENCES, dtype=torch.long, device=base.device)
+        base(input_ids=tokens, use_cache=False)
+        of_devices = [torch.cuda.get_rng_state(device) for device in devices]
+        return torch.cat([torch.get_rng_state(), *of_devices])
 
 
 def _check_positions(base: Any, longest: int) -> None:
@@ -97,31 +117,3 @@ def _check_positions(base: Any, longest: int) -> None:
                     f"one sample above {most} tokens changes the positions of all in its batch; "
                     f"data.max_length is {longest}"
                 )
-
-
-def _tokens(base: Any) -> torch.Tensor:
-    return torch.ones(2, 3, dtype=torch.long, device=base.device)
-
-
-def _check_layers_see_sequences(base: Any, names: list[str]) -> None:
-    """Mixture experts, for example, get the tokens of several sequences in one flat batch."""
-    shapes: dict[str, torch.Size] = {}
-
-    def note(name: str, module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        shapes.setdefault(name, inputs[0].shape)
-
-    hooks = [
-        base.get_submodule(name).register_forward_pre_hook(partial(note, name)) for name in names
-    ]
-    was_training = base.training
-    base.train()  # in which some compute with a layer's weight alone
-    try:
-        with torch.no_grad():
-            base(input_ids=_tokens(base), use_cache=False)
-    finally:
-        base.train(was_training)
-        for hook in hooks:
-            hook.remove()
-    for name in names:
-        if tuple(shapes.get(name, ())[:2]) != (2, 3):
-            raise NotBatchable(f"layer {name} does not see whole sequences")
