@@ -9,11 +9,12 @@ from pathlib import Path
 from trainables.files.storage import Location
 from trainables.metric_keys import GPU_HOURS
 from trainables.results.recommendation import numbers_text
+from trainables.results.wandb_names import views_command
 from tune.config.sweep_config import SweepConfig
 from tune.search.space import planned_trials
 from tune.sweep import SweepOutcome
 from tune.tracking.wandb_listener import WandbListener
-from tune.tracking.wandb_views import have_views_made, views_command
+from tune.tracking.wandb_views import have_views_made
 
 
 def to_go_on(options: argparse.Namespace, config: SweepConfig, outcome: SweepOutcome) -> list[str]:

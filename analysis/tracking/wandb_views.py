@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from trainables.results.wandb_names import (
     base_run_id,
     setting_group,
     upload_command,
+    views_command,
 )
 from trainables.results.wording import scores_of, setting
 
@@ -86,7 +86,6 @@ class SweepViews:
         """Describe what would be made, and how."""
         groups = [f"  {group.title}: {'; '.join(group.panels)}" for group in self._groups()]
         place = f"{self._settings.wandb.entity or 'your entity'}/{self._settings.wandb.project}"
-        location = shlex.quote(str(self._sweep.ledger.folder.location))
         return [
             "W&B is offline or has no key here, so nothing was sent. This would be made in "
             f"{place}, of the runs in group {self._sweep_id}, all {self._runs} shown, the base "
@@ -96,7 +95,7 @@ class SweepViews:
             "To make them:",
             "  wandb login",
             *([f"  {upload}"] if (upload := self._upload()) else []),
-            f"  python -m analysis wandb-views {location}",
+            f"  {views_command(self._sweep.ledger.folder.location)}",
         ]
 
     def save(self, api: wandb.Api) -> list[str]:

@@ -11,9 +11,9 @@ from analysis.sweeps import Sweep
 from analysis.tracking.wandb_views import SweepViews
 from trainables.files.storage import Location
 from trainables.records.ledger import Ledger
+from trainables.results.wandb_names import views_command
 from tune import what_next
 from tune.config.sweep_config import WandbConfig
-from tune.tracking import wandb_views
 from tune.tracking.wandb_listener import WandbListener
 from tune.tracking.wandb_parts import set_aside
 from tune.what_next import in_wandb
@@ -48,7 +48,7 @@ def test_an_offline_sweep_says_how_its_runs_get_there(
     part.parent.mkdir(parents=True)
     part.touch()
     upload = f"wandb sync {tmp_path}/wandb/offline-run-*"
-    assert in_wandb(listener, tmp_path, False) == [upload, wandb_views.views_command(tmp_path)]
+    assert in_wandb(listener, tmp_path, False) == [upload, views_command(tmp_path)]
     set_aside(part)
     assert in_wandb(listener, tmp_path, False) == []
 
@@ -84,7 +84,7 @@ def test_a_sweep_that_went_online_says_what_it_left_offline(
         part.parent.mkdir(parents=True)
         part.touch()
     set_aside(parts[0])
-    views = wandb_views.views_command(tmp_path) if interrupted else "view    URL"
+    views = views_command(tmp_path) if interrupted else "view    URL"
     upload = f"wandb sync {tmp_path}/wandb/offline-run-*"
     assert in_wandb(listener, tmp_path, interrupted) == [upload, views]
     set_aside(parts[1])

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from trainables.files.storage import Location
 from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.wording import status_in_full
 
@@ -36,7 +37,18 @@ def base_run_id(sweep_id: str) -> str:
 
 def upload_command(folder: Path) -> str:
     """What uploads the offline runs in a folder; W&B joins a run's parts by their starts."""
-    return f"wandb sync {shlex.quote(str(folder))}/offline-run-*"
+    return f"wandb sync {_from_here(folder)}/offline-run-*"
+
+
+def views_command(location: Location) -> str:
+    """What makes the views of a sweep whose runs are at W&B."""
+    return f"python -m analysis wandb-views {_from_here(location)}"
+
+
+def _from_here(location: Location) -> str:
+    if isinstance(location, Path) and location.is_relative_to(Path.cwd()):
+        location = location.relative_to(Path.cwd())
+    return shlex.quote(str(location))
 
 
 def setting_group(record: TrialRecord) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from trainables.files.storage import Location
 from trainables.records.folder import SweepFolder
@@ -84,10 +83,7 @@ class WandbListener(SweepListener):
             return []
         hints = []
         if waiting_parts(self._folder):
-            folder = self._folder / "wandb"
-            if folder.is_relative_to(Path.cwd()):
-                folder = folder.relative_to(Path.cwd())
-            hints.append(upload_command(folder))
+            hints.append(upload_command(self._folder / "wandb"))
         if lacking := self._endings.lacking:
             runs = how_many(len(lacking), "run")
             needs_server = self.is_online() or was_ever_online(self._folder)

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 from trainables.files.storage import Location
+from trainables.results.wandb_names import views_command
 
 logger = logging.getLogger(__name__)
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _PATIENCE_SECONDS = 120
-
-
-def views_command(location: Location) -> str:
-    """The command that makes the views of a sweep whose runs are at W&B."""
-    if isinstance(location, Path) and location.is_relative_to(Path.cwd()):
-        location = location.relative_to(Path.cwd())
-    return f"python -m analysis wandb-views {shlex.quote(str(location))}"
 
 
 def have_views_made(location: Location) -> list[str]:
