@@ -34,7 +34,6 @@ from tune.cluster.node_checks import (
     largest_cluster,
     nodes_up,
     smallest_gpu,
-    worker_types,
 )
 from tune.cluster.node_cleanup import clear_nodes
 from tune.cluster.slots import HostPool, beside_hosts, with_trials_left
@@ -134,7 +133,8 @@ class Sweep:
         """
         self._listeners = listeners
         check_nodes(self._nodes, self._ledger.folder.location)
-        check_resources(self._config, self._all, nodes_up(), worker_types(self._nodes))
+        startable = [kind for report in self._nodes for kind in report.worker_types]
+        check_resources(self._config, self._all, nodes_up(), startable)
         resized = self._memory.check(self._config, self._has_base)
         make_trial = self._trial_maker(self._config.name)
         left = with_trials_left(self._config, self._finished)

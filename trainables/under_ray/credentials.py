@@ -55,7 +55,10 @@ def sharing_credentials() -> Iterator[None]:
 
 
 def use_credentials() -> None:
-    """Add the driver's shared credentials to this process's environment if it lacks its own."""
+    """Add the driver's shared credentials to this process's environment if it lacks its own.
+
+    To be called before the hub's client is imported, which reads them then.
+    """
     job = ray.get_runtime_context().get_job_id()
     if job in _asked_for:
         return

@@ -46,7 +46,7 @@ def evaluate_base_on_worker(
     Without a `cache` shared by all sweeps, the node's own is used. `marker` is a file that the
     driver has written at `target`.
     """
-    use_credentials()  # before the hub's client is imported, which reads them then
+    use_credentials()
 
     with collector_paused():
         from trainables.evaluation.base import evaluate_base
@@ -80,7 +80,7 @@ def check_base_on_worker(model: ModelConfig, demands: Demands) -> UserError | No
 
     Errors are returned.
     """
-    use_credentials()  # before the hub's client is imported, which reads them then
+    use_credentials()
 
     with collector_paused():
         from trainables.evaluation.base_inputs import check_base
@@ -128,7 +128,7 @@ def trial_process_seconds() -> float:
 
 def inspect_on_worker(sweep_dir: str, number: int) -> str | None:
     """Run `inspect_trial` on a worker; returns why something could not be inspected, if so."""
-    use_credentials()  # before the hub's client is imported, which reads them then
+    use_credentials()
 
     with collector_paused():
         from trainables.inside.inspection import inspect_trial

@@ -133,11 +133,6 @@ def _staying() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
 
 
-def worker_types(reports: Sequence[NodeReport]) -> list[dict[str, float]]:
-    """Resources of a node of each type that the cluster's autoscaler may start."""
-    return [resources for report in reports for resources in report.worker_types]
-
-
 def smallest_gpu(reports: Sequence[NodeReport], gpu_type: str | None) -> int | None:
     """Bytes of the smallest GPU of any node, or of those with a GPU type; None if none has any."""
     sizes = (

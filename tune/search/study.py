@@ -220,15 +220,11 @@ class Study:
         return TrialState.COMPLETE, values
 
     def _worst_values(self) -> list[float]:
-        seen = [
-            trial.values
-            for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        seen = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return [
+            max([trial.values[index] for trial in seen] or [0.0], key=objective.loss)
+            for index, objective in enumerate(self._config.objectives)
         ]
-        worst = []
-        for index, objective in enumerate(self._config.objectives):
-            column = [values[index] for values in seen] or [0.0]
-            worst.append(max(column, key=objective.loss))
-        return worst
 
     def _intermediate(self, record: TrialRecord, state: TrialState) -> dict[int, float]:
         """The objective of a pruned trial at the step where it was stopped.
