@@ -1,4 +1,4 @@
-"""`python -m analysis`: reports, figures and live views of sweeps, and their winner to use."""
+"""Report on sweeps, plot them, watch them, and export the winner."""
 
 from __future__ import annotations
 
@@ -79,8 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     inside.add_argument(_TRUST, action="store_true", help=_TRUSTED)
     inside.set_defaults(run=_inside)
     runs = commands.add_parser("wandb-runs", help="a sweep's trials, read back from W&B, as CSV")
-    runs.add_argument("project", metavar="ENTITY/PROJECT")
-    runs.add_argument("sweep_id", metavar="SWEEP_ID", help="the runs' group")
+    runs.add_argument(
+        "project", metavar="ENTITY/PROJECT", help="project in W&B; PROJECT alone: your own entity's"
+    )
+    runs.add_argument(
+        "sweep_id", metavar="SWEEP_ID", help="the runs' group; sweep_id in sweep.json"
+    )
     runs.add_argument(
         "--to", type=Path, default=Path("runs.csv"), metavar="FILE", help="default runs.csv"
     )

@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python tune/run.py",
         description="Search method, rank, alpha and learning rate for the best trade-off between "
-        "learning a domain and forgetting the rest. The same command goes on where it stopped.",
+        "learning a domain and forgetting the rest. Rerun the same command to resume.",
     )
     parser.add_argument(
         "sweep",
@@ -118,7 +118,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of sweeps, or s3://bucket/sweeps (default: sweeps)",
     )
-    parser.add_argument("--address", help="Ray cluster, such as auto (default: this machine)")
+    parser.add_argument(
+        "--address",
+        help="Ray cluster to join: auto for the one that runs on this machine, or HOST:PORT "
+        "(default: start Ray here)",
+    )
     parser.add_argument(
         "--set",
         dest="overrides",

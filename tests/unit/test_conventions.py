@@ -60,7 +60,7 @@ def test_every_argument_of_the_analysis_has_a_help() -> None:
         (name, action.dest)
         for name, command in commands.choices.items()
         for action in command._actions
-        if not action.help and action.metavar != "ENTITY/PROJECT"
+        if not action.help
     ]
     assert bare == []
 

@@ -17,7 +17,7 @@ from trainables.evaluation.tasks import questions_of
 from trainables.inputs.data import tokenize
 
 HELD_OUT = (
-    "held-out samples are also trained on, so the validation loss tells what is learned by heart: "
+    "held-out samples are also trained on, so the validation loss tells what is memorised: "
     "leave repeated rows out of the data"
 )
 PROMPT = "Question: {{ q }}\nAnswer:"
@@ -44,7 +44,7 @@ def told(data: DataConfig, *items: str) -> list[str]:
 def of_items(count: int, items: int) -> str:
     return (
         f"{count} of {items} items of t ask word for word what is trained on, so their scores tell "
-        "what is learned by heart: leave these rows out of the data"
+        "what is memorised: leave these rows out of the data"
     )
 
 

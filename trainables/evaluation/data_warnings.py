@@ -174,7 +174,7 @@ def _of_items(trained: Sequence[str], asked: Mapping[str, Sequence[set[str]]]) -
         if count := sum(not known.isdisjoint(map(_plain, texts)) for texts in items):
             yield (
                 f"{count} of {len(items)} items of {label} ask word for word what is trained on, "
-                "so their scores tell what is learned by heart: leave these rows out of the data"
+                "so their scores tell what is memorised: leave these rows out of the data"
             )
 
 
@@ -185,7 +185,7 @@ def _of_held_out(tokenized: TokenizedData) -> Iterator[str]:
     if count := sum(ids in found for ids in held_out):
         yield (
             f"{count} of {len(held_out)} held-out samples are also trained on, so the validation "
-            "loss tells what is learned by heart: leave repeated rows out of the data"
+            "loss tells what is memorised: leave repeated rows out of the data"
         )
 
 
