@@ -102,6 +102,11 @@ def test_what_it_says_to_mind_is_so() -> None:
     assert TrainConfig(schedule="constant").warmup > 0
 
 
+def test_what_makes_the_order_of_trials_certain_is_a_key() -> None:
+    [key] = re.findall(r"`(\S+): 1` makes (?:it|the order) certain", README)
+    assert load_sweep("quickstart", [f"{key}=1"]).resources.max_concurrent == 1
+
+
 def test_a_task_over_files_of_one_s_own_fits_into_it(tmp_path: Path) -> None:
     file = tmp_path / "my_sweep.yaml"
     file.write_text(EXAMPLE)
