@@ -7,11 +7,13 @@ from typing import Any
 
 from trainables.config import DataConfig, EvalSuite
 from trainables.inputs.chat_template import opening_of_answers
-from trainables.inputs.data import Sample, TokenizedData
+from trainables.inputs.data import IGNORED_LABEL, Sample, TokenizedData
 from trainables.inputs.model import ends
 
 # Replayed answers are told of where they are this many times longer, or shorter, than the others.
 _FAR = 2
+# From this share of the tokens on, those that the tokenizer does not know are told of.
+_MANY_UNKNOWN = 0.1
 
 
 def data_warnings(
@@ -22,6 +24,7 @@ def data_warnings(
         *_of_tasks(tokenizer, data, suite),
         *_of_chats(base, tokenizer, tokenized, data),
         *_of_unusable_rows(tokenized),
+        *_of_unknown_tokens(tokenizer, tokenized),
         *_of_answers(tokenized, data),
         *_of_merged_tokens(tokenized, data),
         *_of_lengths(tokenized, data),
@@ -101,6 +104,24 @@ def _of_unusable_rows(tokenized: TokenizedData) -> Iterator[str]:
     if count := tokenized.replay_unusable:
         drawn = "row(s) drawn from data.replay"
         yield f"{count} {drawn} {left_out}: {tokenized.first_replay_unusable}"
+
+
+def _of_unknown_tokens(tokenizer: Any, tokenized: TokenizedData) -> Iterator[str]:
+    unknown = tokenizer.unk_token_id
+    if unknown in (None, tokenizer.bos_token_id, tokenizer.eos_token_id):  # it knows every byte
+        return
+    for name, parts in (
+        ("learned tokens", [sample["labels"] for sample in tokenized.train]),
+        ("tokens trained on", [sample["input_ids"] for sample in tokenized.train]),
+    ):
+        count = sum(len(tokens) - tokens.count(IGNORED_LABEL) for tokens in parts)
+        share = sum(tokens.count(unknown) for tokens in parts) / count
+        if share >= _MANY_UNKNOWN:
+            yield (
+                f"{share:.0%} of the {name} are {tokenizer.unk_token}, which stands for what the "
+                "tokenizer does not know: name a model whose tokenizer knows these texts"
+            )
+            return
 
 
 def _of_answers(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
