@@ -123,7 +123,7 @@ def test_the_quickstart_is_shown_from_any_folder_without_torch(tmp_path: Path) -
 
 def test_it_shows_points_resources_and_an_estimate(sweep: Path, dry_run: Told) -> None:
     shown = dry_run()
-    assert "first 3 of 3 trials" in shown
+    assert "\n3 trials, of the grid's 4 points:\n  trial 0" in shown
     assert re.search(r"^  trial \d: lora, rank 7, alpha 14, lr \S+$", shown, flags=re.MULTILINE)
     assert "lora: 1 worker(s) a trial, each with 1 CPU and 1 GPU where there is one\n" in shown
     assert "estimate: 40 samples, about 30 optimizer steps" in shown
@@ -247,11 +247,11 @@ def test_it_looks_at_the_earlier_trials_as_the_sweep_itself_would(
     ("arguments", "told"),
     [
         ((), "3 trials have ended, none is to run"),
-        (("--num-trials", "4"), "3 trials have ended, 1 to run; the first 1: trial 3: lora"),
-        (("--retry-failed",), "2 trials have ended, 1 to run; the first 1: trial 1: lora"),
+        (("--num-trials", "4"), "3 trials have ended, 1 to run: trial 3: lora"),
+        (("--retry-failed",), "2 trials have ended, 1 to run: trial 1: lora"),
         (
             (CONFIRM,),
-            "3 trials have ended, 2 to run; the first 2: trial 3: lora",
+            "3 trials have ended, 2 to run: trial 3: lora",
         ),
         (
             ("--num-trials", "4", CONFIRM),
@@ -277,7 +277,7 @@ def test_what_has_run_is_not_said_to_be_run_again(
 @pytest.mark.parametrize(
     ("trials", "told"),
     [
-        (2, "3 trials have ended, 1 to run; the first 1"),
+        (2, "3 trials have ended, 1 to run: trial "),
         (3, "3 trials have ended, 1 to run, then up to 2 repeats of winners; the first 1"),
     ],
 )
@@ -316,7 +316,7 @@ def test_the_wandb_project_is_the_file_s_else_the_sweep_s_else_the_environment_s
     monkeypatch: pytest.MonkeyPatch, sweep: Path, dry_run: Told, refused: Told
 ) -> None:
     def project(*overrides: str) -> Any:
-        shown = dry_run(*overrides).partition("first 3 of")[0]
+        shown = dry_run(*overrides).partition("\n3 trials, ")[0]
         return yaml.safe_load(shown)["wandb"]["project"]
 
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
@@ -341,7 +341,7 @@ def test_a_sweep_stays_with_the_wandb_entity_that_it_began_with(
     monkeypatch: pytest.MonkeyPatch, sweep: Path, dry_run: Told
 ) -> None:
     def entity(*overrides: str) -> Any:
-        shown = dry_run(*overrides).partition("first 3 of")[0]
+        shown = dry_run(*overrides).partition("\n3 trials, ")[0]
         return yaml.safe_load(shown)["wandb"]["entity"]
 
     monkeypatch.setenv("WANDB_ENTITY", "team")
@@ -361,10 +361,10 @@ def test_a_sweep_stays_with_the_wandb_entity_that_it_began_with(
 @pytest.mark.parametrize(
     ("trials", "ended", "interrupted", "told"),
     [
-        (40, 4, 1, "4 trials have ended, 1 to run; the first 1"),
-        (40, 4, 9, "4 trials have ended, 9 to run; the first 8"),
-        (6, 4, 2, "4 trials have ended, 2 to run; the first 2"),
-        (40, 0, 9, "first 8 of 9 trials"),
+        (40, 4, 1, "4 trials have ended, 1 to run:"),
+        (40, 4, 9, "4 trials have ended, 9 to run; the first 8:"),
+        (6, 4, 2, "4 trials have ended, 2 to run:"),
+        (40, 0, 9, "first 8 of 9 trials:"),
     ],
 )
 def test_where_the_budget_is_spent_only_what_was_interrupted_is_announced(
@@ -391,16 +391,16 @@ def test_where_the_budget_is_spent_only_what_was_interrupted_is_announced(
 
 def test_of_a_grid_no_more_trials_are_announced_than_it_has_points(dry_run: Told) -> None:
     shown = dry_run("--num-trials", "20")
-    assert "first 4 of 4 trials" in shown
+    assert "\n4 trials:\n" in shown
     assert "grid's" not in shown
-    assert "first 2 of 2 trials, of the grid's 4 points" in dry_run("--num-trials", "2")
+    assert "\n2 trials, of the grid's 4 points:\n" in dry_run("--num-trials", "2")
 
 
 def test_points_to_try_first_are_shown_first_and_as_the_file_has_them(
     sweep: Path, dry_run: Told
 ) -> None:
     override = "search.first=[{rank: 7, learning_rate: 2.5e-4}, {rank: 3, learning_rate: 2.5e-4}]"
-    plan, _, shown = dry_run(override).partition("first 3 of")
+    plan, _, shown = dry_run(override).partition("\n3 trials, ")
     rows = re.findall(r"trial (\d): lora, rank (\d), .* (\S+e-04)", shown)
     assert rows[:2] == [("0", "7", "2.5e-04"), ("1", "3", "2.5e-04")]
     assert len(set(rows)) == 3
@@ -418,7 +418,7 @@ def test_the_configuration_is_shown_as_yaml_that_can_be_run_again(
     prompt: str, sweep: Path, dry_run: Told
 ) -> None:
     override = f"data.prompt={json.dumps(prompt)}"
-    shown = dry_run(override).partition("first 3 of")[0]
+    shown = dry_run(override).partition("\n3 trials, ")[0]
     again = sweep.with_name("again.yaml")
     again.write_text(shown)
     assert load_sweep(str(again), []) == load_sweep(str(sweep), [override])

@@ -116,9 +116,12 @@ def _points(config: SweepConfig, runs: _Runs) -> list[str]:
     if not runs.points:
         return [runs.in_words()]
     announced = runs.to_search or runs.count  # none is searched where the budget is spent
-    title = f"first {len(runs.points)} of {how_many(announced, 'trial')}{_left_out(config)}"
+    shown = len(runs.points)
+    title = f"{how_many(announced, 'trial')}{_left_out(config)}"
     if runs.ended:
-        title = f"{runs.in_words()}; the first {len(runs.points)}"
+        title = f"{runs.in_words()}{f'; the first {shown}' if shown < runs.count else ''}"
+    elif shown < announced:
+        title = f"first {shown} of {title}"
     return [f"{title}:", *(f"  trial {point.number}: {setting(point)}" for point in runs.points)]
 
 
