@@ -190,6 +190,8 @@ objectives=[]
   objectives: must hold at least 1 value, got []
 objectives=[{metric: forgetting/maen, mode: min}]
   objectives.0.metric: nothing logs forgetting/maen; did you mean forgetting/mean?
+objectives=[{metric: acc_mean, mode: max}]
+  objectives.0.metric: nothing logs acc_mean; did you mean in_domain/acc_mean or retention/acc_mean?
 objectives=validation/loss
   objectives: must be a list, got 'validation/loss'; such as [{metric: validation/loss, mode: min},
   {metric: forgetting/mean, mode: min}], or with tasks in eval.in_domain {metric:

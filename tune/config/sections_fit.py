@@ -160,7 +160,10 @@ def _metrics(config: SweepConfig) -> Iterator[Fault]:
         if metric in known or may_be_logged(config, metric):
             continue
         needed = lacking(config, metric)
-        remedy = f"it needs {needed}" if needed else did_you_mean(metric, known, 0.5)
+        # One without its role, as acc_mean, is of any that has it.
+        of_roles = " or ".join(sorted(key for key in known if key.endswith(f"/{metric}")))
+        near = f"did you mean {of_roles}?" if of_roles else did_you_mean(metric, known, 0.5)
+        remedy = f"it needs {needed}" if needed else near
         yield Fault(field, f"nothing logs {metric}", remedy)
 
 
