@@ -74,14 +74,16 @@ def test_files_of_an_installed_package_are_found() -> None:
 
 def test_malformed_lines_are_faults_with_their_numbers(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    file.write_bytes(b'{"a": 1}\n{"a": \n[1]\n\n"a"\n{"a": "\xff"}\n')
+    file.write_bytes(b'{"a": 1}\n{"a": \n[1]\n\n"a"\n{"a": "\xff"}\n{"a": "%b"},\n' % (b"b" * 50))
     found = faults(load_rows, config(file))
-    assert [fault.location for fault in found] == [f"{file}:{line}" for line in (2, 3, 5, 6)]
+    assert [fault.location for fault in found] == [f"{file}:{line}" for line in (2, 3, 5, 6, 7)]
     assert {fault.field for fault in found} == {"data.path"}
     assert found[0].rule == ("each line must be a JSON object, got '{\"a\":' (Expecting value)")
     assert found[1].rule == "each line must be a JSON object, got a list"
     assert found[2].rule == "each line must be a JSON object, got a str"
     assert "('utf-8' codec can't decode byte 0xff" in found[3].rule
+    assert found[3].remedy == "save it as UTF-8"
+    assert found[4].rule.endswith("bbb\"},' (Extra data)")
 
 
 @pytest.mark.parametrize(

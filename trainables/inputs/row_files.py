@@ -27,6 +27,7 @@ _MAX_FAULTS = 5
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]").search
 _COMMAS = "commas separate columns, tabs in a .tsv; quote texts that hold one"
 _OTHER_SEPARATORS = re.compile(r"[,;\t|]")  # of columns; the file's own is in no name
+_AS_UTF_8 = "save it as UTF-8"
 _OTHER_FORMAT = (
     "write JSON lines in UTF-8, or name a file of another format by it: .json, .csv, .tsv, .txt or "
     ".parquet"
@@ -70,7 +71,7 @@ def read_rows(file: Path, field: str, other: str = ".jsonl") -> list[Row]:
         return read(file, field)
     except UnicodeDecodeError as error:
         rule = f"is not UTF-8: {error.reason}"
-        raise UserError([Fault(field, rule, "save it as UTF-8", location=str(file))]) from error
+        raise UserError([Fault(field, rule, _AS_UTF_8, location=str(file))]) from error
     except (OSError, EOFError, zlib.error) as error:  # of gzip
         raise UserError([Fault(field, f"cannot be read: {file} ({error})")]) from error
 
@@ -87,6 +88,7 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
+            remedy = _OTHER_FORMAT if number == 1 else ""
             try:
                 row = parse_json(line)
                 if isinstance(row, dict):
@@ -94,10 +96,12 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
                     continue
                 problem = f"a {type(row).__name__}"
             except ValueError as error:
-                beginning = line[:40].decode(errors="replace").rstrip()
-                problem = f"{beginning!r} ({getattr(error, 'msg', error)})"
+                end = max(40, getattr(error, "pos", 0) + 10)  # a comma may be after all else
+                excerpt = line.decode(errors="replace")[end - 40 : end].rstrip()
+                problem = f"{excerpt!r} ({getattr(error, 'msg', error)})"
+                if isinstance(error, UnicodeDecodeError):
+                    remedy = remedy or _AS_UTF_8
             rule = f"each line must be a JSON object, got {problem}"
-            remedy = _OTHER_FORMAT if number == 1 else ""
             faults.append(Fault(field, rule, remedy, location=f"{file}:{number}"))
     if faults:
         raise UserError(first_of(faults))
