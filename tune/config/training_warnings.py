@@ -29,6 +29,7 @@ def training_warnings(config: SweepConfig, samples: int | None) -> Iterator[str]
     """What trainings of so many samples, if known, would not do as their sweep file may want it."""
     yield from _of_replaced(config)
     yield from _of_chat_template(config)
+    yield from _of_asked_rows(config)
     if samples is not None:
         yield from _of_batches(config, samples)
         yield from _of_early_stopping(config, samples)
@@ -65,6 +66,22 @@ def _of_chat_template(config: SweepConfig) -> Iterator[str]:
             f"model.chat_template_args is {shown(given)}, which has no effect, as neither data nor "
             f"tasks take the chat template: set {fields} to true, or leave it out"
         )
+
+
+def _of_asked_rows(config: SweepConfig) -> Iterator[str]:
+    """Files that are trained on, and whose rows tasks ask by the usual names of splits."""
+    data = config.data
+    trained = {data.path: "data.path"}
+    if data.replay:
+        trained[data.replay.path] = "data.replay.path"
+    for role, task in config.eval.tasks():
+        files = task.data_files or {}
+        split = "test" if "test" in files else "validation"
+        if field := trained.get(files.get(split, "")):
+            yield (
+                f"eval.{role}.{task.label}.data_files.{split} is the file of {field}: its scores "
+                "tell what is learned by heart; name one of other rows"
+            )
 
 
 def _of_batches(config: SweepConfig, samples: int) -> Iterator[str]:
