@@ -174,7 +174,7 @@ train.batch_size=6
   6; set train.micro_batch_size to 2
 resources.lora.workers=3
   train.batch_size: must be a multiple of train.micro_batch_size x resources.lora.workers = 12, got
-  16
+  16; raise it to 24
 search.lora.batch_size=[16, 18]
   search.lora.batch_size: must be a multiple of train.micro_batch_size x resources.lora.workers = 4,
   got 18; set train.micro_batch_size to 2
@@ -187,7 +187,9 @@ train.report_every=1.5
 deepspeed={offload_parameters: true}
   deepspeed.offload_parameters: needs zero_stage 3, got 2
 objectives=[]
-  objectives: must hold at least 1 value, got []
+  objectives: must hold at least 1 value, got []; such as [{metric: validation/loss, mode: min},
+  {metric: forgetting/mean, mode: min}], or with tasks in eval.in_domain {metric:
+  in_domain/acc_mean, mode: max}
 objectives=[{metric: forgetting/maen, mode: min}]
   objectives.0.metric: nothing logs forgetting/maen; did you mean forgetting/mean?
 objectives=[{metric: acc_mean, mode: max}]
@@ -254,7 +256,7 @@ early_stopping.metrics={in_domain/acc_mean: 1, forgetting/mean: 0}
 search.lora.target_modules=[[q_proj, v_proj], [v_proj, q_proj]]
   search.lora.target_modules: values must be distinct, got ('q_proj', 'v_proj') more than once
 objectives=[{metric: forgetting/mean}]
-  objectives.0.mode: is required and absent
+  objectives.0.mode: is required and absent; write min or max
 constraints=[forgetting/mean = 0.05]
   constraints.0: must read `metric <= number` (or <, >=, >), got 'forgetting/mean = 0.05'
 constraints=[forgetting/mean <= little]

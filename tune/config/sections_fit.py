@@ -77,9 +77,9 @@ def _batches(config: SweepConfig) -> Iterator[Fault]:
 
 
 def _filled_by(size: int, micro_batch: int, workers: int) -> str:
-    """The largest part of the micro-batch that fills a batch of this size, if any does."""
+    """The largest part of the micro-batch that fills a batch of this size, or one to take."""
     if size % workers:
-        return ""
+        return f"raise it to {size + -size % (micro_batch * workers)}"
     return f"set train.micro_batch_size to {math.gcd(micro_batch, size // workers)}"
 
 

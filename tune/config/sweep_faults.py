@@ -143,11 +143,12 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
     if kind == "extra_forbidden":
         return _of_peers(IN_WORDS, place) or _instead(place)
     if kind == "missing":
-        return _WANTED.get(place, "")
+        choices = [part for part in _parts(_type_at(place)) if isinstance(part, str)]
+        return _WANTED.get(place, f"write {' or '.join(choices)}" if choices else "")
     if kind == "literal_error" and isinstance(value, str):
         choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
         return did_you_mean(value, choices, 0.5)
-    if kind in ("tuple_type", "dict_type") and place in _WANTED:
+    if kind in ("too_short", "tuple_type", "dict_type") and place in _WANTED:
         return _WANTED[place]
     wholes = [_SHARE_OF[part] for part in place if part in _SHARE_OF]
     if kind == "less_than" and wholes:
