@@ -119,6 +119,29 @@ def test_evaluations_that_come_too_late_to_stop_a_trial_early_are_told_of(
 
 
 @pytest.mark.parametrize(
+    ("files", "split", "field"),
+    [
+        ({"test": "rows.jsonl"}, "test", "data.path"),
+        ({"validation": "rows.jsonl"}, "validation", "data.path"),
+        ({"test": "general.jsonl"}, "test", "data.replay.path"),
+        ({"test": "other.jsonl", "validation": "rows.jsonl"}, None, None),  # of few-shot examples
+        ({"train": "rows.jsonl"}, None, None),
+    ],
+)
+def test_tasks_that_ask_the_rows_of_a_file_that_is_trained_on_are_told_of(
+    files: dict[str, str], split: str | None, field: str | None
+) -> None:
+    task = {"task": "a", "data_files": files}
+    data = {"path": "rows.jsonl", "replay": {"path": "general.jsonl", "share": 0.1}}
+    told = (
+        f"eval.in_domain.a.data_files.{split} is the file of {field}: its scores tell what is "
+        "learned by heart; name one of other rows"
+    )
+    config = sweep_config(data=data, eval={"in_domain": [task], "retention": ["b"]})
+    assert [*training_warnings(config, None)] == ([told] if field else [])
+
+
+@pytest.mark.parametrize(
     ("data", "is_told"),
     [
         ({"validation_path": "held.jsonl", "validation_fraction": 0.1}, True),
@@ -353,6 +376,22 @@ def test_a_package_that_is_not_installed_is_named(package: str) -> None:
     """As is a module, which has no files."""
     with pytest.raises(ModuleNotFoundError, match="is not installed"):
         resolve(f"package://{package}")
+
+
+def test_a_model_without_weights_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    shutil.copy(resolve(f"{EMBEDDED}/config.json"), folder)
+    config = load_sweep("quickstart", [f"model.name={folder}"])
+    (fault,) = faults(check_files, config, tmp_path)
+    assert str(fault) == (
+        f"model.name: holds no weights, in files such as model.safetensors: {folder}; fetch the "
+        "model again, whole"
+    )
+    (folder / "pytorch_model.bin.index.json").touch()
+    assert faults(check_files, config, tmp_path) == [fault]
+    (folder / "pytorch_model-00001-of-00002.bin").touch()
+    check_files(config, tmp_path)
 
 
 def test_4_bits_need_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

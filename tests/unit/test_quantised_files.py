@@ -27,7 +27,7 @@ REFUSED = {
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Any:
-    """A sweep of a model of which there is only a `config.json`, quantised so."""
+    """A sweep of a model whose `config.json` says that it is quantised so, without its weights."""
 
     def sweep(
         quantisation: dict[str, Any] | None, is_of_text: bool, *overrides: str
@@ -36,6 +36,7 @@ def sweep(tmp_path: Path) -> Any:
         if is_of_text:
             config = {"model_type": "gemma3", "text_config": config}
         (tmp_path / "config.json").write_text(json.dumps(config))
+        (tmp_path / "model.safetensors").touch()
         return load_sweep("quickstart", [f"model.name={tmp_path}", "search.full=null", *overrides])
 
     return sweep

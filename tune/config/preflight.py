@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError, collecting
@@ -15,7 +16,7 @@ from trainables.files.locations import (
     resolve,
 )
 from trainables.files.storage import Location, is_address
-from trainables.inputs.load_faults import fault_of_adapter
+from trainables.inputs.load_faults import FETCH_AGAIN, fault_of_adapter
 from trainables.inputs.model_shape import config_of, faults_of_modules
 from trainables.inputs.quantised_files import faults_of_files
 from trainables.inputs.rows import (
@@ -99,6 +100,11 @@ def _check_data(data: DataConfig) -> tuple[int | None, list[Fault]]:
     return samples, faults
 
 
+def _has_weights(folder: Path) -> bool:
+    """Whether a model's folder has files of weights, which Transformers knows by their endings."""
+    return any(file.suffix in {".safetensors", ".bin"} for file in folder.iterdir())
+
+
 def _missing_paths(config: SweepConfig) -> list[Fault]:
     faults = []
     for field, location in named_paths(config):
@@ -113,4 +119,7 @@ def _missing_paths(config: SweepConfig) -> list[Fault]:
             faults.append(fault_of_adapter(location))
         elif field == "model.name" and path.is_dir() and not (path / "config.json").is_file():
             faults.append(Fault(field, f"holds no config.json of a model: {path}", RELATIVE))
+        elif field == "model.name" and path.is_dir() and not _has_weights(path):
+            rule = f"holds no weights, in files such as model.safetensors: {path}"
+            faults.append(Fault(field, rule, FETCH_AGAIN))
     return faults
