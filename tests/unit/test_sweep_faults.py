@@ -139,6 +139,16 @@ train.1=2
 eval.in_domain=[5]
   eval.in_domain.0: must be a section with keys of its own, got 5; known: data_files, filter, limit,
   metric, name, num_fewshot, task
+model=org/model
+  model: must be a section with keys of its own, got 'org/model'; write {name: 'org/model'}
+data=rows.jsonl
+  data: must be a section with keys of its own, got 'rows.jsonl'; write {path: 'rows.jsonl'}
+eval.in_domain={task: a}
+  eval.in_domain: must be a list, got {task: 'a'}; write a list of such: a line for each, that
+  begins with -
+eval.in_domain=[{task: a, data_files: rows.jsonl}]
+  eval.in_domain.0.data_files: must be a section with keys of its own, got 'rows.jsonl'; name its
+  split, such as {test: 'rows.jsonl'}
 eval.in_domain=a
   eval.in_domain: must be a list, got 'a'; write [a]
 eval.ood=true
@@ -165,6 +175,9 @@ name=a/b
   name: must begin with a letter or digit and hold only letters, digits, _ and -, got 'a/b'
 name=2024
   name: must be text, got 2024; write "2024"
+train.schedule=cosine_with_restarts
+  train.schedule: must be constant, linear or cosine, got 'cosine_with_restarts'; did you
+  mean cosine?
 train.schedule=cosin
   train.schedule: must be constant, linear or cosine, got 'cosin'; did you mean cosine?
 deepspeed.zero_stage=4

@@ -147,7 +147,9 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
         return _WANTED.get(place, f"write {' or '.join(choices)}" if choices else "")
     if kind == "literal_error" and isinstance(value, str):
         choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
-        return did_you_mean(value, choices, 0.5)
+        # As cosine of cosine_with_restarts, to whose letters constant is nearer.
+        begun = [choice for choice in choices if value.startswith(choice)]
+        return did_you_mean(begun[0] if begun else value, choices, 0.5)
     if kind in ("too_short", "tuple_type", "dict_type") and place in _WANTED:
         return _WANTED[place]
     wholes = [_SHARE_OF[part] for part in place if part in _SHARE_OF]
@@ -158,6 +160,8 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
         return "write [] for none"
     if kind == "tuple_type" and isinstance(value, dict) and {*value} == {"low", "high"}:
         return f"list what to choose from, such as [{value['low']}, {value['high']}]"
+    if kind == "tuple_type" and isinstance(value, dict):
+        return "write a list of such: a line for each, that begins with -"
     if kind == "tuple_type" and is_scalar and not isinstance(value, bool):
         return f"write [{value}]"
     if kind == "string_type" and isinstance(value, bool):  # it may read no, or on
@@ -170,7 +174,13 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
         if value is None:
             is_needed = len(place) == 1 and SweepConfig.model_fields[str(place[0])].is_required()
             return _WANTED.get(place, "fill it in" if is_needed else "fill it in or leave it out")
-        return f"known: {', '.join(_fields_at(place))}"
+        fields = _fields_at(place)
+        main = next((name for name in ("name", "path") if name in fields), None)
+        if main and isinstance(value, str):
+            return f"write {{{main}: {shown(value)}}}"
+        return f"known: {', '.join(fields)}"
+    if kind == "dict_type" and place[-1] == "data_files" and isinstance(value, str):
+        return f"name its split, such as {{test: {shown(value)}}}"
     return ""
 
 
