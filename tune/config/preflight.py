@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError, collecting
@@ -25,6 +26,7 @@ from trainables.inputs.rows import (
     count_samples,
     learned,
     load_rows,
+    longest_sample,
     read_general_text,
 )
 from tune.config.deepspeed_settings import faults_of_deepspeed
@@ -34,20 +36,30 @@ from tune.config.task_names import faults_of_task_names
 from tune.config.task_rows import faults_of_task_rows
 
 
-def check_files(config: SweepConfig, output_dir: Location) -> int | None:
-    """Read the local files that a sweep names; returns how many samples the data make.
+class DataSize(NamedTuple):
+    """What is known of the data before they are tokenised.
 
-    None where that is not known before they are tokenised: of data on a hub, and of texts.
+    Attributes:
+        samples: how many they make; None of data on a hub, and of texts.
+        longest: characters of the longest of them; None of these, of chats, and beside a replay.
+    """
+
+    samples: int | None
+    longest: int | None
+
+
+def check_files(config: SweepConfig, output_dir: Location) -> DataSize:
+    """Read the local files that a sweep names; returns the size of the data.
 
     Raises:
         UserError: files are missing or malformed; names all of them.
     """
     if addresses := _addresses(config):
         raise UserError(addresses)
-    samples, faults = _check_data(config.data)
+    (samples, longest), faults = _check_data(config.data)
     if replay := config.data.replay:
         faults += as_replay(_check_data(replay.as_data(config.data.max_length))[1])
-        samples = samples and samples + replay.beside(samples)
+        samples, longest = samples and samples + replay.beside(samples), None
     if missing := _missing_paths(config):
         faults += missing
     else:
@@ -73,7 +85,7 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
         faults.append(Fault("inspect", "needs train.save_weights: true, to have what to look into"))
     if faults:
         raise UserError([*dict.fromkeys(faults)])  # rows of both sources may have the same
-    return samples
+    return DataSize(samples, longest)
 
 
 def _addresses(config: SweepConfig) -> list[Fault]:
@@ -85,9 +97,10 @@ def _addresses(config: SweepConfig) -> list[Fault]:
     ]
 
 
-def _check_data(data: DataConfig) -> tuple[int | None, list[Fault]]:
-    """How many samples the local files of the data make, if that is known, and their faults."""
+def _check_data(data: DataConfig) -> tuple[DataSize, list[Fault]]:
+    """The size of the data, as far as their local files tell it, and faults of these."""
     samples: int | None = None
+    lengths: list[int | None] = []
     faults: list[Fault] = []
     for source in SOURCES:
         path = getattr(data, source)
@@ -97,7 +110,10 @@ def _check_data(data: DataConfig) -> tuple[int | None, list[Fault]]:
             made = learned(data, load_rows(data, source), source)
             if source == "path":
                 samples = count_samples(data, made)
-    return samples, faults
+            lengths.append(longest_sample(made))
+    known = [length for length in lengths if length is not None]
+    is_known = samples is not None and len(known) == len(lengths)
+    return DataSize(samples, max(known, default=None) if is_known else None), faults
 
 
 def _has_weights(folder: Path) -> bool:
