@@ -57,6 +57,16 @@ def told(
         ),
         (lines({"question": "max"}), "question_answering", "must have choices, which doc_to_choi"),
         (lines({"question": "max"}), "answer_generation", "must have answer, which doc_to_targ"),
+        (
+            lines(ROW, ROW | {"choices": "3,8"}),
+            "question_answering",
+            "must have lists as choices, got '3,8' in row 2; write them as a list of texts",
+        ),
+        (
+            lines(ROW | {"choices": {"text": ["3", "8"], "label": ["A", "B"]}, "answer": "B"}),
+            "question_answering",
+            "must have lists as choices, got {text: ['3', '8'], label: ['A', 'B']} in row 1; write",
+        ),
         (answers("B", "A"), "question_answering", "2 of 2 rows is none of their choices, such as"),
         (answers("1", "0"), "question_answering", "such as '1' of row 1; give the right choice's"),
         (answers(-1, -1, 0), "question_answering", "answer of 2 of 3 rows is none of their choi"),

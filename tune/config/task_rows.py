@@ -15,6 +15,7 @@ from trainables.errors import Fault, UserError
 from trainables.files.locations import resolve
 from trainables.inputs.right_answers import REMEDY, names_a_choice
 from trainables.inputs.row_files import Row, read_rows
+from tune.config.sweep_faults import shown
 from tune.config.task_files import task_named
 
 # What the readers of `datasets` take, by their name as a task's `dataset_path`.
@@ -23,6 +24,7 @@ _NO_FILES = "is absent, and the task's YAML names no files"
 # Keys by which other data may be read than what the files hold.
 _OWN_READING = ("class", "custom_dataset", "include")
 _PRINTED = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
+_LISTED = 'write them as a list of texts, such as ["yes", "no"]'
 _OTHER_JINJA = ("{%", "{#", "'{{", '"{{')  # which only the harness knows to read
 _MARKUP = re.compile(r"\{([{%#]).*?[}%#]\}|\s", re.DOTALL)
 
@@ -60,7 +62,10 @@ def _faults_of_files(
             yield from error.faults
             continue
         if split == asked and "process_docs" not in spec:
-            rule_and_remedy = _absent(rows, spec) or _without_answer(rows[:limit], spec)
+            asks = rows[:limit]
+            rule_and_remedy = (
+                _absent(rows, spec) or _unlisted(asks, spec) or _without_answer(asks, spec)
+            )
             if rule_and_remedy:
                 yield Fault(f"{field}.{split}", *rule_and_remedy, location=file)
 
@@ -105,6 +110,17 @@ def _absent(rows: Sequence[Row], spec: dict[str, Any]) -> tuple[str, str] | None
         if lacking := [name for name in names if name not in has]:
             rule = f"must have {', '.join(lacking)}, which {key} of task {spec['task']} names"
             return rule, f"its rows have {', '.join(sorted(has))}"
+    return None
+
+
+def _unlisted(rows: Sequence[Row], spec: dict[str, Any]) -> tuple[str, str] | None:
+    """Choices in one text, or in an object: the harness would ask for its characters, or keys."""
+    field = str(spec.get("doc_to_choice"))
+    if spec.get("output_type") != "multiple_choice" or not field.isidentifier():
+        return None
+    for number, row in enumerate(rows, start=1):
+        if isinstance(value := row.get(field), (str, dict)):
+            return f"must have lists as {field}, got {shown(value)} in row {number}", _LISTED
     return None
 
 
