@@ -135,7 +135,7 @@ def test_tasks_that_ask_the_rows_of_a_file_that_is_trained_on_are_told_of(
     data = {"path": "rows.jsonl", "replay": {"path": "general.jsonl", "share": 0.1}}
     told = (
         f"eval.in_domain.a.data_files.{split} is the file of {field}: its scores tell what is "
-        "learned by heart; name one of other rows"
+        "memorised; name one of other rows"
     )
     config = sweep_config(data=data, eval={"in_domain": [task], "retention": ["b"]})
     assert [*training_warnings(config, None)] == ([told] if field else [])

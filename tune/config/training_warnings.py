@@ -80,7 +80,7 @@ def _of_asked_rows(config: SweepConfig) -> Iterator[str]:
         if field := trained.get(files.get(split, "")):
             yield (
                 f"eval.{role}.{task.label}.data_files.{split} is the file of {field}: its scores "
-                "tell what is learned by heart; name one of other rows"
+                "tell what is memorised; name one of other rows"
             )
 
 
