@@ -25,8 +25,8 @@ from tune.search.searcher import OptunaSearcher
 from tune.sweep import SweepOutcome
 from tune.what_next import to_go_on, to_retry
 
-DONE = SweepOutcome([], False, None, [])
-INTERRUPTED = SweepOutcome([], True, None, [])
+DONE = SweepOutcome({}, [], False, None, [])
+INTERRUPTED = SweepOutcome({}, [], True, None, [])
 RUN = Path(__file__).parents[2] / "tune" / "run.py"
 SETTING = re.compile(r"[a-z_.0-9]+=").match
 CONFIRM = "confirm={top_k: 1, seeds: 2}"
@@ -698,12 +698,12 @@ def test_more_than_there_is_already_is_offered_after_a_larger_budget(sweep: Path
     ran = [trial(n, metrics={"cost/gpu_h": 2.5}) for n in range(4)]
     repeat = trial(4, confirms=0)
     config = load_sweep(str(sweep), ["sampler=tpe", "budget={trials: 2, gpu_hours: 3}"])
-    (more,) = to_go_on(options, config, SweepOutcome([*ran, repeat], False, None, []))
+    (more,) = to_go_on(options, config, SweepOutcome({}, [*ran, repeat], False, None, []))
     assert "--num-trials 8 " in more
-    (more,) = to_go_on(options, config, SweepOutcome([*ran, repeat], False, "gpu_hours", []))
+    (more,) = to_go_on(options, config, SweepOutcome({}, [*ran, repeat], False, "gpu_hours", []))
     assert "--set budget.gpu_hours=20 " in more
     grid = load_sweep(str(sweep), ["sampler=grid", "budget.trials=2"])  # of four points
-    assert to_go_on(options, grid, SweepOutcome(ran, False, None, [])) == []
+    assert to_go_on(options, grid, SweepOutcome({}, ran, False, None, [])) == []
 
 
 @pytest.mark.parametrize(
@@ -718,7 +718,7 @@ def test_where_a_budget_is_spent_the_line_says_so_and_has_more_of_it(
 ) -> None:
     options = command_line._parser().parse_args(["mine.yaml"])
     config = load_sweep(str(sweep), [f"budget={{trials: 3, {spent}: {budget[spent]}}}"])
-    (line,) = to_go_on(options, config, SweepOutcome([], False, spent, []))
+    (line,) = to_go_on(options, config, SweepOutcome({}, [], False, spent, []))
     assert wanted in line
     assert f"budget.{spent} is spent" in line
     assert "--num-trials" not in line
@@ -735,5 +735,5 @@ def test_what_failed_is_offered_to_be_run_again() -> None:
         (True, None, failed, []),  # the same command goes on first
         (False, "failures", failed, []),  # the line that goes on has it
     ):
-        outcome = SweepOutcome(failed, interrupted, cut_short_by, ended)
+        outcome = SweepOutcome({}, failed, interrupted, cut_short_by, ended)
         assert to_retry(options, outcome) == told
