@@ -66,7 +66,7 @@ def ray_cluster(
 ) -> Iterator[None]:
     """Connect to the cluster at `address`, or start one on this machine; disconnect at the end.
 
-    A running cluster is sent this project's code, so that every worker runs the driver's version.
+    Every worker runs the driver's version of this project's code, which a running cluster is sent.
 
     Args:
         address: address of the cluster; None starts one on this machine.
@@ -104,6 +104,9 @@ def _start() -> None:
     """Start a cluster on this machine, whose processes inherit this process's environment."""
     keep_others_out()
     _set_unless_given(_WORKER_ENVIRONMENT)
+    # Before a version that is installed, perhaps from another clone.
+    found_first = [str(_PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(found_first)
     with ignoring_hangup():
         _init(None, num_cpus=usable_cpus(), include_dashboard=False)
 
