@@ -103,7 +103,7 @@ def _existing(sweep_dir: Path, numbers: Sequence[int] | None) -> list[int]:
             rule = f"has no complete trial with weights: {sweep_dir}"
             remedy = "run the sweep with train.save_weights: true"
             if settings.train.save_weights:
-                remedy = "wait until one is complete"
+                remedy = "run the sweep until one is complete"
             raise UserError([Fault("SWEEP_DIR", rule, remedy)])
         return chosen
     known = {record.number for record in trials}

@@ -116,7 +116,10 @@ def test_without_records_the_tables_have_the_columns_of_those_with_records() -> 
 
 @pytest.mark.parametrize(
     ("saves", "remedy"),
-    [(True, "wait until one is complete"), (False, "run the sweep with train.save_weights: true")],
+    [
+        (True, "run the sweep until one is complete"),
+        (False, "run the sweep with train.save_weights: true"),
+    ],
 )
 def test_without_weights_to_look_into_it_is_told_how_there_will_be_some(
     saves: bool, remedy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
