@@ -47,8 +47,9 @@ search.lora.learning_rate=[1e-4, 0]
 search.lora.learning_rate={low: 0, high: 0.001}
   search.lora.learning_rate.low: must be > 0, got 0
 search.lora.rank={low: 8, high: 64}
-  search.lora.rank: must be a list, got {low: 8, high: 64}; list what to choose from, such as [8,
-  64]
+  search.lora.rank: must be a list, got {low: 8, high: 64}; write a list, such as [8, 64]
+search.lora.rank={values: [8, 16]}
+  search.lora.rank: must be a list, got {values: [8, 16]}; write a list, such as [8, 16]
 search.lora.learning_rate={low: 0.001, high: 0.001}
   search.lora.learning_rate.low: must be below high, got 0.001 and 0.001
 search.lora.learning_rate={low: 1e-5}

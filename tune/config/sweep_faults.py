@@ -158,10 +158,13 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
     is_scalar = isinstance(value, (str, int, float))
     if kind == "tuple_type" and value is None:  # as where all items are commented out
         return "write [] for none"
-    if kind == "tuple_type" and isinstance(value, dict) and {*value} == {"low", "high"}:
-        return f"list what to choose from, such as [{value['low']}, {value['high']}]"
-    if kind == "tuple_type" and isinstance(value, dict):
-        return "write a list of such: a line for each, that begins with -"
+    if kind == "tuple_type" and isinstance(value, dict) and value:
+        if _models_in(_type_at(place)):
+            return "write a list of such: a line for each, that begins with -"
+        inner: Any = [*value.values()]  # as of low and high
+        if len(inner) == 1 and isinstance(inner[0], list):  # as other tools name them `values`
+            (inner,) = inner
+        return f"write a list, such as {shown(inner)}"
     if kind == "tuple_type" and is_scalar and not isinstance(value, bool):
         return f"write [{value}]"
     if kind == "string_type" and isinstance(value, bool):  # it may read no, or on
