@@ -571,6 +571,15 @@ def test_the_recommended_trial_is_told_beside_the_base(tmp_path, base, told):
     assert f"  The base itself has {told}" in lines
 
 
+def test_a_base_that_breaks_a_constraint_more_makes_no_trial_worthless(tmp_path):
+    records = [trial(0, {GAIN: 0.5, LOSS: 0.0, OOD: 0.4})]
+    config = sweep_config(constraints=[f"{OOD} >= 0.3"])
+    for of_base, is_told in ({OOD: 0.2}, False), ({}, False), ({OOD: 0.3}, True):
+        text = summary(config, records, tmp_path, base={GAIN: 0.6, LOSS: 0.0, **of_base})
+        assert "The base itself has in_domain/acc_mean 0.600" in text
+        assert ("gains nothing" in text) == is_told
+
+
 def test_without_objectives_of_the_base_or_a_repeat_that_ended_well_nothing_is_compared(tmp_path):
     records = [
         trial(0, {GAIN: 0.5, LOSS: 0.0}),

@@ -17,7 +17,7 @@ from trainables.records.folder import SweepFolder
 from trainables.records.ledger import Ledger
 from trainables.records.schema import FAILURES, TrialRecord
 from trainables.results.confirmation import missing_repeats, repeats_to_begin
-from trainables.results.pareto import is_no_worse, losses_of, pareto_front
+from trainables.results.pareto import is_no_worse, losses_of, pareto_front, violation
 from trainables.results.recommendation import Recommendation, numbers_text, recommend, refuted
 from trainables.results.repeats import judged_by_repeats
 from trainables.results.wording import (
@@ -160,13 +160,19 @@ def _recommended(
 def _beside_base(
     config: SweepConfig, base: Mapping[str, float], trial: TrialRecord
 ) -> Iterator[Text]:
-    """The base's values of the objectives, and whether the trial is better in any."""
+    """The base's values of the objectives, and whether the trial is better in any, or a bound."""
     aims = [aim for aim in config.objectives if aim.metric in base]
     told = ", ".join(f"{aim.metric} {metric_text(aim.metric, base[aim.metric])}" for aim in aims)
     if not told:
         return
     of_base, of_trial = [aim.loss(base[aim.metric]) for aim in aims], losses_of(config, trial)
-    is_worthless = len(of_base) == len(of_trial) and is_no_worse(of_base, of_trial)
+    keeps_as_much = all(
+        aim.metric in base and aim.violation(base[aim.metric]) <= max(violation(aim, trial), 0)
+        for aim in config.constraints
+    )
+    is_worthless = (
+        keeps_as_much and len(of_base) == len(of_trial) and is_no_worse(of_base, of_trial)
+    )
     if is_worthless:
         told += ": no worse in any objective, so this trial gains nothing"
     yield Text(f"  The base itself has {told}.", "yellow" if is_worthless else "")
