@@ -41,7 +41,8 @@ class DataSize(NamedTuple):
 
     Attributes:
         samples: how many they make; None of data on a hub, and of texts.
-        longest: characters of the longest of them; None of these, of chats, and beside a replay.
+        longest: bytes of the longest of them, and of those that are held out; None if either are
+            of these, or chats, and beside a replay.
     """
 
     samples: int | None
@@ -104,16 +105,19 @@ def _check_data(data: DataConfig) -> tuple[DataSize, list[Fault]]:
     faults: list[Fault] = []
     for source in SOURCES:
         path = getattr(data, source)
-        if path is None or not is_local(path):
+        if path is None:
+            continue
+        if not is_local(path):
+            lengths.append(None)
             continue
         with collecting(faults):
             made = learned(data, load_rows(data, source), source)
             if source == "path":
                 samples = count_samples(data, made)
-            lengths.append(longest_sample(made))
+            lengths.append(longest_sample(data, made))
     known = [length for length in lengths if length is not None]
-    is_known = samples is not None and len(known) == len(lengths)
-    return DataSize(samples, max(known, default=None) if is_known else None), faults
+    longest = max(known, default=None) if len(known) == len(lengths) else None
+    return DataSize(samples, longest), faults
 
 
 def _has_weights(folder: Path) -> bool:

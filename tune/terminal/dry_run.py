@@ -88,10 +88,10 @@ def print_plan(
 
 
 def _of_shorter(size: DataSize, max_length: int) -> Iterator[str]:
-    """That memory is forecast for far longer samples than there are: a token has a character."""
+    """That memory is forecast for far longer samples than there are: a token has a byte."""
     if size.longest is not None and 2 * size.longest <= max_length:
         yield (
-            f"memory: the longest sample has {how_many(size.longest, 'character')}, and this is of "
+            f"memory: the longest sample has {how_many(size.longest, 'byte')}, and this is of "
             f"data.max_length = {max_length} tokens; a smaller one takes less"
         )
 
