@@ -392,6 +392,9 @@ def test_a_model_without_weights_is_refused_before_anything_runs(tmp_path: Path)
     assert faults(check_files, config, tmp_path) == [fault]
     (folder / "pytorch_model-00001-of-00002.bin").touch()
     check_files(config, tmp_path)
+    (folder / "parts").mkdir()
+    (folder / "pytorch_model-00001-of-00002.bin").rename(folder / "parts/model-1.safetensors")
+    check_files(config, tmp_path)
 
 
 def test_4_bits_need_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,8 +121,11 @@ def _check_data(data: DataConfig) -> tuple[DataSize, list[Fault]]:
 
 
 def _has_weights(folder: Path) -> bool:
-    """Whether a model's folder has files of weights, which Transformers knows by their endings."""
-    return any(file.suffix in {".safetensors", ".bin"} for file in folder.iterdir())
+    """Whether a model's folder has files of weights, which Transformers knows by their endings.
+
+    `config.json` or an index may name some in a folder within.
+    """
+    return any(file.suffix in {".safetensors", ".bin"} for file in folder.rglob("*"))
 
 
 def _missing_paths(config: SweepConfig) -> list[Fault]:
