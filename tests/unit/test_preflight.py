@@ -126,18 +126,23 @@ def test_evaluations_that_come_too_late_to_stop_a_trial_early_are_told_of(
         ({"test": "general.jsonl"}, "test", "data.replay.path"),
         ({"test": "other.jsonl", "validation": "rows.jsonl"}, None, None),  # of few-shot examples
         ({"train": "rows.jsonl"}, None, None),
+        ({"train": "rows.jsonl", "few": "other.jsonl"}, "train", "data.path"),  # as its YAML says
+        ({"train": "other.jsonl", "test": "rows.jsonl"}, None, None),
     ],
 )
 def test_tasks_that_ask_the_rows_of_a_file_that_is_trained_on_are_told_of(
-    files: dict[str, str], split: str | None, field: str | None
+    files: dict[str, str], split: str | None, field: str | None, tmp_path: Path
 ) -> None:
+    if len(files) > 1 and "train" in files:
+        (tmp_path / "a.yaml").write_text("task: a\ntest_split: train\n")
     task = {"task": "a", "data_files": files}
     data = {"path": "rows.jsonl", "replay": {"path": "general.jsonl", "share": 0.1}}
     told = (
         f"eval.in_domain.a.data_files.{split} is the file of {field}: its scores tell what is "
         "memorised; name one of other rows"
     )
-    config = sweep_config(data=data, eval={"in_domain": [task], "retention": ["b"]})
+    suite = {"in_domain": [task], "retention": ["b"], "task_dirs": [str(tmp_path)]}
+    config = sweep_config(data=data, eval=suite)
     assert [*training_warnings(config, None)] == ([told] if field else [])
 
 

@@ -54,6 +54,12 @@ def task_named(name: str, folders: Iterable[Path]) -> dict[str, Any]:
     return found[0] if len(found) == 1 else {}
 
 
+def asked_split(spec: dict[str, Any]) -> str | None:
+    """The split that a task's questions are of, if it names one."""
+    split: str | None = spec.get("test_split") or spec.get("validation_split")
+    return split
+
+
 def _yaml_files(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
         inner = [name for name in folders if not name.startswith((".", "__pycache__"))]

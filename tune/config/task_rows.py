@@ -16,7 +16,7 @@ from trainables.files.locations import resolve
 from trainables.inputs.right_answers import REMEDY, names_a_choice
 from trainables.inputs.row_files import Row, read_rows
 from tune.config.sweep_faults import shown
-from tune.config.task_files import task_named
+from tune.config.task_files import asked_split, task_named
 
 # What the readers of `datasets` take, by their name as a task's `dataset_path`.
 _SUFFIXES = {"json": (".jsonl", ".json"), "csv": (".csv", ".tsv"), "parquet": (".parquet",)}
@@ -38,7 +38,7 @@ def faults_of_task_rows(suite: EvalSuite) -> Iterator[Fault]:
         options = spec.get("dataset_kwargs") or {}
         if is_read_here and spec.keys().isdisjoint(_OWN_READING) and set(options) <= {"data_files"}:
             field = f"eval.{role}.{task.label}.data_files"
-            asked = spec.get("test_split") or spec.get("validation_split")
+            asked = asked_split(spec)
             if files := task.data_files:
                 yield from _faults_of_files(field, files, asked, spec, suite.limit_of(task))
             elif not options.get("data_files"):  # `datasets` takes what it finds where it runs

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 from trainables.config import Frozen, Method, TrainConfig
 from trainables.config.training import step_at
+from trainables.files.locations import resolve
 from trainables.metric_keys import TRAIN_LOSS, VALIDATION_LOSS
 from trainables.records.schema import BaseRecord
 from trainables.results.enough_items import (
@@ -20,6 +22,7 @@ from trainables.results.wording import how_many
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_faults import shown
 from tune.config.sweep_metrics import named_metrics
+from tune.config.task_files import asked_split, task_named
 
 _FEWEST_HELD_OUT = 30
 _LARGEST_SHARE_HELD_OUT = 0.5  # more is better trained on
@@ -69,14 +72,15 @@ def _of_chat_template(config: SweepConfig) -> Iterator[str]:
 
 
 def _of_asked_rows(config: SweepConfig) -> Iterator[str]:
-    """Files that are trained on, and whose rows tasks ask by the usual names of splits."""
-    data = config.data
+    """Files that are trained on, and whose rows tasks ask."""
+    data, folders = config.data, [Path(resolve(folder)) for folder in config.eval.task_dirs]
     trained = {data.path: "data.path"}
     if data.replay:
         trained[data.replay.path] = "data.replay.path"
     for role, task in config.eval.tasks():
         files = task.data_files or {}
-        split = "test" if "test" in files else "validation"
+        usual = "test" if "test" in files else "validation"
+        split = asked_split(task_named(task.task, folders)) or usual
         if field := trained.get(files.get(split, "")):
             yield (
                 f"eval.{role}.{task.label}.data_files.{split} is the file of {field}: its scores "
