@@ -50,6 +50,12 @@ search.lora.rank={low: 8, high: 64}
   search.lora.rank: must be a list, got {low: 8, high: 64}; write a list, such as [8, 64]
 search.lora.rank={values: [8, 16]}
   search.lora.rank: must be a list, got {values: [8, 16]}; write a list, such as [8, 16]
+search.lora.rank={distribution: categorical, values: [8, 16]}
+  search.lora.rank: must be a list, got {distribution: 'categorical', values: [8, 16]}; write a
+  list, such as [8, 16]
+search.lora.rank={distribution: int_uniform, min: 1, max: 8}
+  search.lora.rank: must be a list, got {distribution: 'int_uniform', min: 1, max: 8}; write a list,
+  such as [1, 8]
 search.lora.learning_rate={low: 0.001, high: 0.001}
   search.lora.learning_rate.low: must be below high, got 0.001 and 0.001
 search.lora.learning_rate={low: 1e-5}

@@ -161,10 +161,11 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
     if kind == "tuple_type" and isinstance(value, dict) and value:
         if _models_in(_type_at(place)):
             return "write a list of such: a line for each, that begins with -"
-        inner: Any = [*value.values()]  # as of low and high
-        if len(inner) == 1 and isinstance(inner[0], list):  # as other tools name them `values`
-            (inner,) = inner
-        return f"write a list, such as {shown(inner)}"
+        # As low and high, or in other tools values, or min and max beside the distribution's name.
+        lists = [inner for inner in value.values() if isinstance(inner, list)]
+        numbers = [inner for inner in value.values() if not isinstance(inner, str)]
+        items = next(iter(lists), numbers or [*value.values()])
+        return f"write a list, such as {shown(items)}"
     if kind == "tuple_type" and is_scalar and not isinstance(value, bool):
         return f"write [{value}]"
     if kind == "string_type" and isinstance(value, bool):  # it may read no, or on
