@@ -51,14 +51,14 @@ def main(arguments: list[str]) -> int:
         from tune.config.preflight import check_files
         from tune.tracking.wandb_settings import check_variables, in_its_project
 
-        size = check_files(config, options.output_dir)
+        samples = check_files(config, options.output_dir)
         check_variables(config.wandb)
         config = in_its_project(config, options.output_dir)
         if options.dry_run:
             from tune.folder.sweep_folder import check_sweep_folder
             from tune.terminal.dry_run import print_plan
 
-            print_plan(config, size, options.output_dir, options.retry_failed)
+            print_plan(config, samples, options.output_dir, options.retry_failed)
             if isinstance(options.output_dir, Path):  # a store may be out of reach from here
                 check_sweep_folder(options.output_dir / config.name)
             return OK

@@ -162,30 +162,6 @@ def test_points_are_told_in_full_in_a_narrow_terminal(
         )
 
 
-def test_far_shorter_samples_than_memory_is_forecast_for_are_told_of(
-    sweep: Path, dry_run: Told
-) -> None:
-    known = "model.name=package://trainables/embedded/model"
-    told = "memory: the longest sample has 7 bytes, and this is of data.max_length = 14 tokens"
-    shown = dry_run(known, "data.max_length=14")
-    assert f"\n{told}; a smaller one takes less\n" in shown
-    general = f"data.replay={{path: {sweep.with_name('rows.jsonl')}, share: 0.1}}"
-    for others in (
-        (known, "data.max_length=13"),
-        (known, "data.max_length=14", "data.chat_template=true"),  # which adds to them
-        (known, "data.max_length=14", "data.validation_path=org/hub"),
-        (known, "data.text=prompt"),
-        (known, general),
-        ("data.max_length=14",),  # of a model whose memory is not known
-    ):
-        assert "the longest sample" not in dry_run(*others)
-    sweep.with_name("rows.jsonl").write_text('{"prompt": "a", "completion": " \u7b54\u7b54"}\n')
-    assert "the longest sample has 8 bytes" in dry_run(known, "data.max_length=16")
-    chat = [{"role": role, "content": "c"} for role in ("user", "assistant")]
-    sweep.with_name("rows.jsonl").write_text(f"{json.dumps({'messages': chat})}\n")
-    assert "the longest sample" not in dry_run(known, "data.messages=messages")
-
-
 def test_of_chats_all_answers_that_are_learned_are_counted(sweep: Path, dry_run: Told) -> None:
     turns = [{"role": role, "content": "c"} for role in ("user", "assistant")] * 3
     rows = [{"messages": turns[: 2 * (1 + i % 3)]} for i in range(12)]

@@ -158,14 +158,6 @@ def count_samples(data: DataConfig, rendered: Iterable[Rendered]) -> int | None:
     return round(sum(of_rows) * kept / len(of_rows)) if of_rows else 0
 
 
-def longest_sample(data: DataConfig, rendered: Iterable[Rendered]) -> int | None:
-    """Bytes of the longest sample; None of texts, and of chats, to which their template adds."""
-    if data.text is not None or data.is_chat:
-        return None
-    examples = (each for made in rendered if not isinstance(made, UnusableRow) for each in made)
-    return max((len(f"{each.prompt}{each.answer}".encode()) for each in examples), default=0)
-
-
 def _of_templates(data: DataConfig, rows: Sequence[Row], location: str) -> list[Rendered]:
     """What is learned from rows of chats, or of prompts and completions."""
     texts = _templates(data)

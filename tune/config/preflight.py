@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError, collecting
@@ -26,7 +25,6 @@ from trainables.inputs.rows import (
     count_samples,
     learned,
     load_rows,
-    longest_sample,
     read_general_text,
 )
 from tune.config.deepspeed_settings import faults_of_deepspeed
@@ -36,31 +34,20 @@ from tune.config.task_names import faults_of_task_names
 from tune.config.task_rows import faults_of_task_rows
 
 
-class DataSize(NamedTuple):
-    """What is known of the data before they are tokenised.
+def check_files(config: SweepConfig, output_dir: Location) -> int | None:
+    """Read the local files that a sweep names; returns how many samples the data make.
 
-    Attributes:
-        samples: how many they make; None of data on a hub, and of texts.
-        longest: bytes of the longest of them, and of those that are held out; None if either are
-            of these, or chats, and beside a replay.
-    """
-
-    samples: int | None
-    longest: int | None
-
-
-def check_files(config: SweepConfig, output_dir: Location) -> DataSize:
-    """Read the local files that a sweep names; returns the size of the data.
+    None where that is not known before they are tokenised: of data on a hub, and of texts.
 
     Raises:
         UserError: files are missing or malformed; names all of them.
     """
     if addresses := _addresses(config):
         raise UserError(addresses)
-    (samples, longest), faults = _check_data(config.data)
+    samples, faults = _check_data(config.data)
     if replay := config.data.replay:
         faults += as_replay(_check_data(replay.as_data(config.data.max_length))[1])
-        samples, longest = samples and samples + replay.beside(samples), None
+        samples = samples and samples + replay.beside(samples)
     if missing := _missing_paths(config):
         faults += missing
     else:
@@ -86,7 +73,7 @@ def check_files(config: SweepConfig, output_dir: Location) -> DataSize:
         faults.append(Fault("inspect", "needs train.save_weights: true, to have what to look into"))
     if faults:
         raise UserError([*dict.fromkeys(faults)])  # rows of both sources may have the same
-    return DataSize(samples, longest)
+    return samples
 
 
 def _addresses(config: SweepConfig) -> list[Fault]:
@@ -98,26 +85,19 @@ def _addresses(config: SweepConfig) -> list[Fault]:
     ]
 
 
-def _check_data(data: DataConfig) -> tuple[DataSize, list[Fault]]:
-    """The size of the data, as far as their local files tell it, and faults of these."""
+def _check_data(data: DataConfig) -> tuple[int | None, list[Fault]]:
+    """How many samples the local files of the data make, if that is known, and their faults."""
     samples: int | None = None
-    lengths: list[int | None] = []
     faults: list[Fault] = []
     for source in SOURCES:
         path = getattr(data, source)
-        if path is None:
-            continue
-        if not is_local(path):
-            lengths.append(None)
+        if path is None or not is_local(path):
             continue
         with collecting(faults):
             made = learned(data, load_rows(data, source), source)
             if source == "path":
                 samples = count_samples(data, made)
-            lengths.append(longest_sample(data, made))
-    known = [length for length in lengths if length is not None]
-    longest = max(known, default=None) if len(known) == len(lengths) else None
-    return DataSize(samples, longest), faults
+    return samples, faults
 
 
 def _has_weights(folder: Path) -> bool:

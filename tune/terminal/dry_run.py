@@ -16,7 +16,6 @@ from trainables.records.schema import TrialRecord
 from trainables.results.confirmation import planned_repeats
 from trainables.results.wording import how_many, setting
 from tune.cluster.memory_fit import disk_space, host_memory, memory_table
-from tune.config.preflight import DataSize
 from tune.config.sweep_config import SweepConfig
 from tune.config.training_warnings import training_warnings
 from tune.search.earlier_trials import EarlierTrials, trials_as_known
@@ -60,13 +59,13 @@ class _Runs:
 
 
 def print_plan(
-    config: SweepConfig, size: DataSize, output_dir: Location, retry_failed: bool
+    config: SweepConfig, samples: int | None, output_dir: Location, retry_failed: bool
 ) -> None:
     """Print the resolved configuration, the first points, resources and an estimate.
 
     Args:
         config: the sweep.
-        size: of the data.
+        samples: number of samples that the data make; None if it is not known yet.
         output_dir: searched for an earlier run of the sweep, whose trials are not run again.
         retry_failed: whether those that failed are.
 
@@ -76,24 +75,13 @@ def print_plan(
     earlier = trials_as_known(config, output_dir)
     plan = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
     runs = _runs(config, earlier, retry_failed)
-    points, memory, console = _points(config, runs), memory_table(config), Console()
     lines = [*host_memory(config), *disk_space(config), *_resources(config)]
-    if not isinstance(memory, str):
-        lines[:0] = _of_shorter(size, config.data.max_length)
     if runs.points:
-        lines.append(_estimate(config, runs, size.samples))
-    lines += [f"warning: {told}" for told in training_warnings(config, size.samples)]
+        lines.append(_estimate(config, runs, samples))
+    lines += [f"warning: {told}" for told in training_warnings(config, samples)]
+    points, memory, console = _points(config, runs), memory_table(config), Console()
     for part in [plan, *points, memory, *earlier.in_words(), *lines]:
         console.print(part, markup=False, soft_wrap=isinstance(part, str), highlight=False)
-
-
-def _of_shorter(size: DataSize, max_length: int) -> Iterator[str]:
-    """That memory is forecast for far longer samples than there are: a token has a byte."""
-    if size.longest is not None and 2 * size.longest <= max_length:
-        yield (
-            f"memory: the longest sample has {how_many(size.longest, 'byte')}, and this is of "
-            f"data.max_length = {max_length} tokens; a smaller one takes less"
-        )
 
 
 def _runs(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -> _Runs:
