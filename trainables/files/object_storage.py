@@ -73,16 +73,13 @@ class ObjectStorage(Storage):
         self._last_segment: dict[str, int] = {}
 
     def exists(self, name: str) -> bool:
-        """See `Storage`."""
         return bool(self._info(name).type == fs.FileType.File)
 
     def read(self, name: str) -> bytes:
-        """See `Storage`."""
         with self._opened(self._key(name)) as stream:
             return bytes(stream.read())
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
-        """See `Storage`."""
         return _in_parallel(partial(read_or_none, self), names)
 
     def write(self, name: str, content: bytes) -> None:
@@ -106,7 +103,6 @@ class ObjectStorage(Storage):
         return read_or_none(self, name) == content
 
     def remove(self, name: str) -> None:
-        """See `Storage`."""
         info = self._info(name)
         if info.type == fs.FileType.Directory:
             with suppress(FileNotFoundError):  # of Google's, an object of the folder's own name
@@ -115,13 +111,11 @@ class ObjectStorage(Storage):
             self._filesystem.delete_file(info.path)
 
     def append(self, name: str, line: bytes) -> None:
-        """See `Storage`."""
         number = self._last(name) + 1
         self.write(_segment(name, number), line)
         self._last_segment[name] = number
 
     def read_log(self, name: str) -> bytes:
-        """See `Storage`."""
         return self.read_logs([name])[0]
 
     def read_logs(self, names: Sequence[str]) -> list[bytes]:
@@ -154,12 +148,10 @@ class ObjectStorage(Storage):
         _in_parallel(self.remove, old)
 
     def close_log(self, name: str) -> None:
-        """See `Storage`."""
         if len(self.children(segments_folder(name))) > 1:
             self.write_log(name, self.read_log(name))
 
     def children(self, name: str) -> list[str]:
-        """See `Storage`."""
         key = self._key(name)
         # Google lists no folders that are but parts of names; what is in them it lists.
         selector = fs.FileSelector(key, allow_not_found=True, recursive=self._is_google)
@@ -167,7 +159,6 @@ class ObjectStorage(Storage):
         return sorted({PurePosixPath(info.path).relative_to(key).parts[0] for info in inside})
 
     def publish(self, path: Path, name: str, last: str = "") -> None:
-        """See `Storage`."""
         if path.is_file():
             self._upload(path, name)
             return
@@ -180,7 +171,6 @@ class ObjectStorage(Storage):
             self._upload(path / last, str(PurePosixPath(name, last)))
 
     def fetch(self, name: str, folder: Path) -> None:
-        """See `Storage`."""
         selector = fs.FileSelector(self._key(name), recursive=True)
         # Not by pyarrow's own copy of folders: Google lists none that are but parts of names.
         files = [i.path for i in self._filesystem.get_file_info(selector) if i.is_file]

@@ -156,15 +156,12 @@ class LocalStorage(Storage):
         self.root = root
 
     def exists(self, name: str) -> bool:
-        """See `Storage`."""
         return (self.root / name).is_file()
 
     def read(self, name: str) -> bytes:
-        """See `Storage`."""
         return (self.root / name).read_bytes()
 
     def write(self, name: str, content: bytes) -> None:
-        """See `Storage`."""
         with whole_file(self.root / name) as unfinished:
             unfinished.write_bytes(content)
 
@@ -183,7 +180,6 @@ class LocalStorage(Storage):
         return True
 
     def remove(self, name: str) -> None:
-        """See `Storage`."""
         path = self.root / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -191,7 +187,6 @@ class LocalStorage(Storage):
             path.unlink(missing_ok=True)
 
     def append(self, name: str, line: bytes) -> None:
-        """See `Storage`."""
         file = self.root / name
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists() and (of_store := self.read_log(name)):
@@ -211,7 +206,6 @@ class LocalStorage(Storage):
         return b"".join(self.read(f"{folder}/{segment}") for segment in self.children(folder))
 
     def write_log(self, name: str, content: bytes) -> None:
-        """See `Storage`."""
         self.write(name, content)
         self.remove(segments_folder(name))
 
@@ -219,14 +213,12 @@ class LocalStorage(Storage):
         """See `Storage`; a file is already cheap to read."""
 
     def children(self, name: str) -> list[str]:
-        """See `Storage`."""
         try:
             return sorted(os.listdir(self.root / name))  # noqa: PTH208 - names alone, and fast
         except FileNotFoundError:
             return []
 
     def publish(self, path: Path, name: str, last: str = "") -> None:
-        """See `Storage`."""
         target = self.root / name
         if path.is_file():
             _copy(path, target)
@@ -237,7 +229,6 @@ class LocalStorage(Storage):
             _copy(path / last, target / last)
 
     def fetch(self, name: str, folder: Path) -> None:
-        """See `Storage`."""
         shutil.copytree(self.root / name, folder, dirs_exist_ok=True)
 
 
