@@ -85,18 +85,19 @@ def evaluate_base(
         UserError: every fault found in model, data, tasks and demands.
     """
     inputs = load_inputs(model, data, suite, seed, demands)
-    write_data(replace(inputs.tokenized, questions=()), data_folder)
-    warnings = data_warnings(inputs.base, inputs.tokenizer, inputs.tokenized, data, suite)
-    warnings += length_warnings(inputs.base, inputs.tokenized)
-    warnings += overlap_warnings(inputs.tokenized, inputs.evaluator.questions())
-    content, sample = inputs.of_scores(), _typical(inputs)
+    tokenized = inputs.tokenized
+    write_data(replace(tokenized, questions=()), data_folder)
+    warnings = data_warnings(inputs.base, inputs.tokenizer, tokenized, data, suite)
+    warnings += length_warnings(inputs.base, tokenized)
+    warnings += overlap_warnings(tokenized, inputs.evaluator.questions())
+    own_rows = tokenized.train[: len(tokenized.train) - tokenized.replayed]
+    content, sample = inputs.of_scores(), typical_sample(inputs.tokenizer, own_rows)
     key = _key(content | _of_record(inputs, data, seed, sample, warnings))
     folder = cache / key
     if folder.exists():
         return folder
     started = time.time()  # what is loaded, or fetched, before is not evaluated
     evaluation, reference, nll = _measure(inputs, seed)
-    tokenized = inputs.tokenized
     record = BaseRecord(
         key=key,
         scores_key=_key(content),
@@ -116,12 +117,6 @@ def evaluate_base(
     )
     _store(folder, record, evaluation.items, reference)
     return folder
-
-
-def _typical(inputs: BaseInputs) -> SampleText:
-    """A sample of the sweep's own rows, none of those that are replayed."""
-    own = len(inputs.tokenized.train) - inputs.tokenized.replayed
-    return typical_sample(inputs.tokenizer, inputs.tokenized.train[:own])
 
 
 def _held_out(inputs: BaseInputs) -> list[Sample]:

@@ -39,7 +39,10 @@ def adapt(base: Any, lora: LoraConfig | None) -> Any:
     try:
         adapted = peft.get_peft_model(base, config)
     except Exception:
-        _take_off(base)
+        # As `unload` does for a whole, put the adapted layers back, what is within another first.
+        for name, module in reversed(list(base.named_modules())):
+            if isinstance(module, BaseTunerLayer):
+                base.set_submodule(name, module.base_layer)
         _clean(base)
         raise
     if are_named and (absent := _absent_targets(adapted)):
@@ -134,13 +137,6 @@ def restore(base: Any, adapted: Any) -> None:
     """Remove the adapter from the shared base, whatever happened."""
     adapted.unload()
     _clean(base)
-
-
-def _take_off(base: Any) -> None:
-    """Put the layers that PEFT has adapted back in their places, as `unload` does for a whole."""
-    for name, module in reversed(list(base.named_modules())):  # what is within another first
-        if isinstance(module, BaseTunerLayer):
-            base.set_submodule(name, module.base_layer)
 
 
 def _clean(base: Any) -> None:

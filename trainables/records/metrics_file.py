@@ -61,7 +61,8 @@ def read_lines(content: bytes, file: str) -> MetricsFile:
         try:
             measurement = _read(line, file, number)
         except UserError as error:
-            if _is_as_written(line):  # no crash did this, and the next line would replace it
+            # No crash did this if its checksum fits, and the next line would replace it.
+            if _body(line) not in (None, line):
                 raise
             damage = damage or error
             continue
@@ -73,11 +74,6 @@ def read_lines(content: bytes, file: str) -> MetricsFile:
     if kept and not kept.endswith(b"\n"):
         kept += b"\n"
     return MetricsFile(measurements, kept)
-
-
-def _is_as_written(line: bytes) -> bool:
-    """Whether the line has a checksum, and it fits."""
-    return _body(line) not in (None, line)
 
 
 def _body(line: bytes) -> bytes | None:

@@ -61,7 +61,11 @@ class Measuring:
         """Set the trainer that calls it, and start the clock."""
         self._started = time.perf_counter()
         self._trainer = trainer
-        self._trainable = _count_trainable(trainer.model)
+        self._trainable = sum(  # under ZeRO-3 a shard knows its whole size as `ds_numel`
+            getattr(parameter, "ds_numel", parameter.numel())
+            for parameter in trainer.model.parameters()
+            if parameter.requires_grad
+        )
         if torch.cuda.is_available() and self._has_own_process:
             torch.cuda.reset_peak_memory_stats()
 
@@ -204,15 +208,6 @@ def _fault(step: int, error: Exception) -> TrialError:
     if is_out_of_memory(error):
         return EvaluationOutOfMemory(message)
     return EvaluationFailed(f"evaluation failed at {message}")
-
-
-def _count_trainable(model: Any) -> int:
-    """Number of trainable parameters; under ZeRO-3 a shard knows its whole size as `ds_numel`."""
-    return sum(
-        getattr(parameter, "ds_numel", parameter.numel())
-        for parameter in model.parameters()
-        if parameter.requires_grad
-    )
 
 
 def peak_bytes() -> int:

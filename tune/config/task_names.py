@@ -24,7 +24,9 @@ _NAME = re.compile(r"""^\s*["']?(?:task|group)["']?\s*:\s*["']?([\w.\-]+)""", re
 def faults_of_task_names(suite: EvalSuite) -> Iterator[Fault]:
     """Tasks of a suite that are named nowhere; its folders exist."""
     folders = [resolve(folder) for folder in suite.task_dirs]
-    of_harness = _places_of_harness()
+    spec = find_spec("lm_eval")
+    installed = (spec and spec.submodule_search_locations) or ()
+    of_harness = [Path(place) / "tasks" for place in installed]
     places = [*map(Path, folders), *of_harness]
     absent = _absent({task.task for _, task in suite.tasks()}, places)
     if not absent or not of_harness:
@@ -34,11 +36,6 @@ def faults_of_task_names(suite: EvalSuite) -> Iterator[Fault]:
     for role, task in suite.tasks():
         if task.task in absent:
             yield unknown_task(role, task.task, known, folders)
-
-
-def _places_of_harness() -> Sequence[Path]:
-    spec = find_spec("lm_eval")
-    return [Path(place) / "tasks" for place in (spec and spec.submodule_search_locations) or ()]
 
 
 def _absent(names: set[str], folders: Sequence[Path]) -> set[str]:

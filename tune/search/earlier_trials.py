@@ -217,17 +217,14 @@ def import_trials(
             found += points
             left_out += [f"{count} of {folder}: {why}" for why, count in reasons.most_common()]
     if config.warm_start and not (found or faults):
-        faults.append(_nothing_taken(left_out))
+        # The search would begin from nothing, as if there were no `warm_start`.
+        why = f"left out {left_out[0]}" if left_out else "none there has ended well"
+        remedy = "let this sweep's search, training and goals include such trials, or leave it out"
+        rule = f"must take a trial at least, got none: {why}"
+        faults.append(Fault("warm_start", rule, remedy))
     if faults:
         raise UserError(faults)
     return found, left_out
-
-
-def _nothing_taken(left_out: Sequence[str]) -> Fault:
-    """Else the search would begin from nothing, as if there were no `warm_start`."""
-    why = f"left out {left_out[0]}" if left_out else "none there has ended well"
-    remedy = "let this sweep's search, training and goals include such trials, or leave it out"
-    return Fault("warm_start", f"must take a trial at least, got none: {why}", remedy)
 
 
 def usable_trials(
