@@ -93,6 +93,7 @@ def test_malformed_lines_are_faults_with_their_numbers(tmp_path: Path) -> None:
         ("rows.json", "".join(f"{json.dumps(row)}\n" for row in ROWS)),
         ("rows.jsonl.gz", "".join(f"{json.dumps(row)}\n" for row in ROWS)),
         ("rows.txt", "\n".join(json.dumps(row) for row in ROWS)),
+        ("gzipped.jsonl", "".join(f"{json.dumps(row)}\n" for row in ROWS)),  # without .gz
         ("rows.csv", "prompt,completion\n" + "".join(",".join(r.values()) + "\n" for r in ROWS)),
         (
             "rows.tsv.gz",
@@ -102,8 +103,8 @@ def test_malformed_lines_are_faults_with_their_numbers(tmp_path: Path) -> None:
 )
 def test_rows_are_the_same_in_all_formats(name: str, text: str, tmp_path: Path) -> None:
     file = tmp_path / name
-    content = text.encode("utf-8-sig")
-    file.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    content, is_packed = text.encode("utf-8-sig"), name.endswith(".gz") or "gzipped" in name
+    file.write_bytes(gzip.compress(content) if is_packed else content)
     assert load_rows(config(file)) == ROWS
 
 

@@ -138,8 +138,10 @@ def _suffix(file: Path) -> str:
 
 
 def opened(file: Path) -> gzip.GzipFile | io.BufferedReader:
-    """The bytes of a file, unpacked if its name ends in `.gz`."""
-    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
+    """The bytes of a file, unpacked if its name ends in `.gz`, or it is packed all the same."""
+    with file.open("rb") as stream:
+        is_packed = file.suffix == ".gz" or stream.read(2) == b"\x1f\x8b"
+    return gzip.open(file) if is_packed else file.open("rb")
 
 
 def _read_json(file: Path, field: str) -> list[Row]:
