@@ -146,6 +146,14 @@ def test_tasks_that_ask_the_rows_of_a_file_that_is_trained_on_are_told_of(
     assert [*training_warnings(config, None)] == ([told] if field else [])
 
 
+def test_a_task_of_a_file_that_is_trained_on_and_replayed_is_told_of_both() -> None:
+    task = {"task": "a", "data_files": {"test": "rows.jsonl"}}
+    data = {"path": "rows.jsonl", "replay": {"path": "rows.jsonl", "share": 0.1}}
+    suite = {"in_domain": [task], "retention": ["b"]}
+    (told,) = training_warnings(sweep_config(data=data, eval=suite), None)
+    assert "is the file of data.path and data.replay.path: " in told
+
+
 @pytest.mark.parametrize(
     ("data", "is_told"),
     [

@@ -74,17 +74,17 @@ def _of_chat_template(config: SweepConfig) -> Iterator[str]:
 def _of_asked_rows(config: SweepConfig) -> Iterator[str]:
     """Files that are trained on, and whose rows tasks ask."""
     data, folders = config.data, [Path(resolve(folder)) for folder in config.eval.task_dirs]
-    trained = {data.path: "data.path"}
+    trained = {"data.path": data.path}
     if data.replay:
-        trained[data.replay.path] = "data.replay.path"
+        trained["data.replay.path"] = data.replay.path
     for role, task in config.eval.tasks():
         files = task.data_files or {}
         usual = "test" if "test" in files else "validation"
         split = asked_split(task_named(task.task, folders)) or usual
-        if field := trained.get(files.get(split, "")):
+        if fields := [field for field, file in trained.items() if file == files.get(split)]:
             yield (
-                f"eval.{role}.{task.label}.data_files.{split} is the file of {field}: its scores "
-                "tell what is memorised; name one of other rows"
+                f"eval.{role}.{task.label}.data_files.{split} is the file of "
+                f"{' and '.join(fields)}: its scores tell what is memorised; name one of other rows"
             )
 
 
