@@ -31,7 +31,8 @@ from trainables.inside.updates import MatrixUpdate, updates
 from trainables.inside.weights import base_weights, save_whole
 from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
 from trainables.records.ledger import Ledger
-from trainables.records.schema import TrialRecord
+from trainables.records.schema import TrialRecord, TrialStatus
+from trainables.results.wording import status_in_full
 
 _VERSION = 2  # raise it when the code no longer reproduces the numbers of an old record
 
@@ -58,6 +59,8 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
         if earlier and earlier.matrices and earlier.trial_id == trial.config.trial_id:
             return earlier  # it cannot be found again
         reason = "it kept no weights" if trial.weights_dir is None else "its weights are gone"
+        if trial.status is not TrialStatus.COMPLETE:
+            reason = f"it is {status_in_full(trial.status)}, and only complete trials keep weights"
         record = _record(trial, reason=reason)
         folder.write(record)
         return record
