@@ -30,6 +30,7 @@ from trainables.inputs.rows import (
 from tune.config.deepspeed_settings import faults_of_deepspeed
 from tune.config.input_files import named_inputs, named_paths
 from tune.config.sweep_config import SweepConfig
+from tune.config.sweep_metrics import faults_of_scores
 from tune.config.task_names import faults_of_task_names
 from tune.config.task_rows import faults_of_task_rows
 
@@ -55,6 +56,7 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
             with collecting(faults):
                 read_general_text(config.eval.general_text)
         faults += [*faults_of_task_names(config.eval), *faults_of_task_rows(config.eval)]
+        faults += faults_of_scores(config)
     faults += faults_of_deepspeed(config)
     if config.model.load_in_4bit and find_spec("bitsandbytes") is None:
         rule = "needs bitsandbytes, which is not installed"
