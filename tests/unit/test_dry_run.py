@@ -610,7 +610,11 @@ def test_deepspeed_s_settings_may_repeat_those_of_the_sweep_that_are_not_searche
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("seed=0", "lora: trials train together in slots of one base, 4 at a time"),
+        ("seed=0", "lora: trials train together in slots of one base, 4 at a time\n"),
+        (
+            "search.full={learning_rate: [1.0e-5]}",
+            "slots of one base, 4 at a time, if the cluster has room for it beside a full trial\n",
+        ),
         (
             "search.lora.dora=[true, false]",
             "lora: each trial trains by itself: DoRA's norms are not batched",

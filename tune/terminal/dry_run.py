@@ -150,6 +150,8 @@ def _resources(config: SweepConfig) -> list[str]:
     if slots := config.resources.lora.slots:
         number = "as many as end it first" if slots == "auto" else f"{slots}"
         together = f"trials train together in slots of one base, {number} at a time"
+        if config.search.full:
+            together += ", if the cluster has room for it beside a full trial"
         alone = reason_against_slots(config)
         lines.append(f"lora: {f'each trial trains by itself: {alone}' if alone else together}")
     return lines
