@@ -463,6 +463,37 @@ def test_4_bits_need_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "is_told"),
+    [
+        ("tokenizer_config.json", "{}", True),
+        ("tokenizer_config.json", '{"chat_template": "{{ messages }}"}', False),
+        ("chat_template.jinja", "{{ messages }}", False),
+        ("additional_chat_templates/default.jinja", "{{ messages }}", False),
+        ("tekken.json", "{}", False),  # Mistral's own kind has its template in its package
+    ],
+)
+def test_chats_of_a_local_model_without_a_chat_template_are_told_before_it_is_loaded(
+    file: str, text: str, is_told: bool, tmp_path: Path
+) -> None:
+    for name, content in {"tokenizer_config.json": "{}", "config.json": "{}", file: text}.items():
+        (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "model" / name).write_text(content)
+    (tmp_path / "model" / "model.safetensors").touch()
+    name = f"model.name={tmp_path / 'model'}"
+    config = load_sweep("quickstart", [name, "data.chat_template=true", "eval.chat_template=true"])
+    if not is_told:
+        check_files(config, tmp_path)
+        return
+    told = f"the tokenizer of {tmp_path / 'model'} has no chat template"
+    found = faults(check_files, config, tmp_path)
+    assert [fault.field for fault in found] == ["data.chat_template", "eval.chat_template"]
+    assert {fault.rule for fault in found} == {told}
+    own = config.model.model_copy(update={"chat_template": str(tmp_path / "own.jinja")})
+    (tmp_path / "own.jinja").touch()
+    check_files(config.model_copy(update={"model": own}), tmp_path)
+
+
 LOSS_DECIDES = [{"metric": "validation/loss", "mode": "min"}]
 
 
