@@ -26,6 +26,7 @@ from analysis.stats.intervals import (
     Interval,
     bootstrap_mean,
     difference_over_seeds,
+    error_bars,
     of_greatest,
     over_items,
     over_seeds,
@@ -285,6 +286,17 @@ def test_the_greatest_of_several_has_no_interval_unless_each_has_one(others):
     assert of_greatest(others) is None
 
 
+def test_the_greatest_of_several_is_between_the_highest_of_their_ends():
+    several = [Interval(0.3, 0.2, 0.4, 9), Interval(0.1, -0.5, 0.6, 5), Interval(0, -0.1, 0.1, 2)]
+    assert of_greatest(several) == Interval(0.3, 0.2, 0.6, 16)
+
+
+def test_error_bars_end_where_intervals_do_but_never_on_the_other_side_of_a_value():
+    around = Interval(0.5, 0.25, 0.875, 9)
+    bars = error_bars([0.5, 0.125, 1.0, 0.5], [around, around, around, None])
+    assert bars == ([0.25, 0.0, 0.75, 0.0], [0.375, 0.75, 0.0, 0.0])
+
+
 def test_a_difference_over_seeds_is_no_narrower_than_welchs_and_needs_two_of_each():
     one, other = [0.5, 0.6, 0.55, 0.52], [0.4, 0.45, 0.43]
     welch = scipy.stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
@@ -312,6 +324,7 @@ def test_one_run_beside_several_is_a_new_case_beside_a_sample(several):
     rounded = difference_over_seeds([0.7], [0.5] * n, 0.1)
     of_rounding = scipy.stats.t.ppf(0.975, n - 1) * 0.1 * (1 + 1 / n) ** 0.5
     assert rounded.high - rounded.estimate == pytest.approx(min(of_rounding, 0.8))
+    assert rounded.estimate - rounded.low == pytest.approx(min(of_rounding, 1.2))
 
 
 def test_one_run_of_a_setting_beside_others_of_it_is_told_apart_as_rarely_as_said():
