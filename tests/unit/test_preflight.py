@@ -17,7 +17,7 @@ from trainables.files.locations import is_local, resolve
 from tune.config.preflight import check_files
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
-from tune.config.sweep_metrics import check_metrics, faults_of_scores
+from tune.config.sweep_metrics import check_metrics
 from tune.config.training_warnings import (
     held_out_warnings,
     item_warnings,
@@ -43,47 +43,6 @@ def test_metrics_that_the_base_has_not_are_refused(metric: str) -> None:
     (fault,) = faults(check_metrics, objective(metric), BASE)
     assert (fault.field, fault.rule) == ("objectives.0.metric", f"nothing logs {metric}")
     assert "in_domain/a/acc" in fault.remedy
-
-
-CHOOSING = "output_type: multiple_choice\nmetric_list: [{metric: acc}, {metric: acc_norm}]\n"
-
-
-@pytest.mark.parametrize(
-    ("spec", "score", "told"),
-    [
-        (CHOOSING, "acc_norm", ""),
-        (CHOOSING, "acc_norm_stderr", ""),
-        (CHOOSING, "ratio", ""),
-        (CHOOSING, "acc_nrom", "task a gives no acc_nrom; did you mean acc_norm?"),
-        (CHOOSING, "f1", "task a gives no f1; it gives acc, acc_norm"),
-        ("output_type: generate_until\nmetric_list: [{metric: exact_match}]", "em", "gives no em"),
-        # More may come of these: functions, metrics of several values, other files.
-        (f"{CHOOSING}process_results: !function own.results", "f1", ""),
-        (f"{CHOOSING}include: other.yaml", "f1", ""),
-        ("output_type: generate_until\nmetric_list: [{metric: rouge}]", "rouge1", ""),
-        ("output_type: multiple_choice\nmetric_list: !function own.metrics", "f1", ""),
-        ("output_type: multiple_choice\nmetric_list: [{metric: !function own.f}]", "f1", ""),
-        ("output_type: multiple_choice", "f1", ""),
-    ],
-)
-def test_a_score_that_a_task_of_the_user_does_not_give_is_told_before_the_base_is_evaluated(
-    spec: str, score: str, told: str, tmp_path: Path
-) -> None:
-    (tmp_path / "a.yaml").write_text(f"task: a\n{spec}")
-    goal = {"metric": f"retention/a/{score}", "mode": "max"}
-    asked = {"task": "a", "metric": score if told else None}
-    suite = {"in_domain": ["b"], "retention": [asked], "task_dirs": [str(tmp_path)]}
-    found = list(faults_of_scores(sweep_config(eval=suite, objectives=[goal])))
-    fields = ["objectives.0.metric", "eval.retention"] if told else []
-    assert [fault.field for fault in found] == fields
-    assert all(told in str(fault) for fault in found)
-
-
-def test_scores_of_tasks_are_looked_at_with_the_files(tmp_path: Path) -> None:
-    score = "in_domain/target_relay_generate/exact_mach"
-    config = load_sweep("quickstart", [f"objectives=[{{metric: {score}, mode: max}}]"])
-    (fault,) = faults(check_files, config, tmp_path)
-    assert fault.remedy == "did you mean exact_match?"
 
 
 def test_what_trials_are_compared_by_before_their_end_must_be_logged() -> None:
@@ -461,37 +420,6 @@ def test_4_bits_need_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [(fault.field, fault.rule) for fault in caught.value.faults] == [
         ("model.load_in_4bit", told)
     ]
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "is_told"),
-    [
-        ("tokenizer_config.json", "{}", True),
-        ("tokenizer_config.json", '{"chat_template": "{{ messages }}"}', False),
-        ("chat_template.jinja", "{{ messages }}", False),
-        ("additional_chat_templates/default.jinja", "{{ messages }}", False),
-        ("tekken.json", "{}", False),  # Mistral's own kind has its template in its package
-    ],
-)
-def test_chats_of_a_local_model_without_a_chat_template_are_told_before_it_is_loaded(
-    file: str, text: str, is_told: bool, tmp_path: Path
-) -> None:
-    for name, content in {"tokenizer_config.json": "{}", "config.json": "{}", file: text}.items():
-        (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "model" / name).write_text(content)
-    (tmp_path / "model" / "model.safetensors").touch()
-    name = f"model.name={tmp_path / 'model'}"
-    config = load_sweep("quickstart", [name, "data.chat_template=true", "eval.chat_template=true"])
-    if not is_told:
-        check_files(config, tmp_path)
-        return
-    told = f"the tokenizer of {tmp_path / 'model'} has no chat template"
-    found = faults(check_files, config, tmp_path)
-    assert [fault.field for fault in found] == ["data.chat_template", "eval.chat_template"]
-    assert {fault.rule for fault in found} == {told}
-    own = config.model.model_copy(update={"chat_template": str(tmp_path / "own.jinja")})
-    (tmp_path / "own.jinja").touch()
-    check_files(config.model_copy(update={"model": own}), tmp_path)
 
 
 LOSS_DECIDES = [{"metric": "validation/loss", "mode": "min"}]

@@ -15,7 +15,6 @@ from trainables.evaluation.vocabulary import check_data, only_embedded
 from trainables.inputs.adaptable import check_adaptable
 from trainables.inputs.causality import check_causal
 from trainables.inputs.data import TokenizedData, tokenize
-from trainables.inputs.load_faults import faults_without_chat_template
 from trainables.inputs.model import fingerprint, load_tokenizer, pinned, shared_base
 from trainables.inputs.rows import read_general_text
 from trainables.process.lost import end_with_lost_device
@@ -90,8 +89,8 @@ def _load_all(
     if tokenizer is not None:
         with collecting(faults):
             check_base(model, demands)
-        if tokenizer.chat_template is None:
-            faults += faults_without_chat_template(model, data, suite)
+        with collecting(faults):
+            _check_chat_template(tokenizer, model, data, suite)
     with collecting(faults):
         # Trials of this process use it too; without a tokenizer, task faults are still reported.
         evaluator = shared_evaluator(model, suite) if tokenizer else Evaluator(suite, tokenizer)
@@ -142,6 +141,21 @@ def _check_passes(base: Any, tokenizer: Any, model: ModelConfig) -> None:
         rule = f"{model.name} cannot compute in {model.dtype} what follows a text: {named(error)}"
         remedy = "take another model.dtype, or a model that generates text with Transformers alone"
         raise UserError([Fault("model.name", rule, remedy)]) from error
+
+
+def _check_chat_template(
+    tokenizer: Any, model: ModelConfig, data: DataConfig, suite: EvalSuite
+) -> None:
+    asking = {
+        data.chat_field: data.is_chat,
+        "eval.chat_template": suite.chat_template,
+        "data.replay": data.replay is not None and data.replay.is_chat,
+    }
+    fields = [field for field, is_asked in asking.items() if is_asked]
+    if fields and tokenizer.chat_template is None:
+        rule = f"the tokenizer of {model.name} has no chat template"
+        remedy = "leave it out, set model.chat_template, or take a model that was tuned to chat"
+        raise UserError([Fault(field, rule, remedy) for field in fields])
 
 
 def general_documents(suite: EvalSuite) -> list[str]:

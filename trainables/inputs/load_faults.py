@@ -9,7 +9,7 @@ from pickle import UnpicklingError
 
 from safetensors import SafetensorError
 
-from trainables.config import DataConfig, EvalSuite, ModelConfig
+from trainables.config import ModelConfig
 from trainables.errors import Fault, causes, first_line, hub_remedy
 
 FETCH_AGAIN = "fetch the model again, whole"
@@ -59,20 +59,6 @@ def fault_of_tokenizer(name: str) -> Fault:
     """The fault of a folder of weights alone, for which Transformers makes an empty tokenizer."""
     rule = f"has no tokenizer, or an empty one, which makes no tokens of a text: {name}"
     return Fault("model.name", rule, _SAVE_TOKENIZER)
-
-
-def faults_without_chat_template(
-    model: ModelConfig, data: DataConfig, suite: EvalSuite
-) -> list[Fault]:
-    """The faults of what asks for a chat template, where the tokenizer has none."""
-    asking = {
-        data.chat_field: data.is_chat,
-        "eval.chat_template": suite.chat_template,
-        "data.replay": data.replay is not None and data.replay.is_chat,
-    }
-    rule = f"the tokenizer of {model.name} has no chat template"
-    remedy = "leave it out, set model.chat_template, or take a model that was tuned to chat"
-    return [Fault(field, rule, remedy) for field, is_asked in asking.items() if is_asked]
 
 
 def _told_by_torch(error: Exception) -> str | None:

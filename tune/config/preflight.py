@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from trainables.config import DataConfig, ModelConfig
+from trainables.config import DataConfig
 from trainables.errors import Fault, UserError, collecting
 from trainables.files.locations import (
     PACKAGE_SCHEME,
@@ -16,11 +16,7 @@ from trainables.files.locations import (
     resolve,
 )
 from trainables.files.storage import Location, is_address
-from trainables.inputs.load_faults import (
-    FETCH_AGAIN,
-    fault_of_adapter,
-    faults_without_chat_template,
-)
+from trainables.inputs.load_faults import FETCH_AGAIN, fault_of_adapter
 from trainables.inputs.model_shape import config_of, faults_of_modules
 from trainables.inputs.quantised_files import faults_of_files
 from trainables.inputs.rows import (
@@ -34,7 +30,6 @@ from trainables.inputs.rows import (
 from tune.config.deepspeed_settings import faults_of_deepspeed
 from tune.config.input_files import named_inputs, named_paths
 from tune.config.sweep_config import SweepConfig
-from tune.config.sweep_metrics import faults_of_scores
 from tune.config.task_names import faults_of_task_names
 from tune.config.task_rows import faults_of_task_rows
 
@@ -60,9 +55,6 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
             with collecting(faults):
                 read_general_text(config.eval.general_text)
         faults += [*faults_of_task_names(config.eval), *faults_of_task_rows(config.eval)]
-        faults += faults_of_scores(config)
-    if _lacks_chat_template(config.model):
-        faults += faults_without_chat_template(config.model, config.data, config.eval)
     faults += faults_of_deepspeed(config)
     if config.model.load_in_4bit and find_spec("bitsandbytes") is None:
         rule = "needs bitsandbytes, which is not installed"
@@ -114,18 +106,6 @@ def _has_weights(folder: Path) -> bool:
     `config.json` or an index may name some in a folder within.
     """
     return any(file.suffix in {".safetensors", ".bin"} for file in folder.rglob("*"))
-
-
-def _lacks_chat_template(model: ModelConfig) -> bool:
-    """Whether a folder shows that its tokenizer has none; of any other, loading it tells."""
-    if model.chat_template or model.trust_remote_code or not is_local(model.name):
-        return False
-    try:
-        folder = expanded(resolve(model.name))
-        has_one = "chat_template" in (folder / "tokenizer_config.json").read_text(encoding="utf-8")
-    except (ModuleNotFoundError, OSError, ValueError):
-        return False
-    return not (has_one or any(folder.rglob("*.jinja")) or (folder / "tekken.json").exists())
 
 
 def _missing_paths(config: SweepConfig) -> list[Fault]:

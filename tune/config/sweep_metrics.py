@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trainables import metric_keys
-from trainables.errors import Fault, UserError, did_you_mean
-from trainables.files.locations import resolve
-from tune.config.task_files import task_named
+from trainables.errors import Fault, UserError
 
 if TYPE_CHECKING:
     from trainables.records.schema import BaseRecord
@@ -31,8 +27,6 @@ _EVALUATED = (
     metric_keys.FORGETTING_NLL,
     metric_keys.KL_BASE_TO_TUNED,
 )
-# Keys of a task by which it may give other scores than its `metric_list` names.
-_OWN_SCORES = ("class", "include", "process_results")
 
 
 def named_metrics(config: SweepConfig) -> list[tuple[str, str]]:
@@ -94,38 +88,6 @@ def may_be_logged(config: SweepConfig, metric: str) -> bool:
         metric.startswith(metric_keys.task_score(role, task.label, ""))
         for role, task in config.eval.tasks()
     )
-
-
-def faults_of_scores(config: SweepConfig) -> Iterator[Fault]:
-    """Scores that tasks of the suite's `task_dirs`, which exist, do not give, as their YAML shows.
-
-    The base's evaluation tells of all others, once it has been paid for.
-    """
-    folders = [Path(resolve(folder)) for folder in config.eval.task_dirs]
-    defined = defined_metrics(config)  # of which some are named as scores are
-    named = [(field, metric) for field, metric in named_metrics(config) if metric not in defined]
-    for role, task in config.eval.tasks():
-        given = _scores_of(task_named(task.task, folders))
-        start = metric_keys.task_score(role, task.label, "")
-        asked = [(f, metric.removeprefix(start)) for f, metric in named if metric.startswith(start)]
-        if task.metric:
-            asked.append((f"eval.{role}", task.metric))
-        for field, score in asked:
-            if given and score.removesuffix("_stderr") not in given:
-                remedy = did_you_mean(score, given) or f"it gives {', '.join(given)}"
-                yield Fault(field, f"task {task.label} gives no {score}", remedy)
-
-
-def _scores_of(spec: dict[str, Any]) -> list[str]:
-    """The metrics that a task's YAML names, if its scores are these alone; else none."""
-    given = spec.get("metric_list")
-    listed = [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
-    if not spec.keys().isdisjoint(_OWN_SCORES):
-        return []
-    names = [each["metric"] for each in listed if type(each.get("metric")) is str]
-    # Other metrics of written answers may give several values, each of a name of its own.
-    is_sure = spec.get("output_type") == "multiple_choice" or names == ["exact_match"]
-    return names if is_sure and len(names) == len(listed) else []
 
 
 def check_metrics(config: SweepConfig, base: BaseRecord) -> None:
