@@ -596,19 +596,21 @@ def test_adapters_that_never_decay_alone_get_no_slots(base_model: Any) -> None:
 def test_layers_may_be_given_what_does_not_lie_in_memory_as_in_the_sequence(
     make_trial: MakeTrial, references: dict[str, list[Measurement]]
 ) -> None:
-    """Such as RecurrentGemma's, whose convolution runs along the sequence."""
-    trial = make_trial()
+    """Such as RecurrentGemma's, whose convolution runs along the sequence, and with dropout."""
+    trial, dropping = make_trial(), make_trial(**TRIALS["dropout"])
     base = shared_base(trial.model)
     hooks = [
-        layer.mlp.up_proj.register_forward_pre_hook(
-            lambda _, inputs: (inputs[0].mT.contiguous().mT,)
-        )
+        layer.mlp.register_forward_pre_hook(lambda _, inputs: (inputs[0].mT.contiguous().mT,))
         for layer in base.model.layers
     ]
-    (measured,) = measured_in_slots(trial)
+    measured, dropped = measured_in_slots(trial, dropping)
+    dropped_alone = alone(make_trial(**TRIALS["dropout"]))
     for hook in hooks:
         hook.remove()
     assert_measured(measured, references["plain"])
+    assert_measured(dropped, dropped_alone)
+    with pytest.raises(AssertionError):  # it drops something else than in the usual order
+        assert_measured(dropped_alone, references["dropout"])
 
 
 def test_an_adapted_head_is_left_to_trl_which_refuses_it(base_model: Any) -> None:

@@ -203,7 +203,7 @@ class Routing:
 
     def kept_of(self, x_NSI: torch.Tensor) -> torch.Tensor | None:
         """What dropout keeps of a layer's input (N, S, I); None if nothing is dropped."""
-        return None if self._masks is None else self._masks.draw(*x_NSI.shape[1:])
+        return None if self._masks is None else self._masks.draw(x_NSI)
 
 
 class AdaptedLayers:
@@ -258,9 +258,9 @@ class _AdaptedLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         module = target.module
         base_OI = plain_weight(module)
+        kept_NSI = routing.kept_of(x_NSI)
         x_NSI = x_NSI.to(base_OI.dtype).contiguous()
         y_NSO = functional.linear(x_NSI, base_OI, module.bias)
-        kept_NSI = routing.kept_of(x_NSI)
         of_parts: list[Weights] = []
         hs_GrT = []
         xs, ys = routing.split(_kept(x_NSI, kept_NSI)), routing.split(y_NSO)

@@ -52,10 +52,15 @@ class Masks:
         for generator, state in zip(self._generators, states, strict=True):
             generator.set_state(state)
 
-    def draw(self, positions: int, features: int) -> torch.Tensor | None:
-        """What is kept of a layer's input: booleans (N, S, I); None if nothing is dropped."""
+    def draw(self, x_NSI: torch.Tensor) -> torch.Tensor | None:
+        """What is kept of a layer's input: booleans (N, S, I); None if nothing is dropped.
+
+        The input is as the layer was given it: PyTorch draws in the order of its memory.
+        """
         if not self._generators:
             return None
+        positions, features = x_NSI.shape[1:]
+        order = sorted(range(3), key=x_NSI.stride, reverse=True)
         window = self._window if self._window and positions == self._window.length else None
         shape_NSI = (sum(self._rows), window.width if window else positions, features)
         kept_NSI = torch.ones(shape_NSI, dtype=torch.bool, device=self._device)
@@ -66,25 +71,27 @@ class Masks:
             if adapter.dropout
         ]
         if self._device.type == "cuda":
-            _draw_by_fused_dropout(drop)
+            _draw_by_fused_dropout(drop, order)
         else:
             for keep, generator, kept_RLI in drop:
-                kept_RLI.copy_(torch.empty(kept_RLI.shape).bernoulli_(keep, generator=generator))
+                drawn_RLI = torch.empty_permuted(kept_RLI.shape, order)
+                kept_RLI.copy_(drawn_RLI.bernoulli_(keep, generator=generator))
         return window.gather(kept_NSI) if window else kept_NSI
 
 
-def _draw_by_fused_dropout(of_each: Sequence[tuple[float, torch.Generator, torch.Tensor]]) -> None:
+def _draw_by_fused_dropout(
+    of_each: Sequence[tuple[float, torch.Generator, torch.Tensor]], order: Sequence[int]
+) -> None:
     """By CUDA's kernel, which consumes random numbers in another order than Bernoulli's.
 
     Args:
         of_each: the share that an adapter keeps, its generator, and where what is kept (R, L, I) is
             written to.
+        order: of these dimensions in memory.
     """
-    most = max(kept_RLI.numel() for *_, kept_RLI in of_each)
-    ones = torch.ones(most, device=of_each[0][2].device)
     drawn: list[torch.Tensor] = []
     for keep, generator, kept_RLI in of_each:
-        ones_RLI = ones[: kept_RLI.numel()].view(kept_RLI.shape)
-        drawn += torch._fused_dropout(ones_RLI, keep, generator)[1].view(torch.bool).unbind()
+        any_RLI = torch.empty_permuted(kept_RLI.shape, order, device=kept_RLI.device)
+        drawn += torch._fused_dropout(any_RLI, keep, generator)[1].view(torch.bool).unbind()
     places = [kept_LI for *_, kept_RLI in of_each for kept_LI in kept_RLI]
-    torch._foreach_copy_(places, drawn)  # by one kernel, as each of them is in one piece
+    torch._foreach_copy_(places, drawn)  # by one kernel, where each of them is in one piece

@@ -123,7 +123,8 @@ def _logits(
 ) -> torch.Tensor | None:
     """The last positions' logits, with some positions of a module's input and output spoilt.
 
-    None if the module is not called once, to make one tensor (1, S, O) of one tensor (1, S, I).
+    None if the module is not called once, to make one tensor (1, S, O) of one tensor (1, S, I), or
+    if these do not lie in memory as the sequence does: a window would, and dropout follows that.
     """
     tokens_1S = torch.arange(_WIDTH, device=base.device)[None]
     calls: list[bool] = []
@@ -131,7 +132,7 @@ def _logits(
     def spoilt(values: tuple[Any, ...]) -> torch.Tensor | None:
         match values:
             case (torch.Tensor(ndim=3) as x,) if x.is_floating_point():
-                calls.append(x.shape[:2] == tokens_1S.shape)
+                calls.append(x.shape[:2] == tokens_1S.shape and x.is_contiguous())
                 x = x.clone()
                 x[:, where] = how(x[:, where])
                 return x
