@@ -69,23 +69,27 @@ def look_inside(
 
 
 def check_base(records: Sequence[InsideRecord], sweep_dir: Location) -> None:
-    """Check that it is not for lack of the base that nothing was found in any trial.
+    """Check that it is not for lack of the sweep's base that nothing was found in any trial.
 
     Raises:
         UserError: it is.
     """
-    from trainables.inputs.model import fingerprint
+    from trainables.inputs.model import changed, fingerprint
 
     with_weights = [record for record in records if record.key]
     if not with_weights or any(record.matrices for record in with_weights):
         return
-    model = Ledger(parse_folder(sweep_dir)).trial(with_weights[0].number).config.model
+    ledger = Ledger(parse_folder(sweep_dir))
+    model = ledger.trial(with_weights[0].number).config.model
+    remedy = "put the sweep's base there, or look inside where the sweep ran"
     try:
         fingerprint(model)
+        rule = changed(model, ledger.sweep().inputs)
     except (OSError, ModuleNotFoundError) as error:
         rule = f"cannot find {model.name}: {first_line(error)}"
-        remedy = hub_remedy(error) or "copy it to there, or look inside where the sweep ran"
-        raise UserError([Fault("model.name", rule, remedy)]) from error
+        remedy = hub_remedy(error) or remedy
+    if rule:
+        raise UserError([Fault("model.name", rule, remedy)])
 
 
 def every_trial(sweep_dir: Location) -> list[int]:

@@ -17,7 +17,7 @@ from trainables.config import ModelConfig
 from trainables.errors import CannotInspect, Fault, UserError, first_line
 from trainables.files.disk import is_disk_full, whole_folder
 from trainables.files.locations import PACKAGE_SCHEME, expanded, is_local
-from trainables.records.schema import TrialRecord, TrialStatus
+from trainables.records.schema import SweepRecord, TrialRecord, TrialStatus
 from trainables.results.recommendation import numbers_text
 from trainables.results.wording import status_in_full, without_controls
 
@@ -45,7 +45,7 @@ def export(
         number: of the trial; None takes the one that the sweep recommends.
         merge: merge the adapter into its base, giving a model that needs no PEFT.
         tell: called with each warning: that the sweep's trial breaks a constraint, and that the
-            base of an adapter is not on this machine.
+            base of an adapter is not on this machine, or is no longer the sweep's.
         trust_remote_code: run code that the base brings, and copy that of a model trained in full.
 
     Returns:
@@ -53,8 +53,8 @@ def export(
 
     Raises:
         UserError: there is no such sweep or trial, it has no weights or no configuration of them,
-            nothing can be merged, the base that it is merged into is gone, its code is not trusted,
-            or the target cannot be written to.
+            nothing can be merged, the base that it is merged into is gone or has changed, its code
+            is not trusted, or the target cannot be written to.
     """
     to = to.absolute()
     [sweep] = open_sweeps([sweep_dir])
@@ -69,7 +69,7 @@ def export(
     _check_target(to)
     try:
         with whole_folder(to) as unfinished:
-            _write_weights(kind, record.config.model, weights, unfinished)
+            _write_weights(kind, record.config.model, sweep.record, weights, unfinished)
             file = "adapter_config.json" if kind == "adapter" else "config.json"
             card = model_card(kind, record, sweep, _settings(unfinished / file))
             (unfinished / "README.md").write_text(without_controls(card), encoding="utf-8")
@@ -81,8 +81,8 @@ def export(
             raise _damaged(weights, error) from error
         rule = f"cannot write to {to}: {error.strerror or error}"
         raise UserError([Fault("--to", rule, "give a folder that can be written to")]) from error
-    if kind == "adapter" and (absent := _absent(record.config.model)):
-        tell(f"warning: model.name: {absent}; the adapter names that path, and loads where it is")
+    if kind == "adapter" and (told := _fault_of_base(record.config.model, sweep.record)):
+        tell(f"warning: model.name: {told}; the adapter needs the sweep's base at that path")
     return to
 
 
@@ -133,13 +133,15 @@ def _check_target(to: Path) -> None:
         raise UserError([Fault("--to", f"must be a folder, got the file {to}")])
 
 
-def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> None:
+def _write_weights(
+    kind: Kind, model: ModelConfig, sweep: SweepRecord, weights: Path, to: Path
+) -> None:
     _check_links(weights)
     settings = _settings(weights / ("config.json" if kind == "full" else "adapter_config.json"))
     if kind == "merged":
-        if absent := _absent(model):
-            remedy = "copy it to there, or leave --merge out to export the adapter"
-            raise UserError([Fault("model.name", absent, remedy)])
+        if told := _fault_of_base(model, sweep):
+            remedy = "put the sweep's base there, or leave --merge out"
+            raise UserError([Fault("model.name", told, remedy)])
         merge_adapter(model, weights, to)
         return
     _check_whole(weights)
@@ -149,7 +151,7 @@ def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> N
         if file.is_file() and not is_left_out and file.name != "README.md":
             shutil.copyfile(file, to / file.name)
     if kind == "adapter":
-        named = json.dumps(settings | _base_of(model), indent=2)
+        named = json.dumps(settings | _base_of(model, sweep), indent=2)
         (to / "adapter_config.json").write_text(named)
         if model.has_own_tokenizer:
             _tokenizer(model, weights).save_pretrained(to)
@@ -204,26 +206,28 @@ def _damaged(place: Path, error: Exception) -> UserError:
     return UserError([Fault("--trial", rule, "restore them from a copy, or give another trial")])
 
 
-def _absent(model: ModelConfig) -> str | None:
-    """That the base is not on this machine, if it is a file, a folder or of a package."""
-    from trainables.inputs.model import source
+def _fault_of_base(model: ModelConfig, sweep: SweepRecord) -> str | None:
+    """That a base that is a file, a folder or of a package is not here, or not the sweep's."""
+    from trainables.inputs.model import changed, source
 
     try:
+        if told := changed(model, sweep.inputs):
+            return told
         source(model)
     except (OSError, ModuleNotFoundError) as error:
         return f"cannot find {model.name}: {error}"
     return None
 
 
-def _base_of(model: ModelConfig) -> dict[str, str | None]:
+def _base_of(model: ModelConfig, sweep: SweepRecord) -> dict[str, str | None]:
     """The base's hub name, valid on every machine, or else its path, which may be on another."""
     from trainables.inputs.model import source
 
-    if absent := _absent(model):
+    if told := _fault_of_base(model, sweep):
         # What a package's or a converted file's path is, only the machine that has it knows.
         if model.name.startswith(PACKAGE_SCHEME) or model.name.endswith(".gguf"):
             remedy = "export it where the sweep ran"
-            raise UserError([Fault("model.name", absent, remedy)])
+            raise UserError([Fault("model.name", told, remedy)])
         return {"base_model_name_or_path": str(expanded(model.name)), "revision": None}
     origin = source(model)
     revision = None if is_local(model.name) else model.revision

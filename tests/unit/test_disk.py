@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import stat
@@ -18,9 +17,9 @@ from safetensors.numpy import save_file
 from small_disk import small_disk
 
 from trainables.files.disk import (
+    content_digest,
     disk_full,
     full_disk_named_in,
-    hash_file,
     is_disk_full,
     log_stream,
     whole_folder,
@@ -199,9 +198,7 @@ def test_a_hash_is_of_what_a_file_begins_has_in_its_middle_and_ends_with(
             file.truncate(size)
             file.seek(int(place))
             file.write(byte)
-        digest = hashlib.sha256()
-        hash_file(digest, tmp_path / "weights")
-        found.add(digest.hexdigest())
+        found.add(content_digest(tmp_path / "weights"))
     assert len(found) == 2
 
 
@@ -214,9 +211,7 @@ def test_a_hash_is_of_each_matrix(tmp_path: Path) -> None:
             file.truncate(60 * MIB)
             file.seek(matrix * MIB)
             file.write(b"a" * MIB)
-        digest = hashlib.sha256()
-        hash_file(digest, weights)
-        found.add(digest.hexdigest())
+        found.add(content_digest(weights))
     assert len(found) == 60
 
 

@@ -37,6 +37,7 @@ from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.config import DataConfig, ModelConfig, Replay
 from trainables.errors import UserError
+from trainables.files.disk import content_digest
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TaskScore, TrialRecord, TrialStatus
 
@@ -408,7 +409,7 @@ def test_an_adapter_is_exported_where_its_base_is_not(
     assert main(["export", str(adapter_of(gone, tmp_path / "tiny")), "--to", str(to)]) == 0
     out, err = capsys.readouterr()
     told = f"model.name: cannot find {gone}: no such file or folder: {gone}"
-    assert err == f"warning: {told}; the adapter names that path, and loads where it is\n"
+    assert err == f"warning: {told}; the adapter needs the sweep's base at that path\n"
     assert out == f"{to}\n"
     assert json.loads((to / "adapter_config.json").read_text())["base_model_name_or_path"] == gone
     assert f"`{gone}`" in (to / "README.md").read_text()
@@ -417,7 +418,7 @@ def test_an_adapter_is_exported_where_its_base_is_not(
 @pytest.mark.parametrize(
     ("base", "arguments", "remedy"),
     [
-        ("/gone", ["--merge"], "copy it to there, or leave --merge out to export the adapter"),
+        ("/gone", ["--merge"], "put the sweep's base there, or leave --merge out"),
         ("/gone.gguf", [], "export it where the sweep ran"),
         ("package://none/model", [], "export it where the sweep ran"),
     ],
@@ -433,6 +434,28 @@ def test_a_base_that_is_gone_is_not_blamed_on_the_target(
     assert told.startswith(f"model.name: cannot find {base}: ")
     assert told.endswith(f"; {remedy}")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_base_that_was_replaced_is_not_merged_into(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sum would be of two models that never met; the adapter alone is still what it was."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    folder = adapter_of(str(base), tmp_path / "tiny")
+    ledger = Ledger(folder)
+    inputs = {"model.name": content_digest(base)}
+    ledger.write_sweep(ledger.sweep().model_copy(update={"inputs": inputs}))
+    told = refused(capsys, folder, tmp_path / "merged", "--merge")
+    assert "has changed" not in told
+    (base / "config.json").write_text("[]")
+    changed = f"model.name: {base} has changed since the sweep's first start; "
+    told = refused(capsys, folder, tmp_path / "merged", "--merge")
+    assert told == f"{changed}put the sweep's base there, or leave --merge out"
+    assert main(["export", str(folder), "--to", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().err
+    assert told == f"warning: {changed}the adapter needs the sweep's base at that path\n"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -95,6 +96,12 @@ def test_an_edited_file_is_told_by_its_field(
     (tmp_path / file).write_text((tmp_path / file).read_text().swapcase())
     (fault,) = faults(check_same_inputs, recorded, digests(config))
     assert fault.field == field
+
+
+def test_a_model_s_digest_is_that_of_earlier_versions(config: SweepConfig) -> None:
+    """Of relative name, size and content; or sweeps that they began could not go on."""
+    expected = hashlib.sha256(b"config.json:6\nbefore").hexdigest()
+    assert digests(config)["model.name"] == expected
 
 
 def test_a_file_of_which_nothing_was_recorded_is_not_said_to_have_changed(

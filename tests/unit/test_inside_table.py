@@ -25,6 +25,7 @@ from analysis.inside import (
 )
 from trainables.config import ModelConfig
 from trainables.errors import UserError
+from trainables.files.disk import content_digest
 from trainables.inside.records import (
     AttentionDrift,
     InsideFolder,
@@ -146,13 +147,48 @@ def test_where_the_base_is_not_on_this_machine_the_command_ends_with_an_error(
     out, err = capsys.readouterr()
     assert "trial 1: " in out
     assert err.startswith(f"error: model.name: cannot find {base}: ")
-    assert err.endswith("; copy it to there, or look inside where the sweep ran\n")
+    assert err.endswith("; put the sweep's base there, or look inside where the sweep ran\n")
     assert err.count("\n") == 1
     # Weights that were not kept are no fault of the base; nor is what some trials had and others
     # had not.
     assert main(["inside", str(tmp_path), "--trials", "2"]) == 0
     found = InsideRecord(number=0, trial_id="0", key="k", matrices=(change(0.1, 8, 0),))
     check_base([found, InsideRecord(number=1, trial_id="1", key="k", reason="gone")], tmp_path)
+
+
+def test_a_base_that_was_replaced_is_not_compared_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was found before it was replaced stays."""
+    base = tmp_path / "model"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    model = ModelConfig(name=str(base))
+    ledger = record_sweep(
+        tmp_path, trial(0, scores(0.5, 0.0), model=model, weights_dir="/gone/weights")
+    )
+    inputs = {"model.name": content_digest(base)}
+    ledger.write_sweep(ledger.sweep().model_copy(update={"inputs": inputs}))
+    weights = ledger.folder.attempt(0, 1) / "weights"
+    weights.mkdir(parents=True)
+    (weights / "adapter_config.json").write_text(json.dumps({"r": 8}))
+    save_file({"number": torch.zeros(1)}, weights / "adapter_model.safetensors")
+    assert main(["inside", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: model.name: cannot load {base}: ")
+    (base / "config.json").write_text("[]")
+    assert main(["inside", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    told = f"{base} has changed since the sweep's first start"
+    assert told in out
+    remedy = "put the sweep's base there, or look inside where the sweep ran"
+    assert err == f"error: model.name: {told}; {remedy}\n"
+    folder = InsideFolder(tmp_path)
+    found = folder.read(0)
+    assert found is not None
+    folder.write(found.model_copy(update={"matrices": (change(0.1, 8, 0),)}))
+    save_file({"number": torch.zeros(1)}, folder.directions(0))
+    [kept] = look_inside(tmp_path, [0])
+    assert (kept.reason, kept.matrices) == (told, (change(0.1, 8, 0),))
 
 
 def test_updates_are_compared_where_both_trials_have_directions(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import re
@@ -196,7 +197,32 @@ def _size(count: int) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
-def hash_file(digest: Any, file: Path) -> None:
+def content_digest(path: Path) -> str:
+    """Of the names, sizes and contents of a model's files: those of a folder, or the one file.
+
+    Hidden files and folders do not count, and contents only as far as `_hash_file` reads them.
+    """
+    digest = hashlib.sha256()
+    for file in visible_files(path):
+        inside = file.relative_to(path).as_posix()
+        digest.update(f"{inside}:{file.stat().st_size}\n".encode())
+        _hash_file(digest, file)
+    return digest.hexdigest()
+
+
+def visible_files(path: Path) -> list[Path]:
+    """The files of a folder and those within it that are not hidden, or the one file."""
+    if not path.is_dir():
+        return [path]
+    visible = (
+        file
+        for file in path.rglob("*")
+        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
+    return sorted(file for file in visible if file.is_file())
+
+
+def _hash_file(digest: Any, file: Path) -> None:
     """Add a file to a hashlib digest.
 
     Of more than 3 MiB it is the first, middle and last MiB and 4096 blocks of 1 KiB between them,

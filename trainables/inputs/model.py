@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Set
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError, hub_remedy, named
-from trainables.files.disk import hash_file, whole_folder
+from trainables.files.disk import content_digest, whole_folder
 from trainables.files.locations import absence, expanded, is_local, node_cache, resolve
 from trainables.inputs.chat_date import freeze_chat_date
 from trainables.inputs.four_bits import compute_in, keep_trainable, quantisation
@@ -272,16 +271,22 @@ def fingerprint(model: ModelConfig) -> str:
     origin = source(model)
     if not is_local(origin):
         return f"{model.name}@{_commit(origin, model.revision)}"
-    return _digest(sorted(path for path in Path(origin).iterdir() if path.is_file()))
+    return content_digest(Path(origin))
 
 
-def _digest(files: Iterable[Path]) -> str:
-    """Of names, sizes and what `hash_file` reads of the contents."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
-        hash_file(digest, file)
-    return digest.hexdigest()
+def changed(model: ModelConfig, inputs: Mapping[str, str]) -> str | None:
+    """That the base's files are no longer those of a sweep's first start; None if they are.
+
+    None, too, where there are none, or none were recorded, as of the hub's and of packages'.
+
+    Args:
+        model: the sweep's.
+        inputs: its digests by field, as in `SweepRecord`.
+    """
+    path, recorded = expanded(model.name), inputs.get("model.name")
+    if recorded is None or not path.exists() or content_digest(path) == recorded:
+        return None
+    return f"{model.name} has changed since the sweep's first start"
 
 
 def _load(auto_class: Any, model: ModelConfig, **options: Any) -> Any:
@@ -320,7 +325,7 @@ def _converted(gguf: Path) -> Path:
     What Transformers reads from a GGUF cannot be saved as it is, so its weights go into a plain
     model of the same architecture, which can be.
     """
-    folder = node_cache() / "models" / f"{gguf.stem}-{_digest([gguf])[:12]}"
+    folder = node_cache() / "models" / f"{gguf.stem}-{content_digest(gguf)[:12]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():

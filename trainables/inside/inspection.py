@@ -12,7 +12,7 @@ import torch
 
 from trainables.config import ModelConfig, TrialConfig
 from trainables.errors import CannotInspect, named
-from trainables.inputs.model import device, fingerprint, hollow_model
+from trainables.inputs.model import changed, device, fingerprint, hollow_model
 from trainables.inside.activations import activation_drift, choose_prompts
 from trainables.inside.records import MOST_SINGULAR_VALUES, InsideFolder, InsideRecord, MatrixChange
 from trainables.inside.spectra import (
@@ -72,9 +72,11 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
         return known
     folder.check(number)
     started = time.time()
-    seen: dict[str, Any] = {"key": key}
+    seen: dict[str, Any] = {"key": key, "matrices": known.matrices if known else ()}
     try:
-        seen["matrices"] = (known.matrices if known else ()) or _inspect_matrices(
+        if told := changed(trial.config.model, ledger.sweep().inputs):
+            raise CannotInspect(told)
+        seen["matrices"] = seen["matrices"] or _inspect_matrices(
             trial.config, weights_dir, folder.directions(number)
         )
         # These can take hours: should the rest break off, they are kept.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainables.errors import Fault, UserError
-from trainables.files.disk import hash_file
+from trainables.files.disk import content_digest, visible_files
 from trainables.files.locations import PACKAGE_SCHEME, expanded, is_local
 from tune.config.sweep_config import SweepConfig
 from tune.config.task_files import task_files
@@ -79,26 +79,13 @@ def _on_disk(config: SweepConfig) -> Iterator[tuple[str, str]]:
 
 def _digest(field: str, path: Path) -> str:
     """Of a file, or of the files of a folder that count; those of a model are sampled."""
+    if field == "model.name":
+        return content_digest(path)
     digest = hashlib.sha256()
-    for file in _files(field, path):
+    of_tasks = field.startswith(_TASK_DIRS) and path.is_dir()
+    for file in task_files(path) if of_tasks else visible_files(path):
         inside = file.relative_to(path).as_posix()
         digest.update(f"{inside}:{file.stat().st_size}\n".encode())
-        if field == "model.name":
-            hash_file(digest, file)
-        else:  # an edit may leave the size of a large file
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        with file.open("rb") as stream:  # whole: an edit may leave the size of a large file
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
-
-
-def _files(field: str, path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    if field.startswith(_TASK_DIRS):
-        return task_files(path)
-    visible = (
-        file
-        for file in path.rglob("*")
-        if not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
-    return sorted(file for file in visible if file.is_file())
