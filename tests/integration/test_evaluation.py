@@ -332,11 +332,15 @@ def test_what_decides_the_numbers_knows_the_documents_by_their_content(
     """Not by their files' names alone: a base evaluated before they changed is another."""
     asked = {"task": "few", "num_fewshot": shots}
     before, again = (asking(asked).describe() for _ in range(2))
+    of_base = asking(asked).documents
     rows = (folder / file).read_text().splitlines()
     changed = json.loads(rows[0])
     changed["answer"] = 1 - changed["answer"]
     (folder / file).write_text("\n".join([json.dumps(changed), *rows[1:]]))
     assert before == again != asking(asked).describe()
+    (fault,) = faults(asking(asked).check_documents, of_base)
+    assert fault.rule == "the documents of task few have changed since the base was asked"
+    asking(asked).check_documents({})  # an earlier version recorded none
 
 
 def test_a_task_s_own_limit_wins_over_the_suite_s(tuned: Any, tokenizer: Any) -> None:

@@ -15,8 +15,9 @@ from in_slots import drain, slots_for
 from measured import by_step
 from safetensors.torch import load_file
 
-from trainables.errors import EvaluationFailed
+from trainables.errors import EvaluationFailed, UserError
 from trainables.evaluation.evaluator import Evaluator
+from trainables.records.schema import BASE_RECORD, BaseRecord
 from trainables.training.checkpoint_files import best_dir, best_weights, evaluated, newest_valid
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
@@ -64,6 +65,31 @@ def crash_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr(Evaluator, "_run", crashing)
 
     return crash_at
+
+
+def test_a_trial_is_asked_what_the_base_was_asked_or_does_not_train(
+    make_trial: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    """A data set of a hub may move, and a task may read a file that the sweep file does not name.
+
+    Of retention alone items would lack their partners, once it had trained.
+    """
+    config = make_trial(train=TRAIN)
+    base = tmp_path / "base"
+    shutil.copytree(config.base_dir, base)
+    record = BaseRecord.model_validate_json((base / BASE_RECORD).read_bytes())
+    label = next(label for label, score in record.scores.items() if score.role == "in_domain")
+    documents = record.documents | {label: {label: "of other documents"}}
+    other = record.model_copy(update={"documents": documents})
+    (base / BASE_RECORD).write_text(other.model_dump_json())
+    reporter = ListReporter()
+    with pytest.raises(UserError) as caught:
+        train(config.model_copy(update={"base_dir": str(base)}), reporter)
+    assert str(caught.value) == (
+        f"eval.in_domain: the documents of task {label} have changed since the base was asked; put "
+        "them back, or give the sweep another name or --output-dir"
+    )
+    assert not reporter.measurements
 
 
 @pytest.mark.parametrize(

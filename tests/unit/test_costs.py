@@ -43,8 +43,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(measuring, "time", clock)
     # No model is evaluated here.
-    monkeypatch.setattr(measuring.Base, "load", lambda folder: None)
-    monkeypatch.setattr(measuring, "shared_evaluator", lambda model, suite: None)
+    base = SimpleNamespace(record=SimpleNamespace(documents={}))
+    monkeypatch.setattr(measuring.Base, "load", lambda folder: base)
+    evaluator = SimpleNamespace(check_documents=lambda of_base: None)
+    monkeypatch.setattr(measuring, "shared_evaluator", lambda model, suite: evaluator)
     return clock
 
 

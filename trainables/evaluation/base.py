@@ -46,7 +46,7 @@ from trainables.records.schema import BASE_ITEMS, BASE_RECORD, BaseRecord, ItemS
 
 _KL_REFERENCE = "kl_reference.safetensors"
 # Bump when this code would no longer produce the record of an old cache entry.
-_CACHE_VERSION = 18
+_CACHE_VERSION = 19
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def evaluate_base(
     record = BaseRecord(
         key=key,
         scores_key=_key(content),
+        documents=inputs.evaluator.documents,
         revision=inputs.model.revision,
         scores=evaluation.scores,
         metrics=evaluation.metrics,

@@ -9,10 +9,10 @@ import os
 import random
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -149,6 +149,39 @@ class Evaluator:
             for loaded in self._loaded
         }
 
+    @cached_property
+    def documents(self) -> dict[str, dict[str, str]]:
+        """A digest of the documents of each task by its label, and of each of its members."""
+        return {
+            loaded.task.label: {
+                name: documents_digest(member, self.suite.limit_of(loaded.task))
+                for name, member in loaded.tasks["tasks"].items()
+            }
+            for loaded in self._loaded
+        }
+
+    def check_documents(self, of_base: Mapping[str, Mapping[str, str]]) -> None:
+        """Check that the tasks ask what the base was asked: their data may be on a hub, or edited.
+
+        Args:
+            of_base: the documents then; of no task where an earlier version recorded none.
+
+        Raises:
+            UserError: some ask other documents; names them all.
+        """
+        remedy = "put them back, or give the sweep another name or --output-dir"
+        faults = [
+            Fault(
+                f"eval.{loaded.role}",
+                f"the documents of task {label} have changed since the base was asked",
+                remedy,
+            )
+            for loaded in self._loaded
+            if (label := loaded.task.label) in of_base and self.documents[label] != of_base[label]
+        ]
+        if faults:
+            raise UserError(faults)
+
     def describe(self) -> list[dict[str, Any]]:
         """Everything besides the model that determines the numbers, as plain data."""
         asking: dict[str, Any] = {"chat_template": self.suite.chat_template}
@@ -169,9 +202,7 @@ class Evaluator:
                 name: json.loads(json.dumps(_config(member), default=_described))
                 for name, member in members.items()
             },
-            "documents": {
-                name: documents_digest(member, limit) for name, member in members.items()
-            },
+            "documents": self.documents[loaded.task.label],
         }
         if equally := equally_weighed(loaded):
             task["equally"] = sorted(equally)

@@ -280,6 +280,8 @@ class BaseRecord(Frozen):
         key: hash of the model, tasks, limits, versions and what KL drift is measured on.
         scores_key: the same hash without the parts that the scores do not depend on, such as seed
             and data.
+        documents: digests of what the tasks ask, by label and by member; trials must be asked the
+            same. Empty in records of earlier versions.
         revision: commit a hub model was resolved to; all trials use it even if the branch moves.
         scores: task label to score.
         metrics: every key that it logs: its scores, and drift and forgetting of zero; without
@@ -299,6 +301,7 @@ class BaseRecord(Frozen):
     schema_version: Literal[1] = 1
     key: str
     scores_key: str
+    documents: dict[str, dict[str, str]] = Field(default_factory=dict)
     revision: str | None = None
     scores: dict[str, TaskScore]
     metrics: Metrics
