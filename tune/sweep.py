@@ -38,12 +38,12 @@ from tune.cluster.node_checks import (
 from tune.cluster.node_cleanup import clear_nodes
 from tune.cluster.slots import HostPool, beside_hosts, with_trials_left
 from tune.cluster.waiting import WaitForRoom
-from tune.config.input_files import digests, paths_of_trials
+from tune.config.input_files import digests, edited_meanwhile, paths_of_trials
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_metrics import check_metrics
 from tune.config.training_warnings import held_out_warnings, item_warnings, training_warnings
 from tune.folder.disk_budget import DiskBudget, PublishedCheckpoints
-from tune.folder.provenance import provenance
+from tune.folder.provenance import provenance, version_warnings, warned
 from tune.folder.recorder import Recorder
 from tune.listeners import SweepListener
 from tune.resources.capacity import (
@@ -204,6 +204,8 @@ class Sweep:
                 most_at_once = partial(searcher.most_at_once, "lora")
                 slot_hosts = hosts.ready(base.train_samples, most_at_once)
                 _fit(self._tuner(searcher, events, scheduler, slot_hosts), events, request)
+                if not events.is_stopping:  # else the next start looks
+                    self._tell_of_edits()
         finally:
             self._may_write()  # what follows would put older mirrors over those of another driver
             records = self._ledger.trials()
@@ -276,8 +278,15 @@ class Sweep:
             )
         if self._earlier.is_warm_new and (self._earlier.warm or self._ledger.warm_start()):
             self._ledger.write_warm_start(self._earlier.warm)
+        record = warned(record, *version_warnings(record))
         self._ledger.write_sweep(record)
         return record
+
+    def _tell_of_edits(self) -> None:
+        """Warn of files that were edited while trials read them: a sweep may have no next start."""
+        if told := edited_meanwhile(self._inputs, self._config):
+            self._tell(f"warning: {told}")
+            self._ledger.write_sweep(warned(self._ledger.sweep(), told))
 
     def _trial_maker(self, sweep_id: str) -> MakeTrial:
         make_trial = TrialMaker(self._config, sweep_id, self._ledger.folder, self._cluster)

@@ -196,8 +196,11 @@ def test_warnings_are_told_before_and_after_the_trials(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("tune.sweep.warning_of_driver", lambda: "this node may go")
-    few = ("data.limit=20", "train.batch_size=24")
+    text = tmp_path / "general.txt"
+    text.write_text("max 1 2 = 2")
+    few = ("data.limit=20", "train.batch_size=24", f"eval.general_text={text}")
     config, trial, told = load(*THREE, *few, "inspect=true"), fake_sweep.fake_trial, Told()
+    monkeypatch.setattr(told, "trial_started", lambda record: text.write_text("max 1 3 = 3"))
     Sweep(config, tmp_path / "sweep", base_cache, trainable=trial).run([told])
     assert told.lines[0] == "warning: this node may go"
     assert told.lines[1].startswith("evaluating the base")
@@ -205,7 +208,9 @@ def test_warnings_are_told_before_and_after_the_trials(
     assert any(line.startswith(of_batch) for line in told.lines)
     ledger = Ledger(tmp_path / "sweep")
     recorded = ledger.sweep().provenance.warnings
-    assert [f"warning: {line}".startswith(of_batch) for line in recorded] == [True]
+    assert [f"warning: {line}".startswith(of_batch) for line in recorded] == [True, False]
+    assert recorded[-1].startswith("eval.general_text changed while trials ran: ")
+    assert f"warning: {recorded[-1]}" in told.lines
     assert not any("train.batch_size" in line for line in ledger.base().warnings)  # others share it
     assert any(line.startswith("looking inside trial") for line in told.lines)
     assert told.lines[-1].startswith("warning: cannot look inside trial ")  # it has no weights

@@ -11,7 +11,7 @@ from faults import faults
 from sweep_files import edited
 
 from trainables.errors import UserError
-from tune.config.input_files import digests
+from tune.config.input_files import digests, edited_meanwhile
 from tune.config.same_sweep import check_same_inputs
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
@@ -96,6 +96,21 @@ def test_an_edited_file_is_told_by_its_field(
     (tmp_path / file).write_text((tmp_path / file).read_text().swapcase())
     (fault,) = faults(check_same_inputs, recorded, digests(config))
     assert fault.field == field
+
+
+def test_an_edit_while_trials_read_is_told(config: SweepConfig, tmp_path: Path) -> None:
+    before = digests(config)
+    (tmp_path / "rows.jsonl").write_text("edited")  # of which trials have the token ids
+    assert edited_meanwhile(before, config) is None
+    (tmp_path / "general.txt").write_text("edited")
+    (tmp_path / "model/config.json").write_text("edited")
+    told = edited_meanwhile(before, config)
+    assert told is not None
+    assert told.startswith("model.name, eval.general_text changed while trials ran: ")
+    (tmp_path / "chat.jinja").unlink()
+    told = edited_meanwhile(before, config)
+    assert told is not None
+    assert told.startswith("model.chat_template changed while trials ran: ")
 
 
 def test_a_model_s_digest_is_that_of_earlier_versions(config: SweepConfig) -> None:

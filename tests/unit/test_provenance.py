@@ -10,7 +10,8 @@ from shutil import copy
 import pytest
 
 import tune.folder.provenance
-from tune.folder.provenance import provenance
+from trainables.records.schema import Provenance, SweepRecord
+from tune.folder.provenance import provenance, version_warnings, warned
 
 PROJECT = Path(__file__).parents[2]
 
@@ -22,6 +23,24 @@ def test_the_command_can_be_typed_again(monkeypatch: pytest.MonkeyPatch) -> None
     assert provenance().command == told
     monkeypatch.setattr("sys.argv", ["/home/me/own.py"])
     assert provenance().command == "python own.py"
+
+
+def test_other_versions_than_the_base_was_evaluated_with_are_told() -> None:
+    """Of packages that compute; until the first ones are back."""
+
+    def start(**versions: str) -> Provenance:
+        return Provenance(created=1, command="", git_commit=None, python="", versions=versions)
+
+    first = start(ray="1", trl="1", peft="1")
+    sweep = SweepRecord(sweep_id="s", config={}, provenance=first)
+    assert not [*version_warnings(sweep)]
+    other = start(ray="2", trl="2", peft="1", datasets="1")
+    for again in (sweep.started_again({}, other), sweep.started_again({}, first)):
+        again = again.started_again({}, other)
+        (told,) = version_warnings(again)
+        assert told.startswith("the sweep began with trl 1 (now 2): where these ")
+        assert warned(again, told).provenance.warnings == (told,)
+        assert not [*version_warnings(again.started_again({}, first))]
 
 
 def test_the_commit_is_that_of_a_repository_that_holds_the_code(tmp_path: Path) -> None:

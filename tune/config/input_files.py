@@ -7,7 +7,7 @@ silently do nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from trainables.errors import Fault, UserError
@@ -69,6 +69,29 @@ def digests(config: SweepConfig) -> dict[str, str]:
     if faults:
         raise UserError(faults)
     return found
+
+
+def edited_meanwhile(before: Mapping[str, str], config: SweepConfig) -> str | None:
+    """That files were edited, or went, while trials read them; None if none was.
+
+    The data do not count: trials have their token ids.
+
+    Args:
+        before: their digests as the trials began.
+        config: the sweep.
+    """
+    try:
+        now = digests(config)
+        edited = [field for field, digest in before.items() if now.get(field) != digest]
+    except UserError as error:
+        edited = [fault.field for fault in error.faults]
+    named = ", ".join(field for field in edited if field not in _DATA_FIELDS)
+    if not named:
+        return None
+    return (
+        f"{named} changed while trials ran: those that read it since were measured otherwise than "
+        "the base; put it back, delete the folders of these trials and type the same command again"
+    )
 
 
 def _on_disk(config: SweepConfig) -> Iterator[tuple[str, str]]:

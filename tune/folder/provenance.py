@@ -7,11 +7,12 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from trainables.records.schema import Provenance
+from trainables.records.schema import Provenance, SweepRecord
 
 _PACKAGES = (
     "forgetting-sweeps",
@@ -26,6 +27,8 @@ _PACKAGES = (
     "lm_eval",
     "datasets",
 )
+# Of these, what distributes, searches and shows trials does not decide their numbers.
+_WITHOUT_PART = ("ray", "optuna", "wandb")
 
 
 def provenance() -> Provenance:
@@ -41,6 +44,29 @@ def provenance() -> Provenance:
         python=platform.python_version(),
         versions=versions,
     )
+
+
+def version_warnings(sweep: SweepRecord) -> Iterator[str]:
+    """That packages that decide a trial's numbers had other versions at the sweep's first start."""
+    first = (*sweep.earlier, sweep.provenance)[0].versions
+    changed = [
+        f"{name} {first[name]} (now {version})"
+        for name, version in sweep.provenance.versions.items()
+        if name not in _WITHOUT_PART and first.get(name, version) != version
+    ]
+    if changed:
+        yield (
+            f"the sweep began with {', '.join(changed)}: where these compute otherwise, "
+            "trials differ by that alone; install the earlier versions, or give the sweep another "
+            "name"
+        )
+
+
+def warned(sweep: SweepRecord, *warnings: str) -> SweepRecord:
+    """The record with more warnings of its newest start."""
+    newest = sweep.provenance
+    told = newest.model_copy(update={"warnings": (*newest.warnings, *warnings)})
+    return sweep.model_copy(update={"provenance": told})
 
 
 def _from_project(script: str) -> str:
