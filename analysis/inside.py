@@ -121,10 +121,10 @@ def _existing(sweep_dir: Path, numbers: Sequence[int] | None) -> list[int]:
 def inspected(
     sweep: Sweep, trials: Iterable[TrialRecord]
 ) -> Iterator[tuple[TrialRecord, InsideRecord]]:
-    """Those of a sweep's trials that were inspected, with what was found."""
+    """Those of a sweep's trials that were inspected as they are now, with what was found."""
     folder = InsideFolder(sweep.ledger.folder.root)
     for trial in trials:
-        if found := folder.read(trial.number):
+        if (found := folder.read(trial.number)) and found.is_of(trial):
             yield trial, found
 
 

@@ -315,7 +315,8 @@ FOUND = InsideRecord(
 
 def test_spectra_and_attention_go_to_the_trials_own_run_once(sweep: Path, tmp_path: Path) -> None:
     InsideFolder(sweep).write(FOUND)
-    InsideFolder(sweep).write(InsideRecord(number=3, trial_id="3", key="abc", reason="damaged"))
+    other = f"{SWEEP_ID}-0003"
+    InsideFolder(sweep).write(InsideRecord(number=3, trial_id=other, key="abc", reason="damaged"))
     (sweep / "wandb").mkdir()
     change_config(Ledger(sweep), wandb={"mode": "offline", "project": "mine", "entity": "me"})
     [opened] = open_sweeps([sweep])

@@ -18,11 +18,13 @@ from analysis.inside import (
     by_trial,
     check_base,
     every_trial,
+    inspected,
     look_inside,
     matrices,
     representation,
     similarity,
 )
+from analysis.sweeps import open_sweeps
 from trainables.config import ModelConfig
 from trainables.errors import UserError
 from trainables.files.disk import content_digest
@@ -225,3 +227,20 @@ def test_the_folder_of_a_sweep_may_be_given_as_text(tmp_path: Path) -> None:
         check_base([InsideRecord(number=1, trial_id="1", key="k")], str(tmp_path))
     with pytest.raises(UserError, match="SWEEP_DIR: must be a folder, got s3://bucket/sweep; copy"):
         look_inside("s3://bucket/sweep")
+
+
+def test_what_was_found_of_a_trial_that_is_trained_again_is_not_shown(tmp_path: Path) -> None:
+    """Its folder was deleted; its number, and so its id, is the same, and its point may not be."""
+    record_sweep(tmp_path, trial(0, scores(0.5, 0.0)), trial(1, scores(0.5, 0.0)))
+    folder = InsideFolder(tmp_path)
+    [sweep] = open_sweeps(tmp_path)
+    for number, record in enumerate(sweep.trials):
+        of_it = {"number": number, "trial_id": record.config.trial_id, "ended": record.ended}
+        folder.write(InsideRecord(**of_it))
+    assert [r.number for r, _ in inspected(sweep, sweep.trials)] == [0, 1]
+    folder.write(InsideRecord(**of_it | {"ended": 1.0}))
+    assert [r.number for r, _ in inspected(sweep, sweep.trials)] == [0]
+    folder.write(InsideRecord(**of_it | {"ended": None}))  # of an earlier version
+    assert [r.number for r, _ in inspected(sweep, sweep.trials)] == [0, 1]
+    folder.write(InsideRecord(**of_it | {"trial_id": "of another sweep"}))
+    assert [r.number for r, _ in inspected(sweep, sweep.trials)] == [0]

@@ -229,7 +229,7 @@ def test_what_rounding_makes_of_full_fine_tuning_in_bfloat16_is_said(
     change = MatrixChange(
         layer=0, module="q", shape=(512, 512), rank_limit=512, relative_norm=0.001, **values
     )
-    record = InsideRecord(number=0, trial_id="t", matrices=(change,))
+    record = InsideRecord(number=0, trial_id="synthetic-id-0000", matrices=(change,))
     InsideFolder(folder).write(record)
     captions = [figure.caption for figure in inside_figures(Results(open_sweeps([folder])))]
     assert any(ROUNDED in caption for caption in captions) == is_told

@@ -56,7 +56,7 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
     trial = ledger.trial(number)
     weights_dir, earlier = ledger.weights(trial), folder.read(number)
     if weights_dir is None:
-        if earlier and earlier.matrices and earlier.trial_id == trial.config.trial_id:
+        if earlier and earlier.matrices and earlier.is_of(trial):
             return earlier  # it cannot be found again
         reason = "it kept no weights" if trial.weights_dir is None else "its weights are gone"
         if trial.status is not TrialStatus.COMPLETE:
@@ -140,6 +140,7 @@ def _record(trial: TrialRecord, **found: Any) -> InsideRecord:
     return InsideRecord(
         number=trial.number,
         trial_id=trial.config.trial_id,
+        ended=trial.ended,
         kl_base_to_tuned=trial.metric(KL_BASE_TO_TUNED),
         forgetting_nll=trial.metric(FORGETTING_NLL),
         **found,

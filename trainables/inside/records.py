@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from trainables.config import Frozen, TrialConfig
 from trainables.errors import Fault, UserError
 from trainables.files.disk import write_whole
+from trainables.records.schema import TrialRecord
 
 MOST_SINGULAR_VALUES = 64
 
@@ -116,6 +117,7 @@ class InsideRecord(Frozen):
     """All that is known about what changed inside one trial's model.
 
     Attributes:
+        ended: when the trial's training ended; None in records of earlier versions.
         key: hash of the weights, the base and the version of the code; a new key, a new record.
         reason: why some part could not be inspected, which is then empty.
         prompts, tokens: how many attention and representations were compared on.
@@ -124,6 +126,7 @@ class InsideRecord(Frozen):
 
     number: int
     trial_id: str
+    ended: float | None = None
     key: str | None = None
     reason: str | None = None
     matrices: tuple[MatrixChange, ...] = ()
@@ -134,6 +137,10 @@ class InsideRecord(Frozen):
     kl_base_to_tuned: float | None = None
     forgetting_nll: float | None = None
     seconds: float = 0.0
+
+    def is_of(self, trial: TrialRecord) -> bool:
+        """Whether it is of this training: a trial whose folder was deleted is trained again."""
+        return self.trial_id == trial.config.trial_id and self.ended in (None, trial.ended)
 
     @property
     def _intruders(self) -> list[int]:
