@@ -226,7 +226,7 @@ def _base_of(model: ModelConfig, sweep: SweepRecord) -> dict[str, str | None]:
     if told := _fault_of_base(model, sweep):
         # What a package's or a converted file's path is, only the machine that has it knows.
         if model.name.startswith(PACKAGE_SCHEME) or model.name.endswith(".gguf"):
-            remedy = "export it where the sweep ran"
+            remedy = "put the sweep's base there, or export it where the sweep ran"
             raise UserError([Fault("model.name", told, remedy)])
         return {"base_model_name_or_path": str(expanded(model.name)), "revision": None}
     origin = source(model)

@@ -419,8 +419,12 @@ def test_an_adapter_is_exported_where_its_base_is_not(
     ("base", "arguments", "remedy"),
     [
         ("/gone", ["--merge"], "put the sweep's base there, or leave --merge out"),
-        ("/gone.gguf", [], "export it where the sweep ran"),
-        ("package://none/model", [], "export it where the sweep ran"),
+        ("/gone.gguf", [], "put the sweep's base there, or export it where the sweep ran"),
+        (
+            "package://none/model",
+            [],
+            "put the sweep's base there, or export it where the sweep ran",
+        ),
     ],
 )
 def test_a_base_that_is_gone_is_not_blamed_on_the_target(

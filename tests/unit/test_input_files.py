@@ -7,14 +7,18 @@ import re
 from pathlib import Path
 
 import pytest
+from builders import record_sweep, sweep_config
 from faults import faults
 from sweep_files import edited
 
+from trainables.config import ModelConfig
 from trainables.errors import UserError
+from trainables.inputs.model import changed
 from tune.config.input_files import digests, edited_meanwhile
 from tune.config.same_sweep import check_same_inputs
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
+from tune.search.earlier_trials import earlier_trials
 
 TASK_FILES = {
     "mine.yaml": "task: c\ninclude: common\nprocess_results: !function scoring.results\n"
@@ -131,6 +135,30 @@ def test_a_file_of_which_nothing_was_recorded_is_not_said_to_have_changed(
         "model.name: nothing was recorded of it at this sweep's first start, so it may have "
         "changed; give the sweep another name or --output-dir"
     )
+
+
+def test_a_package_s_model_that_was_upgraded_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless an earlier version began the sweep, which recorded none."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").touch()
+    (tmp_path / "carrier").mkdir()
+    (tmp_path / "carrier/__init__.py").touch()
+    (tmp_path / "carrier/small.gguf").write_text("before")
+    config = sweep_config(model=ModelConfig(name="package://carrier/small.gguf"))
+    ledger = record_sweep(tmp_path / "tiny", model=config.model)
+    recorded = digests(config)
+    ledger.write_sweep(ledger.sweep().model_copy(update={"inputs": recorded}))
+    (tmp_path / "carrier/small.gguf").write_text("upgraded")
+    assert changed(config.model, recorded) is not None
+    (fault,) = faults(earlier_trials, config, ledger, digests(config))
+    assert fault.field == "model.name"
+    assert fault.rule == "has changed since this sweep's first start"
+    del recorded["model.name"]
+    ledger.write_sweep(ledger.sweep().model_copy(update={"inputs": recorded}))
+    assert earlier_trials(config, ledger, digests(config)).own == []
 
 
 def test_a_renamed_file_of_a_folder_is_an_edit(config: SweepConfig, tmp_path: Path) -> None:

@@ -277,13 +277,16 @@ def fingerprint(model: ModelConfig) -> str:
 def changed(model: ModelConfig, inputs: Mapping[str, str]) -> str | None:
     """That the base's files are no longer those of a sweep's first start; None if they are.
 
-    None, too, where there are none, or none were recorded, as of the hub's and of packages'.
+    None, too, where there are none, or none were recorded, as of the hub's.
 
     Args:
         model: the sweep's.
         inputs: its digests by field, as in `SweepRecord`.
+
+    Raises:
+        ModuleNotFoundError: the package that carries them is not installed here.
     """
-    path, recorded = expanded(model.name), inputs.get("model.name")
+    path, recorded = expanded(resolve(model.name)), inputs.get("model.name")
     if recorded is None or not path.exists() or content_digest(path) == recorded:
         return None
     return f"{model.name} has changed since the sweep's first start"

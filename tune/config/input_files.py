@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trainables.errors import Fault, UserError
 from trainables.files.disk import content_digest, visible_files
-from trainables.files.locations import PACKAGE_SCHEME, expanded, is_local
+from trainables.files.locations import PACKAGE_SCHEME, expanded, is_local, resolve
 from tune.config.sweep_config import SweepConfig
 from tune.config.task_files import task_files
 
@@ -54,7 +54,7 @@ def _named_files(config: SweepConfig) -> list[tuple[str, str]]:
 
 
 def digests(config: SweepConfig) -> dict[str, str]:
-    """A digest of what each field names, by field; files of installed packages are left out.
+    """A digest of what each field names, by field; of what packages carry, of the model alone.
 
     Raises:
         UserError: files that this user may not read; names all of their fields.
@@ -63,7 +63,7 @@ def digests(config: SweepConfig) -> dict[str, str]:
     faults: list[Fault] = []
     for field, name in _on_disk(config):
         try:
-            found[field] = _digest(field, expanded(name))
+            found[field] = _digest(field, expanded(resolve(name)))
         except OSError as error:
             faults.append(Fault(field, f"cannot be read: {error}"))
     if faults:
@@ -96,7 +96,8 @@ def edited_meanwhile(before: Mapping[str, str], config: SweepConfig) -> str | No
 
 def _on_disk(config: SweepConfig) -> Iterator[tuple[str, str]]:
     for field, name in named_inputs(config):
-        if not name.startswith(PACKAGE_SCHEME) and (is_local(name) or Path(name).exists()):
+        is_counted = field == "model.name" or not name.startswith(PACKAGE_SCHEME)
+        if is_counted and (is_local(name) or Path(name).exists()):
             yield field, name
 
 

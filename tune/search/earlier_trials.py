@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from trainables.errors import Fault, UserError
+from trainables.files.locations import PACKAGE_SCHEME
 from trainables.files.storage import Location, join, parse_location
 from trainables.records.ledger import Ledger
 from trainables.records.schema import ENDED_WELL, Outcome, TrialRecord, TrialStatus
@@ -96,6 +97,9 @@ def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str
         sweep = ledger.sweep()
         sweep_id = sweep.sweep_id
         check_same_sweep(sweep.config, config, ledger.folder.location)
+        if config.model.name.startswith(PACKAGE_SCHEME) and "model.name" not in sweep.inputs:
+            # Earlier versions recorded none of a package.
+            inputs = {field: digest for field, digest in inputs.items() if field != "model.name"}
         check_same_inputs(sweep.inputs, inputs)
         records = [_as_far_as_it_came(record, ledger) for record in ledger.trials()]
         own = own_trials(config, records)
