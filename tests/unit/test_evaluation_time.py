@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-from builders import base_record, sweep_config
+from pathlib import Path
 
-from trainables.config import TrainConfig
+import pytest
+from builders import base_record, record_sweep, scores, sweep_config, trial
+
+from trainables.config import ModelConfig, TrainConfig
 from trainables.config.training import shares_in_all
-from tune.cluster.base_evaluation import time_of_evaluations
+from trainables.records.ledger import Ledger
+from tune.cluster.base_evaluation import as_trained, time_of_evaluations
 
 
 @pytest.mark.parametrize(
@@ -48,3 +51,14 @@ def test_a_training_is_evaluated_at_equal_shares_of_its_length(share: float) -> 
 def test_a_share_shorter_than_a_step_is_every_step() -> None:
     assert TrainConfig(report_every=1e-12).report_steps(4) == {1, 2, 3, 4}
     assert TrainConfig(report_every=0.25).report_steps(458) == {114, 229, 344, 458}
+
+
+def test_a_base_that_is_evaluated_anew_is_the_one_that_trials_were_trained_from(
+    tmp_path: Path,
+) -> None:
+    """Its record may be deleted, as the message on a damaged one advises; a branch moves."""
+    asked = ModelConfig(name="org/model", revision="main")
+    assert as_trained(asked, Ledger(tmp_path / "new")) == asked
+    pinned = asked.model_copy(update={"revision": "c0ffee"})
+    ledger = record_sweep(tmp_path / "tiny", trial(0, scores(0.5, 0.0), model=pinned))
+    assert as_trained(asked, ledger) == pinned

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from trainables.config import Demands, LoraConfig, TrainConfig
+from trainables.config import Demands, LoraConfig, ModelConfig, TrainConfig
 from trainables.errors import UserError
 from trainables.files.storage import Location, parse_location
 from trainables.records.ledger import Ledger
@@ -48,7 +48,7 @@ def have_base_evaluated(
     tell(f"evaluating the base {config.model.name} ...")
     with answering("the base's evaluation"), marker_in(parse_location(target)) as marker:
         arguments = (
-            config.model,
+            as_trained(config.model, ledger),
             config.data,
             config.eval,
             config.seed,
@@ -68,6 +68,15 @@ def have_base_evaluated(
         raise fault
     if told := time_of_evaluations(config, ledger.base()):
         tell(told)
+
+
+def as_trained(model: ModelConfig, ledger: Ledger) -> ModelConfig:
+    """The model at the commit that the sweep's trials were trained from, if it has any.
+
+    Its base may be evaluated anew, as where a damaged record was deleted; a branch may have moved.
+    """
+    revisions = [trial.config.model.revision for trial in ledger.trials()]
+    return model.model_copy(update={"revision": revisions[0]}) if revisions else model
 
 
 def have_base_checked(
