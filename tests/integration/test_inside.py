@@ -274,6 +274,10 @@ def test_found_again_unless_the_weights_changed(finished: Path, records: list[An
     written = folder.record_json(0).stat().st_mtime_ns
     assert look_inside(finished, [0]) == [records[0]]
     assert folder.record_json(0).stat().st_mtime_ns == written
+    ledger = Ledger(finished)
+    again = ledger.trial(0).model_copy(update={"ended": 5.0})  # deleted, and trained to the same
+    ledger.write_trial(again)
+    assert look_inside(finished, [0])[0].is_of(again)
     weights = Ledger(finished).folder.attempt(0, 1) / "weights"
     kept = weights.with_name("kept")
     shutil.copytree(weights, kept)

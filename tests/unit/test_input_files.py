@@ -147,10 +147,13 @@ def test_a_package_s_model_that_was_upgraded_is_told(
     (tmp_path / "carrier").mkdir()
     (tmp_path / "carrier/__init__.py").touch()
     (tmp_path / "carrier/small.gguf").write_text("before")
-    config = sweep_config(model=ModelConfig(name="package://carrier/small.gguf"))
+    config = sweep_config(model=ModelConfig(name="package://carrier"))
     ledger = record_sweep(tmp_path / "tiny", model=config.model)
     recorded = digests(config)
     ledger.write_sweep(ledger.sweep().model_copy(update={"inputs": recorded}))
+    (tmp_path / "carrier/__pycache__").mkdir()
+    (tmp_path / "carrier/__pycache__/any.pyc").touch()
+    assert changed(config.model, recorded) is None
     (tmp_path / "carrier/small.gguf").write_text("upgraded")
     assert changed(config.model, recorded) is not None
     (fault,) = faults(earlier_trials, config, ledger, digests(config))

@@ -211,13 +211,16 @@ def content_digest(path: Path) -> str:
 
 
 def visible_files(path: Path) -> list[Path]:
-    """The files of a folder and those within it that are not hidden, or the one file."""
+    """The files of a folder and those within it that are not hidden, or the one file.
+
+    What Python leaves there as it runs code counts as hidden.
+    """
     if not path.is_dir():
         return [path]
     visible = (
         file
         for file in path.rglob("*")
-        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+        if not any(part.startswith((".", "__pycache__")) for part in file.relative_to(path).parts)
     )
     return sorted(file for file in visible if file.is_file())
 

@@ -66,8 +66,8 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
         return record
     base = ledger.base()
     key = _content_key(weights_dir, base.key)
-    is_of_it = earlier and earlier.key == key and folder.directions(number).exists()
-    known = earlier if is_of_it else None
+    is_of_it = earlier and earlier.key == key and earlier.is_of(trial)
+    known = earlier if is_of_it and folder.directions(number).exists() else None
     if known and not known.reason:
         return known
     folder.check(number)
