@@ -660,3 +660,29 @@ def test_continuous_grades_are_tested_within_seconds() -> None:
     scores = np.random.default_rng(0).normal(0.02, 1, (5, 4000))
     reference = scipy.stats.ttest_1samp(scores.ravel(), 0).pvalue
     assert sign_flips(list(scores), [1] * 5) == pytest.approx(reference, abs=0.02)
+
+
+def test_continuous_grades_beside_equal_ones_are_tested_by_the_signs_of_both() -> None:
+    sizes = np.append(np.random.default_rng(1).uniform(0.5, 1, 60), [1] * 40)
+    differences = sizes * np.repeat([1, -1, 1, -1], [36, 24, 22, 18])
+    signs = np.random.default_rng(2).choice([-1, 1], (50_000, 100))
+    reached = np.abs(signs @ sizes) >= abs(differences.sum())
+    assert 0.05 < reached.mean() < 0.2
+    assert sign_flips([differences], [1]) == pytest.approx(reached.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("fall", "rise", "draws"),
+    [(0, 70, None), (26, 74, 100_000), (109, 191, 68_728), (1863, 2137, 10_000)],
+)
+def test_where_no_draw_reaches_the_statistic_the_p_value_is_that_or_hoeffdings_bound(
+    fall: int, rise: int, draws: int | None
+) -> None:
+    """The number of draws must not decide which p-values survive a correction for many pairs."""
+    sizes = np.random.default_rng(2).uniform(0.5, 1, fall + rise)
+    sizes[-10:] = 1
+    statistic = sizes[fall:].sum() - sizes[:fall].sum()
+    bound = 2 * np.exp(-(statistic**2) / (2 * np.square(sizes).sum()))
+    found = sign_flips([np.append(-sizes[:fall], sizes[fall:])], [1])
+    assert found == pytest.approx(bound if draws is None else 1 / (1 + draws), rel=1e-9)
+    assert found <= bound
