@@ -22,6 +22,7 @@ from analysis.conclusions.comparisons import (
 )
 from analysis.conclusions.conclusion import p_text
 from analysis.conclusions.sufficient_rank import rank_that_suffices
+from analysis.conclusions.trends import learning_rates
 from analysis.items import Comparison
 from analysis.paper_table import Cell, cell_text, paper_table
 from analysis.report.answer import _range
@@ -367,7 +368,11 @@ def test_where_no_trial_forgets_anything_no_number_is_made_up_for_a_trend(tmp_pa
         )
 
 
-def trend_of_forgetting(folder, trials: Sequence[tuple[int, float, float]]):
+def trend_of_forgetting(
+    folder,
+    trials: Sequence[tuple[int, float, float]],
+    start: str = "Forgetting rises with rank at equal learning",
+):
     """Of trials of these ranks, learning rates and values of forgetting."""
     ledger = Ledger(SyntheticSweep(trials=len(trials), items=4, full_every=0).write(folder))
     for record, (rank, rate, forgetting) in zip(ledger.trials(), trials, strict=True):
@@ -375,7 +380,19 @@ def trend_of_forgetting(folder, trials: Sequence[tuple[int, float, float]]):
         config = record.config.model_copy(update={"lora": lora, "learning_rate": rate})
         metrics = {**record.last.metrics, FORGETTING_MEAN: forgetting}
         ledger.write_trial(with_metrics(record, metrics, config=config))
-    return found(Results(open_sweeps([folder])), "Forgetting rises with rank at equal learning")
+    return found(Results(open_sweeps([folder])), start)
+
+
+def test_a_trend_needs_eight_trials_and_one_over_ranks_three_of_these(tmp_path):
+    trials = [(8 * 2 ** (n % 3), 1e-4, 0.1 * (n % 3)) for n in range(8)]
+    assert trend_of_forgetting(tmp_path / "a", trials).evidence.endswith("n = 8 LoRA trials")
+    by_rate = trend_of_forgetting(tmp_path / "b", trials, "No trend of forgetting with learning")
+    assert by_rate.evidence.endswith("n = 8 LoRA trials")
+    of_two = [(8 * 2 ** (n % 2), 1e-4, 0.1 * (n % 2)) for n in range(12)]
+    for few in (trials[:7], of_two):
+        told = "Too few LoRA trials to say whether anything rises or falls with rank"
+        conclusion = trend_of_forgetting(tmp_path / str(len(few)), few, told)
+        assert conclusion.evidence == f"{len(few)} complete; 8 over 3 ranks are needed"
 
 
 def test_a_trend_over_ranks_is_seen_beside_what_learning_rates_do(tmp_path):
@@ -620,6 +637,11 @@ def test_learning_rates_are_compared_where_each_method_has_four_trials(tmp_path,
     best = results.nearest_to_ideal(results.lora), results.full(results.sweeps[0]).best
     one, other = (record.config.learning_rate for record in best)
     assert all(f"is {one / other:.2g} times that of full" in statement for statement in told)
+    for record in results.lora[3:]:
+        stopped = record.model_copy(update={"status": TrialStatus.STOPPED_EARLY})
+        Ledger(tmp_path).write_trial(stopped)
+    few = Results(open_sweeps([tmp_path]))
+    assert learning_rates(few, few.sweeps[0]) == []
 
 
 @pytest.mark.parametrize(
@@ -862,7 +884,8 @@ def test_a_mark_needs_an_interval_without_0_as_a_conclusion_does():
 @pytest.mark.parametrize(
     ("p_value", "text"),
     [(0.0496, "p = 0.0496"), (0.0499996, "p = 0.0499996"), (0.0504, "p = 0.05"), (0.05, "p = 0.05"),
-     (0.0134, "p = 0.013"), (0.00099, "p < 0.001"), (1.0, "p = 1")],
+     (0.0134, "p = 0.013"), (0.0012, "p = 0.0012"), (0.001, "p = 0.001"), (0.00099, "p < 0.001"),
+     (1.0, "p = 1")],
 )  # fmt: skip
 def test_a_p_value_is_written_on_its_side_of_the_level(p_value: float, text: str) -> None:
     """Else "shown" and "open" stand beside the same number."""
