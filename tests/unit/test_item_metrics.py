@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from math import sqrt
+from math import inf, sqrt
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +19,19 @@ from trainables.config import Role
 from trainables.metric_keys import (
     FORGETTING_MAX,
     FORGETTING_MEAN,
+    FORGETTING_NLL,
     FORGETTING_POSITIVE,
     IN_DOMAIN_ACC,
     OOD_ACC,
     OOD_GAP,
+    RETENTION_RATIO,
     VALIDATION_LOSS,
     task_forgetting,
     task_score,
 )
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TaskScore
-from trainables.results.item_metrics import rounding
+from trainables.results.item_metrics import limits, rounding
 from tune.folder.recorder import Recorder
 
 ITEMS: Mapping[str, tuple[Role, int]] = {
@@ -66,6 +68,26 @@ def test_it_is_what_shares_of_whole_items_vary_by_around_the_true_ones() -> None
         assert rounding(metric, SCORES) == pytest.approx(error.std(), rel=0.01), metric
     assert rounding(VALIDATION_LOSS, SCORES) == 0
     assert rounding(FORGETTING_MAX, {}) == 0
+
+
+@pytest.mark.parametrize(
+    ("metrics", "least", "greatest"),
+    [
+        (
+            (IN_DOMAIN_ACC, OOD_ACC, task_score("retention", "arc", "acc"), FORGETTING_POSITIVE),
+            0,
+            1,
+        ),
+        ((FORGETTING_MEAN, FORGETTING_MAX, task_forgetting("piqa"), OOD_GAP), -1, 1),
+        ((VALIDATION_LOSS, "cost/gpu_h"), 0, inf),
+        ((FORGETTING_NLL, RETENTION_RATIO, task_forgetting("own"), "of/no_kind"), -inf, inf),
+    ],
+)
+def test_no_interval_goes_beyond_what_a_metric_can_be(
+    metrics: tuple[str, ...], least: float, greatest: float
+) -> None:
+    for metric in metrics:
+        assert limits(metric, SCORES) == (least, greatest), metric
 
 
 @pytest.mark.parametrize("runs", [2, 3])

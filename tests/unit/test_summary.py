@@ -81,10 +81,10 @@ def brute_force_front(config: SweepConfig, records: list[TrialRecord]) -> list[i
 
 def test_a_bound_that_is_met_exactly_is_kept() -> None:
     """0.90 - 0.85 is 0.050000000000000044, and 0.95 - 0.90 is 0.04999999999999993."""
-    differences = [0.90 - 0.85, 0.95 - 0.90]
+    differences = [0.90 - 0.85, 0.95 - 0.90, 0.05]
     assert differences[0] > 0.05 > differences[1]
     records = [trial(n, {GAIN: 0.8, LOSS: loss}) for n, loss in enumerate(differences)]
-    for bound, kept in (("<= 0.05", [0, 1]), ("<= 5e-2", [0, 1]), ("< 0.05", [])):
+    for bound, kept in (("<= 0.05", [0, 1, 2]), ("<= 5e-2", [0, 1, 2]), ("< 0.05", [])):
         assert numbers(pareto_front(sweep_config(constraints=[f"{LOSS} {bound}"]), records)) == kept
 
 
