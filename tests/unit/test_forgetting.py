@@ -132,9 +132,12 @@ def test_without_retention_tasks_there_is_nothing() -> None:
         (0.5, 1.0, 0.0, 2.0),
         (0.25, 0.5, 0.25, None),
         (0.1, 0.5, 0.25, None),
+        (0.5, 0.5, None, None),
     ],
 )
-def test_retention_ratio(base: float, tuned: float, chance: float, ratio: float | None) -> None:
+def test_retention_ratio(
+    base: float, tuned: float, chance: float | None, ratio: float | None
+) -> None:
     assert retention_ratio(base, tuned, chance) == (None if ratio is None else pytest.approx(ratio))
 
 
