@@ -332,15 +332,29 @@ def test_what_decides_the_numbers_knows_the_documents_by_their_content(
     """Not by their files' names alone: a base evaluated before they changed is another."""
     asked = {"task": "few", "num_fewshot": shots}
     before, again = (asking(asked).describe() for _ in range(2))
-    of_base = asking(asked).documents
+    of_base = asking(asked).rows
     rows = (folder / file).read_text().splitlines()
     changed = json.loads(rows[0])
     changed["answer"] = 1 - changed["answer"]
     (folder / file).write_text("\n".join([json.dumps(changed), *rows[1:]]))
     assert before == again != asking(asked).describe()
-    (fault,) = faults(asking(asked).check_documents, of_base)
-    assert fault.rule == "the documents of task few have changed since the base was asked"
-    asking(asked).check_documents({})  # an earlier version recorded none
+    (fault,) = faults(asking(asked).check_rows, of_base)
+    assert fault.rule == "the rows of task few have changed since the base was asked"
+    asking(asked).check_rows({})  # an earlier version recorded none
+
+
+def test_a_task_that_asks_otherwise_in_each_process_still_reads_the_same(
+    folder: Path, asking: Asking
+) -> None:
+    """As GPQA with examples, which shuffles choices anew wherever nothing is cached."""
+    code = (
+        "import os\n\n\ndef process(docs):\n"
+        "    return docs.add_column('drawn', [os.urandom(4).hex() for _ in docs])\n"
+    )
+    write_coded_task(folder, "shuffled", code, "process_docs: !function shuffled.process")
+    one, other = asking("shuffled"), asking("shuffled")
+    assert one.describe() != other.describe()
+    other.check_rows(one.rows)
 
 
 def test_a_task_s_own_limit_wins_over_the_suite_s(tuned: Any, tokenizer: Any) -> None:

@@ -308,7 +308,11 @@ def test_a_matrix_of_zeros_is_compared_with_nothing(
 
 
 def test_a_trial_without_weights_says_so(finished: Path) -> None:
+    of_before = InsideFolder(finished).directions(4)  # of a training with weights
+    of_before.parent.mkdir(parents=True, exist_ok=True)
+    of_before.touch()
     record = look_inside(finished, [4])[0]
+    assert not of_before.exists()
     assert record.reason == "it kept no weights"
     assert record.matrices == ()
     assert record.forgetting_nll is not None

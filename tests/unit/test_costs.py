@@ -43,9 +43,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(measuring, "time", clock)
     # No model is evaluated here.
-    base = SimpleNamespace(record=SimpleNamespace(documents={}))
+    base = SimpleNamespace(record=SimpleNamespace(rows={}))
     monkeypatch.setattr(measuring.Base, "load", lambda folder: base)
-    evaluator = SimpleNamespace(check_documents=lambda of_base: None)
+    evaluator = SimpleNamespace(check_rows=lambda of_base: None)
     monkeypatch.setattr(measuring, "shared_evaluator", lambda model, suite: evaluator)
     return clock
 

@@ -114,7 +114,8 @@ def test_an_edit_while_trials_read_is_told(config: SweepConfig, tmp_path: Path) 
     (tmp_path / "chat.jinja").unlink()
     told = edited_meanwhile(before, config)
     assert told is not None
-    assert told.startswith("model.chat_template changed while trials ran: ")
+    fields = "model.name, eval.general_text, model.chat_template"
+    assert told.startswith(f"{fields} changed while trials ran: ")
 
 
 def test_a_model_s_digest_is_that_of_earlier_versions(config: SweepConfig) -> None:

@@ -101,7 +101,7 @@ def evaluate_base(
     record = BaseRecord(
         key=key,
         scores_key=_key(content),
-        documents=inputs.evaluator.documents,
+        rows=inputs.evaluator.rows,
         revision=inputs.model.revision,
         scores=evaluation.scores,
         metrics=evaluation.metrics,
@@ -131,7 +131,7 @@ def _held_out(inputs: BaseInputs) -> list[Sample]:
 def _of_record(
     inputs: BaseInputs, data: DataConfig, seed: int, sample: SampleText, warnings: Sequence[str]
 ) -> dict[str, object]:
-    """What determines the record beside the scores: sample counts, a sample, warnings, drift."""
+    """What determines the record beside the scores: counts, a sample, warnings, drift, rows."""
     suite, tokenized, prompts = inputs.evaluator.suite, inputs.tokenized, inputs.tokenized.prompts
     contexts = [kl_context(inputs.tokenizer, prompt) for prompt in prompts]
     counts = len(tokenized.train), len(tokenized.validation), tokenized.skipped
@@ -141,6 +141,7 @@ def _of_record(
         "batch_size": suite.batch_size,  # changes scores only by rounding
         "cache": _CACHE_VERSION,
         "kl": [seed, suite.kl_tokens, *contexts] if prompts else [],
+        "rows": inputs.evaluator.rows,
         "samples": samples,
         **({"held_out": held_out} if held_out else {}),
     }

@@ -34,6 +34,7 @@ from trainables.evaluation.tasks import (
     documents_digest,
     load_tasks,
     questions_of,
+    rows_digest,
     seeded,
 )
 from trainables.inputs.chat_date import dated
@@ -150,35 +151,35 @@ class Evaluator:
         }
 
     @cached_property
-    def documents(self) -> dict[str, dict[str, str]]:
-        """A digest of the documents of each task by its label, and of each of its members."""
+    def rows(self) -> dict[str, dict[str, str]]:
+        """A digest of what each task reads, by its label and the names of its members."""
         return {
-            loaded.task.label: {
-                name: documents_digest(member, self.suite.limit_of(loaded.task))
-                for name, member in loaded.tasks["tasks"].items()
-            }
+            loaded.task.label: {n: rows_digest(task) for n, task in loaded.tasks["tasks"].items()}
             for loaded in self._loaded
         }
 
-    def check_documents(self, of_base: Mapping[str, Mapping[str, str]]) -> None:
-        """Check that the tasks ask what the base was asked: their data may be on a hub, or edited.
+    def check_rows(self, of_base: Mapping[str, Mapping[str, str]]) -> None:
+        """Check that the tasks read what they read for the base: a hub's data, say, may move.
 
         Args:
-            of_base: the documents then; of no task where an earlier version recorded none.
+            of_base: digests as in `rows`; of no task where an earlier version recorded none.
 
         Raises:
-            UserError: some ask other documents; names them all.
+            UserError: some read something else; names them all.
         """
-        remedy = "put them back, or give the sweep another name or --output-dir"
-        faults = [
-            Fault(
-                f"eval.{loaded.role}",
-                f"the documents of task {label} have changed since the base was asked",
-                remedy,
-            )
-            for loaded in self._loaded
-            if (label := loaded.task.label) in of_base and self.documents[label] != of_base[label]
-        ]
+        remedy = (
+            "bring the earlier ones back (the hub's by a `revision` in the task's dataset_kwargs) "
+            "and use --retry-failed, or give the sweep another name"
+        )
+        faults = []
+        for loaded in self._loaded:
+            label, members = loaded.task.label, self.rows[loaded.task.label]
+            before = of_base.get(label, {})
+            changed = [n for n, digest in members.items() if before.get(n, digest) != digest]
+            if changed:
+                parts = f" ({', '.join(changed)})" if len(members) > 1 else ""
+                rule = f"the rows of task {label}{parts} have changed since the base was asked"
+                faults.append(Fault(f"eval.{loaded.role}", rule, remedy))
         if faults:
             raise UserError(faults)
 
@@ -202,7 +203,9 @@ class Evaluator:
                 name: json.loads(json.dumps(_config(member), default=_described))
                 for name, member in members.items()
             },
-            "documents": self.documents[loaded.task.label],
+            "documents": {
+                name: documents_digest(member, limit) for name, member in members.items()
+            },
         }
         if equally := equally_weighed(loaded):
             task["equally"] = sorted(equally)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 import reprlib
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from lm_eval import utils as harness
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -32,6 +33,7 @@ from trainables.files.locations import resolve
 
 # The harness's own defaults: Python's, and all others', of which few-shot examples are drawn.
 PYTHON_SEED, SEED = 0, 1234
+_MOST_ROWS = 10_000  # of a split, that are compared
 # What tasks do with one document at a time.
 _OF_A_DOCUMENT = ("fewshot_context", "construct_requests", "process_results")
 # The harness recompiles a template for each document that it renders.
@@ -177,6 +179,29 @@ def documents_digest(task: Any, limit: int | None) -> str:
     documents = [document for _, document in task.doc_iterator(limit=limit)]
     if task.get_config("num_fewshot"):
         documents += task.fewshot_docs()
+    return _digest(documents)
+
+
+def rows_digest(task: Any) -> str:
+    """Digest of what a task reads to make its documents of, and the examples that it shows.
+
+    Its own code may make others in each process, as GPQA's shuffles choices anew; what it reads is
+    alike. Of each split that is the number of rows and the first 10,000, without images.
+    """
+    config = task.config
+    splits = {config.test_split or config.validation_split}
+    if config.num_fewshot:
+        splits.add(config.fewshot_split or config.training_split or config.validation_split)
+    data = {} if config.custom_dataset else task.dataset  # it makes its own
+    rows: list[Any] = []
+    for split in sorted(filter(None, splits)):
+        if isinstance(read := data.get(split), Dataset):
+            texts = [n for n, kind in read.features.items() if not hasattr(kind, "decode_example")]
+            rows += [[split, len(read)], *read.select_columns(texts).take(_MOST_ROWS)]
+    return _digest(rows)
+
+
+def _digest(documents: Iterable[Any]) -> str:
     digest = hashlib.sha256()
     for document in documents:
         # What JSON cannot represent, such as an image, counts by its type: it has no stable text.

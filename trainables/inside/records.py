@@ -139,7 +139,10 @@ class InsideRecord(Frozen):
     seconds: float = 0.0
 
     def is_of(self, trial: TrialRecord) -> bool:
-        """Whether it is of this training: a trial whose folder was deleted is trained again."""
+        """Whether it is of this training: a trial whose folder was deleted is trained again.
+
+        Of an earlier version's record it is not known, and taken to be.
+        """
         return self.trial_id == trial.config.trial_id and self.ended in (None, trial.ended)
 
     @property
@@ -187,13 +190,15 @@ class InsideFolder:
             TemporaryFile(dir=place).close()
 
     def write(self, record: InsideRecord) -> None:
-        """Create or replace a trial's record.
+        """Create or replace a trial's record; directions of matrices that it lacks are removed.
 
         Raises:
             UserError: it cannot be written.
         """
         with self._writing():
             write_whole(self.record_json(record.number), record.model_dump_json(indent=1))
+            if not record.matrices:
+                self.directions(record.number).unlink(missing_ok=True)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -280,7 +280,7 @@ class BaseRecord(Frozen):
         key: hash of the model, tasks, limits, versions and what KL drift is measured on.
         scores_key: the same hash without the parts that the scores do not depend on, such as seed
             and data.
-        documents: digests of what the tasks ask, by label and by member; trials must be asked the
+        rows: digests of what the tasks read, by label and by member; for trials it must be the
             same. Empty in records of earlier versions.
         revision: commit a hub model was resolved to; all trials use it even if the branch moves.
         scores: task label to score.
@@ -301,7 +301,7 @@ class BaseRecord(Frozen):
     schema_version: Literal[1] = 1
     key: str
     scores_key: str
-    documents: dict[str, dict[str, str]] = Field(default_factory=dict)
+    rows: dict[str, dict[str, str]] = Field(default_factory=dict)
     revision: str | None = None
     scores: dict[str, TaskScore]
     metrics: Metrics

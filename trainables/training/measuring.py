@@ -45,7 +45,7 @@ class Measuring:
         self._validation = tokenized.validation
         self._base = _base_in(config.base_dir)
         self.evaluator = shared_evaluator(config.model, config.eval)
-        self.evaluator.check_documents(self._base.record.documents)
+        self.evaluator.check_rows(self._base.record.rows)
         self._report_steps = config.train.report_steps(total_steps)
         self._log_steps = config.train.log_steps(total_steps)
         self._losses: list[float] = []

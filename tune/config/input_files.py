@@ -64,7 +64,7 @@ def digests(config: SweepConfig) -> dict[str, str]:
     for field, name in _on_disk(config):
         try:
             found[field] = _digest(field, expanded(resolve(name)))
-        except OSError as error:
+        except (OSError, ModuleNotFoundError) as error:
             faults.append(Fault(field, f"cannot be read: {error}"))
     if faults:
         raise UserError(faults)
@@ -80,17 +80,20 @@ def edited_meanwhile(before: Mapping[str, str], config: SweepConfig) -> str | No
         before: their digests as the trials began.
         config: the sweep.
     """
-    try:
-        now = digests(config)
-        edited = [field for field, digest in before.items() if now.get(field) != digest]
-    except UserError as error:
-        edited = [fault.field for fault in error.faults]
-    named = ", ".join(field for field in edited if field not in _DATA_FIELDS)
-    if not named:
+    edited = []
+    for field, name in named_inputs(config):
+        if field in before and field not in _DATA_FIELDS:
+            try:
+                is_as_before = _digest(field, expanded(resolve(name))) == before[field]
+            except (OSError, ModuleNotFoundError):
+                is_as_before = False
+            edited += [] if is_as_before else [field]
+    if not edited:
         return None
     return (
-        f"{named} changed while trials ran: those that read it since were measured otherwise than "
-        "the base; put it back, delete the folders of these trials and type the same command again"
+        f"{', '.join(edited)} changed while trials ran: those that read it since were measured "
+        "otherwise than the base; put it back, delete the folders of these trials and type the "
+        "same command again"
     )
 
 

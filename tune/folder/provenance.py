@@ -50,9 +50,9 @@ def version_warnings(sweep: SweepRecord) -> Iterator[str]:
     """That packages that decide a trial's numbers had other versions at the sweep's first start."""
     first = (*sweep.earlier, sweep.provenance)[0].versions
     changed = [
-        f"{name} {first[name]} (now {version})"
-        for name, version in sweep.provenance.versions.items()
-        if name not in _WITHOUT_PART and first.get(name, version) != version
+        f"{name} {first[name]} (now {now})"
+        for name, now in sweep.provenance.versions.items()
+        if name not in _WITHOUT_PART and first.get(name, now) != now
     ]
     if changed:
         yield (
