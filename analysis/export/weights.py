@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from trainables.config import ModelConfig
 from trainables.errors import CannotInspect, Fault, UserError, first_line
 from trainables.files.disk import is_disk_full, whole_folder
 from trainables.files.locations import PACKAGE_SCHEME, expanded, is_local
-from trainables.records.schema import SweepRecord, TrialRecord, TrialStatus
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.recommendation import numbers_text
 from trainables.results.wording import status_in_full, without_controls
 
@@ -69,7 +69,7 @@ def export(
     _check_target(to)
     try:
         with whole_folder(to) as unfinished:
-            _write_weights(kind, record.config.model, sweep.record, weights, unfinished)
+            _write_weights(kind, record.config.model, sweep.record.inputs, weights, unfinished)
             file = "adapter_config.json" if kind == "adapter" else "config.json"
             card = model_card(kind, record, sweep, _settings(unfinished / file))
             (unfinished / "README.md").write_text(without_controls(card), encoding="utf-8")
@@ -81,7 +81,7 @@ def export(
             raise _damaged(weights, error) from error
         rule = f"cannot write to {to}: {error.strerror or error}"
         raise UserError([Fault("--to", rule, "give a folder that can be written to")]) from error
-    if kind == "adapter" and (told := _fault_of_base(record.config.model, sweep.record)):
+    if kind == "adapter" and (told := _fault_of_base(record.config.model, sweep.record.inputs)):
         tell(f"warning: model.name: {told}; the adapter needs the sweep's base at that path")
     return to
 
@@ -134,12 +134,12 @@ def _check_target(to: Path) -> None:
 
 
 def _write_weights(
-    kind: Kind, model: ModelConfig, sweep: SweepRecord, weights: Path, to: Path
+    kind: Kind, model: ModelConfig, inputs: Mapping[str, str], weights: Path, to: Path
 ) -> None:
     _check_links(weights)
     settings = _settings(weights / ("config.json" if kind == "full" else "adapter_config.json"))
     if kind == "merged":
-        if told := _fault_of_base(model, sweep):
+        if told := _fault_of_base(model, inputs):
             remedy = "put the sweep's base there, or leave --merge out"
             raise UserError([Fault("model.name", told, remedy)])
         merge_adapter(model, weights, to)
@@ -151,7 +151,7 @@ def _write_weights(
         if file.is_file() and not is_left_out and file.name != "README.md":
             shutil.copyfile(file, to / file.name)
     if kind == "adapter":
-        named = json.dumps(settings | _base_of(model, sweep), indent=2)
+        named = json.dumps(settings | _base_of(model, inputs), indent=2)
         (to / "adapter_config.json").write_text(named)
         if model.has_own_tokenizer:
             _tokenizer(model, weights).save_pretrained(to)
@@ -206,12 +206,12 @@ def _damaged(place: Path, error: Exception) -> UserError:
     return UserError([Fault("--trial", rule, "restore them from a copy, or give another trial")])
 
 
-def _fault_of_base(model: ModelConfig, sweep: SweepRecord) -> str | None:
+def _fault_of_base(model: ModelConfig, inputs: Mapping[str, str]) -> str | None:
     """That a base that is a file, a folder or of a package is not here, or not the sweep's."""
     from trainables.inputs.model import changed, source
 
     try:
-        if told := changed(model, sweep.inputs):
+        if told := changed(model, inputs):
             return told
         source(model)
     except (OSError, ModuleNotFoundError) as error:
@@ -219,11 +219,11 @@ def _fault_of_base(model: ModelConfig, sweep: SweepRecord) -> str | None:
     return None
 
 
-def _base_of(model: ModelConfig, sweep: SweepRecord) -> dict[str, str | None]:
+def _base_of(model: ModelConfig, inputs: Mapping[str, str]) -> dict[str, str | None]:
     """The base's hub name, valid on every machine, or else its path, which may be on another."""
     from trainables.inputs.model import source
 
-    if told := _fault_of_base(model, sweep):
+    if told := _fault_of_base(model, inputs):
         # What a package's or a converted file's path is, only the machine that has it knows.
         if model.name.startswith(PACKAGE_SCHEME) or model.name.endswith(".gguf"):
             remedy = "put the sweep's base there, or export it where the sweep ran"

@@ -100,7 +100,7 @@ def test_what_is_exported_has_it(own: Callable[..., ModelConfig], tmp_path: Path
     lora = peft_config(LoraConfig(rank=2, alpha=4))
     peft.get_peft_model(load_model(model), lora).save_pretrained(weights)
     to.mkdir()
-    _write_weights("adapter", model, weights, to)
+    _write_weights("adapter", model, {}, weights, to)
     assert 'AutoTokenizer.from_pretrained("PATH")' in _loading("adapter", model)
     merge_adapter(model, weights, tmp_path / "merged")
     for folder in (to, tmp_path / "merged"):
@@ -115,7 +115,7 @@ def test_what_was_trained_with_it_is_exported_with_it_wherever_it_is(
     (tmp_path / "chat.jinja").unlink()
     adapter, merged = tmp_path / "adapter", tmp_path / "merged"
     adapter.mkdir()
-    _write_weights("adapter", trial.model, Path(result.weights_dir), adapter)
+    _write_weights("adapter", trial.model, {}, Path(result.weights_dir), adapter)
     merge_adapter(trial.model, Path(result.weights_dir), merged)
     for folder in (adapter, merged):
         assert AutoTokenizer.from_pretrained(folder).chat_template == TEMPLATE

@@ -190,7 +190,7 @@ def test_an_adapter_is_exported_with_it(model: ModelConfig, tmp_path: Path) -> N
     lora = peft_config(LoraConfig(rank=2, alpha=4))
     peft.get_peft_model(load_model(ending(model)), lora).save_pretrained(weights)
     to.mkdir()
-    _write_weights("adapter", ending(model), weights, to)
+    _write_weights("adapter", ending(model), {}, weights, to)
     found: dict[str, Any] = {}
     code = _loading("adapter", ending(model)).replace("PATH", str(to))
     exec(code, found)  # noqa: S102 - as a reader of the card would
