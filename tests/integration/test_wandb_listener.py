@@ -29,7 +29,7 @@ from tune.config.sweep_config import WandbConfig
 from tune.tracking import wandb_runs
 from tune.tracking.wandb_fields import trial_name
 from tune.tracking.wandb_listener import WandbListener
-from tune.tracking.wandb_parts import mend, parts_of, steps_in
+from tune.tracking.wandb_parts import mend, parts_of, set_aside, steps_in
 
 pytestmark = pytest.mark.integration
 
@@ -326,6 +326,34 @@ def test_an_interrupted_trial_goes_on_under_its_id_without_repeating_steps(folde
     assert (second.exit_codes, second.summary["status"]) == ([0], "COMPLETE")
     assert second.summary["reason"] is None
     assert second.config["trial/attempt"] == 2
+
+
+def test_a_trial_run_again_from_nothing_has_none_of_the_curves_it_had_before(folder: Path) -> None:
+    said: list[str] = []
+
+    def run_from_nothing(offset: float) -> None:
+        listener, record = listener_of(folder, tell=said.append), trial(7, started=time.time())
+        listener.trial_started(record)
+        listener.measured(record, measurement(2, offset))
+        ended = {"status": TrialStatus.COMPLETE, "ended": time.time()}
+        listener.trial_ended(record.model_copy(update=ended))
+        wandb.teardown()
+
+    run_from_nothing(0.0)
+    run_from_nothing(0.5)
+    assert logged_once(folder).points == points_of([measurement(2, 0.5)])
+    assert len(list(folder.glob("wandb/replaced/offline-run-*-0007/run-*.wandb"))) == 1
+    assert said == []
+
+    [uploaded] = parts_of(folder, f"{SWEEP_ID}-0007")
+    set_aside(uploaded)
+    run_from_nothing(1.0)
+    assert [run.points for run in logged(folder, f"{SWEEP_ID}-0007")] == [
+        points_of([measurement(2, 0.5)]),
+        [],
+    ]
+    [warning] = said
+    assert f"{SWEEP_ID}-0007 keeps the curves of an earlier training" in warning
 
 
 def test_what_the_disk_had_no_room_for_is_logged_by_the_next_start(

@@ -45,7 +45,13 @@ def is_offline(part: Path) -> bool:
 def waiting_parts(folder: Path) -> list[Path]:
     """Parts below a sweep's folder that were logged offline and are not uploaded yet."""
     parts = folder.glob("wandb/offline-run-*/run-*.wandb")
-    return sorted(part for part in parts if not _mark(part).exists())
+    return sorted(part for part in parts if not is_set_aside(part))
+
+
+def began(part: Path) -> float | None:
+    """When W&B opened the part, in seconds since the epoch; None if it is empty."""
+    opened = (record.run.start_time for record in _records(part) if record.HasField("run"))
+    return next((time.ToNanoseconds() / 1e9 for time in opened), None)
 
 
 def steps_in(part: Path) -> list[int]:
@@ -81,6 +87,18 @@ def is_empty(part: Path) -> bool:
 def set_aside(part: Path) -> None:
     """Keep a part out of every later `wandb sync`."""
     _mark(part).touch()
+
+
+def is_set_aside(part: Path) -> bool:
+    """Whether no later `wandb sync` sends the part, as it was uploaded or set aside."""
+    return _mark(part).exists()
+
+
+def put_away(part: Path) -> None:
+    """Have a part belong to its run no more; its folder is kept in `wandb/replaced/`."""
+    kept = part.parents[1] / "replaced"
+    kept.mkdir(exist_ok=True)
+    part.parent.rename(kept / part.parent.name)
 
 
 def _mark(part: Path) -> Path:

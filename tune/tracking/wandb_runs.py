@@ -22,11 +22,14 @@ from trainables.results.wording import one_line
 from tune.config.sweep_config import WandbConfig
 from tune.tracking.wandb_endings import ENDING, Endings
 from tune.tracking.wandb_parts import (
+    began,
     is_empty,
     is_offline,
+    is_set_aside,
     is_whole,
     mend,
     parts_of,
+    put_away,
     set_aside,
     steps_in,
 )
@@ -98,13 +101,19 @@ class WandbRuns:
                     self._warn("wandb.mode is online without a key, logging offline: `wandb login`")
         return self._chosen_mode
 
-    def start(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> Any:
-        """Open a run; None if W&B is disabled or must not have the run now."""
+    def start(
+        self, run_id: str, name: str, job_type: str, config: dict[str, Any], since: float = 0.0
+    ) -> Any:
+        """Open a run; None if W&B is disabled or must not have the run now.
+
+        What it logged before `since`, in seconds since the epoch, is of something else.
+        """
         if self.mode() == "disabled":
             return None
-        earlier = parts_of(self._folder, run_id)
-        for part in earlier:
+        for part in parts_of(self._folder, run_id):
             mend(part)
+        self._put_replaced_away(run_id, since)
+        earlier = parts_of(self._folder, run_id)
         steps = {part: steps_in(part) for part in earlier}
         was_online = any(steps[part] for part in earlier if not is_offline(part))
         described = {"id": run_id, "name": name, "job_type": job_type, "config": config}
@@ -120,6 +129,19 @@ class WandbRuns:
             if is_online or is_empty(part):
                 set_aside(part)
         return run
+
+    def _put_replaced_away(self, run_id: str, since: float) -> None:
+        """Of a trial whose folder was deleted to run it again, W&B gets only the new training."""
+        parts = parts_of(self._folder, run_id)
+        replaced = [part for part in parts if (began(part) or since) < since]
+        if all(is_offline(part) and not is_set_aside(part) for part in replaced):
+            for part in replaced:
+                put_away(part)
+            return
+        self._warn(
+            f"W&B's run {run_id} keeps the curves of an earlier training, whose folder was deleted "
+            "from the sweep; its configuration, its summary and the report are of the new one"
+        )
 
     def _connect(self, described: dict[str, Any], was_online: bool) -> Any:
         try:
