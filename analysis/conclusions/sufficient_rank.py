@@ -34,7 +34,8 @@ class _Candidate:
     Attributes:
         most: upper bound on what the best trial of any of these gains over its best.
         items: number that they are compared on.
-        needed: number with which the bound would be `NEGLIGIBLE` if none differed.
+        needed: number with which the bound would be `NEGLIGIBLE` if none differed, once it has
+            `FEWEST_OF_RANK` trials.
         is_tried: whether it and all above it have `FEWEST_OF_RANK` trials.
         over_seeds: the highest end of intervals over seeds of the same; None without one for each.
             Its own run, which was picked, does not stand for its repeats.
@@ -141,13 +142,16 @@ def _candidates(
         gains = [gain for gain in higher if gain is not None]
         if len(gains) < len(higher):
             return
-        level = level_of_rank(len(groups), groups[rank].picked_from)
+        picked_from = groups[rank].picked_from
+        level, of_tried = (
+            level_of_rank(len(groups), of) for of in (picked_from, max(picked_from, FEWEST_OF_RANK))
+        )
         sizes, weights = [len(gain) for gain in gains[0][0]], gains[0][1]
         yield _Candidate(
             rank,
             most=max(upper_bound(*gain, level=level) for gain in gains),
             items=sum(sizes),
-            needed=items_needed(sizes, weights, level=level),
+            needed=items_needed(sizes, weights, level=of_tried),
             is_tried=all(groups[r].is_tried for r in best if r >= rank),
             over_seeds=max(over.high for over in seeds if over)
             if repeated[rank] and all(seeds)
