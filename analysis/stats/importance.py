@@ -49,8 +49,6 @@ def importances(records: Sequence[TrialRecord], metric: str) -> dict[str, float]
         return {}
     trials = _on_log_scales([_settings(record) for record, _ in known])
     spaces = _distributions(trials)
-    if not spaces:
-        return {}
     import optuna
 
     verbosity = optuna.logging.get_verbosity()

@@ -530,7 +530,7 @@ def test_jonckheere_of_a_thousand_trials_takes_no_minute():
     assert found.p_value == pytest.approx(scipy.stats.kendalltau(ranks, values).pvalue, abs=0.02)
 
 
-def test_importance_finds_what_matters_and_says_nothing_of_few_trials(tmp_path):
+def test_importance_finds_what_matters_and_says_nothing_of_few_trials_or_no_difference(tmp_path):
     ledger = Ledger(SyntheticSweep(trials=60, items=10, full_every=0).write(tmp_path))
     trials = ledger.trials()
     rates = {record.number: record.params["lora/learning_rate"] for record in trials}
@@ -550,6 +550,13 @@ def test_importance_finds_what_matters_and_says_nothing_of_few_trials(tmp_path):
     assert sum(found.values()) == pytest.approx(1)
     assert importances(invented, IN_DOMAIN_ACC) == found
     assert importances(invented[: FEWEST_TRIALS - 1], IN_DOMAIN_ACC) == {}
+    assert importances(invented[:FEWEST_TRIALS], IN_DOMAIN_ACC)
+    middle = np.median([*rates.values()])
+    passed = [with_metrics(r, {IN_DOMAIN_ACC: float(rates[r.number] > middle)}) for r in trials]
+    assert importances(passed, IN_DOMAIN_ACC)["lora/learning_rate"] > 0.9
+    alike = [with_metrics(record, {IN_DOMAIN_ACC: 0.5}) for record in trials]
+    of_one_point = [with_metrics(trials[0], {IN_DOMAIN_ACC: float(n)}) for n in range(20)]
+    assert importances(alike, IN_DOMAIN_ACC) == importances(of_one_point, IN_DOMAIN_ACC) == {}
 
 
 def test_many_trials_have_fewer_trees_and_the_shares_that_the_settings_have(tmp_path, monkeypatch):
