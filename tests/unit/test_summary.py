@@ -363,13 +363,14 @@ def test_misses_of_constraints_in_different_units_count_alike():
         trial(1, {GAIN: 0.9, LOSS: 0.06, seconds: 3700.0}),
         trial(2, {GAIN: 0.9, LOSS: 0.06, seconds: 4600.0}),
         trial(3, {GAIN: 0.9, LOSS: 0.0}),  # misses by infinitely much
+        trial(4, {GAIN: 0.9, LOSS: 0.055, seconds: 4140.0}),  # 0.1 + 0.15; trial 1: 0.2 + 0.03
     ]
     config = sweep_config(constraints=[f"{LOSS} <= 0.05", f"{seconds} <= 3600"])
     assert recommend(config, records).trial.number == 1
     found = recommend(config, [records[0], records[3]])
     assert found.trial.number == 0
     assert "of 2 complete trials this one misses them by the least" in found.reason
-    assert recommend(config, records[3:]).trial.number == 3
+    assert recommend(config, [records[3]]).trial.number == 3
 
 
 def test_misses_of_a_bound_of_0_count_as_shares_of_their_median():
