@@ -38,11 +38,11 @@ pretended_gpu: $(INSTALLED)
 	PYTHONPATH=tests $(BIN)/pytest -p pretended_gpu tests/integration -m "gpu and not slow"
 
 e2e: $(INSTALLED)
-	$(BIN)/pytest tests/e2e -m "not slow and not gpu and not cluster"
+	$(BIN)/pytest tests/e2e -m "not slow and not gpu"
 
 # Three hosts out of network namespaces; says why where this machine cannot play them.
 cluster: $(INSTALLED)
-	$(BIN)/pytest tests/cluster -m cluster
+	$(BIN)/pytest tests/cluster
 
 # Outside `make test`: minutes each, or much like another. Run it before a change of how lost processes are met.
 slow: $(INSTALLED)

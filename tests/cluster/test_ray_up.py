@@ -13,7 +13,6 @@ from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
 
 pytestmark = [
-    pytest.mark.cluster,
     pytest.mark.timeout(600),
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
 ]

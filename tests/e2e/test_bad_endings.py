@@ -8,10 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from command import PROJECT
-
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 def test_a_job_that_is_ended_before_its_first_trial_says_so(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialRecord
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 TOKENS = torch.tensor([[5, 9, 17, 23, 42, 3]])
 
 

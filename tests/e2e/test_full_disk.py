@@ -16,7 +16,7 @@ from trainables.records.schema import TrialStatus
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(500)]
+pytestmark = pytest.mark.timeout(500)
 
 
 def fill_at_first_measurement(disk: Path, ledger: Ledger, leave: int) -> None:

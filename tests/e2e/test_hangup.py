@@ -17,7 +17,7 @@ from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
 from tune.command_line import INTERRUPTED
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 STEPS = 400
 ARGUMENTS = (

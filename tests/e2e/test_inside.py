@@ -16,7 +16,7 @@ from trainables.inside.records import InsideFolder
 from trainables.records.ledger import Ledger
 from tune.command_line import INTERRUPTED
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 SMALL = (
     "budget.trials=2",
     "search.full=null",  # DeepSpeed takes its time to start

@@ -16,7 +16,7 @@ from trainables.records.ledger import Ledger
 from trainables.records.schema import ItemScore, TrialStatus
 from tune.command_line import INTERRUPTED
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 # Random search does not learn, so what is suggested does not depend on who ends first.
 ARGUMENTS = (

@@ -28,7 +28,7 @@ from trainables.metric_keys import (
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialRecord, TrialStatus
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 Quickstart = tuple[Path, Command]
 
 

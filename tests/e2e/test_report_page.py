@@ -19,8 +19,6 @@ from analysis.sweeps import open_sweeps
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
 
-pytestmark = pytest.mark.e2e
-
 PROJECT = Path(__file__).parents[2]
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""

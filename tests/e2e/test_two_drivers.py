@@ -16,7 +16,7 @@ from trainables.records.ledger import Ledger
 from tune.folder.lock import LockRecord
 from tune.tracking.wandb_parts import is_whole, parts_of, steps_in
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
 
 def state(ledger: Ledger) -> dict[str, bytes]:

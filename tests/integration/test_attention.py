@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from trainables.config import TrialConfig
 
-pytestmark = pytest.mark.integration
 
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 

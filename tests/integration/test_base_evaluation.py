@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from trainables.config import TrialConfig
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = pytest.mark.integration
 MODEL = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
 FEW = ("eval.retention=[list_last]", "eval.ood=[]", "eval.limit=12", "eval.general_text=null")
 OBJECTIVE = "objectives=[{metric: in_domain/acc_mean, mode: max}]"

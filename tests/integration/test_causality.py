@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.integration
 
 CPM_ANT = {"dim_head": 8, "dim_ff": 24}
 XLNET = {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 24}

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = pytest.mark.integration
 
 DATED = (
     "Today is {{ strftime_now('%d %b %Y') }}. {{ messages[0].content }}"

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 cloudpickle.register_pickle_by_value(fake_sweep)
 
 LORA = "search.full=null"

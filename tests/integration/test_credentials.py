@@ -11,8 +11,6 @@ import ray
 
 from trainables.under_ray import credentials
 
-pytestmark = pytest.mark.integration
-
 NAMES = [name for together in credentials._TOGETHER for name in together]
 OF_DRIVER = {
     "HF_TOKEN": "hf",

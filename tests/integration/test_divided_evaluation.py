@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from trainables.config import ModelConfig
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = pytest.mark.integration
 
 PROMPTS = ["max 4 7 2 =", "sort 3 1 2 =", "max 1 =", "sort 9 8 7 6 5 =", "max 0 5 ="]
 SUITE = EvalSuite(

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = pytest.mark.integration
 
 # Different lengths, so that batches need padding.
 PROMPTS = ["max 4 7 2 =", "relay 3 5 18 0 12 =", "last 1 2 =", "sort 9 4 8 =", "first 5 6 7 ="]

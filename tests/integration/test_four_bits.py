@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     MakeTrial = Callable[..., TrialConfig]
     RunTrial = Callable[[TrialConfig], Run]
 
-pytestmark = pytest.mark.integration
 
 TRIALS: dict[str, dict[str, Any]] = {
     "plain": {},

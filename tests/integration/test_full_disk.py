@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from trainables.config import TrialConfig
     from trainables.records.schema import Measurement
 
-pytestmark = pytest.mark.integration
 
 TRAIN = {"steps": 9, "report_every": 3, "log_every": 1}
 

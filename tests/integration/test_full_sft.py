@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     MakeTrial = Callable[..., TrialConfig]
     RunTrial = Callable[[TrialConfig], Run]
 
-pytestmark = pytest.mark.integration
 
 STAGES = (0, 1, 2, 3)
 # Small enough for ten steps to go down without leaping.

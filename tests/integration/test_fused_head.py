@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from trainables.config import TrialConfig
 
-pytestmark = pytest.mark.integration
 
 ROUNDING = {"float32": 1e-5, "bfloat16": 2e-3}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

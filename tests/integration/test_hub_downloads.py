@@ -25,8 +25,6 @@ from trainables.inputs.model import load_model
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
 
-pytestmark = pytest.mark.integration
-
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 HERE, PROJECT = Path(__file__).parent, Path(__file__).parents[2]
 MODEL, WEIGHTS = "lab/tiny", "model.safetensors"

@@ -7,14 +7,11 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trainables.config import TrialConfig
 
-pytestmark = pytest.mark.integration
 
 SCRIPT = textwrap.dedent(
     """

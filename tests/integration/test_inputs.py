@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.mark.parametrize("validation_fraction", [0.25, 0])
 def test_data_come_back_as_they_were_written(

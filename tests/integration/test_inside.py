@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from trainables.config import TrialConfig
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     MakeTrial = Callable[..., TrialConfig]
 
-pytestmark = pytest.mark.integration
 
 USUAL = {"mlp", "self_attn.q_proj", "self_attn.o_proj"}
 # Two to five of twelve positions; no two micro-batches, nor their samples, alike.

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     MakeTrial = Callable[..., TrialConfig]
     RunTrial = Callable[[TrialConfig], Run]
 
-pytestmark = pytest.mark.integration
-
 
 def timeless(measurements: list[Measurement]) -> list[dict[str, float]]:
     return [of_the_training(m.metrics) for m in measurements]

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 HERE = Path(__file__).parent
 TRIALS = 12

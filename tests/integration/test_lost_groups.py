@@ -16,7 +16,7 @@ from trainables.records.schema import TrialStatus
 if TYPE_CHECKING:
     from trainables.evaluation.base import Base
 
-pytestmark = [pytest.mark.integration, pytest.mark.ray]
+pytestmark = pytest.mark.ray
 
 SCRIPT = Path(__file__).with_name("sweep_losing_nodes.py")
 STEPS = 100

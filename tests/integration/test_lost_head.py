@@ -18,7 +18,7 @@ from trainables.records.schema import TrialStatus
 if TYPE_CHECKING:
     from trainables.evaluation.base import Base
 
-pytestmark = [pytest.mark.integration, pytest.mark.ray]
+pytestmark = pytest.mark.ray
 
 HERE = Path(__file__).parent
 TRIALS = 5

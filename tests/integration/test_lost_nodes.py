@@ -15,7 +15,7 @@ from trainables.records.schema import TrialStatus
 if TYPE_CHECKING:
     from trainables.evaluation.base import Base
 
-pytestmark = [pytest.mark.integration, pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SCRIPT = Path(__file__).with_name("sweep_losing_nodes.py")
 TRIAL = (

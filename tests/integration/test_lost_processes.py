@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trainables.evaluation.base import Base
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from ray.cluster_utils import Cluster
 from trainables.records.schema import TrialStatus
 
 pytestmark = [
-    pytest.mark.integration,
     pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.timeout(600),

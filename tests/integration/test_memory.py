@@ -33,8 +33,6 @@ from trainables.training.full_sft import _deepspeed_process, deepspeed_settings,
 from trainables.training.reporter import ListReporter
 from trainables.training.run import _adapter_kept, sft_config
 
-pytestmark = pytest.mark.integration
-
 TOLERANCE = 0.15
 BUCKET, TILE_WORDS = 100_000, 512
 STEPS = 2

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     MakeTrial = Callable[..., TrialConfig]
 
-pytestmark = pytest.mark.integration
 
 EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
 LORA = LoraConfig(rank=2, alpha=4)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 
-pytestmark = [pytest.mark.integration, pytest.mark.ray]
+pytestmark = pytest.mark.ray
 
 PROJECT = Path(__file__).parents[2]
 # A cluster of its own: the head, a host whose Ray was changed while it ran there, and one that is

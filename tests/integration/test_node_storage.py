@@ -15,7 +15,7 @@ from trainables.records.schema import TrialStatus
 from trainables.under_ray.reporters import OUTCOME
 from trainables.under_ray.trial import run_trial
 
-pytestmark = [pytest.mark.integration, pytest.mark.ray]
+pytestmark = pytest.mark.ray
 
 # The second host lies in a mount namespace of its own, with an empty disk where the sweeps are.
 SCRIPT = """

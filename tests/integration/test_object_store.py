@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from trainables.records.schema import TrialRecord
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(420), pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.timeout(420), pytest.mark.usefixtures("cluster")]
 TWO_TRIALS = (*ONE_TRIAL, "budget.trials=2", "resources.max_concurrent=1", "wandb.mode=disabled")
 
 

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     MakeTrial = Callable[..., TrialConfig]
 
 pytestmark = [
-    pytest.mark.integration,
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]

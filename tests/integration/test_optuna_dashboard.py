@@ -22,8 +22,6 @@ from tune.config.sweep_config import SweepConfig
 from tune.search.searcher import OptunaSearcher
 from tune.search.trials import TrialMaker
 
-pytestmark = pytest.mark.integration
-
 DASHBOARD = str(Path(sys.executable).with_name("optuna-dashboard"))
 TIME_LIMIT = 60
 GAIN, LOSS = "in_domain/acc_mean", "forgetting/mean"

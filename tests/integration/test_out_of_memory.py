@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from trainables.records.schema import Measurement
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = pytest.mark.integration
 
 MICRO, EVAL = "memory/micro_batch_size", "memory/eval_batch_size"
 TRAIN = {"steps": 8, "report_every": 3, "log_every": 1, "warmup": 0.25, "schedule": "cosine"}

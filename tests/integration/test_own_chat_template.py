@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from trainables.config import TrialConfig
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = pytest.mark.integration
 CHATS = ("data.chat_template=true", "eval.chat_template=true")
 SMALL = ("eval.limit=4", "eval.general_text=null", "eval.kl_prompts=0")
 TEMPLATE = (

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from trainables.config import TrialConfig
 
-pytestmark = [pytest.mark.integration, pytest.mark.ray]
+pytestmark = pytest.mark.ray
 
 
 def placed(trial: TrialConfig, folder: Path, workers: list[int], **environment: str) -> Any:

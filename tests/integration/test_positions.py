@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from trainables.config import DataConfig
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = pytest.mark.integration
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("n_positions", {"n_embd": 16, "n_layer": 2, "n_head": 2}),

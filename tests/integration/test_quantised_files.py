@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from trainables.config import TrialConfig
 
-pytestmark = pytest.mark.integration
 
 EMBEDDED = Path(resolve("package://trainables/embedded/model"))
 BLOCK = 32

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from trainables.config import TrialConfig
     from trainables.records.schema import Measurement
 
-pytestmark = pytest.mark.integration
 
 _KILLED_AT = 11
 _ZERO_1_WITH_FP32_GRADIENTS = {

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     MakeAttempt = Callable[[int], TrialConfig]
 
-pytestmark = pytest.mark.integration
 
 TRAIN = {"steps": 9, "micro_batch_size": 4, "report_every": 3, "log_every": 1}
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from trainables.config import TrialConfig
 
-pytestmark = pytest.mark.integration
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
 # What Transformers loads otherwise into shards, or cannot load into them.

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     MakeTrial = Callable[..., TrialConfig]
 
-pytestmark = pytest.mark.integration
-
 
 async def follow(host: SlotHost, trial_id: str) -> list[dict[str, Any]]:
     """All events of a trial."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     MakeTrial = Callable[..., TrialConfig]
 
-pytestmark = pytest.mark.integration
-
 
 async def listen_until(host: SlotHost, trial_id: str, step: int) -> None:
     """Take a trial's events up to that step's measurement."""

@@ -18,7 +18,6 @@ from trainables.slots.loss import PassLoss, ends_with_head
 if TYPE_CHECKING:
     from trainables.inputs.data import Sample
 
-pytestmark = pytest.mark.integration
 
 VOCABULARY = 60
 SHAPE = tiny_decoder.SHAPE | {"vocab_size": VOCABULARY}

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     MakeTrial = Callable[..., TrialConfig]
 
-pytestmark = pytest.mark.integration
 
 SLOTS = 4
 # Of unlike lengths, and in several passes a step, as generators go on from one to the next.

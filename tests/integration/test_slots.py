@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     MakeTrial = Callable[..., TrialConfig]
 
-pytestmark = pytest.mark.integration
 
 TRIALS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     MakeTrial = Callable[..., TrialConfig]
 
-pytestmark = pytest.mark.integration
 
 # Ranks of two groups, one after the other and one apart; the last one diverges.
 TRIALS: list[dict[str, Any]] = [

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     MakeTrial = Callable[..., TrialConfig]
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[torch.Tensor]]:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     RunSweep = Callable[..., tuple[SweepOutcome, Ledger]]
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 FOUR_TRIALS = (
     "search={lora: {rank: [4, 8], alpha: 8, learning_rate: [1.0e-3, 1.0e-4]}}",

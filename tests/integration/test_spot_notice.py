@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import told_by
 
-pytestmark = [pytest.mark.integration, pytest.mark.ray]
+pytestmark = pytest.mark.ray
 
 SCRIPT = Path(__file__).parent / "cluster_given_notice.py"
 LATE_S = 60.0  # what a busy machine may take between a notice and the look at what came of it

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     MakeTrial = Callable[..., TrialConfig]
 
-pytestmark = pytest.mark.integration
 
 # One has attention beside its state spaces, the other nothing else.
 FAMILIES: dict[str, dict[str, Any]] = {

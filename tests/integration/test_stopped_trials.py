@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster", "base_dir")]
+pytestmark = pytest.mark.usefixtures("cluster", "base_dir")
 
 STEPS = 2
 SLOW_S = 4.0

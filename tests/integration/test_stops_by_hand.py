@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trainables.under_ray.slots import SlotHosts
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 cloudpickle.register_pickle_by_value(fake_sweep)
 
 STEPS = 40

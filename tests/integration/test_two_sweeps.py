@@ -10,7 +10,7 @@ from crowd import Driver, cluster_of, gpus_of, most_gpus, span
 
 from trainables.records.schema import TrialStatus
 
-pytestmark = [pytest.mark.integration, pytest.mark.ray, pytest.mark.usefixtures("base_dir")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("base_dir")]
 
 TRIALS = 5
 LIMITS = (2, 4)

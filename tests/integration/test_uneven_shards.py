@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trainables.config import TrialConfig
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 TRAIN = {"steps": 4, "batch_size": 6, "micro_batch_size": 2, "report_every": 2}
 # Parameters up to this stay whole on every worker between the steps. By DeepSpeed's default all of

@@ -34,7 +34,7 @@ from tune.listeners import SweepListener
 from tune.resources.capacity import wording
 from tune.sweep import Sweep
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 STATUS = DEBUG_AUTOSCALING_STATUS.encode()

@@ -24,8 +24,6 @@ from wandb_server import WandbServer, wandb_server
 from trainables.records.ledger import Ledger
 from tune.tracking.wandb_parts import mend, parts_of, steps_in
 
-pytestmark = pytest.mark.integration
-
 DRIVER = Path(__file__).with_name("wandb_driver.py")
 ROOT = DRIVER.parents[2]
 WANDB = str(Path(sys.executable).with_name("wandb"))

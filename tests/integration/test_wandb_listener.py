@@ -31,8 +31,6 @@ from tune.tracking.wandb_fields import trial_name
 from tune.tracking.wandb_listener import WandbListener
 from tune.tracking.wandb_parts import mend, parts_of, set_aside, steps_in
 
-pytestmark = pytest.mark.integration
-
 WANDB = str(Path(sys.executable).with_name("wandb"))
 FAKE_KEY = "f00d" * 10
 OFFLINE = WandbConfig(mode="offline", project="tests", tags=("a", "b"))

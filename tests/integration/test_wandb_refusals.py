@@ -30,8 +30,6 @@ from tune.tracking.wandb_listener import WandbListener
 from tune.tracking.wandb_parts import parts_of, steps_in
 from tune.tracking.wandb_settings import in_its_project
 
-pytestmark = pytest.mark.integration
-
 ONLINE, OFFLINE = WandbConfig(mode="online", project="p"), WandbConfig(mode="offline", project="p")
 LACKS_ONE = "the same command with W&B online: it has not confirmed 1 run in full"
 LACKS_TWO = "the same command with W&B online: it has not confirmed 2 runs in full"

@@ -25,8 +25,6 @@ from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialRecord, TrialStatus
 from tune.tracking.wandb_views import have_views_made
 
-pytestmark = pytest.mark.integration
-
 PROJECT = Path(__file__).parents[2]
 KEY = "f00d" * 10
 TRIALS = 12

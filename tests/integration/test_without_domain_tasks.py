@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 DATA_ALONE = (
     "eval.in_domain=[]",
     "eval.retention=[recall_capitals]",

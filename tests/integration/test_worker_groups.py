@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from trainables.records.schema import Measurement, TrialRecord
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 EMBEDDED = "package://trainables/embedded/eval_tasks"
 TASK = """

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trainables.records.schema import BaseRecord, Measurement, SweepRecord, TrialRecord
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 RATES = (1e-4, 3e-4)
 FULL = "search={full: {learning_rate: [1.0e-4, 3.0e-4]}}"
