@@ -30,6 +30,7 @@ from trainables.results.wording import (
     scores_in_words,
     setting,
     status_in_full,
+    why,
     without_controls,
 )
 
@@ -295,8 +296,7 @@ class WatchedSweep:
         failed.sort(key=lambda record: record.ended or 0, reverse=True)
         lines = [
             single(
-                f"trial {record.number} {status_in_full(record.status)}: "
-                f"{one_line(record.reason or 'no reason given')}",
+                f"trial {record.number} {status_in_full(record.status)}: {why(record)}",
                 STATUS[record.status].style,
             )
             for record in failed[:_MOST_FAILURES]

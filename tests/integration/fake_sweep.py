@@ -22,7 +22,7 @@ import ray
 import ray.tune
 
 from trainables.config import TrialConfig
-from trainables.records.schema import Measurement, Outcome, TrialStatus
+from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
 from tune.config.sweep_file import load_sweep
 from tune.listeners import SweepListener
@@ -30,6 +30,16 @@ from tune.sweep import Sweep
 
 STEPS = 6
 PAUSE_S = 0.03
+
+
+class Started(SweepListener):
+    """Numbers of the trials that ran, in order."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def trial_started(self, record: TrialRecord) -> None:
+        self.numbers.append(record.number)
 
 
 def fake_trial(config: dict[str, Any]) -> None:

@@ -44,16 +44,6 @@ LORA = "search.full=null"
 THREE = ("budget.trials=3", "sampler=random", LORA)
 
 
-class Started(SweepListener):
-    """Numbers of the trials that ran, in order."""
-
-    def __init__(self) -> None:
-        self.numbers: list[int] = []
-
-    def trial_started(self, record: TrialRecord) -> None:
-        self.numbers.append(record.number)
-
-
 class CtrlC(SweepListener):
     """Presses it once a trial waits for room: a running sweep takes it for its own."""
 
@@ -84,7 +74,7 @@ def start(
                 fake_sweep.fake_trial(config)
 
         sweep = Sweep(load(*overrides), tmp_path / "sweep", base_cache, retry_failed, trial)
-        started = Started()
+        started = fake_sweep.Started()
         return started.numbers, sweep.run([started]).records
 
     return start

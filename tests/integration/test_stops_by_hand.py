@@ -45,16 +45,6 @@ IN_A_GROUP = (
 )
 
 
-class Started(SweepListener):
-    """Numbers of the trials that ran."""
-
-    def __init__(self) -> None:
-        self.numbers: list[int] = []
-
-    def trial_started(self, record: TrialRecord) -> None:
-        self.numbers.append(record.number)
-
-
 class User(SweepListener):
     """Asks for the end of trial 0 as it reports its third step."""
 
@@ -133,7 +123,7 @@ def test_a_request_that_a_driver_did_not_live_to_meet_ends_the_trial_at_the_next
     folder = tmp_path / "sweep"
 
     def run() -> tuple[list[int], list[TrialRecord]]:
-        started, trial = Started(), fake_sweep.fake_trial
+        started, trial = fake_sweep.Started(), fake_sweep.fake_trial
         sweep = Sweep(config, folder, base_cache, trainable=trial)
         return started.numbers, sweep.run([started]).records
 

@@ -125,18 +125,19 @@ def by_reason(records: Iterable[TrialRecord]) -> list[tuple[TrialStatus, str, li
     """
     groups: dict[tuple[TrialStatus, str], list[TrialRecord]] = {}
     for record in records:
-        alike = _NUMBERS.sub("#", _why(record))
+        alike = _NUMBERS.sub("#", why(record))
         groups.setdefault((record.status, alike), []).append(record)
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[1][0].number))
     return [(status, _why_all(alike), alike) for (status, _), alike in ordered]
 
 
 def _why_all(alike: Sequence[TrialRecord]) -> str:
-    first = _why(alike[0])
-    return first if all(_why(record) == first for record in alike) else f"for example {first}"
+    first = why(alike[0])
+    return first if all(why(record) == first for record in alike) else f"for example {first}"
 
 
-def _why(record: TrialRecord) -> str:
+def why(record: TrialRecord) -> str:
+    """Why a trial ended as it did, in one line."""
     return one_line(record.reason or "no reason given")
 
 
