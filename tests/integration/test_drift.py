@@ -223,7 +223,7 @@ def test_general_nll_equals_the_model_s_own_loss_weighted_by_tokens(
 
 
 def test_a_bfloat16_model_is_measured_in_float32(
-    base_and_tuned: tuple[Any, Any], reference: KlReference, tokenizer: Any
+    base_and_tuned: tuple[Any, Any], tokenizer: Any
 ) -> None:
     reduced = copy.deepcopy(base_and_tuned[1]).bfloat16()
     sampled = sample_reference(reduced, tokenizer, PROMPTS, TOKENS, batch_size=2, seed=0)

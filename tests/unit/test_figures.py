@@ -159,7 +159,7 @@ def test_the_forgetting_matrix_shows_names_of_any_length_whole(
     assert cells.width >= 0.6 * 150 * len(results.tasks("retention"))
 
 
-def test_a_folder_gets_all_figures_and_a_file_the_trade_off(tmp_path, results, capsys):
+def test_a_folder_gets_all_figures_and_a_file_the_trade_off(tmp_path, results):
     sweep_dir = str(results.sweeps[0].ledger.folder.root)
     assert main(["figure", sweep_dir, "--to", str(tmp_path / "figures")]) == 0
     names = {"trade_off", "rank_curves", "forgetting_matrix"}

@@ -139,7 +139,7 @@ def test_a_warm_start_that_has_tried_one_does_not_keep_it_from_this_sweep_s_repo
     assert points([*records[:2], *again]) == points(records)
 
 
-def test_the_exported_study_holds_none_that_was_withdrawn(tmp_path: Path) -> None:
+def test_the_exported_study_holds_none_that_was_withdrawn() -> None:
     searcher = searcher_of(with_first("tpe"))
     first, _ = ask(searcher), ask(searcher)
     done = ended(first, *judge(first.config))

@@ -229,7 +229,7 @@ def test_frames_without_a_row_have_the_dtypes_of_those_with_rows(sweeps):
         assert frame_of([]).select_dtypes("number").dtypes.to_dict() == numbers
 
 
-def test_a_store_that_nobody_knows_is_refused(capsys):
+def test_a_store_that_nobody_knows_is_refused():
     with pytest.raises(UserError, match="the address of an object store, got foo://bar"):
         open_sweeps(["foo://bar"])
 

@@ -227,15 +227,13 @@ def test_what_cannot_be_stopped_is_told_and_leaves_no_request(
     assert not (tmp_path / name / "stop").exists()
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
     record_sweep(tmp_path, running(7))
     (tmp_path / "stop").write_text("no folder")
     with pytest.raises(UserError, match=f"cannot write to {tmp_path}: File exists"):
         ask_to_stop(tmp_path, 7)
 
 
-def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_read_is_told() -> None:
     with pytest.raises(UserError, match="unknown://there is no address of a store"):
         ask_to_stop("unknown://there", 7)

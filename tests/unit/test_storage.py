@@ -596,9 +596,7 @@ def test_a_bucket_that_is_not_there_is_named(
     assert "cannot write to s3://no-such-bucket/sweep" in str(caught.value)
 
 
-def test_what_a_path_is_called_where_it_lies(
-    location: Location, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_path_is_called_where_it_lies(location: Location) -> None:
     folder = SweepFolder(location)
     assert folder.name(folder.metrics(7)) == "trials/0007/metrics.jsonl"
     assert folder.absolute(folder.attempt(7, 2)) == f"{location}/trials/0007/attempt_2"

@@ -369,7 +369,7 @@ def test_a_measurement_mended_by_hand_is_accepted(sweep: Ledger) -> None:
     assert [m.step for m in sweep.measurements(1)] == [5, 11, 15]
 
 
-def test_every_fault_is_told_at_once(sweep: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_fault_is_told_at_once(sweep: Ledger) -> None:
     for file in (sweep.folder.sweep_json, sweep.folder.trial_json(0), sweep.folder.trial_json(1)):
         file.write_text("{")
     with pytest.raises(UserError) as caught:
