@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,22 @@ def begun(sweep: Path, *settings: str, folder: str = "out/tiny") -> tuple[Ledger
     ledger = Ledger(sweep.parent / folder)
     ledger.write_sweep(sweep_record(config).model_copy(update={"inputs": digests(config)}))
     return ledger, searcher_of(config)
+
+
+def test_a_prompt_is_shown_as_it_is_written(dry_run: Told) -> None:
+    """Not as escapes of its letters, which nobody can check."""
+    prompt = "问题 {{ prompt }} 回答😀é"
+    assert f"prompt: {prompt}\n" in dry_run(f"data.prompt={prompt}")
+
+
+def test_what_the_terminal_cannot_show_does_not_end_the_command(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = TextIOWrapper(BytesIO(), "ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert run(sweep, "--dry-run", "data.prompt=é{{ prompt }}") == command_line.OK
+    terminal.seek(0)
+    assert "prompt: ?{{ prompt }}\n" in terminal.read()
 
 
 def test_the_quickstart_is_shown_from_any_folder_without_torch(tmp_path: Path) -> None:

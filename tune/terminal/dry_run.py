@@ -73,7 +73,8 @@ def print_plan(
         UserError: the sweep cannot go on from that run, or start from those of `warm_start`.
     """
     earlier = trials_as_known(config, output_dir)
-    plan = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
+    settings = config.model_dump(mode="json")
+    plan = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).rstrip()
     runs = _runs(config, earlier, retry_failed)
     lines = [*host_memory(config), *disk_space(config), *_resources(config)]
     if runs.points:
