@@ -18,6 +18,7 @@ from tune.config.input_files import digests, edited_meanwhile
 from tune.config.same_sweep import check_same_inputs
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
+from tune.folder.lock import SweepLock
 from tune.search.earlier_trials import earlier_trials
 
 TASK_FILES = {
@@ -210,6 +211,37 @@ def test_tasks_may_stand_beside_the_sweep_s_file_and_all_that_it_writes(tmp_path
     (tmp_path / "scoring.py").write_text("edited")
     with pytest.raises(UserError, match=r"eval\.task_dirs\.0"):
         check_same_inputs(recorded, digests(load_sweep(str(sweep), [])))
+
+
+def test_a_model_s_folder_may_hold_the_sweep_s_file_and_all_that_is_made_of_it(
+    tmp_path: Path,
+) -> None:
+    """Else the sweep could not be resumed, nor its winner be merged into `model.name: ./`."""
+    weights, file = tmp_path / "model-1.safetensors", tmp_path / "sweep.yaml"
+    for text in ("rows.jsonl", "config.json", weights.name, "code/layers.py"):
+        (tmp_path / text).parent.mkdir(exist_ok=True)
+        (tmp_path / text).write_text("before")
+    file.write_text(edited(model__name="./"))
+    model = tmp_path / "sweeps" / "tiny" / "trials" / "0000" / "weights"
+    with SweepLock(model.parents[2]):  # as at the first start
+        recorded = digests(load_sweep(str(file), []))
+        model.mkdir(parents=True)
+        (model / weights.name).write_text("trained")
+    record_sweep(model.parents[2])
+    for made in ("winner/adapter_config.json", "merged/config.json", "figures/ranks.pdf"):
+        (tmp_path / made).parent.mkdir()
+        (tmp_path / made).write_text("made of it")
+        (tmp_path / made).with_name(weights.name).write_text("made of it")
+    (tmp_path / "figures" / weights.name).unlink()
+    file.write_text(edited(model__name="./", budget__trials=99))
+    config = load_sweep(str(file), [])
+    check_same_inputs(recorded, digests(config))
+    assert changed(config.model, recorded) is None
+    for edit in (weights, tmp_path / "code" / "layers.py"):
+        edit.write_text("edited")
+        with pytest.raises(UserError, match=r"model\.name"):
+            check_same_inputs(recorded, digests(config))
+        edit.write_text("before")
 
 
 @pytest.mark.parametrize(

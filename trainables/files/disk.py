@@ -19,6 +19,9 @@ from trainables.redaction import redacted
 
 # What to do where a disk is full.
 MAKE_ROOM = "make room and run the same command again: it goes on where it stopped"
+# A sweep's folder has one of the first two from its first moment on.
+_HELD_BY_OTHERS = ("lock.json", "sweep.json", "config.json", "adapter_config.json")
+_MADE_BESIDE = (".yaml", ".yml", ".pdf", ".png", ".svg")
 _SAMPLED_BYTES = 1 << 20
 _BLOCKS, _BLOCK_BYTES = 4096, 1 << 10
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -200,10 +203,10 @@ def _size(count: int) -> str:
 def content_digest(path: Path) -> str:
     """Of the names, sizes and contents of a model's files: those of a folder, or the one file.
 
-    Hidden files and folders do not count, and contents only as far as `_hash_file` reads them.
+    Contents count only as far as `_hash_file` reads them; of names, see `_model_files`.
     """
     digest = hashlib.sha256()
-    for file in visible_files(path):
+    for file in _model_files(path):
         inside = file.relative_to(path).as_posix()
         digest.update(f"{inside}:{file.stat().st_size}\n".encode())
         _hash_file(digest, file)
@@ -223,6 +226,20 @@ def visible_files(path: Path) -> list[Path]:
         if not any(part.startswith((".", "__pycache__")) for part in file.relative_to(path).parts)
     )
     return sorted(file for file in visible if file.is_file())
+
+
+def _model_files(path: Path) -> list[Path]:
+    """Of a model's visible files, all but what users make beside it: sweep files and figures.
+
+    Nor do folders within it count that hold a sweep, or another model, as its exported winner.
+    """
+    visible = visible_files(path)
+    others = {file.parent for file in visible if file.name in _HELD_BY_OTHERS} - {path}
+    return [
+        file
+        for file in visible
+        if file.suffix not in _MADE_BESIDE and others.isdisjoint(file.parents)
+    ]
 
 
 def _hash_file(digest: Any, file: Path) -> None:
