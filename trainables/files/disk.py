@@ -21,7 +21,8 @@ from trainables.redaction import redacted
 MAKE_ROOM = "make room and run the same command again: it goes on where it stopped"
 # A sweep's folder has one of the first two from its first moment on.
 _HELD_BY_OTHERS = ("lock.json", "sweep.json", "config.json", "adapter_config.json")
-_MADE_BESIDE = (".yaml", ".yml", ".pdf", ".png", ".svg")
+# Endings of sweep files, logs, data, tables, notes and figures, which Transformers never reads.
+_NOT_READ = re.compile(r"\.(ya?ml|log|out|jsonl|csv|tsv|parquet|md|html|pdf|png|svg)$").search
 _SAMPLED_BYTES = 1 << 20
 _BLOCKS, _BLOCK_BYTES = 4096, 1 << 10
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -229,16 +230,14 @@ def visible_files(path: Path) -> list[Path]:
 
 
 def _model_files(path: Path) -> list[Path]:
-    """Of a model's visible files, all but what users make beside it: sweep files and figures.
+    """Of a model's visible files, all but what users keep beside it, as sweep files and logs.
 
     Nor do folders within it count that hold a sweep, or another model, as its exported winner.
     """
     visible = visible_files(path)
     others = {file.parent for file in visible if file.name in _HELD_BY_OTHERS} - {path}
     return [
-        file
-        for file in visible
-        if file.suffix not in _MADE_BESIDE and others.isdisjoint(file.parents)
+        file for file in visible if not _NOT_READ(file.name) and others.isdisjoint(file.parents)
     ]
 
 
