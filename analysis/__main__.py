@@ -163,7 +163,7 @@ def _wandb_runs(options: argparse.Namespace) -> None:
         trials.to_csv(options.to, lineterminator="\n")
     except OSError as error:
         rule = f"cannot write {options.to}: {error.strerror}"
-        raise UserError([Fault("--to", rule)]) from error
+        raise UserError([Fault("--to", rule, "name a file that can be written")]) from error
     print(options.to)
 
 

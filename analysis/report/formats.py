@@ -170,7 +170,10 @@ def write_report(sweep_dirs: Sequence[Location], file: Path | None, kind: str | 
         else:
             write_whole(file, text)  # not to where a link in the folder of somebody else leads
     except OSError as error:
-        raise UserError([Fault("--to", f"cannot write {file}: {error.strerror}")]) from error
+        remedy = f"name a file that can be written, such as --to ~/report.{kind}"
+        raise UserError(
+            [Fault("--to", f"cannot write {file}: {error.strerror}", remedy)]
+        ) from error
     return file
 
 

@@ -535,7 +535,9 @@ def test_the_command_writes_the_file_it_names_and_exits_2_on_bad_input(tmp_path,
     assert capsys.readouterr().out.endswith(f"{tmp_path}/newer/report.html\n")
     assert main(["report", str(folder), "--to", "/dev/stdout", "--format", "csv"]) == 0
     assert main(["report", str(folder), "--to", str(folder / "sweep.json" / "r.md")]) == 2
-    assert "error: --to: cannot write" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("error: --to: cannot write")
+    assert told.endswith("; name a file that can be written, such as --to ~/report.md\n")
     pdf = tmp_path / "r.pdf"
     assert main(["report", str(folder), "--to", str(pdf)]) == 2
     told = f"--to: must end in one of .html, .md, .csv, .json, got {pdf}; or give --format"

@@ -198,4 +198,6 @@ def test_a_place_that_no_table_can_be_written_to_is_told(api, tmp_path, capsys, 
     (tmp_path / "file").touch()
     target = str(tmp_path / place)
     assert main(["wandb-runs", "me/sweeps", "a-sweep", "--to", target]) == 2
-    assert f"error: --to: cannot write {target}: " in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: --to: cannot write {target}: ")
+    assert told.endswith("; name a file that can be written\n")
