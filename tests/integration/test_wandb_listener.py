@@ -300,7 +300,8 @@ def test_the_base_is_a_run_of_its_own_and_logged_once(folder: Path) -> None:
 
 
 def test_an_interrupted_trial_goes_on_under_its_id_without_repeating_steps(folder: Path) -> None:
-    ledger, listener, record = Ledger(folder), listener_of(folder), trial(7)
+    started = time.time() + 60  # by a clock that is ahead of this machine's
+    ledger, listener, record = Ledger(folder), listener_of(folder), trial(7, started=started)
     listener.trial_started(record)
     for step in (2, 4):
         ledger.append(7, measurement(step))
@@ -308,7 +309,7 @@ def test_an_interrupted_trial_goes_on_under_its_id_without_repeating_steps(folde
     listener.sweep_ended([record])
     wandb.teardown()
 
-    again, record = listener_of(folder), trial(7, attempt=2)
+    again, record = listener_of(folder), trial(7, attempt=2, started=started)
     again.trial_started(record)
     for step in (2, 4, 6):
         again.measured(record, measurement(step))

@@ -234,7 +234,7 @@ def test_a_model_s_folder_may_hold_the_sweep_s_file_and_all_that_is_made_of_it(
         (tmp_path / made).with_name(weights.name).write_text("made of it")
     (tmp_path / "figures" / weights.name).unlink()
     file.write_text(edited(model__name="./", budget__trials=99))
-    for name in ("run.log", "nohup.out", "more.jsonl", "notes.md", "trials.csv"):
+    for name in ("run.log", "nohup.out", "more.jsonl", "trials.csv"):
         (tmp_path / name).write_text("of the user's")
     config = load_sweep(str(file), [])
     check_same_inputs(recorded, digests(config))

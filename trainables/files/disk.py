@@ -21,8 +21,8 @@ from trainables.redaction import redacted
 MAKE_ROOM = "make room and run the same command again: it goes on where it stopped"
 # A sweep's folder has one of the first two from its first moment on.
 _HELD_BY_OTHERS = ("lock.json", "sweep.json", "config.json", "adapter_config.json")
-# Endings of sweep files, logs, data, tables, notes and figures, which Transformers never reads.
-_NOT_READ = re.compile(r"\.(ya?ml|log|out|jsonl|csv|tsv|parquet|md|html|pdf|png|svg)$").search
+# Endings of sweep files, logs, data, tables, reports and figures, which Transformers never reads.
+_NOT_READ = re.compile(r"\.(ya?ml|log|out|jsonl|csv|tsv|parquet|html|pdf|png|svg)$").search
 _SAMPLED_BYTES = 1 << 20
 _BLOCKS, _BLOCK_BYTES = 4096, 1 << 10
 _FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -7,11 +7,13 @@ follows a torn one.
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -48,10 +50,10 @@ def waiting_parts(folder: Path) -> list[Path]:
     return sorted(part for part in parts if not is_set_aside(part))
 
 
-def began(part: Path) -> float | None:
-    """When W&B opened the part, in seconds since the epoch; None if it is empty."""
-    opened = (record.run.start_time for record in _records(part) if record.HasField("run"))
-    return next((time.ToNanoseconds() / 1e9 for time in opened), None)
+def config_of(part: Path) -> dict[str, Any]:
+    """The configuration that a part's run was opened with; empty if the part is."""
+    opened = (record.run.config for record in _records(part) if record.HasField("run"))
+    return {entry.key: json.loads(entry.value_json) for config in opened for entry in config.update}
 
 
 def steps_in(part: Path) -> list[int]:

@@ -21,8 +21,9 @@ from trainables.results.wandb_names import DELETED, RUN_SETTINGS
 from trainables.results.wording import one_line
 from tune.config.sweep_config import WandbConfig
 from tune.tracking.wandb_endings import ENDING, Endings
+from tune.tracking.wandb_fields import STARTED
 from tune.tracking.wandb_parts import (
-    began,
+    config_of,
     is_empty,
     is_offline,
     is_set_aside,
@@ -101,18 +102,13 @@ class WandbRuns:
                     self._warn("wandb.mode is online without a key, logging offline: `wandb login`")
         return self._chosen_mode
 
-    def start(
-        self, run_id: str, name: str, job_type: str, config: dict[str, Any], since: float = 0.0
-    ) -> Any:
-        """Open a run; None if W&B is disabled or must not have the run now.
-
-        What it logged before `since`, in seconds since the epoch, is of something else.
-        """
+    def start(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> Any:
+        """Open a run; None if W&B is disabled or must not have the run now."""
         if self.mode() == "disabled":
             return None
         for part in parts_of(self._folder, run_id):
             mend(part)
-        self._put_replaced_away(run_id, since)
+        self._put_replaced_away(run_id, config.get(STARTED))
         earlier = parts_of(self._folder, run_id)
         steps = {part: steps_in(part) for part in earlier}
         was_online = any(steps[part] for part in earlier if not is_offline(part))
@@ -130,10 +126,10 @@ class WandbRuns:
                 set_aside(part)
         return run
 
-    def _put_replaced_away(self, run_id: str, since: float) -> None:
+    def _put_replaced_away(self, run_id: str, started: float | None) -> None:
         """Of a trial whose folder was deleted to run it again, W&B gets only the new training."""
         parts = parts_of(self._folder, run_id)
-        replaced = [part for part in parts if (began(part) or since) < since]
+        replaced = [part for part in parts if config_of(part).get(STARTED, started) != started]
         if all(is_offline(part) and not is_set_aside(part) for part in replaced):
             for part in replaced:
                 put_away(part)
