@@ -29,9 +29,9 @@ unit: $(INSTALLED)
 
 # The one about memory counts every tensor of its process, so it has one of its own.
 integration: $(INSTALLED)
-	$(BIN)/pytest tests/integration -m "not ray and not slow and not gpu" --ignore tests/integration/test_memory.py --numprocesses 2 --dist loadfile
+	$(BIN)/pytest tests/integration -m "not ray and not slow and not gpu" --ignore tests/integration/memory --numprocesses 2 --dist loadfile
 	$(BIN)/pytest tests/integration -m "ray and not slow and not gpu"
-	$(BIN)/pytest tests/integration/test_memory.py
+	$(BIN)/pytest tests/integration/memory
 
 # What a GPU changes but its kernels, by a device whose memory and arithmetic are the CPU's.
 pretended_gpu: $(INSTALLED)

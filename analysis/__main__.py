@@ -10,9 +10,9 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from trainables.errors import Fault, UserError
-from trainables.files.disk import disk_full, is_disk_full
-from trainables.files.storage import parse_folder, parse_location
 from trainables.redaction import redacted
+from trainables.storage.disk import disk_full, is_disk_full
+from trainables.storage.storage import parse_folder, parse_location
 
 NOT_READ, INTERRUPTED = 1, 130
 _FORMATS = ("html", "md", "csv", "json")
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _refused(faults: Iterable[Fault]) -> int:
-    from trainables.results.wording import without_controls
+    from analysis.results.formatting import without_controls
 
     for fault in faults:
         print(without_controls(redacted(f"error: {fault}")), file=sys.stderr)
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     told = "default trade_off.png; a folder: rank curves and the forgetting matrix, too"
     figure.add_argument("--to", type=Path, default=Path("trade_off.png"), metavar="FILE", help=told)
     figure.set_defaults(run=_figure)
-    inside = commands.add_parser("inside", help="what changed inside the models of trials")
+    inside = commands.add_parser("inspect", help="what changed inside the models of trials")
     inside.add_argument("sweep_dir", type=parse_folder, metavar="SWEEP_DIR", help=_SWEEP_DIR)
     which = inside.add_mutually_exclusive_group()
     which.add_argument("--trials", type=int, nargs="+", metavar="NUMBER", help="only these trials")
@@ -116,9 +116,9 @@ def _report(options: argparse.Namespace) -> None:
 
 def _figure(options: argparse.Namespace) -> None:
     from analysis.figures import save, save_all, trade_off
-    from analysis.results import Results
+    from analysis.results.formatting import NAMES
+    from analysis.shown_sweeps import Results
     from analysis.sweeps import open_sweeps
-    from trainables.results.wording import NAMES
 
     results = Results(open_sweeps([options.sweep_dir]))
     files: list[Path] = []
@@ -139,23 +139,23 @@ def _figure(options: argparse.Namespace) -> None:
 def _inside(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from analysis.inside import as_table, check_base, every_trial, look_inside
-    from trainables.inside.records import InsideFolder
+    from analysis.inspect_models import as_table, check_base, every_trial, inspect_trials
+    from trainables.inspection.inspection_records import InspectionFolder
 
     sweep_dir: Path = options.sweep_dir
-    records = look_inside(
+    records = inspect_trials(
         sweep_dir,
         every_trial(sweep_dir) if options.all else options.trials,
         lambda r: print(f"trial {r.number}: {r.reason or f'{r.seconds:.1f} s'}", flush=True),
         options.trust_remote_code,
     )
     Console().print(as_table(records, sweep_dir))
-    print(InsideFolder(sweep_dir).root)
+    print(InspectionFolder(sweep_dir).root)
     check_base(records, sweep_dir)
 
 
 def _wandb_runs(options: argparse.Namespace) -> None:
-    from analysis.tracking.wandb_runs import load_wandb_runs
+    from analysis.tracking.wandb_download import load_wandb_runs
 
     trials = load_wandb_runs(options.project, options.sweep_id)
     try:

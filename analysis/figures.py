@@ -12,15 +12,15 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
-from analysis.results import Group, Results
+from analysis.results.formatting import axis_title, points
+from analysis.results.sample_size import FEWEST_OF_RANK
+from analysis.shown_sweeps import Group, Results
 from analysis.stats.intervals import error_bars
 from analysis.sweeps import bases
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
-from trainables.files.disk import whole_file
 from trainables.records.schema import TrialRecord
-from trainables.results.enough_items import FEWEST_OF_RANK
-from trainables.results.wording import axis_title, points
+from trainables.storage.disk import whole_file
 
 _BLUE = "#2b6f9f"
 _FULL_COLOUR = "#d55e00"  # vermilion, distinct from viridis for every kind of colour vision

@@ -11,14 +11,14 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.results.trial_columns import settings_of
 from analysis.sweeps import Sweep, open_sweeps
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
-from trainables.files.storage import Location
 from trainables.metric_keys import METRICS, Metric
-from trainables.records.items import pair_items
+from trainables.records.item_records import pair_items
 from trainables.records.schema import ItemScore, TrialRecord
-from trainables.results.settings import settings_of
+from trainables.storage.storage import Location
 
 _OF_TRIAL = ["trial_id", "sweep", "number"]
 _FLOATS = ["share", "value", "score", "stderr", "base", "tuned", "chance", "gain", "forgetting"]

@@ -9,16 +9,16 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.items import Comparison
-from analysis.results import Group, Results
+from analysis.item_comparison import Comparison
+from analysis.results.formatting import NAMES, SHORT_NAMES, points, rate
+from analysis.results.repeats import diverged
+from analysis.shown_sweeps import Group, Results
 from analysis.stats.intervals import Interval
 from analysis.stats.significance import holm
 from analysis.sweeps import bases
 from trainables import metric_keys
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
-from trainables.results.repeats import diverged
-from trainables.results.wording import NAMES, SHORT_NAMES, points, rate
 
 UNLIKE_BASE, UNLIKE_FULL = "*", "†"
 _SUMMARIES: tuple[tuple[str, Role, str], ...] = (

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from analysis.results.formatting import one_line
 from trainables.config import ConfirmConfig, Constraint, Objective
 from trainables.records.schema import SweepRecord
-from trainables.results.wording import one_line
 
 
 class _Part(BaseModel):

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from analysis.results.confirmation import missing_repeats, repeats_to_begin
+from analysis.results.formatting import NOT_ENDED, how_many
+from analysis.results.recommendation import Recommendation, recommend
 from analysis.sweep_settings import SweepSettings
 from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError, collecting, first_line
-from trainables.files.storage import Location, parse_location
 from trainables.records.ledger import Ledger
 from trainables.records.schema import (
     BaseRecord,
@@ -22,9 +24,7 @@ from trainables.records.schema import (
     TrialRecord,
     TrialStatus,
 )
-from trainables.results.confirmation import missing_repeats, repeats_to_begin
-from trainables.results.recommendation import Recommendation, recommend
-from trainables.results.wording import NOT_ENDED, how_many
+from trainables.storage.storage import Location, parse_location
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from analysis.sweep_settings import SweepSettings
-from analysis.sweeps import no_sweep
-from trainables import metric_keys
-from trainables.errors import Fault, UserError, first_line
-from trainables.records.folder import trial_numbers
-from trainables.records.ledger import Ledger
-from trainables.records.schema import FAULTS, Measurement, SweepRecord, TrialRecord, TrialStatus
-from trainables.results.pareto import is_feasible
-from trainables.results.recommendation import recommend
-from trainables.results.sweep_table import SweepTable, single
-from trainables.results.wording import (
+from analysis.results.formatting import (
     INTERRUPTED,
     STATUS,
     duration,
@@ -29,10 +19,19 @@ from trainables.results.wording import (
     one_line,
     scores_in_words,
     setting,
-    status_in_full,
     why,
     without_controls,
 )
+from analysis.results.pareto import is_feasible
+from analysis.results.recommendation import recommend
+from analysis.results.sweep_table import SweepTable, single
+from analysis.sweep_settings import SweepSettings
+from analysis.sweeps import no_sweep
+from trainables import metric_keys
+from trainables.errors import Fault, UserError, first_line
+from trainables.records.ledger import Ledger
+from trainables.records.record_paths import trial_numbers
+from trainables.records.schema import FAULTS, Measurement, SweepRecord, TrialRecord, TrialStatus
 
 _SECONDS_BETWEEN_READS = 1.0
 _SECONDS_HELD = 60.0
@@ -191,7 +190,7 @@ class WatchedSweep:
     def line(self, record: TrialRecord) -> str:
         """A trial that has changed, as plain text."""
         is_running = record.status is TrialStatus.RUNNING
-        status = INTERRUPTED if is_running and self.has_ended else status_in_full(record.status)
+        status = INTERRUPTED if is_running and self.has_ended else record.status.in_words
         told = f"trial {record.number} {status}"
         if is_running:
             told += f", {setting(record)}"
@@ -296,7 +295,7 @@ class WatchedSweep:
         failed.sort(key=lambda record: record.ended or 0, reverse=True)
         lines = [
             single(
-                f"trial {record.number} {status_in_full(record.status)}: {why(record)}",
+                f"trial {record.number} {record.status.in_words}: {why(record)}",
                 STATUS[record.status].style,
             )
             for record in failed[:_MOST_FAILURES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -13,5 +14,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if (folder := item.path.parent.name) in ("integration", "e2e", "cluster"):
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in ("integration", "e2e", "cluster"):
             item.add_marker(folder)

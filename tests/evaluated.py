@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from trainables.config import Demands
-from trainables.evaluation.base import evaluate_base
+from trainables.evaluation.base_scores import evaluate_base
 
 if TYPE_CHECKING:
     from tune.config.sweep_config import SweepConfig

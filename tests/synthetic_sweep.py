@@ -16,7 +16,7 @@ from typing import Any
 from trainables import metric_keys
 from trainables.config import LoraConfig, TrialConfig
 from trainables.evaluation.forgetting import forgetting_metrics
-from trainables.records.items import write_items
+from trainables.records.item_records import write_items
 from trainables.records.ledger import Ledger
 from trainables.records.schema import (
     BaseRecord,

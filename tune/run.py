@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from tune.command_line import main  # noqa: E402 - after the path is right
+from tune.cli import main  # noqa: E402 - after the path is right
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -13,7 +13,6 @@ from typing import Any
 from ray import tune as ray_tune
 
 from trainables.config import TrialConfig
-from trainables.files.storage import Location
 from trainables.records.ledger import Ledger
 from trainables.records.schema import (
     BaseRecord,
@@ -22,11 +21,12 @@ from trainables.records.schema import (
     TrialRecord,
     TrialStatus,
 )
-from trainables.under_ray.slots import SlotHosts
-from trainables.under_ray.stop_request import StopRequest
-from trainables.under_ray.trial import run_trial
+from trainables.storage.storage import Location
+from trainables.workers.packed_trials import SlotHosts
+from trainables.workers.stop_request import StopRequest
+from trainables.workers.trainable import run_trial
 from tune.cluster.base_evaluation import have_base_checked, have_base_evaluated
-from tune.cluster.inspections import look_inside
+from tune.cluster.inspections import inspect_trials
 from tune.cluster.memory_fit import memory_fit
 from tune.cluster.node_checks import (
     ask_nodes,
@@ -36,7 +36,7 @@ from tune.cluster.node_checks import (
     smallest_gpu,
 )
 from tune.cluster.node_cleanup import clear_nodes
-from tune.cluster.slots import HostPool, beside_hosts, with_trials_left
+from tune.cluster.slot_hosts import HostPool, beside_hosts, with_trials_left
 from tune.cluster.waiting import WaitForRoom
 from tune.config.input_files import digests, edited_meanwhile, paths_of_trials
 from tune.config.sweep_config import SweepConfig
@@ -46,6 +46,7 @@ from tune.folder.disk_budget import DiskBudget, PublishedCheckpoints
 from tune.folder.provenance import provenance, version_warnings, warned
 from tune.folder.recorder import Recorder
 from tune.listeners import SweepListener
+from tune.process_signals import stopping_gently
 from tune.resources.capacity import (
     check_resources,
     held_by_worker,
@@ -58,8 +59,7 @@ from tune.search.early_stopping import EarlyStopping, SuccessiveHalving, kept_by
 from tune.search.fifo import Fifo
 from tune.search.searcher import MakeTrial, OptunaSearcher
 from tune.search.space import Params, planned_trials
-from tune.search.trials import TrialMaker
-from tune.signals import stopping_gently
+from tune.search.trial_ids import TrialMaker
 from tune.stops_by_hand import ENDED_BY_HAND, StopsByHand
 from tune.tune_events import TuneEvents, take_memory_kills_for_losses
 
@@ -230,7 +230,7 @@ class Sweep:
         interrupted = bool(events.running) or (events.is_stopping and not searcher.is_done)
         if self._config.inspect and not interrupted:
             try:
-                look_inside(self._config, folder, self._cluster, records, self._tell)
+                inspect_trials(self._config, folder, self._cluster, records, self._tell)
             except KeyboardInterrupt:  # the next start of the command looks there
                 self._may_write()  # that another driver has the sweep interrupts likewise
                 interrupted = True

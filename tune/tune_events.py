@@ -22,7 +22,7 @@ from ray.tune.experiment import Trial
 from trainables.config import TrialConfig
 from trainables.errors import as_reason
 from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
-from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
+from trainables.workers.reporters import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
 from tune.stops_by_hand import ENDED_BY_HAND, StopsByHand
 

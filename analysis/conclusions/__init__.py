@@ -14,9 +14,13 @@ from analysis.conclusions.comparisons import (
     recommended_against_base,
 )
 from analysis.conclusions.conclusion import Conclusion
+from analysis.conclusions.rank_trends import (
+    forgetting_and_step_size,
+    learning_rates,
+    trend_over_ranks,
+)
 from analysis.conclusions.sufficient_rank import rank_that_suffices
-from analysis.conclusions.trends import forgetting_and_step_size, learning_rates, trend_over_ranks
-from analysis.results import Results
+from analysis.shown_sweeps import Results
 from analysis.sweeps import Sweep
 
 __all__ = ["Conclusion", "conclude"]

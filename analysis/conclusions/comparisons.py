@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from analysis.conclusions.conclusion import Conclusion, p_text
-from analysis.items import Comparison
-from analysis.results import Results
+from analysis.item_comparison import Comparison
+from analysis.results.formatting import end_in_points, how_many, method_name, points
+from analysis.results.item_metrics import rounding
+from analysis.results.repeats import LEVEL, diverged
+from analysis.shown_sweeps import Results
 from analysis.stats.intervals import Interval, difference_over_seeds, over_seeds
 from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
 from trainables.records.schema import TrialRecord
-from trainables.results.item_metrics import rounding
-from trainables.results.repeats import LEVEL, diverged
-from trainables.results.wording import end_in_points, how_many, method_name, points
 
 _ROLES: tuple[tuple[Role, str, tuple[str, str], str], ...] = (
     ("retention", FORGETTING_MEAN, ("forgets less", "forgets more"), "on the retention tasks"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from trainables.results.repeats import SIGNIFICANT
+from analysis.results.repeats import SIGNIFICANT
 
 Verdict = Literal["shown", "open", "too few data"]
 

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from analysis.conclusions.conclusion import Conclusion
-from analysis.results import Group, Results
-from analysis.stats.intervals import difference_over_seeds, upper_bound
-from analysis.sweeps import Sweep
-from trainables.metric_keys import IN_DOMAIN_ACC
-from trainables.records.schema import TrialRecord
-from trainables.results.enough_items import (
+from analysis.results.formatting import how_many
+from analysis.results.item_metrics import rounding
+from analysis.results.repeats import LEVEL, diverged
+from analysis.results.sample_size import (
     FEWEST_OF_RANK,
     FEWEST_RANKS,
     NEGLIGIBLE,
     items_needed,
     level_of_rank,
 )
-from trainables.results.item_metrics import rounding
-from trainables.results.repeats import LEVEL, diverged
-from trainables.results.wording import how_many
+from analysis.shown_sweeps import Group, Results
+from analysis.stats.intervals import difference_over_seeds, upper_bound
+from analysis.sweeps import Sweep
+from trainables.metric_keys import IN_DOMAIN_ACC
+from trainables.records.schema import TrialRecord
 
 _ROUNDING = 1e-9  # of a difference of two accuracies
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import yaml
 
 from trainables.config import ModelConfig
-from trainables.files.locations import PACKAGE_SCHEME, expanded, is_local, resolve
-from trainables.inputs.model_shape import in_hub_cache
+from trainables.models.model_shape import in_hub_cache
+from trainables.storage.locations import PACKAGE_SCHEME, expanded, is_local, resolve
 
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.\-]*")
 

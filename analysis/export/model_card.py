@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from analysis.export.licence import licence_of
 from analysis.export.serving import serving
-from analysis.results import Results
+from analysis.results.formatting import ABSENT, goals_in_words, metric_text, one_line, rate, setting
+from analysis.results.pareto import Goals, is_no_worse, losses_of
+from analysis.results.recommendation import Recommendation
+from analysis.results.repeats import judged_by_repeats
+from analysis.shown_sweeps import Results
 from analysis.sweeps import Sweep
 from trainables import metric_keys
 from trainables.config import DataConfig, ModelConfig
-from trainables.files.locations import is_local
-from trainables.inputs.model_shape import config_of
-from trainables.inputs.quantised_files import READ_AS_PLAIN, method_of
+from trainables.models.model_shape import config_of
+from trainables.models.quantised_files import READ_AS_PLAIN, method_of
 from trainables.records.schema import BaseRecord, SweepRecord, TrialRecord
-from trainables.results.pareto import Goals, is_no_worse, losses_of
-from trainables.results.recommendation import Recommendation
-from trainables.results.repeats import judged_by_repeats
-from trainables.results.wording import ABSENT, goals_in_words, metric_text, one_line, rate, setting
+from trainables.storage.locations import is_local
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

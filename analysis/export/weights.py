@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from analysis.export.model_card import Kind, model_card
-from analysis.quiet import quiet_libraries
+from analysis.library_logging import quiet_libraries
+from analysis.results.formatting import without_controls
+from analysis.results.recommendation import numbers_text
 from analysis.sweeps import Sweep, check_trust, open_sweeps
 from trainables.config import ModelConfig
 from trainables.errors import CannotInspect, Fault, UserError, first_line
-from trainables.files.disk import is_disk_full, whole_folder
-from trainables.files.locations import PACKAGE_SCHEME, expanded, is_local
 from trainables.records.schema import TrialRecord, TrialStatus
-from trainables.results.recommendation import numbers_text
-from trainables.results.wording import status_in_full, without_controls
+from trainables.storage.disk import is_disk_full, whole_folder
+from trainables.storage.locations import PACKAGE_SCHEME, expanded, is_local
 
 _ADAPTED = ".base_layer"  # PEFT's name of what a layer was before
 # Files that run, or that run as they are read, in the folder of somebody else; a trial saves none
@@ -107,7 +107,7 @@ def _without_weights(sweep: Sweep, record: TrialRecord) -> Fault:
     elif record.status is TrialStatus.COMPLETE:
         why = "train.save_weights is false"
     else:
-        why = f"it is {status_in_full(record.status)}, and only complete trials keep theirs"
+        why = f"it is {record.status.in_words}, and only complete trials keep theirs"
     return Fault("--trial", f"trial {record.number} has no weights: {why}", _with_weights(sweep))
 
 
@@ -171,8 +171,8 @@ def _tokenizer(model: ModelConfig, weights: Path) -> Any:
 
     One that needs code of its own is made anew, too: with that of the base.
     """
-    from trainables.inputs.load_faults import LOAD_ERRORS
-    from trainables.inputs.model import load_tokenizer, saved_tokenizer
+    from trainables.models.load_errors import LOAD_ERRORS
+    from trainables.models.loading import load_tokenizer, saved_tokenizer
 
     try:
         saved = saved_tokenizer(weights)
@@ -183,7 +183,7 @@ def _tokenizer(model: ModelConfig, weights: Path) -> Any:
 
 def _settings(file: Path) -> dict[str, Any]:
     """The configuration that was saved with the weights."""
-    from trainables.inside.weights import read_config
+    from trainables.inspection.saved_weights import read_config
 
     try:
         return read_config(file)
@@ -193,7 +193,7 @@ def _settings(file: Path) -> dict[str, Any]:
 
 def _check_whole(weights: Path) -> None:
     """Refuse files that were cut off, as by a copy that broke off: nothing else would tell."""
-    from trainables.inside.weights import SavedWeights
+    from trainables.inspection.saved_weights import SavedWeights
 
     try:
         SavedWeights(weights).check()
@@ -208,7 +208,7 @@ def _damaged(place: Path, error: Exception) -> UserError:
 
 def _fault_of_base(model: ModelConfig, inputs: Mapping[str, str]) -> str | None:
     """That a base that is a file, a folder or of a package is not here, or not the sweep's."""
-    from trainables.inputs.model import changed, source
+    from trainables.models.loading import changed, source
 
     try:
         if told := changed(model, inputs):
@@ -221,7 +221,7 @@ def _fault_of_base(model: ModelConfig, inputs: Mapping[str, str]) -> str | None:
 
 def _base_of(model: ModelConfig, inputs: Mapping[str, str]) -> dict[str, str | None]:
     """The base's hub name, valid on every machine, or else its path, which may be on another."""
-    from trainables.inputs.model import source
+    from trainables.models.loading import source
 
     if told := _fault_of_base(model, inputs):
         # What a package's or a converted file's path is, only the machine that has it knows.
@@ -251,8 +251,8 @@ def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
         from peft import PeftModel
         from safetensors import SafetensorError
 
-        from trainables.inputs.four_bits import plain_model
-        from trainables.inputs.model import load_model
+        from trainables.models.four_bit import plain_model
+        from trainables.models.loading import load_model
 
         # Merging needs neither, and what they name may be missing here.
         base = load_model(model.model_copy(update={"chat_template": None, "attention": None}))

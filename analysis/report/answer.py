@@ -8,15 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
-from analysis.results import Results
-from analysis.stats.intervals import Interval
-from trainables.config import Constraint
-from trainables.files.storage import is_address
-from trainables.metric_keys import FORGETTING_MEAN
-from trainables.records.schema import TrialRecord, TrialStatus
-from trainables.results.recommendation import Recommendation
-from trainables.results.repeats import diverged
-from trainables.results.wording import (
+from analysis.results.formatting import (
     capitalized,
     end_in_points,
     metric_name,
@@ -24,6 +16,14 @@ from trainables.results.wording import (
     points,
     setting_in_full,
 )
+from analysis.results.recommendation import Recommendation
+from analysis.results.repeats import diverged
+from analysis.shown_sweeps import Results
+from analysis.stats.intervals import Interval
+from trainables.config import Constraint
+from trainables.metric_keys import FORGETTING_MEAN
+from trainables.records.schema import TrialRecord, TrialStatus
+from trainables.storage.storage import is_address
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import Any
 
 from plotly.colors import make_colorscale, sample_colorscale
 
-from analysis.results import Group, Results
+from analysis.results.formatting import metric_name, metric_text, setting_in_full
+from analysis.shown_sweeps import Group, Results
 from analysis.sweeps import Sweep
 from trainables.records.schema import TrialRecord
-from trainables.results.wording import metric_name, metric_text, setting_in_full
 
 Trace = dict[str, Any]
 

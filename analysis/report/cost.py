@@ -9,7 +9,8 @@ from statistics import fmean
 import numpy as np
 
 from analysis.report.charts import Chart, Figure, colour_of, rank_colours
-from analysis.results import Group, Results
+from analysis.results.formatting import NOT_ENDED, by_reason
+from analysis.shown_sweeps import Group, Results
 from trainables.metric_keys import (
     EVAL_SECONDS,
     GPU_HOURS,
@@ -19,7 +20,6 @@ from trainables.metric_keys import (
     TRAINABLE_PARAMETERS,
 )
 from trainables.records.schema import FAILURES, TrialRecord, TrialStatus
-from trainables.results.wording import NOT_ENDED, by_reason, status_in_full
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Failure:
 def failures(results: Results) -> list[Failure]:
     """Failed trials by reason, most frequent first, followed by trials stopped early."""
     return [
-        Failure(status_in_full(status), reason, len(alike), results.names(alike))
+        Failure(status.in_words, reason, len(alike), results.names(alike))
         for statuses in (FAILURES, (TrialStatus.STOPPED_EARLY,))
         for status, reason, alike in by_reason(r for r in results.trials if r.status in statuses)
     ]

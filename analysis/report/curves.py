@@ -17,10 +17,10 @@ from analysis.report.charts import (
     rank_keys,
     sweep_keys,
 )
-from analysis.results import Group, Results
+from analysis.results.formatting import how_many, metric_name
+from analysis.shown_sweeps import Group, Results
 from trainables.metric_keys import TRAIN_LOSS, VALIDATION_LOSS
 from trainables.records.schema import TrialRecord
-from trainables.results.wording import how_many, metric_name
 
 _MOST_POINTS = 60
 _LOSSES = (TRAIN_LOSS, VALIDATION_LOSS)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from analysis.compared import notices
+from analysis.comparability import notices
 from analysis.conclusions import conclude
 from analysis.frame import describe_metrics, trials_frame
 from analysis.paper_table import LOSS, UNLIKE_BASE, UNLIKE_FULL, paper_table
@@ -15,14 +15,14 @@ from analysis.report.answer import answer
 from analysis.report.charts import finite
 from analysis.report.cost import costs, failures, gpu_hours, none_failed, number, trial_hours
 from analysis.report.page import render
-from analysis.report.tasks import flips
-from analysis.results import Results
+from analysis.report.task_section import flips
+from analysis.results.formatting import count_trials, without_controls
+from analysis.results.repeats import diverged
+from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
 from trainables.errors import Fault, UserError
-from trainables.files.disk import write_whole
-from trainables.files.storage import Location
-from trainables.results.repeats import diverged
-from trainables.results.wording import count_trials, without_controls
+from trainables.storage.disk import write_whole
+from trainables.storage.storage import Location
 
 
 def as_csv(results: Results) -> str:

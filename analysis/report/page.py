@@ -13,7 +13,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from analysis.compared import notices
+from analysis.comparability import notices
 from analysis.conclusions import conclude
 from analysis.conclusions.conclusion import p_number
 from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, cell_text, paper_table, summary_texts
@@ -29,17 +29,12 @@ from analysis.report.cost import (
     trial_hours,
 )
 from analysis.report.curves import curves_figure
-from analysis.report.inside import inside_figures
-from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
-from analysis.report.settings import importance_figure, importance_lacking, parallel_figure
-from analysis.report.tasks import flips, task_figure
-from analysis.report.trade_off import hypervolume_figure, trade_off_figure
-from analysis.results import Results
-from trainables.config import ROLES
-from trainables.metric_keys import role_mean
-from trainables.records.schema import TrialRecord, TrialStatus
-from trainables.results.recommendation import numbers_text
-from trainables.results.wording import (
+from analysis.report.inspection_section import inspection_figures
+from analysis.report.rank_section import rank_figure, rate_figure, step_size_figure
+from analysis.report.settings_section import importance_figure, importance_lacking, parallel_figure
+from analysis.report.task_section import flips, task_figure
+from analysis.report.trade_off_section import hypervolume_figure, trade_off_figure
+from analysis.results.formatting import (
     NOT_ENDED,
     SHORT_NAMES,
     count_trials,
@@ -47,8 +42,12 @@ from trainables.results.wording import (
     metric_name,
     metric_text,
     setting_in_full,
-    status_in_full,
 )
+from analysis.results.recommendation import numbers_text
+from analysis.shown_sweeps import Results
+from trainables.config import ROLES
+from trainables.metric_keys import role_mean
+from trainables.records.schema import TrialRecord, TrialStatus
 
 
 def render(results: Results) -> str:
@@ -97,7 +96,7 @@ def _contents(results: Results) -> dict[str, Any]:
             "tasks": task_figure(results),
             "cost": cost_figure(results),
         },
-        "inside": inside_figures(results),
+        "inspection": inspection_figures(results),
         "importance_lacking": importance_lacking(results),
         "table": table,
         "cell_text": cell_text,
@@ -142,7 +141,7 @@ def _when(seconds: float) -> str:
 
 def _ended(record: TrialRecord) -> str:
     """How it ended, as far as its record tells: the driver may be gone."""
-    return NOT_ENDED if record.status is TrialStatus.RUNNING else status_in_full(record.status)
+    return NOT_ENDED if record.status is TrialStatus.RUNNING else record.status.in_words
 
 
 def _json(figure: Figure) -> Markup:

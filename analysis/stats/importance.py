@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from analysis.results.trial_columns import settings_of
 from trainables.config import LoraConfig
 from trainables.records.schema import TrialRecord
-from trainables.results.settings import settings_of
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

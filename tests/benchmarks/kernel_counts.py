@@ -32,7 +32,7 @@ from packing import _quiet
 from packing_models import MADE, load, made
 
 from trainables.config import LoraConfig, TrialConfig
-from trainables.slots.engine import SlotEngine
+from trainables.packing.engine import SlotEngine
 from trainables.training.reporter import ListReporter
 from tune.config.sweep_file import load_sweep
 

@@ -37,8 +37,8 @@ from packing import _machine, _quiet
 from packing_models import MADE, made
 
 from trainables.config import LoraConfig, TrialConfig
-from trainables.slots.engine import SlotEngine
-from trainables.slots.passes import PassTimes, Share, padded_tokens
+from trainables.packing.engine import SlotEngine
+from trainables.packing.passes import PassTimes, Share, padded_tokens
 from trainables.training.reporter import ListReporter
 from tune.config.sweep_file import load_sweep
 

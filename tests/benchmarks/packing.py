@@ -185,7 +185,7 @@ def train_and_evaluate(model: Any, tokenizer: Any, work: Workload, point: dict[s
         clock.lap("train_s")
         trainer.save_model(f"{folder}/adapter")
         clock.lap("checkpoint_s")
-    from trainables.files.locations import resolve
+    from trainables.storage.locations import resolve
 
     tasks = resolve("package://trainables/embedded/eval_tasks")
     results = lm_eval.simple_evaluate(

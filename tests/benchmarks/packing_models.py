@@ -53,7 +53,7 @@ ON_A_GPU = {
 
 def load(model: str) -> tuple[Any, Any]:
     from trainables.config import ModelConfig
-    from trainables.inputs.model import device, load_model, load_tokenizer
+    from trainables.models.loading import device, load_model, load_tokenizer
 
     config = ModelConfig(name=model, dtype=dtype())
     return load_model(config).to(device()), load_tokenizer(config)
@@ -64,7 +64,7 @@ def made(architecture: dict[str, int], folder: Path) -> str:
     from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
     from trainables.config import ModelConfig
-    from trainables.inputs.model import load_tokenizer
+    from trainables.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(ModelConfig(name=EMBEDDED))
     set_seed(0)

@@ -22,7 +22,7 @@ from benchmarks.scale_clock import RAY, DriverClock
 from ray.air.execution.resources import ResourceManager
 from ray.tune.result import RESULT_DUPLICATE
 
-from trainables.under_ray.reporters import MEASUREMENT
+from trainables.workers.reporters import MEASUREMENT
 
 REPORT, TRIAL, NOTHING = "report", "trial", "nothing"
 BUSY, STARTING = "busy", "starting"

@@ -12,7 +12,7 @@ from ray.tune.search.variant_generator import _resolve_nested_dict, format_vars
 from ray.tune.utils import flatten_dict
 
 from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
-from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
+from trainables.workers.reporters import MEASUREMENT, OUTCOME
 from tune.search.searcher import MakeTrial
 from tune.search.space import Params
 

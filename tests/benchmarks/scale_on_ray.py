@@ -49,14 +49,14 @@ from benchmarks.scale_sweep import SimulatedSweep  # noqa: E402
 from benchmarks.warm_workers import Starts  # noqa: E402
 
 from trainables.config import TrialConfig  # noqa: E402
-from trainables.records.folder import SweepFolder  # noqa: E402
+from trainables.records.record_paths import SweepFolder  # noqa: E402
 from trainables.records.schema import Measurement, TrialRecord, TrialStatus  # noqa: E402
-from trainables.under_ray.reporters import MEASUREMENT  # noqa: E402
+from trainables.workers.reporters import MEASUREMENT  # noqa: E402
 from tune.cluster.ray_cluster import ray_cluster  # noqa: E402
 from tune.config.sweep_file import load_sweep  # noqa: E402
 from tune.listeners import SweepListener  # noqa: E402
 from tune.search.space import largest_point  # noqa: E402
-from tune.search.trials import TrialMaker  # noqa: E402
+from tune.search.trial_ids import TrialMaker  # noqa: E402
 from tune.sweep import Sweep  # noqa: E402
 
 FEW, MANY = 8, 512

@@ -43,7 +43,7 @@ from tune.resources.capacity import held_by_worker
 from tune.resources.placement import Placement, Room
 from tune.search.early_stopping import EarlyStopping, SuccessiveHalving
 from tune.search.searcher import OptunaSearcher
-from tune.search.trials import TrialMaker
+from tune.search.trial_ids import TrialMaker
 from tune.stops_by_hand import StopsByHand
 from tune.terminal.console import ConsoleListener
 from tune.tune_events import TuneEvents

@@ -27,10 +27,10 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trainables.config import LoraConfig, TrialConfig
-from trainables.inside.inspection import describe
-from trainables.inside.spectra import dense_spectrum, update_spectrum, vector_change
-from trainables.inside.updates import updates
-from trainables.inside.weights import SavedWeights
+from trainables.inspection.inspect_trial import describe
+from trainables.inspection.saved_weights import SavedWeights
+from trainables.inspection.spectra import dense_spectrum, update_spectrum, vector_change
+from trainables.inspection.updates import updates
 
 LAYERS, WIDTH, MLP, RANK = 24, 1024, 4096, 16
 LINEARS = {

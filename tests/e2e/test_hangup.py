@@ -15,7 +15,7 @@ from command import PROJECT, run_command
 
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
-from tune.command_line import INTERRUPTED
+from tune.cli import INTERRUPTED
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -14,7 +14,7 @@ from measured import by_step
 
 from trainables.records.ledger import Ledger
 from trainables.records.schema import ItemScore, TrialStatus
-from tune.command_line import INTERRUPTED
+from tune.cli import INTERRUPTED
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -13,11 +13,11 @@ import pytest
 from command import PROJECT, Command, run_command
 from scipy.stats import spearmanr
 
-from analysis.results import Results
+from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
 from trainables.config import TrialConfig
+from trainables.data.tokenized import inputs_of
 from trainables.evaluation.drift import token_nll
-from trainables.inputs.tokenized import inputs_of
 from trainables.metric_keys import (
     FORGETTING_MEAN,
     IN_DOMAIN_ACC,

@@ -14,7 +14,7 @@ import pytest
 from synthetic_sweep import SyntheticSweep
 
 from analysis.report.page import render
-from analysis.results import Results
+from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus

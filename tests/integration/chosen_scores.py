@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trainables.config import Objective
-from trainables.evaluation import base as base_evaluation
+from trainables.evaluation import base_scores as base_evaluation
 
 OBJECTIVE = Objective(metric="in_domain/acc_mean", mode="max")
 

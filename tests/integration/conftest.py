@@ -27,8 +27,8 @@ from evaluated import evaluated_base
 from lm_eval.tasks._index import TaskIndex
 
 from trainables.config import DeepSpeedConfig, LoraConfig, TrialConfig
-from trainables.evaluation.base import Base
-from trainables.inputs.model import load_model, load_tokenizer
+from trainables.evaluation.base_scores import Base
+from trainables.models.loading import load_model, load_tokenizer
 from trainables.training.reporter import ListReporter
 from tune.cluster.ray_cluster import ray_cluster
 from tune.config.sweep_file import load_sweep
@@ -36,8 +36,8 @@ from tune.config.sweep_file import load_sweep
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from trainables.packing.engine import SlotEngine
     from trainables.records.schema import Measurement, TrialResult
-    from trainables.slots.engine import SlotEngine
     from tune.config.sweep_config import SweepConfig
 
 # Workers have the environment that their cluster was started in.
@@ -254,8 +254,8 @@ def trl_curve(sweep_config: SweepConfig) -> Callable[..., list[float]]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from trl import SFTConfig, SFTTrainer
 
-        from trainables.files.locations import resolve
-        from trainables.inputs.data import training_order
+        from trainables.data.dataset import training_order
+        from trainables.storage.locations import resolve
 
         folder = resolve(config.model.name)
         lines = Path(resolve(config.data.path)).read_text().splitlines()

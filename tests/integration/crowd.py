@@ -27,8 +27,8 @@ from ray.cluster_utils import Cluster
 import tune.sweep
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialRecord
+from tune.cli import main
 from tune.cluster.ray_cluster import ray_cluster
-from tune.command_line import main
 
 T = TypeVar("T")
 _LOOK_EVERY_S = 0.2

@@ -9,8 +9,8 @@ import fake_sweep
 from ray import cloudpickle
 
 import tune.sweep
+from tune.cli import main
 from tune.cluster import ray_cluster
-from tune.command_line import main
 
 if __name__ == "__main__":
     cloudpickle.register_pickle_by_value(fake_sweep)  # workers have no folder of tests

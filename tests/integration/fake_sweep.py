@@ -23,7 +23,7 @@ import ray.tune
 
 from trainables.config import TrialConfig
 from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
-from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
+from trainables.workers.reporters import MEASUREMENT, OUTCOME
 from tune.config.sweep_file import load_sweep
 from tune.listeners import SweepListener
 from tune.sweep import Sweep

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from trainables.slots.engine import Ended, SlotEngine
+from trainables.packing.engine import Ended, SlotEngine
 from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:

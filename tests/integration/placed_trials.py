@@ -26,7 +26,7 @@ from ray import tune
 from ray.cluster_utils import Cluster
 
 from trainables.config import TrialConfig
-from trainables.under_ray.gpu_types import gpu_types, kind_of
+from trainables.workers.gpu_types import gpu_types, kind_of
 from tune.resources.placement import Placement
 
 CPUS_OF_THE_HEAD = 1

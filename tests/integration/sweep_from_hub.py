@@ -14,7 +14,7 @@ import sys
 
 from ray.cluster_utils import Cluster
 
-from tune.command_line import main
+from tune.cli import main
 
 
 def start(caches: list[str], sessions: str) -> Cluster:

@@ -31,7 +31,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from trainables.records.schema import Measurement, TrialRecord
-from trainables.under_ray.stop_request import StopRequest
+from trainables.workers.stop_request import StopRequest
 from tune.cluster.ray_cluster import ray_cluster
 from tune.config.sweep_file import load_sweep
 from tune.listeners import SweepListener
@@ -160,7 +160,7 @@ def token_of_worker() -> tuple[str | None, str | None]:
     """The hub's token in a worker before and after it asked for the driver's."""
     from huggingface_hub import get_token
 
-    from trainables.under_ray.credentials import use_credentials
+    from trainables.workers.credentials import use_credentials
 
     before = get_token()
     use_credentials()
@@ -171,7 +171,7 @@ class Trial:
     """What waits for a request to stop."""
 
     def is_asked(self) -> bool:
-        from trainables.under_ray.stop_request import stop_is_requested
+        from trainables.workers.stop_request import stop_is_requested
 
         return stop_is_requested()
 

@@ -20,7 +20,7 @@ from ray._private.utils import get_system_memory, get_used_memory
 
 from trainables.config import TrialConfig
 from trainables.records.schema import Measurement, Outcome, TrialStatus
-from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
+from trainables.workers.reporters import MEASUREMENT, OUTCOME
 from tune.cluster.ray_cluster import ray_cluster
 from tune.config.sweep_file import load_sweep
 from tune.sweep import Sweep

@@ -27,7 +27,7 @@ def group_of(workers: int, cpus_each: float) -> Iterator[Train]:
             import psutil
 
             from trainables.training.reporter import ListReporter
-            from trainables.under_ray.group import train_on_workers
+            from trainables.workers.worker_group import train_on_workers
 
             class Reporter(ListReporter):
                 def report(self, measurement: Measurement) -> None:

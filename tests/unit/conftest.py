@@ -14,7 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the client is imported, w
 import pytest
 from hypothesis import settings
 
-from trainables.files.storage import Location
+from trainables.storage.storage import Location
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

@@ -11,12 +11,12 @@ from builders import GAIN, LOSS, SWEEP_ID, measurement, sweep_config
 from ray.tune.search import Searcher
 
 from trainables.config import TrialConfig
-from trainables.records.folder import SweepFolder
+from trainables.records.record_paths import SweepFolder
 from trainables.records.schema import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import Params
-from tune.search.trials import TrialMaker
+from tune.search.trial_ids import TrialMaker
 
 RATES = {"low": 1e-5, "high": 1e-3}
 LORA = {"rank": [2, 8, 32], "alpha_ratio": [1, 2], "learning_rate": RATES}

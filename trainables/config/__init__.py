@@ -1,11 +1,11 @@
 """Configuration of a trial, `TrialConfig`, and of its parts, which a sweep file has too."""
 
-from trainables.config.evaluation import ROLES, EvalSuite, EvalTask, Role
+from trainables.config.eval_config import ROLES, EvalSuite, EvalTask, Role
 from trainables.config.frozen import Frozen
-from trainables.config.goals import ConfirmConfig, Constraint, Objective
-from trainables.config.inputs import DataConfig, ModelConfig, ModelShape, Replay
-from trainables.config.training import DeepSpeedConfig, LoraConfig, TrainConfig
-from trainables.config.trial import Demands, Method, TrialConfig
+from trainables.config.model_and_data import DataConfig, ModelConfig, ModelShape, Replay
+from trainables.config.objectives import ConfirmConfig, Constraint, Objective
+from trainables.config.train_config import DeepSpeedConfig, LoraConfig, TrainConfig
+from trainables.config.trial_config import Demands, Method, TrialConfig
 
 __all__ = [
     "ROLES",

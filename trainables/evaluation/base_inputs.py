@@ -8,16 +8,16 @@ from importlib.metadata import version
 from typing import Any
 
 from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
+from trainables.data.dataset import TokenizedData, tokenize
+from trainables.data.rows import read_general_text
 from trainables.errors import Fault, UserError, collecting, first_line, named
 from trainables.evaluation.evaluator import Evaluator, shared_evaluator
 from trainables.evaluation.positions import check_lengths
 from trainables.evaluation.vocabulary import check_data, only_embedded
-from trainables.inputs.adaptable import check_adaptable
-from trainables.inputs.causality import check_causal
-from trainables.inputs.data import TokenizedData, tokenize
-from trainables.inputs.model import fingerprint, load_tokenizer, pinned, shared_base
-from trainables.inputs.rows import read_general_text
-from trainables.process.lost import end_with_lost_device
+from trainables.models.adaptable import check_adaptable
+from trainables.models.causality import check_causal
+from trainables.models.loading import fingerprint, load_tokenizer, pinned, shared_base
+from trainables.process.lost_process import end_with_lost_device
 from trainables.process.out_of_memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)

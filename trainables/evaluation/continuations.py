@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from trainables.process.workers import divided
+from trainables.process.collectives import divided
 
 # A row of many short requests is no wider than this: attention costs the square of the width.
 _NARROW = 64

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trainables.config import DataConfig, EvalSuite
-from trainables.inputs.chat_template import opening_of_answers
-from trainables.inputs.data import IGNORED_LABEL, Sample, TokenizedData
-from trainables.inputs.model import ends
+from trainables.data.chat_template import opening_of_answers
+from trainables.data.dataset import IGNORED_LABEL, Sample, TokenizedData
+from trainables.models.loading import ends
 
 # Replayed answers are told of where they are this many times longer, or shorter, than the others.
 _FAR = 2

@@ -19,13 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig
 
-from trainables.config.evaluation import GENERAL_TEXT_TOKENS
+from trainables.config.eval_config import GENERAL_TEXT_TOKENS
+from trainables.data.dataset import IGNORED_LABEL, Sample, context_ids, labelled
 from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.logits import backbone_once, logits_at
 from trainables.evaluation.positions import positions_of
-from trainables.inputs.data import IGNORED_LABEL, Sample, context_ids, labelled
-from trainables.process.forecast import LOGITS_AT_ONCE
-from trainables.process.workers import divided
+from trainables.process.collectives import divided
+from trainables.process.memory_estimate import LOGITS_AT_ONCE
 
 
 @dataclass(frozen=True)

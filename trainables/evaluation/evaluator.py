@@ -26,8 +26,7 @@ from trainables.config import ROLES, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError, noted
 from trainables.evaluation.harness_model import Answers, HarnessModel, Layouts, Routed
 from trainables.evaluation.outcomes import equally_weighed, find_without_answer, item_scores
-from trainables.evaluation.task_metrics import check_is_a_share, read_score
-from trainables.evaluation.tasks import (
+from trainables.evaluation.task_loading import (
     PYTHON_SEED,
     SEED,
     LoadedTask,
@@ -37,8 +36,9 @@ from trainables.evaluation.tasks import (
     rows_digest,
     seeded,
 )
-from trainables.inputs.chat_date import dated
-from trainables.inputs.model import load_tokenizer
+from trainables.evaluation.task_metrics import check_is_a_share, read_score
+from trainables.models.chat_date import dated
+from trainables.models.loading import load_tokenizer
 from trainables.process.out_of_memory import is_out_of_memory
 from trainables.records.schema import ItemScore, TaskScore
 

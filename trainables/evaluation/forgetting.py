@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from trainables import metric_keys
-from trainables.records.items import pair_items
+from trainables.records.item_records import pair_items
 from trainables.records.schema import ItemScore, TaskScore
 
 

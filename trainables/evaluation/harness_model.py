@@ -21,9 +21,9 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from trainables.evaluation.continuations import Batch, Request, lay_out, score
 from trainables.evaluation.logits import logits_at
-from trainables.process.lost import is_lost_worker
+from trainables.process.collectives import agreed, divided, from_each, world_size
+from trainables.process.lost_process import is_lost_worker
 from trainables.process.out_of_memory import is_out_of_memory
-from trainables.process.workers import agreed, divided, from_each, world_size
 
 Answers = list[tuple[float, bool]]  # per request: log-likelihood, and whether it is greedy
 Routed = Callable[[int], AbstractContextManager[None]]

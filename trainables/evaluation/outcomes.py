@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from lm_eval.api.task import ConfigurableTask
 
+from trainables.data.right_answers import REMEDY, names_a_choice
 from trainables.errors import Fault, UserError
-from trainables.evaluation.tasks import LoadedTask, document_note
-from trainables.inputs.right_answers import REMEDY, names_a_choice
+from trainables.evaluation.task_loading import LoadedTask, document_note
 from trainables.records.schema import ItemScore, TaskScore
 
 # Of listed answers: whether the right one is what the model would write, and a correlation.

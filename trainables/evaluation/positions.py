@@ -10,8 +10,8 @@ from typing import Any
 
 from torch.nn import Embedding
 
+from trainables.data.dataset import TokenizedData
 from trainables.errors import Fault, UserError
-from trainables.inputs.data import TokenizedData
 
 _MOST_BEFORE = 8  # rows of a table before the first position's: OPT's has two
 

@@ -14,7 +14,7 @@ from trainables.evaluation.outcomes import (
     samples,
     scores_itself,
 )
-from trainables.evaluation.tasks import LoadedTask
+from trainables.evaluation.task_loading import LoadedTask
 from trainables.records.schema import ItemScore, TaskScore
 
 _OF_A_HUNDRED = ("bleu", "chrf")  # whatever the base reaches

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from trainables.data.dataset import TokenizedData
 from trainables.errors import Fault, UserError
-from trainables.inputs.data import TokenizedData
 
 
 def check_data(base: Any, tokenizer: Any, tokenized: TokenizedData) -> None:

@@ -26,14 +26,13 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from trainables.collector import collector_paused
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError
-from trainables.files.storage import SEE_THE_STORE, Location, is_address, open_storage, read_or_none
-from trainables.records.folder import SweepFolder, trial_numbers
-from trainables.records.items import items_file
+from trainables.gc_pause import collector_paused
+from trainables.records.item_records import items_file
 from trainables.records.metrics_file import read_lines, to_line
 from trainables.records.reading import Record, read_each, read_record
+from trainables.records.record_paths import SweepFolder, trial_numbers
 from trainables.records.schema import (
     BaseRecord,
     ItemScore,
@@ -41,6 +40,13 @@ from trainables.records.schema import (
     SweepRecord,
     TrialRecord,
     TrialStatus,
+)
+from trainables.storage.storage import (
+    SEE_THE_STORE,
+    Location,
+    is_address,
+    open_storage,
+    read_or_none,
 )
 
 

@@ -27,6 +27,11 @@ class TrialStatus(StrEnum):
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 
+    @property
+    def in_words(self) -> str:
+        """Such as `out of memory`."""
+        return self.value.replace("_", " ").lower()
+
 
 # What such a trial measured holds: running it again would end alike.
 ENDED_WELL = (TrialStatus.COMPLETE, TrialStatus.STOPPED_EARLY, TrialStatus.DIVERGED)

@@ -17,10 +17,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from trainables.config import TrialConfig
-from trainables.files.disk import whole_folder, write_whole
-from trainables.files.locations import node_cache
-from trainables.files.storage import Storage, is_address, open_storage, read_or_none
 from trainables.records.schema import BASE_RECORD
+from trainables.storage.disk import whole_folder, write_whole
+from trainables.storage.locations import node_cache
+from trainables.storage.storage import Storage, is_address, open_storage, read_or_none
 from trainables.training.checkpoint_files import (
     BEST,
     BEST_EVALUATION,

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from trainables.config import Objective, TrialConfig
-from trainables.files.disk import whole_folder
-from trainables.process.workers import agreed, is_first_worker
+from trainables.process.collectives import agreed, is_first_worker
 from trainables.records.schema import Measurement
+from trainables.storage.disk import whole_folder
 from trainables.training.attempt_folder import is_scratch
 from trainables.training.checkpoint_files import (
     BEST_EVALUATION,

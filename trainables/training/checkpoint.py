@@ -27,8 +27,8 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import load_file, save_file
 
-from trainables.files.disk import whole_folder
-from trainables.process.workers import from_each
+from trainables.process.collectives import from_each
+from trainables.storage.disk import whole_folder
 from trainables.training import optimizer_state, random_state
 from trainables.training.checkpoint_files import FILES, digest
 

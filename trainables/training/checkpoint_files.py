@@ -21,8 +21,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainables.config import Frozen
-from trainables.files.disk import write_whole
-from trainables.files.storage import LocalStorage
+from trainables.storage.disk import write_whole
+from trainables.storage.storage import LocalStorage
 
 CHECKPOINTS, BEST, FILES = "checkpoints", "best", "files.json"
 _EVALUATED = "evaluated.json"

@@ -11,7 +11,7 @@ from trl import SFTTrainer
 
 from trainables.config import TrialConfig
 from trainables.process.background import in_background
-from trainables.process.workers import agreed, barrier, from_each, is_first_worker
+from trainables.process.collectives import agreed, barrier, from_each, is_first_worker
 from trainables.training import checkpoint, checkpoint_files, optimizer_state, random_state
 from trainables.training.attempt_folder import is_scratch, publish_checkpoints, publish_file
 from trainables.training.best_weights import BestWeights

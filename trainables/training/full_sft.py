@@ -18,13 +18,13 @@ from transformers.integrations.deepspeed import (
 from trl import SFTConfig
 
 from trainables.config import DeepSpeedConfig, TrialConfig
+from trainables.data.chats import without_nulls
+from trainables.data.tokenized import inputs_of
 from trainables.errors import Fault, UserError
-from trainables.inputs.adapter import text_decoder
-from trainables.inputs.chats import without_nulls
-from trainables.inputs.model import load_model, shared_base
-from trainables.inputs.tokenized import inputs_of
+from trainables.models.loading import load_model, shared_base
+from trainables.models.lora_adapter import text_decoder
+from trainables.process.collectives import is_first_worker
 from trainables.process.out_of_memory import free_memory
-from trainables.process.workers import is_first_worker
 from trainables.records.schema import TrialResult
 from trainables.training.reporter import Reporter
 from trainables.training.run import run_training, sft_config

@@ -9,10 +9,10 @@ from typing import Any
 from transformers import set_seed
 
 from trainables.config import ModelConfig, TrialConfig
-from trainables.inputs.adapter import adapt, restore
-from trainables.inputs.model import save_own_tokenizer, shared_base
-from trainables.inputs.tokenized import inputs_of
-from trainables.process.workers import is_first_worker
+from trainables.data.tokenized import inputs_of
+from trainables.models.loading import save_own_tokenizer, shared_base
+from trainables.models.lora_adapter import adapt, restore
+from trainables.process.collectives import is_first_worker
 from trainables.records.schema import TrialResult
 from trainables.training.reporter import Reporter
 from trainables.training.run import run_training, sft_config

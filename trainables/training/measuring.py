@@ -15,17 +15,17 @@ from trl import SFTTrainer
 
 from trainables import metric_keys
 from trainables.config import TrialConfig
+from trainables.data.dataset import TokenizedData
 from trainables.errors import Diverged, EvaluationFailed, EvaluationOutOfMemory, TrialError, noted
-from trainables.evaluation.base import Base, compare_with_base
+from trainables.evaluation.base_scores import Base, compare_with_base
 from trainables.evaluation.drift import token_nll
 from trainables.evaluation.evaluator import shared_evaluator
-from trainables.files.disk import is_disk_full
-from trainables.inputs.data import TokenizedData
-from trainables.process.lost import is_lost_worker
+from trainables.process.collectives import is_first_worker
+from trainables.process.lost_process import is_lost_worker
 from trainables.process.out_of_memory import is_out_of_memory
-from trainables.process.workers import is_first_worker
-from trainables.records.items import items_file, without_texts, write_items
+from trainables.records.item_records import items_file, without_texts, write_items
 from trainables.records.schema import Measurement
+from trainables.storage.disk import is_disk_full
 from trainables.training.reporter import Reporter
 
 

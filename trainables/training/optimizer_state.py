@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from trainables.errors import TrialError
-from trainables.process.workers import is_first_worker
+from trainables.process.collectives import is_first_worker
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 # DeepSpeed's names: at stage 3, at 1 and 2, and at 1 in bfloat16 with gradients in fp32.

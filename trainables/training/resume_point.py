@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from trainables.process.workers import agreed, is_first_worker
+from trainables.process.collectives import agreed, is_first_worker
 from trainables.training.checkpoint_files import FILES, CheckpointLost, checkpoints, newest_valid
 
 # Together more than the minute for which NFS may show a folder as it was (`acdirmax`).

@@ -16,11 +16,11 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from trainables.config import TrialConfig
-from trainables.files.disk import whole_folder
-from trainables.inputs.data import TokenizedData, training_order
-from trainables.inputs.tokenized import as_dataset
-from trainables.process.workers import barrier, is_first_worker
+from trainables.data.dataset import TokenizedData, training_order
+from trainables.data.tokenized import as_dataset
+from trainables.process.collectives import barrier, is_first_worker
 from trainables.records.schema import Measurement, TrialResult
+from trainables.storage.disk import whole_folder
 from trainables.training.attempt_folder import is_scratch, published_address
 from trainables.training.best_weights import BestWeights
 from trainables.training.checkpointing import AlreadyTrained, Checkpoints

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import deepspeed_config
 
-from trainables.process.workers import agreed
+from trainables.process.collectives import agreed
 
 
 def shard(model: PreTrainedModel, dtype: torch.dtype) -> None:

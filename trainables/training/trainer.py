@@ -17,10 +17,10 @@ from trl import SFTTrainer
 
 from trainables.errors import first_line
 from trainables.evaluation.evaluator import evaluating
-from trainables.files.disk import is_disk_full
-from trainables.process.lost import is_lost_worker
+from trainables.process.collectives import agreed
+from trainables.process.lost_process import is_lost_worker
 from trainables.process.out_of_memory import is_out_of_memory
-from trainables.process.workers import agreed
+from trainables.storage.disk import is_disk_full
 
 logger = logging.getLogger(__name__)
 

@@ -11,17 +11,17 @@ from pydantic import ValidationError
 
 from trainables.config import Demands, LoraConfig, ModelConfig, TrainConfig
 from trainables.errors import UserError
-from trainables.files.storage import Location, parse_location
 from trainables.records.ledger import Ledger
 from trainables.records.schema import BaseRecord
-from trainables.under_ray.tasks import as_task, check_base_on_worker, evaluate_base_on_worker
+from trainables.storage.storage import Location, parse_location
+from trainables.workers.ray_tasks import as_task, check_base_on_worker, evaluate_base_on_worker
 from tune.cluster.node_checks import marker_in
-from tune.cluster.slots import HostPool
+from tune.cluster.slot_hosts import HostPool
 from tune.cluster.waiting import answering, awaited
 from tune.config.search_config import SearchConfig
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import held_by_worker
-from tune.search.trials import largest_trial
+from tune.search.trial_ids import largest_trial
 
 _LONG_S = 600.0
 

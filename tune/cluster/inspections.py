@@ -8,19 +8,19 @@ from collections.abc import Callable, Sequence
 import ray
 from ray.exceptions import RayError
 
+from analysis.results.default_selection import notable_trials
+from analysis.results.recommendation import numbers_text
 from trainables.errors import first_line
-from trainables.inside.notable_trials import notable_trials
-from trainables.records.folder import SweepFolder
+from trainables.records.record_paths import SweepFolder
 from trainables.records.schema import TrialRecord
-from trainables.results.recommendation import numbers_text
-from trainables.under_ray.tasks import as_task, inspect_on_worker
+from trainables.workers.ray_tasks import as_task, inspect_on_worker
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import held_by_worker, workers_in
 
 logger = logging.getLogger(__name__)
 
 
-def look_inside(
+def inspect_trials(
     config: SweepConfig,
     folder: SweepFolder,
     cluster: dict[str, float],

@@ -9,13 +9,13 @@ from rich.table import Table
 
 from trainables.config import Method, ModelConfig, ModelShape, TrialConfig
 from trainables.errors import Fault, UserError
-from trainables.inputs.model_shape import architecture, read_shape
-from trainables.process import forecast
+from trainables.models.model_shape import architecture, read_shape
+from trainables.process import memory_estimate as forecast
 from trainables.process.parameter_counts import parameters
 from tune.config.search_config import SearchConfig
 from tune.config.sweep_config import SweepConfig
 from tune.search.space import planned_runs
-from tune.search.trials import largest_trial
+from tune.search.trial_ids import largest_trial
 
 _CARDS_GIB = (24, 40, 48, 80, 141)
 _GIB = 1 << 30

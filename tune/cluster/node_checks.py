@@ -13,10 +13,10 @@ import ray
 from ray.exceptions import RayError
 
 from trainables.errors import Fault, UserError, first_line
-from trainables.files.storage import Location, open_storage
 from trainables.records.ledger import cannot_write
-from trainables.under_ray.gpu_types import counted_by_type
-from trainables.under_ray.node import SHARE_STORAGE, NodeReport, on_node, report_node, this_node
+from trainables.storage.storage import Location, open_storage
+from trainables.workers.gpu_types import counted_by_type
+from trainables.workers.node import SHARE_STORAGE, NodeReport, on_node, report_node, this_node
 
 _TIMEOUT_S = 60.0
 _HEAD = "node:__internal_head__"  # Ray's resource of that node

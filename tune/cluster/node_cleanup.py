@@ -9,10 +9,10 @@ from collections.abc import Iterable
 
 import ray
 
-from trainables.records.folder import SweepFolder
+from trainables.records.record_paths import SweepFolder
 from trainables.records.schema import ENDED_WELL, TrialRecord
-from trainables.under_ray.node import on_node
-from trainables.under_ray.tasks import clear_trials
+from trainables.workers.node import on_node
+from trainables.workers.ray_tasks import clear_trials
 
 _TIMEOUT_S = 30.0
 

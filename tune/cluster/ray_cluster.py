@@ -15,7 +15,7 @@ from typing import Any
 
 from trainables.errors import Fault, UserError, first_line, named
 from tune.cluster.other_users import FOLDER, keep_others_out
-from tune.signals import ignoring_hangup
+from tune.process_signals import ignoring_hangup
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("tune", "trainables", "analysis")
@@ -88,7 +88,7 @@ def ray_cluster(
         _start()
     else:
         _join(address)
-        from trainables.under_ray.credentials import sharing_credentials
+        from trainables.workers.credentials import sharing_credentials
 
         sharing = sharing_credentials()
     _send_nothing_with_trials()

@@ -14,9 +14,9 @@ from ray.tune.experiment import Trial
 
 from trainables.config import Method, TrialConfig
 from trainables.errors import Fault, UserError, first_line
-from trainables.under_ray.autoscaler import last_failure
-from trainables.under_ray.endings import LOST
-from trainables.under_ray.slots import SlotHosts, has_process, life_of
+from trainables.workers.autoscaler import last_failure
+from trainables.workers.packed_trials import SlotHosts, has_process, life_of
+from trainables.workers.trial_outcome import LOST
 from tune.cluster.node_checks import nodes_up
 from tune.resources.capacity import wording, workers_on
 

@@ -10,10 +10,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from trainables.data.chats import without_nulls
 from trainables.errors import Fault, did_you_mean, nearest
-from trainables.inputs.chats import without_nulls
 from tune.config.sweep_config import SweepConfig
-from tune.config.sweep_faults import shown
+from tune.config.sweep_errors import shown
 
 _FIELD = "deepspeed.config"
 # All that `DeepSpeedConfig` in DeepSpeed 0.19.8's runtime/config.py reads, and what it calls, but

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from trainables.errors import Fault, UserError
-from trainables.files.disk import content_digest, visible_files
-from trainables.files.locations import PACKAGE_SCHEME, expanded, is_local, resolve
+from trainables.storage.disk import content_digest, visible_files
+from trainables.storage.locations import PACKAGE_SCHEME, expanded, is_local, resolve
 from tune.config.sweep_config import SweepConfig
 from tune.config.task_files import task_files
 

@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from trainables.config import Frozen, Method
-from trainables.under_ray.gpu_types import SMALLEST_SHARE
+from trainables.workers.gpu_types import SMALLEST_SHARE
 
 
 def _number_or_auto(value: Any, parse: ValidatorFunctionWrapHandler) -> Any:

@@ -6,20 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from trainables.config import DataConfig
-from trainables.errors import Fault, UserError, collecting
-from trainables.files.locations import (
-    PACKAGE_SCHEME,
-    RELATIVE,
-    absence,
-    expanded,
-    is_local,
-    resolve,
-)
-from trainables.files.storage import Location, is_address
-from trainables.inputs.load_faults import FETCH_AGAIN, fault_of_adapter
-from trainables.inputs.model_shape import config_of, faults_of_modules
-from trainables.inputs.quantised_files import faults_of_files
-from trainables.inputs.rows import (
+from trainables.data.rows import (
     SOURCES,
     as_replay,
     count_samples,
@@ -27,6 +14,19 @@ from trainables.inputs.rows import (
     load_rows,
     read_general_text,
 )
+from trainables.errors import Fault, UserError, collecting
+from trainables.models.load_errors import FETCH_AGAIN, fault_of_adapter
+from trainables.models.model_shape import config_of, faults_of_modules
+from trainables.models.quantised_files import faults_of_files
+from trainables.storage.locations import (
+    PACKAGE_SCHEME,
+    RELATIVE,
+    absence,
+    expanded,
+    is_local,
+    resolve,
+)
+from trainables.storage.storage import Location, is_address
 from tune.config.deepspeed_settings import faults_of_deepspeed
 from tune.config.input_files import named_inputs, named_paths
 from tune.config.sweep_config import SweepConfig
@@ -67,7 +67,7 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
         faults += faults_of_modules(config.model, named)
     if config.inspect and isinstance(output_dir, str):
         rule = f"needs the sweep in a folder, got {output_dir}"
-        remedy = "leave it out; copy the sweep to a folder afterwards: `python -m analysis inside`"
+        remedy = "leave it out; copy the sweep to a folder afterwards: `python -m analysis inspect`"
         faults.append(Fault("inspect", rule, remedy))
     if config.inspect and not config.train.save_weights:
         faults.append(Fault("inspect", "needs train.save_weights: true, to have what to look into"))

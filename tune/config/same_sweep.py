@@ -14,10 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from trainables.data.chats import without_nulls
 from trainables.errors import Fault, UserError
-from trainables.files.storage import Location
-from trainables.inputs.chats import without_nulls
 from trainables.records.schema import SweepRecord
+from trainables.storage.storage import Location
 from tune.config.deepspeed_settings import deciding_settings
 from tune.config.sweep_config import SweepConfig
 

@@ -18,9 +18,9 @@ from trainables.config import (
     Objective,
     TrainConfig,
 )
+from tune.config.cross_validation import DoNotFit, faults_between_sections
 from tune.config.limits import BudgetConfig, ResourcesConfig
 from tune.config.search_config import SearchConfig
-from tune.config.sections_fit import DoNotFit, faults_between_sections
 
 # As W&B has them; it takes no run of another project.
 _LONGEST_PROJECT, _NOT_IN_PROJECT = 128, "/\\#?%:"
@@ -106,7 +106,7 @@ class SweepConfig(Frozen):
             with any seed. Not for a grid.
         inspect: look inside the models of the recommended trial, of the Pareto front, and of the
             best of each rank and of full fine-tuning once the trials are done, as tasks on the
-            workers; `python -m analysis inside` does the same at any time.
+            workers; `python -m analysis inspect` does the same at any time.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]*$", max_length=64)

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 
 from trainables.config import ROLES
 from trainables.errors import Fault, UserError, collecting
-from trainables.files.locations import RELATIVE, absence, direct, expanded, is_local
+from trainables.storage.locations import RELATIVE, absence, direct, expanded, is_local
 from tune.config.sweep_config import SweepConfig
-from tune.config.sweep_faults import KeyPath, dotted, faults_of, flags_apart, split_key
+from tune.config.sweep_errors import KeyPath, dotted, faults_of, flags_apart, split_key
 
 BUNDLED = Path(__file__).parents[1] / "sweeps"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")

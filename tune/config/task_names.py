@@ -16,7 +16,7 @@ from pathlib import Path
 from trainables.config import EvalSuite
 from trainables.errors import Fault
 from trainables.evaluation.unknown_task import unknown_task
-from trainables.files.locations import resolve
+from trainables.storage.locations import resolve
 
 _NAME = re.compile(r"""^\s*["']?(?:task|group)["']?\s*:\s*["']?([\w.\-]+)""", re.MULTILINE)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from trainables.config import EvalSuite
+from trainables.data.right_answers import REMEDY, names_a_choice
+from trainables.data.row_files import Row, read_rows
 from trainables.errors import Fault, UserError
-from trainables.files.locations import resolve
-from trainables.inputs.right_answers import REMEDY, names_a_choice
-from trainables.inputs.row_files import Row, read_rows
-from tune.config.sweep_faults import shown
+from trainables.storage.locations import resolve
+from tune.config.sweep_errors import shown
 from tune.config.task_files import asked_split, task_named
 
 # What the readers of `datasets` take, by their name as a task's `dataset_path`.

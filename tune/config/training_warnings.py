@@ -6,21 +6,21 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainables.config import Frozen, Method, TrainConfig
-from trainables.config.training import step_at
-from trainables.files.locations import resolve
-from trainables.metric_keys import TRAIN_LOSS, VALIDATION_LOSS
-from trainables.records.schema import BaseRecord
-from trainables.results.enough_items import (
+from analysis.results.formatting import how_many
+from analysis.results.sample_size import (
     FEWEST_OF_RANK,
     FEWEST_RANKS,
     NEGLIGIBLE,
     items_needed,
     level_of_rank,
 )
-from trainables.results.wording import how_many
+from trainables.config import Frozen, Method, TrainConfig
+from trainables.config.train_config import step_at
+from trainables.metric_keys import TRAIN_LOSS, VALIDATION_LOSS
+from trainables.records.schema import BaseRecord
+from trainables.storage.locations import resolve
 from tune.config.sweep_config import SweepConfig
-from tune.config.sweep_faults import shown
+from tune.config.sweep_errors import shown
 from tune.config.sweep_metrics import named_metrics
 from tune.config.task_files import asked_split, task_named
 

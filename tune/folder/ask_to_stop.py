@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from trainables.errors import Fault, UserError
-from trainables.files.storage import Location
 from trainables.records.ledger import Ledger, cannot_write
 from trainables.records.schema import TrialRecord, TrialStatus
-from trainables.results.wording import status_in_full
+from trainables.storage.storage import Location
 from tune.folder.sweep_folder import cannot_read
 
 
@@ -31,7 +30,7 @@ def ask_to_stop(location: Location, number: int) -> str:
         raise cannot_read(location, error) from error
     if record.status is not TrialStatus.RUNNING:
         why = f", {record.reason}" if record.reason else ""
-        rule = f"trial {number} has ended already: {status_in_full(record.status)}{why}"
+        rule = f"trial {number} has ended already: {record.status.in_words}{why}"
         raise _fault(rule, "name one that runs")
     try:
         ledger.storage.write(ledger.folder.name(ledger.folder.stop_request(number)), b"")

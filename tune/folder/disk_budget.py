@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from trainables.files.storage import open_storage
 from trainables.records.ledger import Ledger
 from trainables.records.schema import (
     ENDED_WELL,
@@ -19,6 +18,7 @@ from trainables.records.schema import (
     TrialRecord,
     TrialStatus,
 )
+from trainables.storage.storage import open_storage
 from trainables.training.checkpoint_files import (
     BEST,
     CHECKPOINTS,

@@ -27,9 +27,9 @@ from pydantic import ValidationError
 
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError
-from trainables.files.storage import Location, open_storage
-from trainables.records.folder import SweepFolder
 from trainables.records.ledger import cannot_write
+from trainables.records.record_paths import SweepFolder
+from trainables.storage.storage import Location, open_storage
 from tune.folder.process import Process
 
 logger = logging.getLogger(__name__)

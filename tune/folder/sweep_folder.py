@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from trainables.errors import Fault, UserError
-from trainables.files.storage import Location
-from trainables.records.folder import SweepFolder
 from trainables.records.ledger import Ledger, cannot_write
+from trainables.records.record_paths import SweepFolder
+from trainables.storage.storage import Location
 
 _MOST_NAMED = 3
 

@@ -7,12 +7,12 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from trainables.files.disk import whole_file
+from analysis.results.item_metrics import rounding
+from analysis.results.repeats import diverged, half_width, metrics_over, repeats_of
+from analysis.results.trial_columns import SETTINGS, settings_of
 from trainables.metric_keys import METRICS
 from trainables.records.schema import TaskScore, TrialRecord
-from trainables.results.item_metrics import rounding
-from trainables.results.repeats import diverged, half_width, metrics_over, repeats_of
-from trainables.results.settings import SETTINGS, settings_of
+from trainables.storage.disk import whole_file
 
 
 def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:

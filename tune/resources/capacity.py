@@ -1,6 +1,6 @@
 """How much of a cluster trials hold, and whether they fit it.
 
-Amounts are by kind of resource, as in `trainables.under_ray.gpu_types`.
+Amounts are by kind of resource, as in `trainables.workers.gpu_types`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from trainables.config import Method
 from trainables.errors import Fault, UserError
-from trainables.under_ray.gpu_types import kind_of, type_of
+from trainables.workers.gpu_types import kind_of, type_of
 from tune.config.sweep_config import SweepConfig
 
 _ROUNDING = 1e-6  # 1 / 0.1 GPUs are 10 trials, though 1 // 0.1 is 9

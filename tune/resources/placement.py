@@ -10,8 +10,8 @@ import ray
 from ray.tune import PlacementGroupFactory
 
 from trainables.config import Method, TrialConfig
-from trainables.slots.planning import reason_against
-from trainables.under_ray.gpu_types import SMALLEST_SHARE, reserved, type_of
+from trainables.packing.planning import reason_against
+from trainables.workers.gpu_types import SMALLEST_SHARE, reserved, type_of
 from tune.resources.capacity import taken_up
 
 DRIVER = "driver"  # the cluster files give it to the head node, which is never a spot node

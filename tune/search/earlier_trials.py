@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from analysis.results.formatting import aims_of
+from analysis.results.recommendation import numbers_text
 from trainables.errors import Fault, UserError
-from trainables.files.locations import PACKAGE_SCHEME
-from trainables.files.storage import Location, join, parse_location
 from trainables.records.ledger import Ledger
 from trainables.records.schema import ENDED_WELL, Outcome, TrialRecord, TrialStatus
-from trainables.results.recommendation import numbers_text
-from trainables.results.wording import aims_of
+from trainables.storage.locations import PACKAGE_SCHEME
+from trainables.storage.storage import Location, join, parse_location
 from tune.config.deepspeed_settings import deciding_settings
 from tune.config.input_files import digests
 from tune.config.same_sweep import check_same_inputs, check_same_sweep, other_questions

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
+from analysis.results.trade_off import standard_error
 from trainables.config import Constraint, Objective, TrainConfig
-from trainables.config.training import step_at
+from trainables.config.train_config import step_at
 from trainables.metric_keys import METRICS, TRAIN_LOSS, TRAINABLE_PARAMETERS
 from trainables.records.schema import Measurement, Outcome, TrialStatus
-from trainables.results.trade_off import standard_error
-from trainables.under_ray.reporters import MEASUREMENT
+from trainables.workers.reporters import MEASUREMENT
 from tune.config.sweep_config import EarlyStoppingConfig
 from tune.search.fifo import Fifo
 

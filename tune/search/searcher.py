@@ -12,9 +12,9 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from analysis.results.confirmation import planned_repeats, unconfirmed, winners
 from trainables.config import TrialConfig
 from trainables.records.schema import Measurement, TrialRecord, TrialStatus
-from trainables.results.confirmation import planned_repeats, unconfirmed, winners
 from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
 from tune.resources.placement import Room

@@ -16,11 +16,11 @@ from optuna.distributions import (
     FloatDistribution,
 )
 
+from analysis.results.confirmation import planned_repeats
 from trainables.config import LoraConfig, Method, ModelConfig, TrainConfig, TrialConfig
-from trainables.config.training import CHANGES_NO_RESULT
-from trainables.inputs.model_shape import read_shape
+from trainables.config.train_config import CHANGES_NO_RESULT
+from trainables.models.model_shape import read_shape
 from trainables.process.parameter_counts import adapter_parameters
-from trainables.results.confirmation import planned_repeats
 from tune.config.search_config import (
     OF_TRAINING,
     LogUniform,

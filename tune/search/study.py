@@ -18,9 +18,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from analysis.results.pareto import objective_values
 from trainables.config import Constraint
 from trainables.records.schema import TrialRecord, TrialStatus
-from trainables.results.pareto import objective_values
 from tune.config.sweep_config import SweepConfig
 from tune.search.initial_design import InitialDesign
 from tune.search.space import Params, distributions, suggest

@@ -10,15 +10,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from trainables.records.schema import (
-    FAULTS,
-    BaseRecord,
-    Measurement,
-    SweepRecord,
-    TrialRecord,
-)
-from trainables.results.sweep_table import SweepTable
-from trainables.results.wording import (
+from analysis.results.formatting import (
     STATUS,
     count_statuses,
     count_trials,
@@ -27,7 +19,14 @@ from trainables.results.wording import (
     one_line,
     scores_in_words,
     setting,
-    status_in_full,
+)
+from analysis.results.sweep_table import SweepTable
+from trainables.records.schema import (
+    FAULTS,
+    BaseRecord,
+    Measurement,
+    SweepRecord,
+    TrialRecord,
 )
 from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
@@ -125,7 +124,7 @@ class ConsoleListener(SweepListener):
             took = f" after {duration(record.seconds)}" if record.seconds is not None else ""
             why = f": {one_line(record.reason)}" if record.reason else ""
             self._say(
-                f"trial {record.number} {status_in_full(record.status)}{took}{why} ({progress})",
+                f"trial {record.number} {record.status.in_words}{took}{why} ({progress})",
                 STATUS[record.status].style,
             )
 

@@ -10,18 +10,18 @@ from statistics import fmean
 import yaml
 from rich.console import Console
 
+from analysis.results.confirmation import planned_repeats
+from analysis.results.formatting import how_many, setting
 from trainables.config import TrialConfig
-from trainables.files.storage import Location
 from trainables.records.schema import TrialRecord
-from trainables.results.confirmation import planned_repeats
-from trainables.results.wording import how_many, setting
+from trainables.storage.storage import Location
 from tune.cluster.memory_fit import disk_space, host_memory, memory_table
 from tune.config.sweep_config import SweepConfig
 from tune.config.training_warnings import training_warnings
 from tune.search.earlier_trials import EarlierTrials, trials_as_known
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import grid_size, planned_trials
-from tune.search.trials import TrialMaker, reason_against_slots
+from tune.search.trial_ids import TrialMaker, reason_against_slots
 
 _POINTS_SHOWN = 8
 

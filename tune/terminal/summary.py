@@ -11,16 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trainables.files.storage import Location, is_address
-from trainables.inside.records import InsideFolder
-from trainables.records.folder import SweepFolder
-from trainables.records.ledger import Ledger
-from trainables.records.schema import FAILURES, TrialRecord
-from trainables.results.confirmation import missing_repeats, repeats_to_begin
-from trainables.results.pareto import is_no_worse, losses_of, pareto_front, violation
-from trainables.results.recommendation import Recommendation, numbers_text, recommend, refuted
-from trainables.results.repeats import judged_by_repeats
-from trainables.results.wording import (
+from analysis.results.confirmation import missing_repeats, repeats_to_begin
+from analysis.results.formatting import (
     ABSENT,
     SHORT_NAMES,
     STATUS,
@@ -33,8 +25,15 @@ from trainables.results.wording import (
     rate,
     scores_of,
     setting,
-    status_in_full,
 )
+from analysis.results.pareto import is_no_worse, losses_of, pareto_front, violation
+from analysis.results.recommendation import Recommendation, numbers_text, recommend, refuted
+from analysis.results.repeats import judged_by_repeats
+from trainables.inspection.inspection_records import InspectionFolder
+from trainables.records.ledger import Ledger
+from trainables.records.record_paths import SweepFolder
+from trainables.records.schema import FAILURES, TrialRecord
+from trainables.storage.storage import Location, is_address
 from tune.config.sweep_config import SweepConfig
 from tune.folder.tables import repeated
 
@@ -184,7 +183,7 @@ def _failures(records: Sequence[TrialRecord]) -> Iterator[Text]:
         return
     yield Text("\nNot trained to the end:", "bold")
     for status, reason, failed in found[:_MOST_REASONS]:
-        line = f"  {len(failed)} x {status_in_full(status)}: {reason} ({numbers_text(failed)})"
+        line = f"  {len(failed)} x {status.in_words}: {reason} ({numbers_text(failed)})"
         yield Text(line, STATUS[status].style)
     if len(found) > _MOST_REASONS:
         yield Text(f"  and {len(found) - _MOST_REASONS} more reasons, see results.csv")
@@ -210,8 +209,8 @@ def _places(
     yield Text(f"  all trials   {folder.place(folder.results_csv)}")
     if repeated(records):
         yield Text(f"  over seeds   {folder.place(folder.confirmed_csv)}")
-    if (inside := InsideFolder(folder.root).root).is_dir():
-        yield Text(f"  inside       {inside}")
+    if (inspection := InspectionFolder(folder.root).root).is_dir():
+        yield Text(f"  inspection   {inspection}")
     if recommendation is not None:
         written = recommendation.trial.weights_dir
         why = f"gone, written to {written}" if written else "not kept (train.save_weights is false)"

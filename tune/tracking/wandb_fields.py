@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from analysis.results.wandb_names import BASE_GROUP, SETTING_GROUP, setting_group
 from trainables.config import Frozen, ModelConfig, TrialConfig
 from trainables.records.schema import BaseRecord, SweepRecord, TrialRecord, TrialStatus
-from trainables.results.wandb_names import BASE_GROUP, SETTING_GROUP, setting_group
 
 STARTED = "trial/started"
 """Key of when a trial's first attempt began: another one is of a training from nothing."""

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from trainables.files.storage import Location
-from trainables.records.folder import SweepFolder
+from analysis.results.formatting import how_many
+from analysis.results.wandb_names import base_run_id, upload_command
 from trainables.records.ledger import Ledger
+from trainables.records.record_paths import SweepFolder
 from trainables.records.schema import (
     BaseRecord,
     Measurement,
@@ -19,8 +20,7 @@ from trainables.records.schema import (
     TrialRecord,
     TrialStatus,
 )
-from trainables.results.wandb_names import base_run_id, upload_command
-from trainables.results.wording import how_many
+from trainables.storage.storage import Location
 from tune.config.sweep_config import WandbConfig
 from tune.listeners import SweepListener
 from tune.tracking.wandb_endings import PER_PAGE

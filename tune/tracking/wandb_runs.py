@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import wandb
 
+from analysis.results.formatting import one_line
+from analysis.results.wandb_names import DELETED, RUN_SETTINGS
 from trainables import metric_keys
-from trainables.files.disk import flush
-from trainables.files.storage import Location
-from trainables.records.folder import SweepFolder
+from trainables.records.record_paths import SweepFolder
 from trainables.records.schema import Measurement
-from trainables.results.wandb_names import DELETED, RUN_SETTINGS
-from trainables.results.wording import one_line
+from trainables.storage.disk import flush
+from trainables.storage.storage import Location
 from tune.config.sweep_config import WandbConfig
 from tune.tracking.wandb_endings import ENDING, Endings
 from tune.tracking.wandb_fields import STARTED

@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainables.errors import Fault, UserError, first_line
-from trainables.files.storage import Location, join
 from trainables.records.ledger import Ledger
+from trainables.storage.storage import Location, join
 from tune.config.sweep_config import SweepConfig, WandbConfig, project_name
 
 _PREFIX, _MODE, _PROJECT, _ENTITY = "WANDB_", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY"

@@ -1,0 +1,298 @@
+"""The trade-off: gain against forgetting and other objectives, and the search's progress."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from analysis.report.charts import (
+    FULL,
+    Chart,
+    Figure,
+    Key,
+    Trace,
+    axis,
+    listed,
+    mark_of,
+    marked,
+    point_keys,
+    point_trace,
+    rank_colours,
+    sweep_keys,
+    symbols,
+)
+from analysis.results.formatting import NAMES, axis_title, goals_in_words, how_many
+from analysis.results.pareto import is_feasible, is_no_worse, losses_of
+from analysis.results.recommendation import refuted
+from analysis.results.sample_size import FEWEST_OF_RANK
+from analysis.shown_sweeps import Results
+from analysis.stats.hypervolume import hypervolume
+from analysis.sweeps import Sweep, bases
+from trainables.metric_keys import FORGETTING_MEAN, METRICS
+from trainables.records.schema import TrialRecord
+
+_FEWEST_TO_LEVEL_OFF = 4 * FEWEST_OF_RANK
+"""Trials whose last quarter tells whether more would help: of fewer it may be a single one."""
+
+
+def trade_off_figure(results: Results) -> Figure | None:
+    """Plot the gain in the domain against forgetting, OOD accuracy and every other objective.
+
+    The front is marked. None if no complete trial measured any of these.
+    """
+    charts = [_chart(results, *each) for each in enumerate(results.plotted_against)]
+    if not charts:
+        return None
+    caption = (
+        f"Each point is a trial that ran to its end. {_told_of_front(results)}. "
+        "Touch a point for its settings."
+    )
+    marks = [Key("Pareto front", "@ink", "ring")] if results.front else []
+    if results.recommendation:
+        marks.append(Key(results.recommendation.word, FULL, "target"))
+    if any(_base(results, metric) for metric in results.judged_by):
+        marks.append(Key("base", "@ink", "star"))
+    return Figure(caption, tuple(charts), 2, (*point_keys(results), *marks))
+
+
+def _chart(results: Results, index: int, metric: str) -> Chart:
+    title = f"{NAMES[results.gain]} against {NAMES.get(metric, metric)}"
+    return Chart(
+        f"trade-off-{index}",
+        title,
+        f"Scatter plot of {how_many(len(results.complete), 'complete trial')}: {title}, "
+        f"{_told_of_marks(results, metric)}.",
+        _scatter(results, metric),
+        {
+            "xaxis": axis(axis_title(metric), zeroline=metric == FORGETTING_MEAN),
+            "yaxis": axis(axis_title(results.gain)),
+            "annotations": _arrow(results, metric),
+        },
+        height=400,
+    )
+
+
+def _told_of_front(results: Results) -> str:
+    goals = goals_in_words(results.goals)
+    count = len(results.front)
+    if not count:
+        return f"{_no_front(results)} ({goals})"
+    found = (results.judged.get(record.config.trial_id) for record in results.front)
+    against = refuted(results.goals, [record for record in found if record], results.names)
+    held = "one ringed trial" if count == 1 else f"{count} ringed trials"
+    told = (
+        f"The Pareto front ({goals}) holds the {held} to which no other is equal or better in "
+        "every objective and better in one"
+    )
+    if count > 1 and len(results.goals.objectives) > 2:
+        told += "; of more than two objectives, some lie inside the cloud of a plot of two"
+    return f"{told}, each by its own run; {against}" if against else told
+
+
+def _told_of_marks(results: Results, metric: str) -> str:
+    """Such as `LoRA coloured by rank, full fine-tuning as diamonds`, of what there is."""
+    is_one_sweep = len(results.sweeps) == 1
+    told = ["LoRA coloured by rank"] if results.lora else []
+    if len(results.lora) < len(results.complete):
+        told.append(f"full fine-tuning {'as diamonds' if is_one_sweep else 'in vermilion'}")
+    if not is_one_sweep:
+        told += [f"{sweep.title} as {mark_of(results, sweep).symbol}" for sweep in results.sweeps]
+    told += ["the base as a star"] if _base(results, metric) else []
+    told += ["trials of the Pareto front ringed"] if results.front else []
+    if results.recommendation:
+        told.append(f"the {results.recommendation.word} one circled")
+    return ", ".join(told)
+
+
+def _scatter(results: Results, metric: str) -> list[Trace]:
+    shown = [record for record in results.complete if record.metric(metric) is not None]
+    traces = []
+    for rank, colour in rank_colours(results).items():
+        own = [r for r in shown if r.rank == rank]
+        traces.append(_points(results, own, metric, {"color": colour, **symbols(results, own)}))
+    full = [record for record in shown if record.rank is None]
+    marker = {"color": FULL, "symbol": "diamond", "size": 11, **symbols(results, full)}
+    traces.append(_points(results, full, metric, marker))
+    ring = {"symbol": "circle-open", "color": "@ink", "size": 16, "line": {"width": 1.3}}
+    around = [_points(results, [r for r in shown if results.is_on_front(r)], metric, ring)]
+    if results.recommendation:
+        target = {"symbol": "circle-open", "color": FULL, "size": 24, "line": {"width": 2.5}}
+        around.append(_points(results, [results.recommendation.trial], metric, target))
+    for trace in around:  # the points within have the hover texts
+        del trace["hovertemplate"]
+        trace["hoverinfo"] = "skip"
+    return [trace for trace in (*traces, *around) if trace["x"]] + _base(results, metric)
+
+
+def _points(
+    results: Results, records: Sequence[TrialRecord], metric: str, marker: dict[str, Any]
+) -> Trace:
+    x = [record.metric(metric) for record in records]
+    y = [record.metric(results.gain) for record in records]
+    return point_trace(results, records, x, y, marker)
+
+
+def _base(results: Results, metric: str) -> list[Trace]:
+    if not (found := bases(results.sweeps, metric, results.gain)):
+        return []
+    x, y = zip(*found, strict=True)
+    edge = {"color": "@paper", "width": 1}
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [*x],
+            "y": [*y],
+            "text": [*map(escape, found.values())],
+            "marker": {"symbol": "star", "color": "@ink", "size": 15, "line": edge},
+            "hovertemplate": "<b>%{text}</b><br>%{x:.3f}, %{y:.3f}<extra></extra>",
+        }
+    ]
+
+
+def _arrow(results: Results, metric: str) -> list[Trace]:
+    """An arrow to the recommended trial from where the plot is empty: below it, of a loss above."""
+    if results.recommendation is None:
+        return []
+    trial = results.recommendation.trial
+    shown = [v for r in results.complete if (v := r.metric(metric)) is not None]
+    own = trial.metric(metric)
+    is_left = own is not None and own <= (min(shown) + max(shown)) / 2
+    return [
+        {
+            "x": own,
+            "y": trial.metric(results.gain),
+            "ax": 46 if is_left else -46,
+            "ay": 58 if METRICS[results.gain].better == "max" else -58,
+            "text": f"<b>{escape(results.name(trial))}</b>",
+            "xanchor": "left" if is_left else "right",
+            "font": {"color": FULL},
+            "arrowcolor": FULL,
+            "arrowhead": 0,
+            "arrowwidth": 1.2,
+            "standoff": 12,
+        }
+    ]
+
+
+def hypervolume_shares(results: Results, sweep: Sweep) -> list[float]:
+    """Hypervolume of the front after each trial of a search, as a fraction of the maximum.
+
+    Objectives are scaled between the ends of `_box`, so 1 would be a single trial that is best in
+    everything. A trial that violates a constraint adds nothing.
+    """
+    goals = results.goals
+    box = _box(results)
+    front: list[list[float]] = []
+    shares = [0.0]
+    for record in results.of(sweep, results.complete):
+        losses = losses_of(goals, record)
+        own = [_place(loss, *ends) for loss, ends in zip(losses, box, strict=True)]
+        if not is_feasible(goals, record) or any(is_no_worse(p, own) for p in front):
+            shares.append(shares[-1])
+            continue
+        front = [point for point in front if not is_no_worse(own, point)] + [own]
+        shares.append(hypervolume(front, [1.0] * len(goals.objectives)))
+    return shares[1:]
+
+
+def _box(results: Results) -> list[tuple[float, float]]:
+    """The best and the worst loss of each objective over the complete trials and the bases.
+
+    Those of other sweeps count too. Of trials behind the front, Tukey's fence leaves outliers out:
+    one that forgot everything would make so large a box that any front seems to fill it.
+    """
+    goals = results.goals
+    known = [losses_of(goals, record) for record in results.complete]
+    kept = [losses_of(goals, record) for record in results.front]
+    for values in bases(results.sweeps, *(aim.metric for aim in goals.objectives)):
+        kept.append([aim.loss(v) for aim, v in zip(goals.objectives, values, strict=True)])
+    box = []
+    for index, losses in enumerate(zip(*known, strict=True)):
+        lower, upper = np.quantile(losses, [0.25, 0.75])
+        fence = upper + 1.5 * (upper - lower)
+        shown = [*(loss for loss in losses if loss <= fence), *(own[index] for own in kept)]
+        box.append((min(shown), max(shown)))
+    return box
+
+
+def _place(loss: float, best: float, worst: float) -> float:
+    """0 at the best, 1 at the worst, more beyond."""
+    if best == worst:
+        return float(loss > worst)
+    return (loss - best) / (worst - best)
+
+
+def _no_front(results: Results) -> str:
+    """Said of single runs: a trial may be taken whose repeats keep the constraints in the mean."""
+    lacks = "keeps every constraint" if results.goals.constraints else "measured every objective"
+    return f"No run of the search {lacks}, so there is no front yet"
+
+
+def hypervolume_figure(results: Results) -> Figure | None:
+    """How the front grew over each search; None if none has three complete trials."""
+    found = [(sweep, hypervolume_shares(results, sweep)) for sweep in results.sweeps]
+    shown = [(sweep, shares) for sweep, shares in found if len(shares) >= 3]
+    if not shown:
+        return None
+    ends = listed(results, [(sweep, f"{shares[-1]:.2f}") for sweep, shares in shown])
+    counts = listed(results, [(sweep, f"{len(shares)}") for sweep, shares in shown])
+    chart = Chart(
+        "hypervolume",
+        "Hypervolume of the front as the search went on",
+        f"Step line of the hypervolume after each of {counts} complete trials; it ends at "
+        f"{ends} of what is possible.",
+        [_steps(results, sweep, shares) for sweep, shares in shown],
+        {
+            "xaxis": axis("complete trials"),
+            "yaxis": axis("share of the possible", rangemode="tozero"),
+        },
+        height=240,
+    )
+    whole = listed(results, [(sweep, f"{100 * shares[-1]:.1f} %") for sweep, shares in shown])
+    caption = (
+        f"The front dominates {whole} of the box between the best and the worst "
+        "value seen of each objective, without outliers behind the front. "
+        f"{_last_quarter(results, shown)}"
+    )
+    if not results.front:
+        caption = f"{_no_front(results)}."
+    keys = sweep_keys(results, of=[sweep for sweep, _ in shown])
+    return Figure(caption, (chart,), legend=tuple(keys))
+
+
+def _last_quarter(results: Results, shown: Sequence[tuple[Sweep, Sequence[float]]]) -> str:
+    """What it added to the hypervolume of each search, where that tells anything."""
+    added = [
+        (sweep, f"{100 * (shares[-1] - shares[len(shares) * 3 // 4 - 1]):.1f} points")
+        for sweep, shares in shown
+        if len(shares) >= _FEWEST_TO_LEVEL_OFF
+    ]
+    told = []
+    if added:
+        told.append(
+            f"The last quarter of the search added {listed(results, added)}: where that is "
+            "little, more trials of this space will hardly help."
+        )
+    if len(added) < len(shown):
+        told.append(
+            f"Fewer than {_FEWEST_TO_LEVEL_OFF} complete trials are too few to say whether more "
+            "would help."
+        )
+    return " ".join(told)
+
+
+def _steps(results: Results, sweep: Sweep, shares: Sequence[float]) -> Trace:
+    colour = "@ink" if len(results.sweeps) == 1 else mark_of(results, sweep).colour
+    line = {
+        "type": "scatter",
+        "mode": "lines",
+        "line": {"shape": "hv", "color": colour, "width": 2},
+        "x": list(range(1, len(shares) + 1)),
+        "y": list(shares),
+        "hovertemplate": "after %{x} complete trials: %{y:.3f}<extra></extra>",
+    }
+    return marked(results, sweep, line)

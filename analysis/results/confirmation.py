@@ -1,0 +1,77 @@
+"""Confirming the winners: which trials to repeat, and with which seeds.
+
+The search asks here what to run, and the report what is missing, so they never disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from analysis.results.pareto import Goals
+from analysis.results.recommendation import recommend
+from analysis.results.repeats import TOLD, point_of
+from trainables.config import ConfirmConfig
+from trainables.records.schema import TrialRecord
+
+
+def planned_repeats(confirm: ConfirmConfig | None, searched: int) -> int:
+    """How many repeat runs there will be after so many trials, if there are enough winners."""
+    return min(confirm.top_k, searched) * confirm.seeds if confirm else 0
+
+
+def repeats_in_all(goals: Goals, records: Sequence[TrialRecord]) -> int:
+    """How many repeat runs there are and will be, once the search is over."""
+    recorded = sum(record.confirms is not None for record in records)
+    return recorded + repeats_to_begin(goals, records)
+
+
+def repeats_to_begin(goals: Goals, records: Sequence[TrialRecord]) -> int:
+    """How many repeat runs of the winners, as they are now, have yet to begin."""
+    if goals.confirm is None:
+        return 0
+    chosen = winners(goals, records, goals.confirm.top_k)
+    return sum(1 for _ in unconfirmed(goals.confirm.seeds, chosen, records))
+
+
+def missing_repeats(records: Iterable[TrialRecord], to_begin: int, whose: str = "") -> str:
+    """A sentence to follow the answer, with a space before it; empty if no repeat is missing.
+
+    Args:
+        records: of one sweep.
+        to_begin: of `repeats_to_begin`.
+        whose: such as ` of first`, where there are several sweeps.
+    """
+    repeats = [record for record in records if record.confirms is not None]
+    missing = to_begin + sum(record.status not in TOLD for record in repeats)
+    told = f"{missing} of {len(repeats) + to_begin} repeats with other seeds{whose}"
+    return f" Missing: {told}, not run to their end." if missing else ""
+
+
+def unconfirmed(
+    seeds: int, chosen: Sequence[TrialRecord], records: Sequence[TrialRecord]
+) -> Iterator[tuple[TrialRecord, int]]:
+    """Winners paired with seeds that their points have not been run with yet.
+
+    `seeds`: how many repeats each winner gets.
+    """
+    for winner in chosen:
+        point = point_of(winner)
+        runs = [record for record in records if point_of(record) == point]
+        first = max(run.config.seed for run in runs) + 1
+        repeats = sum(run.confirms is not None for run in runs)
+        for seed in range(first, first + seeds - repeats):
+            yield winner, seed
+
+
+def winners(goals: Goals, records: Iterable[TrialRecord], count: int) -> list[TrialRecord]:
+    """The recommended trial, the one recommended without its point, and so on, up to `count`."""
+    left = [record for record in records if record.confirms is None]
+    found: list[TrialRecord] = []
+    while len(found) < count:
+        best = recommend(goals, left)
+        if best is None or not best.feasible:
+            break
+        found.append(best.trial)
+        taken = point_of(best.trial)
+        left = [record for record in left if point_of(record) != taken]
+    return found

@@ -1,0 +1,286 @@
+"""The trial to take, and why.
+
+The sweep's final message and the report both ask here, so they never disagree.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from analysis.results.formatting import capitalized, metric_text
+from analysis.results.pareto import Goals, is_feasible, objective_values, pareto_front, violation
+from analysis.results.repeats import judged_by_repeats, point_of
+from analysis.results.trade_off import distance_to_ideal, objective_ranges, scaling_trials
+from trainables.config import Constraint
+from trainables.records.schema import TrialRecord, TrialStatus
+
+_MOST_NUMBERS = 10
+Names = Callable[[Sequence[TrialRecord]], str]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The trial to take, and why, in one sentence.
+
+    Attributes:
+        trial: always a complete one.
+        reason: derived from the records.
+        feasible: whether it meets every constraint.
+    """
+
+    trial: TrialRecord
+    reason: str
+    feasible: bool = True
+
+    @property
+    def word(self) -> str:
+        """What the trial is called: the nearest to keeping the constraints is not recommended."""
+        return "recommended" if self.feasible else "nearest"
+
+
+def recommend(
+    goals: Goals,
+    records: Sequence[TrialRecord],
+    judged: Sequence[TrialRecord] | None = None,
+    names: Names | None = None,
+) -> Recommendation | None:
+    """The trial to take; None if no complete trial has every objective.
+
+    With one objective, the best; with several, the knee of the Pareto front: the trial nearest to
+    the best of every objective after scaling each to [0, 1] over `scaling_trials`, or over two of
+    its standard errors if they differ by less. If no trial meets the constraints, the one that
+    misses them by the least in total, each miss as a share of its bound, since their units differ.
+    Ties go to the lower number.
+
+    `judged` are trials repeated with other seeds; by default what `judged_by_repeats` makes of the
+    records. If the trial that the search alone would have taken is among them, or breaks a
+    constraint, one of them is taken, rather than one that was best by luck, unless none meets the
+    constraints on average and trains to its end with every seed. The reason names trials by
+    `names`, by default by their numbers.
+    """
+    names = names or numbers_text
+    if judged is None:
+        judged = judged_by_repeats(records, goals.confirm)
+    by_search = _choose(goals, records, scaling_trials(goals, records), names)
+    if by_search is None:
+        return None
+    is_judged = _trial_id(by_search.trial) in map(_trial_id, judged)
+    if by_search.feasible and not is_judged:
+        return by_search
+    by_repeats = _by_repeats(goals, records, judged, by_search, names)
+    return by_repeats if is_judged or by_repeats.feasible else by_search
+
+
+def _trial_id(record: TrialRecord) -> str:
+    return record.config.trial_id
+
+
+def _by_repeats(
+    goals: Goals,
+    records: Sequence[TrialRecord],
+    judged: Sequence[TrialRecord],
+    by_search: Recommendation,
+    names: Names,
+) -> Recommendation:
+    scale = [*scaling_trials(goals, records), *pareto_front(goals, judged)]
+    repeated = set(map(_trial_id, judged))
+    own = {_trial_id(r): r for r in records if objective_values(goals, r) is not None}
+    points = _one_of_each_point(goals, judged, own, by_search)
+    found = _choose(goals, points, scale, names, kind="repeated")
+    if found is None or not found.feasible:
+        others = [record for record in records if _trial_id(record) not in repeated]
+        other = _choose(goals, others, scale, names)
+        if other and (other.feasible or found is None):
+            why_not = refuted(goals, judged, names)
+            return replace(other, reason=f"{why_not}; of the others, {other.reason}")
+    if found is None:
+        reason = f"{by_search.reason}{_as_sentence(refuted(goals, judged, names))}"
+        return replace(by_search, reason=reason)
+    trial = own[_trial_id(found.trial)]
+    # Where all break a constraint, the reason has said so.
+    told = [r for r in judged if found.feasible or r.status is TrialStatus.DIVERGED]
+    why_not = refuted(goals, told, names)
+    told_of_run = _own_run(goals, trial, found)
+    reason = (
+        f"by the means over repeats with other seeds, {found.reason}{told_of_run}"
+        f"{_as_sentence(why_not)}"
+    )
+    if trial is not by_search.trial:
+        once = names([by_search.trial])
+        reason += (
+            f" One run of each would have chosen {once}."
+            if by_search.feasible
+            else f" No run of the search keeps every constraint; that of {once} came nearest."
+        )
+    return Recommendation(trial, reason, found.feasible)
+
+
+def _own_run(goals: Goals, trial: TrialRecord, found: Recommendation) -> str:
+    """What the trial's own run has where that is not what its repeats, which `found` tells, have.
+
+    Its weights are those of its own run. Empty if all is alike as printed.
+    """
+    judged_by = goals.objectives if found.feasible else goals.constraints
+    metrics = [one.metric for one in judged_by]
+    own, of_repeats = (_values(metrics, record) for record in (trial, found.trial))
+    weights = ", whose weights are kept," if trial.weights_dir else ""
+    return f" Its run in the search{weights} has {own}." if own != of_repeats else ""
+
+
+def refuted(goals: Goals, judged: Sequence[TrialRecord], names: Names) -> str:
+    """Which trials cannot be taken and why, such as `with another seed trial 8 diverged`.
+
+    `judged`: see `recommend`. Empty if repeats speak against none.
+    """
+    found: dict[str, list[TrialRecord]] = {}
+    for record in judged:
+        if record.status is TrialStatus.DIVERGED:
+            fault = "with another seed {} diverged"
+        elif objective_values(goals, record) is None:
+            fault = "with another seed {} had no finite value of an objective"
+        elif not is_feasible(goals, record):
+            fault = "in the mean over other seeds {} broke a constraint"
+        else:
+            continue
+        found.setdefault(fault, []).append(record)
+    return ", and ".join(fault.format(names(records)) for fault, records in found.items())
+
+
+def _as_sentence(told: str) -> str:
+    return f" {capitalized(told)}." if told else ""
+
+
+def _one_of_each_point(
+    goals: Goals,
+    judged: Sequence[TrialRecord],
+    own: Mapping[str, TrialRecord],
+    by_search: Recommendation,
+) -> list[TrialRecord]:
+    """Of runs of one point, which are judged alike, the one that did best by itself.
+
+    `own`: by id, the trials as they ran that may be taken.
+    """
+    alike: dict[object, list[TrialRecord]] = {}
+    for record in judged:
+        if _trial_id(record) in own:
+            means = tuple(record.metrics.items())
+            alike.setdefault((point_of(record), means), []).append(record)
+    taken = []
+    for records in alike.values():
+        runs = [own[_trial_id(record)] for record in records]
+        preferred = (by_search, _choose(goals, runs, runs, numbers_text))
+        wanted = next(found.trial for found in preferred if found and found.trial in runs)
+        taken.append(records[runs.index(wanted)])
+    return taken
+
+
+def _choose(
+    goals: Goals,
+    records: Sequence[TrialRecord],
+    scale: list[TrialRecord],
+    names: Names,
+    kind: str = "complete",
+) -> Recommendation | None:
+    """The best of the records by themselves, which the reason calls trials of this kind."""
+    ranked = [record for record in records if objective_values(goals, record) is not None]
+    if not ranked:
+        return None
+    front = pareto_front(goals, ranked)
+    if not front:
+        return _least_infeasible(goals, ranked, kind)
+    feasible = sum(is_feasible(goals, record) for record in ranked)
+    if feasible == 1:
+        rest = "that keeps every constraint" if goals.constraints else "to choose from"
+        only = f"the only {kind} trial {rest}: {_objectives(goals, front[0])}."
+        return Recommendation(front[0], only)
+    among = f"{feasible} {kind} trials"
+    if goals.constraints:
+        among += " that keep every constraint"
+    if len(goals.objectives) == 1:
+        return _best(goals, front, among, names)
+    return _knee(goals, front, scale, among, names)
+
+
+def _least_infeasible(goals: Goals, ranked: list[TrialRecord], kind: str) -> Recommendation:
+    units = {constraint: _unit_of_misses(constraint, ranked) for constraint in goals.constraints}
+
+    def total(record: TrialRecord) -> float:
+        return sum(max(violation(c, record), 0.0) / unit for c, unit in units.items())
+
+    trial = min(ranked, key=lambda record: (total(record), record.number))
+    broken = [
+        f"{c.metric} is {_exactly(trial.metric(c.metric))}, not {c.operator} {c.bound:g}"
+        for c in goals.constraints
+        if violation(c, trial) > 0
+    ]
+    nearest = (
+        f", and of {len(ranked)} {kind} trials this one misses them by the least: "
+        if len(ranked) > 1
+        else f": of the only {kind} one "
+    )
+    reason = f"no trial keeps every constraint{nearest}{' and '.join(broken)}."
+    return Recommendation(trial, reason, feasible=False)
+
+
+def _unit_of_misses(constraint: Constraint, ranked: list[TrialRecord]) -> float:
+    """The bound, which no other trial changes; of a bound of 0, the median of the finite misses.
+
+    The largest would be one outlier's, beside which those of all others weigh nothing.
+    """
+    misses = (violation(constraint, record) for record in ranked)
+    finite = [miss for miss in misses if 0 < miss < math.inf]
+    return abs(constraint.bound) or statistics.median(finite or [1.0])
+
+
+def _exactly(value: float | None) -> str:
+    """More digits than elsewhere: 0.0502 is not <= 0.05, but 0.050 would seem to be."""
+    return "missing" if value is None else f"{value:g}"
+
+
+def _best(goals: Goals, front: list[TrialRecord], among: str, names: Names) -> Recommendation:
+    objective = goals.objectives[0]
+    value = metric_text(objective.metric, front[0].metric(objective.metric))
+    extreme = "lowest" if objective.mode == "min" else "highest"
+    reason = f"{extreme} {objective.metric} ({value}) of {among}"
+    return Recommendation(front[0], f"{reason}{_as_good(front[1:], names)}.")
+
+
+def _knee(
+    goals: Goals, front: list[TrialRecord], scale: list[TrialRecord], among: str, names: Names
+) -> Recommendation:
+    ranges = objective_ranges(goals, scale)
+    distances = [distance_to_ideal(goals, record, ranges) for record in front]
+    nearest = [r for r, d in zip(front, distances, strict=True) if d == min(distances)]
+    trial, *others = nearest
+    told = _objectives(goals, trial)
+    if len(front) == 1:
+        return Recommendation(trial, f"best in every objective of {among}: {told}.")
+    reason = (
+        f"the knee of the front's {len(front)} trials, nearest to the best of every objective at "
+        f"once: {told}"
+    )
+    return Recommendation(trial, f"{reason}{_as_good(others, names)}.")
+
+
+def _objectives(goals: Goals, trial: TrialRecord) -> str:
+    return _values([objective.metric for objective in goals.objectives], trial)
+
+
+def _values(metrics: Sequence[str], trial: TrialRecord) -> str:
+    """What it has of each, such as `in_domain/acc_mean 0.812, forgetting/mean +0.031`."""
+    return ", ".join(f"{metric} {metric_text(metric, trial.metric(metric))}" for metric in metrics)
+
+
+def _as_good(others: list[TrialRecord], names: Names) -> str:
+    return f" (as good: {names(others)})" if others else ""
+
+
+def numbers_text(records: Sequence[TrialRecord]) -> str:
+    """Such as `trials 3, 5 and 12 more`."""
+    numbers = ", ".join(str(record.number) for record in records[:_MOST_NUMBERS])
+    more = len(records) - _MOST_NUMBERS
+    told = f"trial{'s' if len(records) > 1 else ''} {numbers}"
+    return f"{told} and {more} more" if more > 0 else told

@@ -1,0 +1,135 @@
+"""Repeat runs of the search's best trials with other seeds, and how the trials fare in them.
+
+The run that was chosen for being best is left out of the means: it was probably lucky.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from analysis.results.pareto import Goals, can_be_taken
+from analysis.results.trade_off import best_trade_off
+from trainables.config import ConfirmConfig, LoraConfig
+from trainables.records.schema import TrialRecord, TrialStatus
+
+# Below this p-value a difference counts as shown. (1 - 0.95 is a float above 0.05.)
+SIGNIFICANT = 0.05
+# Confidence of every interval.
+LEVEL = 1 - SIGNIFICANT
+# How a repeat run ends that tells something of its point.
+TOLD = (TrialStatus.COMPLETE, TrialStatus.DIVERGED)
+Point = tuple[str, LoraConfig | None, tuple[float | None, ...]]
+
+
+def repeats_of(trial: TrialRecord, records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Repeat runs of a trial's point, among its sweep's records, that completed or diverged.
+
+    A point that the search tried again has the repeat runs of before. A repeat run has none, and
+    none has a trial that did not complete itself.
+    """
+    if trial.confirms is not None or trial.status is not TrialStatus.COMPLETE:
+        return []
+    point = point_of(trial)
+    repeats = (r for r in records if r.confirms is not None and r.status in TOLD)
+    return [repeat for repeat in repeats if point_of(repeat) == point]
+
+
+def diverged(repeats: Iterable[TrialRecord]) -> int:
+    """How many of the repeat runs diverged."""
+    return sum(repeat.status is TrialStatus.DIVERGED for repeat in repeats)
+
+
+def metrics_over(repeats: Iterable[TrialRecord]) -> dict[str, list[float]]:
+    """Metrics that all complete repeat runs have, with one value per run; empty without any."""
+    metrics = [
+        repeat.last.metrics
+        for repeat in repeats
+        if repeat.status is TrialStatus.COMPLETE and repeat.last
+    ]
+    keys = [key for key in metrics[0] if all(key in own for own in metrics)] if metrics else []
+    return {key: [own[key] for own in metrics] for key in keys}
+
+
+def judged_by_repeats(
+    records: Sequence[TrialRecord], confirm: ConfirmConfig | None
+) -> list[TrialRecord]:
+    """Complete trials of points that were repeated, with the means over the repeat runs as metrics.
+
+    If a repeat run diverged, the trial counts as diverged: no mean of the others makes up for that.
+    Else it is left out until as many of its repeat runs have ended as are asked for or, if that is
+    fewer, as of the point that has most: its mean is not as certain yet.
+
+    Args:
+        records: of one sweep.
+        confirm: what it asks for now, perhaps less than what an earlier start ran; None if nothing.
+    """
+    ended: dict[Point, list[TrialRecord]] = {}
+    for record in records:
+        if record.confirms is not None and record.status is not TrialStatus.RUNNING:
+            ended.setdefault(point_of(record), []).append(record)
+    enough = max(map(len, ended.values()), default=0)
+    if confirm:
+        enough = min(enough, confirm.seeds)
+    judged = []
+    for trial in sorted(records, key=lambda record: record.number):
+        runs = ended.get(point_of(trial), [])
+        repeats = repeats_of(trial, runs)
+        values = metrics_over(repeats)
+        if diverged(repeats):
+            judged.append(trial.model_copy(update={"status": TrialStatus.DIVERGED}))
+        elif trial.last and values and len(runs) >= enough:
+            means = {key: statistics.fmean(of_all) for key, of_all in values.items()}
+            last = trial.last.model_copy(update={"metrics": means})
+            judged.append(trial.model_copy(update={"last": last}))
+    return judged
+
+
+def best_unrefuted(
+    goals: Goals,
+    trials: Sequence[TrialRecord],
+    judged: Mapping[str, TrialRecord],
+    ranges: Sequence[tuple[float, float]],
+) -> TrialRecord:
+    """The best trade-off, as of `best_trade_off`, where trials that repeat runs refuted come last.
+
+    `judged`: those of `judged_by_repeats`, by id.
+    """
+    sound = [r for r in trials if can_be_taken(goals, judged.get(r.config.trial_id, r))]
+    untold = [record for record in trials if record.config.trial_id not in judged]
+    return best_trade_off(goals, sound or untold or trials, ranges)
+
+
+def point_of(record: TrialRecord) -> Point:
+    """The point of the search that a trial ran, which other seeds may have run too.
+
+    Told by what it trained with: a search that has been edited since has other parameters.
+    """
+    config, train = record.config, record.config.train
+    # An alpha may be given as itself or by its ratio to the rank, which differ by rounding.
+    lora = config.lora and config.lora.model_copy(update={"alpha": _rounded(config.lora.alpha)})
+    length = (train.batch_size, record.epochs, train.steps)
+    rate = (_rounded(config.learning_rate), train.warmup, train.weight_decay)
+    return config.method, lora, (*rate, *length)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.12g}")
+
+
+def half_width(values: Sequence[float], rounding: float = 0.0) -> float | None:
+    """Half-width of the mean's Student's t interval at LEVEL; None for fewer than two values.
+
+    Args:
+        values: of a metric, one per run.
+        rounding: standard deviation of what they are rounded by. They vary by no less: of two runs
+            on 100 items one in seven pairs is equal at a deviation of 0.02, and would leave no
+            doubt.
+    """
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    error = max(statistics.stdev(values), rounding) / math.sqrt(len(values))
+    return float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * error

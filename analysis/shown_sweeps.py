@@ -1,0 +1,287 @@
+"""Sweeps that are shown together, with derived values computed once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from analysis.item_comparison import Items
+from analysis.results.formatting import scores_of
+from analysis.results.item_metrics import limits, rounding
+from analysis.results.pareto import can_be_taken, is_feasible, objective_values, pareto_front
+from analysis.results.recommendation import Recommendation, numbers_text, recommend
+from analysis.results.repeats import best_unrefuted, judged_by_repeats, metrics_over, repeats_of
+from analysis.results.sample_size import FEWEST_OF_RANK
+from analysis.results.trade_off import trade_off_ranges
+from analysis.stats.intervals import Interval, over_seeds
+from analysis.sweeps import Sweep
+from trainables.config import Role
+from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC, domain_metric
+from trainables.records.schema import BaseRecord, TaskScore, TrialRecord, TrialStatus
+
+
+@dataclass(frozen=True)
+class Group:
+    """The complete trials of one sweep and method and, for LoRA, of one rank.
+
+    Attributes:
+        short_label: such as `rank 8`, with the sweep if there are several.
+        rank: of LoRA; None for full fine-tuning.
+        best: see `Results.nearest_to_ideal`.
+        picked_from: number of trials that the best was picked from, as `Results.candidates`.
+    """
+
+    short_label: str
+    sweep: Sweep
+    rank: int | None
+    trials: tuple[TrialRecord, ...]
+    best: TrialRecord
+    picked_from: int
+
+    @property
+    def label(self) -> str:
+        """Such as `LoRA, rank 8`, with the sweep if there are several."""
+        return self.short_label if self.rank is None else f"LoRA, {self.short_label}"
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether its best was picked from enough trials to tell ranks apart."""
+        return self.picked_from >= FEWEST_OF_RANK
+
+
+class Results:
+    """One or several sweeps with the same model and evaluation.
+
+    Objectives and constraints are those of the first sweep.
+
+    Attributes:
+        items: compares trials item by item.
+    """
+
+    def __init__(self, sweeps: Sequence[Sweep]) -> None:
+        self.sweeps = tuple(sweeps)
+        self.goals = sweeps[0].settings
+        self._sweep_of = {r.config.trial_id: sweep for sweep in sweeps for r in sweep.trials}
+        self.items = Items(sweeps, self._sweep_of)
+
+    @property
+    def base(self) -> BaseRecord:
+        """The untouched base model."""
+        return self.sweeps[0].base
+
+    @property
+    def gain(self) -> str:
+        """Key of what tells how well the domain is learned, see `domain_metric`."""
+        return domain_metric(self.base.metrics)
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The metrics that every sweep is judged by, as far as it has the tasks."""
+        return scores_of(self.base.metrics)
+
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        """Metrics that a trial is judged by: the scores, then objectives that are none of them."""
+        return tuple(dict.fromkeys([*self.scores, *(o.metric for o in self.goals.objectives)]))
+
+    @property
+    def plotted_against(self) -> list[str]:
+        """What the gain is plotted against: what else a complete trial has of `judged_by`."""
+        others = (metric for metric in self.judged_by if metric != self.gain)
+        return [m for m in others if any(r.metric(m) is not None for r in self.complete)]
+
+    @cached_property
+    def trials(self) -> list[TrialRecord]:
+        """Every trial of every sweep, with failed ones and repeats with other seeds."""
+        return [record for sweep in self.sweeps for record in sweep.trials]
+
+    @cached_property
+    def search_trials(self) -> list[TrialRecord]:
+        """Every trial of the search, without repeats with other seeds."""
+        return [record for record in self.trials if record.confirms is None]
+
+    @cached_property
+    def complete(self) -> list[TrialRecord]:
+        """Trials of the search that completed and have every objective."""
+        return [r for r in self.search_trials if objective_values(self.goals, r) is not None]
+
+    @cached_property
+    def candidates(self) -> list[TrialRecord]:
+        """What the best was picked from: complete trials, and those that were stopped early.
+
+        These lost on the items that the best is then judged by, as complete ones did.
+        """
+        return [*self.complete, *self._stopped]
+
+    @cached_property
+    def _stopped(self) -> list[TrialRecord]:
+        return [r for r in self.search_trials if r.status is TrialStatus.STOPPED_EARLY]
+
+    def more_stopped(self, sweep: Sweep | None = None) -> str:
+        """Such as `; 5 more trials were stopped early by their scores`, of LoRA; empty if none was.
+
+        It stands where only complete trials are shown, of one sweep or of all.
+        """
+        lora = [r for r in self._stopped if r.rank is not None]
+        count = len(self.of(sweep, lora) if sweep else lora)
+        if count == 1:
+            return "; 1 more trial was stopped early by its scores"
+        return f"; {count} more trials were stopped early by their scores" if count else ""
+
+    @cached_property
+    def lora(self) -> list[TrialRecord]:
+        """Complete trials that trained with LoRA."""
+        return [record for record in self.complete if record.rank is not None]
+
+    @cached_property
+    def front(self) -> list[TrialRecord]:
+        """The Pareto front."""
+        return pareto_front(self.goals, self.complete)
+
+    def is_on_front(self, record: TrialRecord) -> bool:
+        """Whether a trial is on the Pareto front."""
+        return record.config.trial_id in self._front_ids
+
+    @cached_property
+    def _front_ids(self) -> frozenset[str]:
+        return frozenset(record.config.trial_id for record in self.front)
+
+    @cached_property
+    def recommendation(self) -> Recommendation | None:
+        """The recommended trial; None if none is complete."""
+        return recommend(self.goals, self.complete, [*self.judged.values()], self.names)
+
+    @cached_property
+    def judged(self) -> dict[str, TrialRecord]:
+        """By id, the trials that repeats with other seeds judge: see `judged_by_repeats`."""
+        judged = (judged_by_repeats(s.trials, s.settings.confirm) for s in self.sweeps)
+        return {record.config.trial_id: record for of_sweep in judged for record in of_sweep}
+
+    def keeps_constraints(self, record: TrialRecord) -> bool:
+        """Whether a trial keeps every constraint: in the mean over repeats if these judge it.
+
+        One that diverged with another seed is judged by its own run: it has no mean over all.
+        """
+        return is_feasible(self.goals, self._judged_or_own(record))
+
+    def can_be_taken(self, record: TrialRecord) -> bool:
+        """Whether it also is complete, with every objective, with every seed."""
+        return can_be_taken(self.goals, self._judged_or_own(record))
+
+    def _judged_or_own(self, record: TrialRecord) -> TrialRecord:
+        return self.judged.get(record.config.trial_id, record)
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """LoRA by rank, then full fine-tuning; groups without a complete trial are left out.
+
+        Each sweep has its own, beside those of the others: in one of several sweeps, what else
+        differs between these would be taken for chance or for an effect of the rank.
+        """
+        ranks = sorted({r.rank for r in self.complete}, key=lambda rank: rank or math.inf)
+        found = [self._group(sweep, rank) for rank in ranks for sweep in self.sweeps]
+        return [group for group in found if group is not None]
+
+    def _group(self, sweep: Sweep, rank: int | None) -> Group | None:
+        trials = [r for r in self.of(sweep, self.complete) if r.rank == rank]
+        if not trials:
+            return None
+        picked_from = sum(r.rank == rank for r in self.of(sweep, self.candidates))
+        label = ("full fine-tuning" if rank is None else f"rank {rank}") + self.whose(sweep)
+        best = self.nearest_to_ideal(trials)
+        return Group(label, sweep, rank, tuple(trials), best, picked_from)
+
+    def lora_groups(self, sweep: Sweep | None = None) -> list[Group]:
+        """The groups of LoRA trials, by rank, of one sweep or of all."""
+        lora = [group for group in self.groups if group.rank is not None]
+        return [group for group in lora if group.sweep is sweep] if sweep else lora
+
+    def over_ranks(self) -> dict[str, list[Group]]:
+        """LoRA's groups by what is shown over ranks: gain, OOD accuracy and forgetting.
+
+        Those whose best has it: not where that was not finite.
+        """
+        found = {
+            metric: [g for g in self.lora_groups() if g.best.metric(metric) is not None]
+            for metric in (self.gain, OOD_ACC, FORGETTING_MEAN)
+        }
+        return {metric: groups for metric, groups in found.items() if groups}
+
+    def full(self, sweep: Sweep) -> Group | None:
+        """The group of full fine-tuning to compare a sweep's trials with, if there is one.
+
+        That of another sweep if it has none of its own: methods may be swept one by one.
+        """
+        found = (group for group in self.groups if group.rank is None)
+        return min(found, key=lambda group: group.sweep is not sweep, default=None)
+
+    def nearest_to_ideal(self, trials: Sequence[TrialRecord]) -> TrialRecord:
+        """The best trade-off among these complete trials, on the scale of all.
+
+        It is the recommended trial if that is one of them, or else the one that a sweep by itself
+        would recommend: repeats may have decided. Else those that repeats refuted come last.
+        """
+        own = {record.config.trial_id: record for record in trials}
+        for taken in self._taken:
+            if taken in own:
+                return own[taken]
+        return best_unrefuted(self.goals, trials, self.judged, self._ranges)
+
+    @cached_property
+    def _taken(self) -> list[str]:
+        """Ids of the recommended trial, and of what each sweep by itself would recommend."""
+        judged = self.judged.values()
+        alone = (recommend(self.goals, s.trials, self.of(s, judged)) for s in self.sweeps)
+        found = [self.recommendation, *alone]
+        return [taken.trial.config.trial_id for taken in found if taken]
+
+    @cached_property
+    def _ranges(self) -> list[tuple[float, float]]:
+        return trade_off_ranges(self.goals, self.complete)
+
+    def name(self, record: TrialRecord) -> str:
+        """Such as `trial 7`, with its sweep if there are several."""
+        return f"trial {record.number}{self.whose(self.sweep(record))}"
+
+    def names(self, records: Sequence[TrialRecord]) -> str:
+        """Such as `trials 3, 5 and 12 more`, for each sweep if there are several."""
+        if len(self.sweeps) == 1:
+            return numbers_text(records)
+        own = [(s.title, self.of(s, records)) for s in self.sweeps]
+        return ", ".join(f"{numbers_text(of)} of {name}" for name, of in own if of)
+
+    def sweep(self, record: TrialRecord) -> Sweep:
+        """The sweep that a trial belongs to."""
+        return self._sweep_of[record.config.trial_id]
+
+    def of(self, sweep: Sweep, records: Iterable[TrialRecord]) -> list[TrialRecord]:
+        """Those of the records that belong to a sweep."""
+        return [record for record in records if self.sweep(record) is sweep]
+
+    def whose(self, sweep: Sweep) -> str:
+        """Such as ` of first`; empty if there is one sweep."""
+        return f" of {sweep.title}" if len(self.sweeps) > 1 else ""
+
+    def tasks(self, role: Role) -> dict[str, TaskScore]:
+        """The base's scores on the tasks of a role."""
+        return {label: task for label, task in self.base.scores.items() if task.role == role}
+
+    def over_seeds(self, record: TrialRecord, metric: str) -> Interval | None:
+        """Interval over a trial's complete repeats with other seeds; None for fewer than two.
+
+        It ends where the metric's values do. The trial itself is left out: it was picked for being
+        the best, so it was lucky.
+        """
+        scores = self.base.scores
+        found = over_seeds(self.repeated(record, metric), rounding(metric, scores))
+        return found and found.within(*limits(metric, scores))
+
+    def repeats(self, record: TrialRecord) -> list[TrialRecord]:
+        """A trial's complete or diverged repeats with other seeds."""
+        return repeats_of(record, self.sweep(record).trials)
+
+    def repeated(self, record: TrialRecord, metric: str) -> list[float]:
+        """A metric in each of a trial's complete repeats; empty unless all of them have it."""
+        return metrics_over(self.repeats(record)).get(metric, [])

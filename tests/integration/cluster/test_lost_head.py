@@ -1,0 +1,100 @@
+"""A head that is killed, and one that asks for a token that the command has not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import SMALL
+from lone_head import free_port, head, kill, share_token
+
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
+
+if TYPE_CHECKING:
+    from trainables.evaluation.base_scores import Base
+
+pytestmark = pytest.mark.ray
+
+HERE = Path(__file__).parents[1]
+TRIALS = 5
+TWO_CORES = ("--num-cpus", "2")
+SETTINGS = (
+    *SMALL,
+    f"budget.trials={TRIALS}",
+    "resources.max_concurrent=2",
+    "resources.lora.cpus_per_worker=0.5",
+    "resources.full.cpus_per_worker=0.5",
+    "sampler=random",
+    "wandb.mode=disabled",
+)
+
+
+@pytest.fixture(autouse=True)
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    share_token(monkeypatch)
+
+
+def start(address: str, folder: Path) -> subprocess.Popen[str]:
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    return subprocess.Popen(
+        [
+            *(sys.executable, str(HERE / "fake_command.py"), "quickstart", "--address", address),
+            *("--output-dir", str(folder), *settings),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ended(ledger: Ledger) -> dict[int, object]:
+    if not ledger.exists():
+        return {}
+    return {r.number: r for r in ledger.trials() if r.status is not TrialStatus.RUNNING}
+
+
+@pytest.mark.slow
+def test_the_same_command_on_a_new_head_goes_on(
+    base: Base, base_cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / ".base").symlink_to(base_cache)
+    ledger = Ledger(tmp_path / "quickstart")
+    with head(free_port(), *TWO_CORES) as (address, ray):
+        driver = start(address, tmp_path)
+        while driver.poll() is None and len(ended(ledger)) < 2:
+            time.sleep(0.05)
+        kill(ray)
+        said, _ = driver.communicate(timeout=30)
+    before = ended(ledger)
+    assert driver.returncode == 3, said
+    assert said.count("the cluster's head answers no more") == 1
+    assert "Traceback" not in said
+    assert 2 <= len(before) < TRIALS
+    with head(free_port(), *TWO_CORES) as (address, _):
+        driver = start(address, tmp_path)
+        said, _ = driver.communicate(timeout=90)
+    assert driver.returncode == 0, said
+    after = ended(ledger)
+    assert len(after) == TRIALS
+    assert {number: after[number] for number in before} == before
+    for number in after:
+        steps = [m.step for m in ledger.measurements(number)]
+        assert steps == list(range(1, len(steps) + 1))
+
+
+@pytest.mark.slow
+def test_a_head_with_another_token_is_told_from_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with head(free_port(), *TWO_CORES) as (address, _):
+        share_token(monkeypatch)
+        driver = start(address, tmp_path)
+        said, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 2
+    assert f"the cluster at {address} asks for a token" in said
+    assert "Traceback" not in said

@@ -1,0 +1,306 @@
+"""Each node fetches a model of the hub once, and no credentials are written down anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import mkdtemp
+from uuid import uuid4
+
+import pytest
+from conftest import SMALL
+from hub_server import COMMIT, Hub, hub_server
+from loopback import Reply, served
+
+from trainables.config import ModelConfig
+from trainables.models.loading import load_model
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
+from trainables.storage.locations import resolve
+
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+HERE, PROJECT = Path(__file__).parents[1], Path(__file__).parents[3]
+MODEL, WEIGHTS = "lab/tiny", "model.safetensors"
+FOLDER = Path(resolve("package://trainables/embedded/model"))
+SIZES = ("hidden", "intermediate", "vocabulary", "layers", "heads", "kv_heads", "head_size")
+LOAD = f"""
+from trainables.config import ModelConfig
+from trainables.errors import UserError
+from trainables.models.loading import fingerprint, load_model, load_tokenizer, local_folder
+model = ModelConfig(name="{MODEL}", dtype="float32")
+try:
+    load_tokenizer(model)
+    parameters = sum(parameter.numel() for parameter in load_model(model).parameters())
+    print(parameters, fingerprint(model), *sorted(f.name for f in local_folder(model).iterdir()))
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def token() -> str:
+    return f"hf_{uuid4().hex}"
+
+
+@pytest.fixture
+def hub(token: str) -> Iterator[Hub]:
+    with hub_server(MODEL, FOLDER, token) as hub:
+        yield hub
+
+
+@pytest.fixture
+def sessions() -> Iterator[Path]:
+    """Where Ray keeps its logs: by a short path, as its sockets lie there too."""
+    folder = Path(mkdtemp(prefix="ray-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def start(hub: Hub, token: str, cache: Path, *command: str, **more: str) -> subprocess.Popen[str]:
+    """A process on a node with this cache."""
+    ours = {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0"}
+    ours["AWS_SECRET_ACCESS_KEY"] = secret_key(token)  # Tune by itself has Ray write it to its logs
+    ours["HF_HUB_DOWNLOAD_TIMEOUT"] = "120"  # a download that is held is not to be asked for again
+    return subprocess.Popen(
+        [sys.executable, *command],
+        env=os.environ | ours | {"PYTHONPATH": str(PROJECT)} | more,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def secret_key(token: str) -> str:
+    """Another secret of the command's, as random."""
+    return f"aws_{token[::-1]}"
+
+
+def output_of(process: subprocess.Popen[str]) -> str:
+    try:
+        said, _ = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    return said
+
+
+def test_processes_that_start_together_on_a_new_node_fetch_each_file_once(
+    hub: Hub, token: str, tmp_path: Path
+) -> None:
+    hub.hold(WEIGHTS, 2)  # until both have found that the node has none
+    together = [start(hub, token, tmp_path, "-c", LOAD) for _ in range(2)]
+    first, second = (output_of(process).splitlines()[-1] for process in together)
+    assert hub.looks[WEIGHTS] == len(hub.processes) == 2
+    assert hub.downloads == dict.fromkeys((file.name for file in FOLDER.iterdir()), 1)
+
+    later = output_of(start(hub, token, tmp_path, "-c", LOAD)).splitlines()[-1]
+    assert (len(hub.processes), hub.downloads.total()) == (3, len(list(FOLDER.iterdir())))
+    assert first == second == later
+    parameters, fingerprint, *files = later.split()
+    model = load_model(ModelConfig(name=str(FOLDER), dtype="float32"))
+    assert int(parameters) == sum(parameter.numel() for parameter in model.parameters())
+    assert fingerprint == f"{MODEL}@{COMMIT}"  # another commit is another base
+    assert files == sorted(hub.downloads)
+
+
+def test_weights_that_the_hub_has_twice_are_fetched_once(token: str, tmp_path: Path) -> None:
+    """As Mistral's, which are there in a format of its own, too."""
+    folder = Path(shutil.copytree(FOLDER, tmp_path / "model"))
+    (folder / "consolidated.safetensors").write_bytes(b"the same otherwise")
+    with hub_server(MODEL, folder, token) as hub:
+        output_of(start(hub, token, tmp_path / "cache", "-c", LOAD))
+    assert hub.downloads == dict.fromkeys((file.name for file in FOLDER.iterdir()), 1)
+
+
+def test_who_may_not_read_the_model_is_told_where_the_token_belongs(
+    hub: Hub, tmp_path: Path
+) -> None:
+    said = output_of(start(hub, "hf_of_somebody_else", tmp_path, "-c", LOAD))
+    assert hub.refused > 0
+    assert f"cannot load {MODEL}: You are trying to access a gated repo" in said
+    assert "set HF_TOKEN, where the sweep is started" in said
+
+
+def plan(hub: Hub, token: str, cache: Path, **more: str) -> str:
+    """What a dry run of the quickstart with the hub's model says, errors included."""
+    command = [str(PROJECT / "tune" / "run.py"), "quickstart", "--dry-run"]
+    settings = ["--set", f"model.name={MODEL}", "--output-dir", str(cache / "sweeps")]
+    return output_of(start(hub, token, cache, *command, *settings, **more))
+
+
+def test_a_plan_fetches_what_says_how_large_the_model_is_and_no_more(
+    hub: Hub, token: str, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        shown = plan(hub, token, tmp_path)
+        assert "memory of a worker, " in shown
+        assert "config.json:" not in shown  # the client's progress
+    assert hub.downloads == {"config.json": 1}
+
+
+@pytest.mark.parametrize("more", [{"HF_TOKEN": "hf_of_somebody_else"}, {"HF_HUB_OFFLINE": "1"}])
+def test_a_plan_goes_without_what_the_hub_does_not_give(
+    more: dict[str, str], hub: Hub, token: str, tmp_path: Path
+) -> None:
+    assert f"memory: the shape of {MODEL} is not known" in plan(hub, token, tmp_path, **more)
+    assert hub.downloads == {}
+
+
+def test_a_plan_does_not_wait_for_a_hub_that_is_silent(
+    hub: Hub, token: str, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert "is not known here" in plan(hub, token, tmp_path, HF_ENDPOINT=endpoint)
+    assert time.monotonic() - began < 45  # a minute is what one try of a download takes
+
+
+def test_quantised_files_are_told_of_before_anything_runs_where_the_shape_is_given(
+    token: str, tmp_path: Path
+) -> None:
+    (folder := tmp_path / "model").mkdir()
+    quantised = {"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (folder / "config.json").write_text(json.dumps(quantised))
+    settings = (f"model.name={MODEL}", f"model.shape={dict.fromkeys(SIZES, 8)}", "search.full=null")
+    words = [word for setting in settings for word in ("--set", setting)]
+    command = str(PROJECT / "tune" / "run.py"), "quickstart", "--dry-run", *words
+    with hub_server(MODEL, folder, token) as hub:
+        process = start(hub, token, tmp_path, *command, "--output-dir", str(tmp_path / "sweeps"))
+        said, _ = process.communicate(timeout=240)
+    assert process.returncode == 2, said
+    assert f"the files of {MODEL} are quantised by gptq" in said
+    assert hub.downloads == {"config.json": 1}
+
+
+def sweep_arguments(output: Path, trials: int, at_once: int) -> list[str]:
+    settings = (
+        *SMALL,
+        f"model.name={MODEL}",
+        "data.limit=200",
+        "eval.retention=[list_max]",
+        "eval.ood=[target_longer]",
+        "eval.general_text=null",
+        "eval.kl_prompts=0",
+        "search={lora: {rank: [2, 4, 8, 16], alpha: 8, learning_rate: 1.0e-3}}",
+        "sampler=grid",
+        f"budget.trials={trials}",
+        f"resources.max_concurrent={at_once}",
+        "wandb.mode=offline",
+    )
+    words = [word for setting in settings for word in ("--set", setting)]
+    return ["--output-dir", str(output), *words]
+
+
+def check(output: Path, trials: int) -> None:
+    ledger = Ledger(output / "quickstart")
+    records = ledger.trials()
+    # Of the model that the base was.
+    assert {ledger.base().revision, *(r.config.model.revision for r in records)} == {COMMIT}
+    assert [record.status for record in records] == [TrialStatus.COMPLETE] * trials
+
+
+def files_with_secrets(token: str, *folders: Path) -> list[Path]:
+    """Which files hold the token or the key; there are some in each folder."""
+    secrets = [token.encode(), secret_key(token).encode()]
+    found = []
+    for folder in folders:
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        assert len(files) > 9, folder
+        found += [f for f in files if any(secret in f.read_bytes() for secret in secrets)]
+    return found
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sweep_on_one_machine_fetches_the_model_once(
+    hub: Hub, token: str, tmp_path: Path, sessions: Path
+) -> None:
+    cache, output = tmp_path / "cache", tmp_path / "sweeps"
+    command = [str(PROJECT / "tune" / "run.py"), "quickstart"]
+    command += sweep_arguments(output, trials=4, at_once=2)
+    said = output_of(start(hub, token, cache, *command, RAY_TMPDIR=str(sessions)))
+    check(output, trials=4)
+    assert hub.downloads == dict.fromkeys((file.name for file in FOLDER.iterdir()), 1)
+    assert any(sessions.rglob("raylet.out"))
+    assert len(hub.processes) >= 3  # the base's evaluation, and two trials side by side
+    assert hub.refused == 0
+    assert token not in said
+    assert files_with_secrets(token, cache, output, sessions) == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_each_node_of_a_cluster_fetches_it_once_with_the_token_of_the_command(
+    hub: Hub, token: str, tmp_path: Path, sessions: Path
+) -> None:
+    caches, output = [tmp_path / "cache_1", tmp_path / "cache_2"], tmp_path / "sweeps"
+    # The base is evaluated on one node. On the other, two trials begin together.
+    hub.hold(WEIGHTS, 1, 3)
+    command = [str(HERE / "sweep_from_hub.py"), *map(str, caches), str(sessions)]
+    command += sweep_arguments(output, trials=4, at_once=4)
+    said = output_of(start(hub, token, tmp_path / "cache_of_the_command", *command))
+    check(output, trials=4)
+    assert hub.downloads == dict.fromkeys((file.name for file in FOLDER.iterdir()), 2)
+    assert hub.looks[WEIGHTS] == 3
+    assert len(hub.processes) >= 5
+    assert all(list(cache.rglob(WEIGHTS)) for cache in caches)
+    assert hub.refused == 0
+    assert token not in said
+    assert files_with_secrets(token, *caches, output, sessions) == []
+
+
+def through(proxy: str) -> dict[str, str]:
+    """The variables that a client looks for a proxy in."""
+    return {"https_proxy": proxy, "HTTPS_PROXY": proxy, "no_proxy": "", "NO_PROXY": ""}
+
+
+@pytest.mark.parametrize(
+    "is_refused", [pytest.param(False, marks=pytest.mark.slow, id="offline"), True]
+)
+def test_a_hub_that_is_not_reached_is_told_as_such(is_refused: bool, tmp_path: Path) -> None:
+    code = """
+from trainables.config import DataConfig, EvalSuite, ModelConfig
+from trainables.errors import UserError
+from trainables.evaluation.task_loading import load_tasks
+from trainables.data.rows import load_rows
+from trainables.models.loading import load_model, load_tokenizer, local_folder, pinned
+model = ModelConfig(name="lab/not_fetched")
+assert pinned(model) == model
+for load, of in (
+    (load_model, model),
+    (local_folder, model),
+    (load_tokenizer, model),
+    (load_rows, DataConfig(path="lab/not_fetched")),
+    (load_tasks, EvalSuite(in_domain=["gsm8k"])),
+):
+    try:
+        load(of)
+    except UserError as error:
+        print(error)
+"""
+    with served(lambda request: Reply(403)) as proxy:
+        refused = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "https://huggingface.co", **through(proxy)}
+        reach = refused if is_refused else OFFLINE
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **reach, "HF_HOME": str(tmp_path)},
+            timeout=120,
+        )
+    told = done.stdout.splitlines()
+    fields = [line.partition(":")[0] for line in told]
+    assert fields == [*["model.name"] * 3, "data.path", "eval.in_domain"], done.stderr[-2000:]
+    for line in told:
+        assert line.endswith(
+            "; see that the workers reach the hub (HTTPS_PROXY, HF_ENDPOINT, HF_HUB_OFFLINE), "
+            "or name a local copy"
+        ), line

@@ -1,0 +1,303 @@
+"""Drift measures against brute force: one token at a time, unbatched, in float64."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from trainables.data.rows import read_general_text
+from trainables.evaluation import drift
+from trainables.evaluation.drift import (
+    KlReference,
+    general_nll,
+    kl_drift,
+    sample_reference,
+    token_nll,
+)
+from trainables.models.loading import load_model, source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tune.config.sweep_config import SweepConfig
+
+
+# Different lengths, so that batches need padding.
+PROMPTS = ["max 4 7 2 =", "relay 3 5 18 0 12 =", "last 1 2 =", "sort 9 4 8 =", "first 5 6 7 ="]
+TOKENS = 6
+
+
+@pytest.fixture(scope="module")
+def base_and_tuned(sweep_config: SweepConfig) -> tuple[Any, Any]:
+    base, tuned = load_model(sweep_config.model).eval(), load_model(sweep_config.model).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return base, tuned
+
+
+@pytest.fixture(scope="module")
+def reference(base_and_tuned: tuple[Any, Any], tokenizer: Any) -> KlReference:
+    return sample_reference(base_and_tuned[0], tokenizer, PROMPTS, TOKENS, batch_size=2, seed=0)
+
+
+def sequences(reference: KlReference, tokenizer: Any) -> list[tuple[list[int], int]]:
+    """Tokens and prompt length of each sequence, read off without the reference's own masks."""
+    found = []
+    for row, prompt in zip(reference.input_ids_NS.tolist(), PROMPTS, strict=True):
+        prompt_ids = tokenizer(prompt)["input_ids"]
+        assert row[: len(prompt_ids)] == prompt_ids
+        sampled = row[len(prompt_ids) : len(prompt_ids) + TOKENS]
+        if tokenizer.eos_token_id in sampled:
+            sampled = sampled[: sampled.index(tokenizer.eos_token_id) + 1]
+        found.append((prompt_ids + sampled, len(prompt_ids)))
+    return found
+
+
+def distribution(model: Any, prefix: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prefix])).logits[0, -1]
+    return torch.softmax(logits.double(), -1)
+
+
+def test_a_model_has_no_kl_drift_from_itself(
+    base_and_tuned: tuple[Any, Any], reference: KlReference
+) -> None:
+    assert kl_drift(base_and_tuned[0], reference, batch_size=2) == 0
+
+
+def test_kl_drift_equals_brute_force(
+    base_and_tuned: tuple[Any, Any], reference: KlReference, tokenizer: Any
+) -> None:
+    base, tuned = base_and_tuned
+    total, reverse, count = 0.0, 0.0, 0
+    for ids, prompt_length in sequences(reference, tokenizer):
+        for position in range(prompt_length, len(ids)):
+            p, q = (distribution(model, ids[:position]) for model in (base, tuned))
+            total += float((p * (p.log() - q.log())).sum())
+            reverse += float((q * (q.log() - p.log())).sum())
+            count += 1
+    assert count == len(reference.log_probs_TV)
+    assert total / count > 0.01
+    assert abs(total - reverse) / count > 1e-3  # else its direction would not show
+    assert kl_drift(tuned, reference, batch_size=4) == pytest.approx(total / count, abs=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-4, 1e-2, 1.0])
+def test_kl_drift_is_never_negative_and_grows_with_the_change(
+    scale: float, base_and_tuned: tuple[Any, Any], reference: KlReference, sweep_config: SweepConfig
+) -> None:
+    def moved(by: float) -> float:
+        model = load_model(sweep_config.model).eval()
+        with torch.no_grad():
+            for mine, end in zip(model.parameters(), base_and_tuned[1].parameters(), strict=True):
+                mine += by * (end - mine)
+        return kl_drift(model, reference, batch_size=2)
+
+    assert moved(scale) >= 0
+    assert moved(scale) >= moved(scale / 100)
+
+
+def test_drifts_do_not_depend_on_batch_size_and_padding(
+    base_and_tuned: tuple[Any, Any], reference: KlReference, tokenizer: Any
+) -> None:
+    tuned = base_and_tuned[1]
+    drifts = [kl_drift(tuned, reference, batch_size) for batch_size in (1, 2, 3, 5)]
+    assert drifts == pytest.approx([drifts[0]] * 4, abs=1e-6)
+    losses = [general_nll(tuned, tokenizer, PROMPTS, batch_size) for batch_size in (1, 2, 3, 5)]
+    assert losses == pytest.approx([losses[0]] * 4, abs=1e-6)
+
+
+def test_sampled_tokens_follow_the_base_and_the_seed(
+    base_and_tuned: tuple[Any, Any], reference: KlReference, tokenizer: Any
+) -> None:
+    base, unsure = base_and_tuned
+    state = torch.get_rng_state()
+    again = sample_reference(base, tokenizer, PROMPTS, TOKENS, batch_size=5, seed=0)
+    other = sample_reference(unsure, tokenizer, PROMPTS * 4, TOKENS, batch_size=5, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(again.input_ids_NS, reference.input_ids_NS)
+    assert other.input_ids_NS.shape[0] == 4 * len(PROMPTS)
+    drawn = {tuple(row) for row in other.input_ids_NS.tolist()}
+    assert len(drawn) > len(PROMPTS)  # sampled, not greedy
+
+
+def test_tokens_are_drawn_from_all_that_the_base_holds_possible(
+    base_and_tuned: tuple[Any, Any], tokenizer: Any
+) -> None:
+    """Whatever its makers advise for writing: the divergence is of its own distribution."""
+    unsure = copy.deepcopy(base_and_tuned[1])
+    with torch.no_grad():  # almost any token may follow
+        unsure.get_output_embeddings().weight *= 0.1
+    advice = {"temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.2, "typical_p": 0.5}
+    advice |= {"repetition_penalty": 3.0, "no_repeat_ngram_size": 1, "do_sample": True}
+    for name, value in advice.items():
+        setattr(unsure.generation_config, name, value)
+    advised = copy.deepcopy(unsure.generation_config)
+    found = sample_reference(unsure, tokenizer, PROMPTS, TOKENS, batch_size=2, seed=3)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        for row, prompt in zip(found.input_ids_NS.tolist(), PROMPTS, strict=True):
+            ids = tokenizer(prompt)["input_ids"]
+            for _ in range(TOKENS):
+                ids.append(int(torch.multinomial(distribution(unsure, ids).float(), 1)))
+                if ids[-1] == tokenizer.eos_token_id:
+                    break
+            assert row[: len(ids)] == ids
+    assert unsure.generation_config == advised
+
+
+def test_a_space_at_a_prompts_end_is_sampled_with_what_follows(
+    base_and_tuned: tuple[Any, Any], reference: KlReference, tokenizer: Any
+) -> None:
+    assert all(prompt == prompt.rstrip() for prompt in PROMPTS)
+    spaced = [f"{prompt} \n" for prompt in PROMPTS]
+    found = sample_reference(base_and_tuned[0], tokenizer, spaced, TOKENS, batch_size=2, seed=0)
+    assert torch.equal(found.input_ids_NS, reference.input_ids_NS)
+    assert torch.equal(found.scored_NS, reference.scored_NS)
+
+
+def test_an_end_that_the_tokenizer_adds_is_not_continued(
+    base_and_tuned: tuple[Any, Any], sweep_config: SweepConfig
+) -> None:
+    name = source(sweep_config.model)
+    ending, plain = (
+        AutoTokenizer.from_pretrained(name, add_bos_token=False, add_eos_token=adds_end)
+        for adds_end in (True, False)
+    )
+    assert ending(PROMPTS[0])["input_ids"] != plain(PROMPTS[0])["input_ids"]
+    found, expected = (
+        sample_reference(base_and_tuned[0], tokenizer, PROMPTS, TOKENS, batch_size=2, seed=0)
+        for tokenizer in (ending, plain)
+    )
+    assert torch.equal(found.input_ids_NS, expected.input_ids_NS)
+
+
+@pytest.mark.parametrize("has_bos", [True, False])
+def test_after_an_empty_prompt_the_base_begins_a_text(
+    has_bos: bool, base_and_tuned: tuple[Any, Any], sweep_config: SweepConfig
+) -> None:
+    """As many models' tokenizers, this one puts nothing before a text."""
+    silent = AutoTokenizer.from_pretrained(source(sweep_config.model), add_bos_token=False)
+    first = silent.bos_token_id if has_bos else silent.eos_token_id
+    if not has_bos:
+        silent.bos_token = None
+    prompts = ["", "max 4 7 2 ="]
+    found = sample_reference(base_and_tuned[0], silent, prompts, TOKENS, batch_size=2, seed=0)
+    assert found.input_ids_NS[:, 0].tolist() == [first, silent("max")["input_ids"][0]]
+    assert found.scored_NS[0, 0]
+
+
+def test_a_reference_is_the_same_after_saving(
+    base_and_tuned: tuple[Any, Any], reference: KlReference, tmp_path: Path
+) -> None:
+    reference.save(tmp_path / "reference.safetensors")
+    loaded = KlReference.load(tmp_path / "reference.safetensors")
+    tuned = base_and_tuned[1]
+    assert kl_drift(tuned, loaded, 2) == kl_drift(tuned, reference, 2) > 0
+
+
+def test_general_nll_equals_the_model_s_own_loss_weighted_by_tokens(
+    base_and_tuned: tuple[Any, Any], tokenizer: Any, sweep_config: SweepConfig
+) -> None:
+    tuned = base_and_tuned[1]
+    assert sweep_config.eval.general_text is not None
+    documents = [*read_general_text(sweep_config.eval.general_text)[:20], *PROMPTS]
+    total, count = 0.0, 0
+    for document in documents:
+        ids = tokenizer(document, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            total += float(tuned(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+        count += ids.shape[1] - 1
+    assert len({len(tokenizer(document)["input_ids"]) for document in documents}) > 1
+    assert general_nll(tuned, tokenizer, documents, batch_size=8) == pytest.approx(
+        total / count, abs=1e-5
+    )
+
+
+def test_a_bfloat16_model_is_measured_in_float32(
+    base_and_tuned: tuple[Any, Any], tokenizer: Any
+) -> None:
+    reduced = copy.deepcopy(base_and_tuned[1]).bfloat16()
+    sampled = sample_reference(reduced, tokenizer, PROMPTS, TOKENS, batch_size=2, seed=0)
+    sums = sampled.log_probs_TV.double().exp().sum(-1)
+    assert torch.allclose(sums, torch.ones_like(sums), atol=1e-5)
+    for prompt in PROMPTS:
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            log_probs = reduced(input_ids=ids).logits[0].double().log_softmax(-1)
+        wanted = -float(log_probs[:-1].gather(-1, ids[0, 1:, None]).mean())
+        assert general_nll(reduced, tokenizer, [prompt], batch_size=1) == pytest.approx(wanted)
+
+
+def test_token_nll_counts_labelled_tokens_alone(base_and_tuned: tuple[Any, Any]) -> None:
+    tuned = base_and_tuned[1]
+    ids = [1, 20, 30, 40, 50]
+    wanted = -math.log(float(distribution(tuned, ids[:3])[ids[3]]))
+    labels = [-100, -100, -100, ids[3], -100]
+    samples: Any = [{"input_ids": ids, "labels": labels}, {"input_ids": [7], "labels": [7]}]
+    assert token_nll(tuned, samples, batch_size=2) == pytest.approx(wanted, rel=1e-5)
+    with pytest.raises(ValueError, match="no token"):
+        token_nll(tuned, samples[1:], batch_size=1)
+
+
+def _of_another_kind(kind: str) -> Any:
+    """A small model whose head is called otherwise; None if the kind is none of those."""
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50}
+    options = {
+        "capped": ("gemma2", {"num_key_value_heads": 2, "final_logit_softcapping": 0.01}),
+        "called in part": ("opt", {"ffn_dim": 64, "word_embed_proj_dim": 32}),
+        "head named decoder": ("modernbert-decoder", {"pad_token_id": 0}),
+    }
+    if kind not in options:
+        return None
+    family, more = options[kind]
+    config = AutoConfig.for_model(family, **small, **more)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "base",
+        "adapted",
+        "capped",
+        "called in part",
+        "head named decoder",
+        "without a part below its head",
+    ],
+)
+def test_a_loss_computed_in_tiles_is_that_of_all_logits_at_once(
+    kind: str, base_and_tuned: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one pass through the layers, also where the head is not the last thing that is done."""
+    model = _of_another_kind(kind) or copy.deepcopy(base_and_tuned[1])
+    passes: list[None] = []
+    layers = next(part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
+    layers[0].register_forward_hook(lambda *of_it: passes.append(None))
+    if kind == "adapted":
+        model = get_peft_model(
+            model, LoraConfig(target_modules="all-linear", init_lora_weights=False)
+        )
+    if kind.startswith("without"):
+        model.base_model_prefix = "none"
+    # Batches of different numbers of labelled tokens, the last of fewer than tiles.
+    samples: Any = [
+        {"input_ids": ids, "labels": ids}
+        for ids in ([1, *range(3, 3 + n)] for n in (9, 5, 7, 2, 1))
+    ]
+    whole = token_nll(model, samples, batch_size=2)
+    assert len(passes) == 3
+    monkeypatch.setattr(drift, "LOGITS_AT_ONCE", 4 * model.config.vocab_size)
+    assert token_nll(model, samples, batch_size=2) == pytest.approx(whole, rel=1e-5)
+    tiles = 4 if kind.startswith("without") else 1
+    assert len(passes) == 3 + 3 * tiles
+    token_nll(model, samples, batch_size=2)  # nothing remembers an earlier batch
+    assert len(passes) == 3 + 2 * 3 * tiles

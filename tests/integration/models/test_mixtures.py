@@ -1,0 +1,300 @@
+"""Mixtures of experts: what LoRA leaves of them is told, and their routers have no loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import peft
+import pytest
+import torch
+from evaluated import evaluated_base
+from faults import faults
+from in_slots import engine_for, measured_in_slots
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from peft.tuners.lora import LoraModel
+from tiny_decoder import SHAPE
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+
+from trainables.config import LoraConfig, ModelConfig, TrainConfig
+from trainables.errors import UserError
+from trainables.evaluation.base_scores import Base
+from trainables.evaluation.evaluator import evaluating
+from trainables.evaluation.harness_model import HarnessModel, Layouts
+from trainables.models.adaptable import check_adaptable
+from trainables.models.loading import load_model, load_tokenizer, shared_base
+from trainables.models.lora_adapter import adapt, peft_config, restore
+from trainables.models.lora_reach import left_by_lora
+from trainables.packing.packable import NotBatchable, check_batchable, resolve_targets
+from trainables.training.full_sft import train_full_sft
+from trainables.training.lora import train_lora
+from trainables.training.reporter import ListReporter
+from tune.cluster.base_evaluation import _demands
+from tune.config.search_config import LoraSpace, SearchConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from trainables.config import TrialConfig
+
+    MakeTrial = Callable[..., TrialConfig]
+
+
+EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
+LORA = LoraConfig(rank=2, alpha=4)
+
+
+def network(kind: str, vocabulary: int = 60, **options: Any) -> Any:
+    set_seed(0)
+    config = AutoConfig.for_model(kind, vocab_size=vocabulary, **SHAPE, **EXPERTS, **options)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.fixture
+def saved(tokenizer: Any, tmp_path: Path) -> Callable[..., ModelConfig]:
+    """A small mixture in a folder, with the embedded model's tokenizer."""
+
+    def save(kind: str, **options: Any) -> ModelConfig:
+        folder = tmp_path / f"{kind}_{len(list(tmp_path.iterdir()))}"
+        network(kind, len(tokenizer), **options).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return ModelConfig(name=str(folder), dtype="float32")
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"),
+    [
+        ("llama", None),
+        ("mixtral", None),
+        ("qwen3_moe", None),
+        ("olmoe", None),
+        ("gpt_oss", "GptOssExperts"),
+        ("granitemoe", "GraniteMoeExperts"),
+    ],
+)
+def test_experts_that_lora_leaves_as_they_are_are_named(kind: str, left: str | None) -> None:
+    base = network(kind)
+    before = [(name, type(module)) for name, module in base.named_modules()]
+    told = left_by_lora(base)
+    assert [(name, type(module)) for name, module in base.named_modules()] == before
+    adapted = peft.get_peft_model(base, peft_config(LORA))
+    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    has_experts = any("experts" in name for name, _ in before)
+    assert any("experts" in name for name in trained) == (has_experts and left is None)
+    assert told is None if left is None else f"{left}, no linear layers" in str(told)
+
+
+ATTENTION = ("k_proj", "q_proj")
+
+
+@pytest.mark.parametrize(
+    ("modules", "axis", "values", "asked"),
+    [
+        (["all-linear"], "dropout", [0.0, 0.1, 0.2], "dropout 0.1"),
+        (["all-linear", ATTENTION], "dropout", [0.1], "dropout 0.1"),
+        ([ATTENTION, "all-linear"], "dora", [False, True], "dora true"),
+        (["all-linear"], "dora", [True], "dora true"),
+    ],
+)
+def test_choices_that_peft_refuses_on_experts_are_named(
+    modules: list[Any], axis: str, values: list[Any], asked: str
+) -> None:
+    base = network("mixtral")
+    before = {name: id(module) for name, module in base.named_modules()}
+    choices = {"target_modules": modules, "rank": [2, 4], "alpha": 8, axis: values}
+    space = LoraSpace(**choices, learning_rate=1e-3)
+    (fault,) = faults(check_adaptable, base, _demands(SearchConfig(lora=space), TrainConfig()))
+    told = f"PEFT cannot adapt the model with target_modules all-linear, {asked}: "
+    assert fault.rule.startswith(told)
+    assert "ParamWrapper" in fault.rule
+    assert fault.remedy.endswith("or name linear layers: q_proj, k_proj, v_proj, o_proj")
+    assert {name: id(module) for name, module in base.named_modules()} == before
+    choices = {"target_modules": [ATTENTION], "rank": [2, 4], "alpha": 8, axis: values}
+    space = LoraSpace(**choices, learning_rate=1e-3)
+    check_adaptable(base, _demands(SearchConfig(lora=space), TrainConfig()))
+
+
+def test_all_that_peft_refuses_is_told_at_once() -> None:
+    modules = ["all-linear", ("q_porj",), ("q_proj", "v_porj", "proj")]
+    choices = {"target_modules": modules, "dropout": [0.1, 0.2], "rank": 2, "alpha": 4}
+    space = LoraSpace(**choices, learning_rate=1e-3)
+    with pytest.raises(UserError) as caught:
+        check_adaptable(network("mixtral"), _demands(SearchConfig(lora=space), TrainConfig()))
+    assert [f.rule.split(":")[0] for f in caught.value.faults] == [
+        "the model has no proj, v_porj",
+        "PEFT cannot adapt the model with target_modules all-linear, dropout 0.1",
+        "PEFT cannot adapt the model with target_modules [q_porj], dropout 0.1",
+    ]
+
+
+def test_the_share_is_that_of_all_parameters_in_the_layers() -> None:
+    base = network("granitemoe")
+    sizes = {n: p.numel() for n, p in base.named_parameters() if ".layers." in n or ".norm" in n}
+    attention = sum(size for name, size in sizes.items() if ".self_attn." in name)
+    assert f"adapts {attention / sum(sizes.values()):.1%} of" in str(left_by_lora(base))
+
+
+def test_the_share_is_the_same_in_4_bits(saved: Callable[..., ModelConfig]) -> None:
+    model = saved("granitemoe")
+    told = left_by_lora(load_model(model))
+    assert told is not None
+    assert left_by_lora(load_model(model.model_copy(update={"load_in_4bit": True}))) == told
+
+
+def test_of_a_base_that_peft_cannot_adapt_nothing_is_told() -> None:
+    without_layers = SHAPE | {"num_hidden_layers": 0}
+    config = AutoConfig.for_model("llama", vocab_size=60, **without_layers)
+    base = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ValueError, match="No `target_modules`"):
+        peft.get_peft_model(base, peft_config(LORA))
+    assert left_by_lora(base) is None
+
+
+def test_the_base_s_evaluation_warns(
+    load: Callable[..., Any], saved: Callable[..., ModelConfig], tmp_path: Path
+) -> None:
+    config = load("eval.limit=4", "eval.general_text=null")
+    model = saved("granitemoe")
+    folder = evaluated_base(config, tmp_path / "cache", model=model)
+    assert any("GraniteMoeExperts" in told for told in Base.load(folder).record.warnings)
+
+
+def test_the_routers_add_nothing_to_the_loss_alone_and_in_a_slot(
+    make_trial: MakeTrial, saved: Callable[..., ModelConfig]
+) -> None:
+    losses = []
+    for options in ({"router_aux_loss_coef": 0.0}, {"output_router_logits": True}):
+        model = saved("mixtral", **{"router_aux_loss_coef": 0.5} | options)
+        trials = [
+            make_trial(lora={"target_modules": ("q_proj", "v_proj")}).model_copy(
+                update={"model": model}
+            )
+            for _ in range(2)
+        ]
+        reporter = ListReporter()
+        train_lora(trials[0], reporter)
+        runs = [reporter.measurements, *measured_in_slots(trials[1])]
+        losses += [[m.metrics["train/loss"] for m in run] for run in runs]
+    for found in losses[1:]:
+        assert found == pytest.approx(losses[0], abs=1e-4)
+
+
+def test_a_fully_trained_mixture_is_saved_without_them(
+    make_trial: MakeTrial, saved: Callable[..., ModelConfig]
+) -> None:
+    """Else its generation fails, which Transformers computes that loss in.
+
+    Its coefficient is as it was, for who trains it further.
+    """
+    losses = []
+    for coefficient in (0.0, 0.5):
+        model = saved("mixtral", output_router_logits=True, router_aux_loss_coef=coefficient)
+        trial = make_trial(method="full").model_copy(update={"model": model})
+        reporter = ListReporter()
+        train_full_sft(trial, reporter)
+        losses.append([m.metrics["train/loss"] for m in reporter.measurements])
+        tuned = AutoModelForCausalLM.from_pretrained(trial.weights_dir)
+        assert tuned.config.output_router_logits is False
+        assert tuned.config.router_aux_loss_coef == coefficient
+        prompts_NS = torch.ones(2, 3, dtype=torch.long)
+        assert tuned.generate(prompts_NS, max_new_tokens=3, do_sample=False).shape[0] == 2
+    assert losses[1] == losses[0]
+
+
+def test_evaluations_share_prefixes_though_the_base_asks_for_the_routers_logits(
+    saved: Callable[..., ModelConfig],
+) -> None:
+    """Of which Transformers computes a loss, and cannot where rows branch."""
+    config = saved("mixtral", output_router_logits=True)
+    model, tokenizer = shared_base(config), load_tokenizer(config)
+    pairs = [("max 4 7 2 9 12 =", f" {answer}") for answer in ("12", "7 9", "4 2 7")]
+    requests = [
+        Instance("loglikelihood", {}, pair, number, ("task", number, 1))
+        for number, pair in enumerate(pairs)
+    ]
+    layouts = Layouts()
+    with evaluating(model):
+        answers = HarnessModel(model, tokenizer, 4, layouts).loglikelihood(requests)
+        theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4).loglikelihood(requests)
+    assert layouts.shares_prefixes
+    wanted = [likelihood for likelihood, _ in theirs]
+    assert [likelihood for likelihood, _ in answers] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_experts_that_peft_adapts_are_left_to_it() -> None:
+    with pytest.raises(NotBatchable, match=r"experts\.\w+ is adapted, and is no linear layer's"):
+        resolve_targets(network("qwen3_moe"), LORA)
+
+
+@pytest.mark.parametrize("kind", ["phimoe", "llama4_text"])
+def test_routers_that_are_linear_by_class_alone_get_no_adapters(kind: str) -> None:
+    """Their output is several tensors."""
+    base = network(kind)
+    adapted = adapt(base, LORA)
+    adapted(input_ids=torch.ones(2, 3, dtype=torch.long))
+    names = adapted.base_model.targeted_module_names
+    assert names
+    assert not [name for name in names if "router" in name]
+    restore(base, adapted)
+    with pytest.raises(UserError, match="the model has no router; it has q_proj") as caught:
+        adapt(base, LoraConfig(rank=2, alpha=4, target_modules=("q_proj", "router")))
+    remedy = str(caught.value.faults[0].remedy)
+    assert "router" not in remedy
+    assert "lm_head" not in remedy
+
+
+def test_one_whose_code_names_a_part_that_it_lacks_is_trained(
+    make_trial: MakeTrial, saved: Callable[..., ModelConfig]
+) -> None:
+    """TRL computes the loss from the output of that part."""
+    model = saved("llama4_text")
+    trial = make_trial().model_copy(update={"model": model})
+    reporter = ListReporter()
+    train_lora(trial, reporter)
+    losses = [m.metrics["train/loss"] for m in reporter.measurements]
+    assert losses[-1] < losses[0]
+
+
+def test_a_mixture_can_be_shared() -> None:
+    base = network("granitemoe")
+    names, _ = resolve_targets(base, LORA)
+    check_batchable(base, names, longest=32)
+
+
+def test_a_trial_that_peft_refuses_leaves_the_base_as_it_was(
+    make_trial: MakeTrial, saved: Callable[..., ModelConfig]
+) -> None:
+    """It adapts layer by layer, and finds on the way that experts take no dropout."""
+    model = saved("qwen3_moe")
+    base = shared_base(model)
+    before = [(name, type(module)) for name, module in base.named_modules()]
+    trial = make_trial(lora={"dropout": 0.1}).model_copy(update={"model": model})
+    with pytest.raises(ValueError, match="lora_dropout"):
+        train_lora(trial, ListReporter())
+    with pytest.raises(NotBatchable, match=r"PEFT says: .* lora_dropout"):
+        engine_for(trial)
+    base = shared_base(model)
+    assert [(name, type(module)) for name, module in base.named_modules()] == before
+
+
+def test_so_does_one_that_finds_no_memory_for_its_adapters(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it would train the base itself, PEFT taking the next one's for adapted before."""
+    create, created = LoraModel._create_and_replace, []
+
+    def limited(*arguments: Any, **options: Any) -> None:
+        created.append(1)
+        if len(created) > 3:
+            raise torch.OutOfMemoryError("no more")
+        create(*arguments, **options)
+
+    monkeypatch.setattr(LoraModel, "_create_and_replace", limited)
+    trial = make_trial()
+    with pytest.raises(torch.OutOfMemoryError):
+        train_lora(trial, ListReporter())
+    base = shared_base(trial.model)
+    assert not any("lora" in name for name, _ in base.named_modules())

@@ -1,0 +1,151 @@
+"""A model that also takes images, trained on text: LoRA adapts its text decoder alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from faults import faults
+from in_slots import measured_in_slots
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, Gemma3Config, set_seed
+
+from trainables.config import LoraConfig, ModelConfig
+from trainables.models.loading import load_model, shared_base
+from trainables.models.lora_adapter import adapt, restore, text_decoder
+from trainables.models.lora_reach import left_by_lora
+from trainables.training import full_sft
+from trainables.training.lora import train_lora
+from trainables.training.reporter import ListReporter, StopTrial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Run
+
+    from trainables.config import TrialConfig
+
+    MakeTrial = Callable[..., TrialConfig]
+
+
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+TEXT = SIZES | {
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "layer_types": ["full_attention"] * 2,
+}
+VISION = SIZES | {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+DECODER = "model.language_model"
+# q, k, v, o, gate, up, down: in + out of each, of both layers
+WIDTHS = 2 * (32 + 24 + 24 + 32 + 40 + 40 + 40)
+
+
+@pytest.fixture
+def model(tokenizer: Any, tmp_path: Path) -> ModelConfig:
+    set_seed(0)
+    vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": 0, "eos_token_id": 2}
+    config = Gemma3Config(
+        text_config=TEXT | vocabulary,
+        vision_config=VISION,
+        mm_tokens_per_image=4,
+        boi_token_index=len(tokenizer) - 3,
+        eoi_token_index=len(tokenizer) - 2,
+        image_token_index=len(tokenizer) - 1,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    return ModelConfig(name=str(tmp_path / "base"), dtype="float32")
+
+
+def test_only_what_text_passes_through_is_adapted(model: ModelConfig) -> None:
+    base = shared_base(model)
+    assert type(base).__name__ == "Gemma3ForConditionalGeneration"
+    assert text_decoder(base) == DECODER
+    assert left_by_lora(base) is None
+    adapted = adapt(base, LoraConfig(rank=2, alpha=4))
+    names = adapted.base_model.targeted_module_names
+    assert {name[: len(DECODER)] for name in names} == {DECODER}
+    assert len(names) == 2 * 7
+    restore(base, adapted)
+
+
+def test_names_that_only_the_encoder_of_images_has_are_refused(model: ModelConfig) -> None:
+    base = shared_base(model)
+    (fault,) = faults(adapt, base, LoraConfig(rank=2, alpha=4, target_modules=("q_proj", "fc1")))
+    assert fault.rule == "the model has no fc1"
+    layers = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
+    assert fault.remedy == f"it has {layers}"
+
+
+def test_a_model_of_text_alone_is_adapted_as_peft_does(base_model: Any) -> None:
+    assert text_decoder(base_model) is None
+    adapted = adapt(base_model, LoraConfig(rank=2, alpha=4))
+    assert adapted.peft_config["default"].exclude_modules is None
+    restore(base_model, adapted)
+
+
+def test_a_slot_measures_what_a_trial_does_alone(make_trial: MakeTrial, model: ModelConfig) -> None:
+    alone = make_trial().model_copy(update={"model": model})
+    in_slot = alone.model_copy(update={"output_dir": make_trial().output_dir})
+    reporter = ListReporter()
+    train_lora(alone, reporter)
+    runs = (reporter.measurements, *measured_in_slots(in_slot))
+    ours, theirs = ([m.metrics for m in run] for run in runs)
+    losses = [[metrics["train/loss"] for metrics in curve] for curve in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert losses[0][-1] < losses[0][0]
+    assert {m["params/trainable"] for m in (ours[-1], theirs[-1])} == {4 * WIDTHS}
+    for trial in (alone, in_slot):
+        saved = PeftModel.from_pretrained(load_model(model), f"{trial.output_dir}/weights")
+        assert len(saved.base_model.targeted_module_names) == 2 * 7
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_full_fine_tuning_leaves_the_encoder_of_images_as_it_is(
+    stage: int, make_trial: MakeTrial, model: ModelConfig, run: Callable[[TrialConfig], Run]
+) -> None:
+    """Weight decay has nothing to do there."""
+    changes = {"train": {"weight_decay": 0.5}, "deepspeed": {"zero_stage": stage}}
+    trial = make_trial("full", **changes).model_copy(update={"model": model})
+    done = run(trial)
+    base = load_model(model)
+    check_encoder_is_kept(base, trial)
+    decoder = base.get_submodule(DECODER)
+    assert done.last["params/trainable"] == sum(p.numel() for p in decoder.parameters())
+
+
+def test_a_trial_that_was_begun_on_all_parameters_is_ended_on_the_decoder(
+    make_trial: MakeTrial, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint has the state of the others, too."""
+
+    def started(**changes: Any) -> TrialConfig:
+        changes["train"] = {"weight_decay": 0.5, "report_every": 5}
+        return make_trial("full", **changes).model_copy(update={"model": model})
+
+    class Stopping(ListReporter):
+        def stop_requested(self) -> bool:
+            return True
+
+    first = started()
+    with monkeypatch.context() as patch:
+        patch.setattr(full_sft, "_freeze_unread", lambda model: None)
+        with pytest.raises(StopTrial):
+            full_sft.train_full_sft(first, Stopping())
+    second = started(earlier_attempts=(first.output_dir,))
+    reporter = ListReporter()
+    full_sft.train_full_sft(second, reporter)
+    assert reporter.measurements[0].step == 2
+    check_encoder_is_kept(load_model(model), second)
+
+
+def check_encoder_is_kept(base: Any, trial: TrialConfig) -> None:
+    """It is the base's, bit for bit, and what text passes through is not."""
+    weights = ModelConfig(name=trial.weights_dir, dtype="float32")
+    trained = dict(load_model(weights).named_parameters())
+    same = {name for name, p in base.named_parameters() if torch.equal(p, trained[name])}
+    assert same == {name for name in trained if not name.startswith(f"{DECODER}.")}
+    assert any("vision_tower" in name for name in same)

@@ -1,0 +1,124 @@
+"""What follows a trial that was stopped early: the next one in its process, or the sweep's end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import ray
+import ray.tune
+
+from trainables.config import TrialConfig
+from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
+from trainables.storage.disk import is_disk_full
+from trainables.workers import reporters
+from trainables.workers.reporters import MEASUREMENT, OUTCOME
+from trainables.workers.stop_request import StopRequest
+from tune.folder.recorder import Recorder
+from tune.listeners import SweepListener
+from tune.sweep import Sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tune.config.sweep_config import SweepConfig
+
+pytestmark = pytest.mark.usefixtures("cluster", "base_dir")
+
+STEPS = 2
+SLOW_S = 4.0
+ONE_AFTER_ANOTHER = (
+    "search={lora: {rank: 8, alpha: 16, learning_rate: {low: 1.0e-4, high: 1.0e-3}}}",
+    "sampler=random",
+    "confirm=null",
+    "budget.trials=3",
+    "resources.max_concurrent=1",
+    "early_stopping={metrics: {train/loss: -1}, reduction_factor: 2, first_rung: 0.5}",
+)
+
+
+@pytest.fixture
+def sweep(load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path) -> Sweep:
+    """Each trial is worse than the one before; one that is stopped takes its time to leave."""
+
+    def slow_to_stop(config: dict[str, Any]) -> None:
+        trial = TrialConfig.model_validate(config["trial"])
+        metrics = {"train/loss": 1.0 + trial.number, "pid": float(os.getpid())}
+        try:
+            for step in range(1, STEPS + 1):
+                now = time.time()
+                report = Measurement(step=step, total_steps=STEPS, metrics=metrics, time=now)
+                ray.tune.report({MEASUREMENT: report.model_dump()})
+        except SystemExit:
+            time.sleep(SLOW_S)
+            raise
+        outcome = Outcome(status=TrialStatus.COMPLETE)
+        ray.tune.report({OUTCOME: outcome.model_dump(mode="json")})
+
+    return Sweep(load(*ONE_AFTER_ANOTHER), tmp_path, base_cache, trainable=slow_to_stop)
+
+
+def test_the_next_trial_waits_until_a_slow_one_has_left_the_process(sweep: Sweep) -> None:
+    records = sweep.run([SweepListener()]).records
+    stopped = TrialStatus.STOPPED_EARLY
+    assert [r.status for r in records] == [TrialStatus.COMPLETE, stopped, stopped]
+    assert len({record.metric("pid") for record in records}) == 1
+
+
+def test_a_process_that_a_stopped_trial_does_not_leave_ends_and_the_next_goes_on_in_another(
+    load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path
+) -> None:
+    """Else the next one would wait in it, and the sweep with it."""
+
+    def stays(config: dict[str, Any]) -> None:
+        trial = TrialConfig.model_validate(config["trial"])
+        metrics = {"train/loss": 1.0 + trial.number, "pid": float(os.getpid())}
+        reporters.MINUTES_TO_LEAVE = 1 / 60
+        reporter = reporters.Watched(trial, reporters.report_to_tune)
+        try:
+            for step in range(1, STEPS + 1):
+                now = time.time()
+                reporter.report(
+                    Measurement(step=step, total_steps=STEPS, metrics=metrics, time=now)
+                )
+        finally:
+            if trial.number == 1:
+                time.sleep(3600)
+        outcome = Outcome(status=TrialStatus.COMPLETE)
+        ray.tune.report({OUTCOME: outcome.model_dump(mode="json")})
+
+    sweep = Sweep(load(*ONE_AFTER_ANOTHER), tmp_path, base_cache, trainable=stays)
+    records = sweep.run([SweepListener()]).records
+    stopped = TrialStatus.STOPPED_EARLY
+    assert [r.status for r in records] == [TrialStatus.COMPLETE, stopped, stopped]
+    assert [(r.attempt, r.failures) for r in records] == [(1, 0), (1, 0), (2, 0)]
+    assert records[1].metric("pid") != records[2].metric("pid")
+
+
+def test_the_sweep_ends_if_the_end_of_a_stopped_trial_cannot_be_recorded(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(recorder: Recorder, record: TrialRecord) -> None:
+        if record.status is TrialStatus.STOPPED_EARLY:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Recorder, "trial_ended", fail)
+    with pytest.raises(OSError, match="No space left") as caught:
+        sweep.run([SweepListener()])
+    assert is_disk_full(caught.value)
+
+
+def test_more_trials_hear_of_a_stop_than_ray_takes_calls_by_default() -> None:
+    """Those that have ended count as well; from the thousandth on nobody heard of Ctrl-C."""
+    with StopRequest({}) as request:
+        heard = [request._actor.wait.remote({"of no node"}, frozenset()) for _ in range(1_100)]
+        asking = Thread(target=request.make, daemon=True)
+        asking.start()
+        asking.join(60)
+        assert not asking.is_alive()
+        ray.get(heard, timeout=60)

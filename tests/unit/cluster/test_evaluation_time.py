@@ -1,0 +1,64 @@
+"""When trials are evaluated, and what a run tells of it once it knows how long the base's took."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from builders import base_record, record_sweep, scores, sweep_config, trial
+
+from trainables.config import ModelConfig, TrainConfig
+from trainables.config.train_config import shares_in_all
+from trainables.records.ledger import Ledger
+from tune.cluster.base_evaluation import as_trained, time_of_evaluations
+
+
+@pytest.mark.parametrize(
+    ("report_every", "seconds", "workers", "told"),
+    [
+        (0.25, 149.0, 1, None),
+        (0.25, 600.0, 1, "the 4 evaluations of a lora trial will take up to about 40 minutes"),
+        (1, 60.0, 1, "the 24 evaluations of a lora trial will take up to about 24 minutes"),
+        (0.25, 600.0, 3, "the 4 evaluations of a lora trial will take up to about 13 minutes"),
+        (0.25, 449.0, 3, None),
+        (1e6, 500.0, 1, None),
+    ],
+)
+def test_evaluations_are_told_where_they_take_long(
+    report_every: float, seconds: float, workers: int, told: str | None
+) -> None:
+    config = sweep_config(  # of 90 samples
+        train={"batch_size": 15, "micro_batch_size": 5, "report_every": report_every, "epochs": 4},
+        resources={method: {"workers": workers} for method in ("lora", "full")},
+    )
+    line = time_of_evaluations(config, base_record(seconds=seconds))
+    assert (line is None) if told is None else (line and line.startswith(told))
+    assert line is None or "eval.limit" in line
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 1 / 7, 0.25, 0.3, 1 / 3, 0.5, 0.9])
+def test_a_training_is_evaluated_at_equal_shares_of_its_length(share: float) -> None:
+    train = TrainConfig(report_every=share, log_every=share / 2)
+    count = shares_in_all(share)
+    for total in range(20, 2000):
+        steps = sorted(train.report_steps(total))
+        wanted = [*(n * share * total for n in range(1, len(steps))), total]
+        assert len(steps) == count
+        assert steps == pytest.approx(wanted, abs=0.5001)
+        assert train.log_steps(total) >= set(steps)
+
+
+def test_a_share_shorter_than_a_step_is_every_step() -> None:
+    assert TrainConfig(report_every=1e-12).report_steps(4) == {1, 2, 3, 4}
+    assert TrainConfig(report_every=0.25).report_steps(458) == {114, 229, 344, 458}
+
+
+def test_a_base_that_is_evaluated_anew_is_the_one_that_trials_were_trained_from(
+    tmp_path: Path,
+) -> None:
+    """Its record may be deleted, as the message on a damaged one advises; a branch moves."""
+    asked = ModelConfig(name="org/model", revision="main")
+    assert as_trained(asked, Ledger(tmp_path / "new")) == asked
+    pinned = asked.model_copy(update={"revision": "c0ffee"})
+    ledger = record_sweep(tmp_path / "tiny", trial(0, scores(0.5, 0.0), model=pinned))
+    assert as_trained(asked, ledger) == pinned

@@ -1,0 +1,300 @@
+"""Trials take turns within what a sweep may hold, those of many GPUs as well as those of one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from builders import sweep_config, trial_config
+from ray.tune.search import Searcher
+
+from trainables.config import Method, TrialConfig
+from trainables.errors import UserError
+from trainables.records.record_paths import SweepFolder
+from trainables.records.schema import Outcome, TrialRecord, TrialStatus
+from tune.config.sweep_config import SweepConfig
+from tune.resources.capacity import check_resources, held_by_worker, max_concurrent, within_limit
+from tune.resources.placement import Placement, Room, beside_driver, warning_of_driver
+from tune.search.searcher import OptunaSearcher
+from tune.search.trial_ids import TrialMaker
+
+CLUSTER = {"CPU": 64.0, "GPU": 64.0}
+
+
+def sweep(**resources: Any) -> SweepConfig:
+    rates = {"learning_rate": {"low": 1e-5, "high": 1e-3}}
+    return sweep_config(
+        trials=60,
+        search={"lora": {"rank": 4, "alpha_ratio": 2, **rates}, "full": rates},
+        sampler="random",
+        train={"batch_size": 8, "micro_batch_size": 1},
+        resources={"full": {"workers": 8}, **resources},
+    )
+
+
+def held(config: SweepConfig) -> dict[Method, dict[str, float]]:
+    return {method: held_by_worker(config, method, CLUSTER) for method in config.search.methods}
+
+
+class Run:
+    """The search of a sweep, with endings at random moments."""
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        cluster: dict[str, float] = CLUSTER,
+        slots: int = 0,
+        interrupted: Sequence[TrialRecord] = (),
+    ) -> None:
+        cluster = within_limit(config, cluster)
+        make_trial = TrialMaker(config, "tiny", SweepFolder(Path("/sweeps/tiny")), cluster)
+        self.searcher = OptunaSearcher(config, make_trial, interrupted=interrupted)
+        placement = Placement({}, held(config), slots)
+        self.searcher.keep_within(Room(cluster, placement))
+        self.running: dict[int, TrialRecord] = {}
+        self.started: list[TrialConfig] = []
+        self.most = 0.0
+        self._chance = random.Random(7)
+
+    def start_one(self) -> dict[str, Any] | str | None:
+        """Start the next trial, if there is one and room for it."""
+        suggestion = self.searcher.suggest("")
+        if isinstance(suggestion, dict):
+            config = TrialConfig.model_validate(suggestion["trial"])
+            record = TrialRecord(config=config, params=suggestion["params"], started=0)
+            self.running[config.number] = record
+            self.started.append(config)
+            held = [r.config.workers * r.config.gpus_per_worker for r in self.running.values()]
+            self.most = max(self.most, sum(held))
+        return suggestion
+
+    def fill(self) -> dict[str, Any] | str | None:
+        """Start trials until there is no room, or no more."""
+        while isinstance(suggestion := self.start_one(), dict):
+            pass
+        return suggestion
+
+    def waiting(self) -> list[int]:
+        """Numbers of the trials that were drawn and have no room."""
+        queues = self.searcher._waiting.values()
+        return [trial.number for queue in queues for trial in queue]
+
+    def end(self, number: int) -> None:
+        record = self.running.pop(number)
+        ended = record.ended_as(Outcome(status=TrialStatus.CANCELLED, reason="a test"), 2.0)
+        self.searcher.trial_ended(ended)
+
+    def end_one(self) -> None:
+        """End one of those that run, in any way."""
+        number = self._chance.choice(sorted(self.running))
+        if self._chance.random() < 0.1:
+            self.searcher.trial_interrupted(self.running.pop(number))
+        else:
+            self.end(number)
+
+
+@pytest.mark.parametrize("limit", [8, 20, None])
+def test_trials_of_all_sizes_take_turns(limit: int | None) -> None:
+    run = Run(sweep(max_gpus=limit))
+    while run.fill() != Searcher.FINISHED:
+        run.end_one()
+    bound = limit or 64
+    assert bound - 8 < run.most <= bound
+    firsts = [c.number for c in run.started if c.output_dir.endswith("attempt_1")]
+    assert firsts == list(range(60))  # none overtakes another
+    assert {config.workers for config in run.started} == {1, 8}
+
+
+def test_a_point_that_never_had_room_is_told_to_nobody(tmp_path: Path) -> None:
+    run = Run(sweep(max_gpus=8))
+    run.fill()
+    while not any(run.searcher._waiting.values()):
+        run.end_one()
+        run.fill()
+    run.searcher.sweep_ended(list(run.running.values()))
+    run.searcher.export(tmp_path / "study.journal")
+    assert "tiny" in (tmp_path / "study.journal").read_text()
+    asked = set(run.searcher._study._asked)
+    assert asked == set(run.running)
+
+
+@pytest.mark.parametrize(
+    ("drivers", "is_told"), [(["head"], True), (["head", "here"], False), ([], False)]
+)
+def test_a_driver_on_a_node_that_may_be_taken_away_is_warned(
+    drivers: list[str], is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [
+        {"NodeID": name, "Alive": True, "Resources": {"driver": 1.0} if name in drivers else {}}
+        for name in ("head", "here")
+    ]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    here = SimpleNamespace(get_node_id=lambda: "here")
+    monkeypatch.setattr("ray.get_runtime_context", lambda: here)
+    assert ("on a node that may be taken away" in (warning_of_driver() or "")) == is_told
+    assert ("driver" in beside_driver()) == bool(drivers)
+
+
+def test_a_limit_is_all_that_a_sweep_sees_of_a_cluster() -> None:
+    config = sweep(max_gpus=4)
+    limited = within_limit(config, CLUSTER)
+    assert limited == {"CPU": 64.0, "GPU": 4.0}
+    assert max_concurrent(config, limited) == 4
+    with pytest.raises(UserError, match=r"asks for 8 GPUs .* may hold 4; .* raise resources"):
+        check_resources(config, CLUSTER, [CLUSTER], [])
+    assert within_limit(sweep(), CLUSTER) == CLUSTER
+
+
+def test_trials_of_each_type_of_gpu_take_turns_among_themselves() -> None:
+    run = Run(sweep())
+    run.fill()
+    typed = sweep(lora={"accelerator_type": "L40S"}, full={"workers": 8, "accelerator_type": "H"})
+    placement = Placement({"driver": 1e-4}, held(typed), slots=0)
+    lora = next(trial for trial in run.started if trial.method == "lora")
+    full = next(trial for trial in run.started if trial.method == "full")
+    assert placement.holds(full) == {"CPU": 8, "GPU": 8, "GPU:H": 8}
+    (bundle,) = placement({"trial": lora.model_dump(mode="json")}).bundles
+    assert bundle == {"CPU": 1, "GPU": 1, "accelerator_type:L40S": 1e-4}
+    workers = placement({"trial": full.model_dump(mode="json")}).bundles[1:]
+    assert workers == [{"CPU": 1, "GPU": 1, "accelerator_type:H": 1e-4}] * 8
+    room = Room({"CPU": 64, "GPU": 12, "GPU:L40S": 4, "GPU:H": 8}, placement)
+    numbered = [lora.model_copy(update={"number": number}) for number in range(5)]
+    assert [room.take(trial) for trial in numbered] == [True] * 4 + [False]
+    assert room.take(full)
+
+
+def test_of_shares_that_no_two_fit_a_gpu_each_has_one() -> None:
+    config = sweep(lora={"gpus_per_worker": 0.6})
+    trials = [trial_config(trial_id=str(number), number=number) for number in range(5)]
+    room = Room({"CPU": 64.0, "GPU": 4.0}, Placement({}, held(config), slots=0))
+    assert [room.take(trial) for trial in trials] == [True] * 4 + [False]
+
+
+def test_a_trial_with_no_other_beside_it_starts_however_little_room_is_known_of() -> None:
+    """A node may just be lost, or the cluster about to grow; Tune waits for it then."""
+    room = Room({"CPU": 64.0, "GPU": 0.0}, Placement({}, held(sweep()), slots=0))
+    first, second = (trial_config(number=number) for number in range(2))
+    assert [room.take(first), room.take(second)] == [True, False]
+    room.give_back(first.number)
+    assert room.take(second)
+
+
+TYPED = {"lora": {"accelerator_type": "L40S"}, "full": {"workers": 8, "accelerator_type": "H"}}
+TWO_TYPES = {"CPU": 64.0, "GPU": 12.0, "GPU:L40S": 4.0, "GPU:H": 8.0}
+
+
+def methods(run: Run) -> list[str]:
+    return sorted(record.config.method for record in run.running.values())
+
+
+def test_who_waits_for_gpus_of_one_type_keeps_nobody_from_those_of_another() -> None:
+    run = Run(sweep(**TYPED), TWO_TYPES)
+    while run.fill() != Searcher.FINISHED:
+        # As full as can be for as long as there are trials of both to draw.
+        if len(run.started) < 40:
+            assert methods(run) == ["full", *["lora"] * 4]
+        run.end(min(run.running))
+    assert {trial.number for trial in run.started} == set(range(60))
+    for method in ("lora", "full"):
+        of_method = [t.number for t in run.started if t.method == method]
+        assert of_method == sorted(of_method)  # none overtakes one of its kind
+
+
+def test_trials_without_gpus_do_not_overtake_those_that_need_the_same_cpus() -> None:
+    run = Run(sweep(lora={"gpus_per_worker": 0}, full=TYPED["full"]), {**TWO_TYPES, "CPU": 16.0})
+    while run.fill() != Searcher.FINISHED:
+        run.end(min(run.running))
+    assert [trial.number for trial in run.started] == list(range(60))
+
+
+def of(run: Run, method: str) -> list[int]:
+    return [n for n, record in run.running.items() if record.config.method == method]
+
+
+@pytest.mark.parametrize("sampler", ["random", "grid"])
+def test_what_waits_when_the_budget_is_spent_never_starts(sampler: str) -> None:
+    rates = {"learning_rate": [10**-k for k in range(1, 7)]}
+    space = {"lora": {"rank": 4, "alpha_ratio": 2, **rates}, "full": rates}
+    config = sweep(**TYPED).model_dump() | {"budget": {"trials": 60, "hours": 1}}
+    grid = {"sampler": "grid", "search": space} if sampler == "grid" else {}
+    run = Run(SweepConfig.model_validate(config | grid), TWO_TYPES)
+    run.fill()
+    waiting, (lost,) = run.waiting(), of(run, "full")
+    assert len(waiting) == (7 if grid else 8)  # of the grid all there is
+    run.searcher._clock = lambda: run.searcher._began + 3601.0
+    run.searcher.trial_interrupted(run.running.pop(lost))
+    before = len(run.started)
+    while run.fill() != Searcher.FINISHED:
+        run.end(min(run.running))
+    assert [trial.number for trial in run.started[before:]] == [lost]
+    assert run.searcher.cut_short_by == "hours"
+    assert run.searcher._history.next_number == min(waiting)
+    assert not run.searcher._study._asked
+
+
+def test_an_interrupted_trial_goes_before_all_that_wait_and_waits_for_no_other_pool() -> None:
+    run = Run(sweep(**TYPED), TWO_TYPES)
+    run.fill()
+    while len(of(run, "lora")) > 3:  # until all that wait are full fine-tuning
+        run.end(of(run, "lora")[0])
+        run.fill()
+    assert len(run.waiting()) == 8
+    for lost in (of(run, "full")[0], of(run, "lora")[0]):
+        run.searcher.trial_interrupted(run.running.pop(lost))
+        run.fill()
+        assert run.started[-1].number == lost
+        assert len(run.started[-1].earlier_attempts) == 1
+
+
+def test_many_interrupted_trials_of_one_pool_keep_no_other_from_being_drawn() -> None:
+    """As after a restart on a cluster that has shrunk."""
+    before = Run(sweep(**TYPED), {**TWO_TYPES, "GPU": 20.0, "GPU:L40S": 12.0})
+    before.fill()
+    assert len(of(before, "lora")) == 12
+    run = Run(sweep(**TYPED), TWO_TYPES, interrupted=list(before.running.values()))
+    for _ in range(3):
+        run.fill()
+        assert methods(run) == ["full", *["lora"] * 4]
+        run.end(of(run, "full")[0])
+
+
+def test_types_that_share_a_limit_wait_for_each_other() -> None:
+    """Else small trials would keep a large one out for ever."""
+    run = Run(sweep(**TYPED, max_gpus=8), TWO_TYPES)
+    while run.fill() != Searcher.FINISHED:
+        run.end(min(run.running))
+    assert [trial.number for trial in run.started] == list(range(60))
+
+
+def test_where_all_compete_one_trial_at_most_is_drawn_before_it_has_room() -> None:
+    """More would be drawn with no results yet to learn from."""
+    alike = {method: resources | {"accelerator_type": "H"} for method, resources in TYPED.items()}
+    run = Run(sweep(**alike), {"CPU": 64.0, "GPU": 8.0, "GPU:H": 8.0})
+    run.fill()
+    assert len(run.waiting()) == 1
+
+
+@pytest.mark.parametrize("waiting", ["lora", "full"])
+def test_slots_and_gpus_are_filled_whoever_waits(waiting: str) -> None:
+    run = Run(sweep(lora={"slots": 4}), {"CPU": 64.0, "GPU": 8.0}, slots=4)
+    for _ in range(4):
+        run.fill()
+        assert methods(run) == ["full", *["lora"] * 4]
+        run.end(next(n for n, r in run.running.items() if r.config.method != waiting))
+
+
+def test_what_only_waits_reserves_a_sliver() -> None:
+    config = sweep(lora={"slots": 4})
+    run = Run(config)
+    run.fill()
+    placement = Placement({"driver": 1e-4}, held(config), slots=4)
+    for trial in run.started[:10]:
+        group = placement({"trial": trial.model_dump(mode="json")})
+        assert group.bundles[0] == {"driver": 1e-4}
+        assert placement.holds(trial) == (
+            {"CPU": 8.0, "GPU": 8.0} if trial.method == "full" else {"slot": 1}
+        )

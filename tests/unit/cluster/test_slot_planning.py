@@ -1,0 +1,464 @@
+"""Slots without torch: which trials can have one, how many there are, where they are put."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from builders import scores, sweep_config, trial, trial_config
+from ray import cloudpickle
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayError
+from sweep_files import edited
+
+from analysis.results.confirmation import unconfirmed, winners
+from trainables.config import LoraConfig
+from trainables.packing.host import UNKNOWN, SlotHost
+from trainables.packing.packed_client import Guest
+from trainables.packing.planning import Speed, best, may_pay, reason_against
+from trainables.records.schema import TrialRecord
+from trainables.workers.ray_tasks import trial_process_seconds
+from tune.cluster import waiting
+from tune.cluster.slot_hosts import (
+    HostPool,
+    beside_hosts,
+    hosts_that_fit,
+    hosts_to_start,
+    with_trials_left,
+)
+from tune.config.sweep_config import SweepConfig
+from tune.resources.capacity import max_concurrent
+from tune.search.space import largest_point, lora_config
+
+PROJECT = Path(__file__).parents[3]
+
+
+def config(**changes: Any) -> SweepConfig:
+    return SweepConfig.model_validate(yaml.safe_load(edited(**changes)))
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host answers what its method returns, or raises it; it is up again at once."""
+
+    def get(answer: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    restarts = count()
+    monkeypatch.setattr("ray.get", get)
+    monkeypatch.setattr("ray.wait", lambda asked, **options: (asked, []))
+    monkeypatch.setattr(waiting, "life_of", lambda host: ("ALIVE", next(restarts)))
+
+
+def test_plain_lora_can_have_a_slot() -> None:
+    assert reason_against(trial_config()) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"method": "full"}, "full"),
+        ({"lora": LoraConfig(rank=4, alpha=8, dora=True)}, "DoRA"),
+        ({"workers": 2}, "workers"),
+    ],
+)
+def test_what_cannot_be_batched_says_why(changes: dict[str, Any], word: str) -> None:
+    assert word in (reason_against(trial_config(**changes)) or "")
+
+
+@pytest.mark.parametrize(
+    ("passes_per_second", "expected"),
+    [
+        ([10], 1),
+        ([10, 19, 30, 31], 4),  # 3 % is not worth the latency
+        ([10, 9, 8], 1),
+        ([10, 9, 14], 4),  # a dip of the clock is passed over
+        ([10, 10.4, 10.8], 4),  # small gains add up
+    ],
+)
+def test_slots_are_as_many_as_pay(passes_per_second: list[float], expected: int) -> None:
+    speeds = [Speed(2**power, rate, 0) for power, rate in enumerate(passes_per_second)]
+    assert best(speeds, 1, 0.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("slot_seconds", "expected"),
+    [
+        (0.0, 8),  # 100 + 0, 60 + 0, 40 + 0, 30 + 0 seconds
+        (5.0, 4),  # 105, 70, 60, 70
+        (15.0, 2),  # 115, 90, 100, 150
+        (50.0, 1),  # 150, 160, 240, 430
+    ],
+)
+def test_slots_that_take_long_to_start_are_fewer(slot_seconds: float, expected: int) -> None:
+    seconds = {1: 100, 2: 60, 4: 40, 8: 30}
+    speeds = [Speed(slots, 6000 / taken, 0) for slots, taken in seconds.items()]
+    assert best(speeds, 6000, slot_seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("slot_seconds", "expected"),
+    [
+        (0.0, True),  # 40 seconds become 20 at best
+        (2.5, True),  # 40 + 10 become 20 + 20
+        (5.0, False),  # 40 + 20, and 20 + 40
+    ],
+)
+def test_more_slots_are_measured_only_if_they_may_pay(slot_seconds: float, expected: bool) -> None:
+    seconds = {1: 100, 2: 60, 4: 40}
+    speeds = [Speed(slots, 6000 / taken, 0) for slots, taken in seconds.items()]
+    assert may_pay(8, speeds, 6000, slot_seconds) == expected
+    assert may_pay(1, [], 6000, slot_seconds)
+
+
+@pytest.mark.parametrize(
+    ("container", "cpus", "seconds"), [(4.0, 1000.0, 3.0), (4.0, 2.0, 6.0), (0.5, 1000.0, 12.0)]
+)
+def test_trials_in_slots_start_on_the_cpus_of_the_driver_s_node(
+    container: float,
+    cpus: float,
+    seconds: float,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    answers: None,
+) -> None:
+    asked: list[Any] = []
+    probe = SimpleNamespace(remote=lambda *arguments: asked.extend(arguments))
+    pool = HostPool(config(), {"CPU": cpus}, lambda *point: trial_config(), {}, print)
+    pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe),), 12.0
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(64))
+    monkeypatch.setattr("ray._private.utils._get_docker_cpus", lambda: container)
+    assert pool._measured(trial_config(), samples=100) == 1
+    assert asked[-1] == seconds
+    assert "RAY_USE_MULTIPROCESSING_CPU_COUNT" not in caplog.text  # Ray's, which asks for it
+
+
+@pytest.mark.parametrize("event", ["trial_ended", "trial_interrupted"])
+def test_the_hosts_let_go_of_a_trial_that_has_ended_or_lost_its_process(event: str) -> None:
+    left: list[str] = []
+    pool = HostPool(config(), {"CPU": 4.0}, lambda *point: trial_config(), {}, print)
+    pool._actors = (SimpleNamespace(leave=SimpleNamespace(remote=left.append)),) * 2
+    record = TrialRecord(config=trial_config(), params={}, started=0)
+    getattr(pool, event)(record)
+    assert left == [record.config.trial_id] * 2
+
+
+def test_what_a_trial_s_process_takes_to_start_is_with_its_imports() -> None:
+    """Ray sends a task without the module that it is in, as here."""
+    task = cloudpickle.dumps(trial_process_seconds._function)
+    code = (
+        "import sys; from ray import cloudpickle; cloudpickle.loads(sys.stdin.buffer.read())(); "
+        "sys.exit('trainables.workers.trainable' not in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], input=task, check=True, cwd=PROJECT)
+
+
+@pytest.mark.parametrize(
+    ("searched", "repeated", "left"),
+    [(0, 0, 40), (30, 0, 15), (38, 0, 15), (39, 15, 15)],
+)
+def test_hosts_are_for_the_trials_that_are_still_to_run(
+    searched: int, repeated: int, left: int
+) -> None:
+    sweep = config(budget__trials=40, confirm={"top_k": 3, "seeds": 5})
+    done = [
+        TrialRecord(config=trial_config(), params={}, confirms=confirms, started=0)
+        for confirms in [None] * searched + [0] * repeated
+    ]
+    assert with_trials_left(sweep, done).budget.trials == left
+
+
+def test_no_more_winners_are_to_be_repeated_than_there_are_trials() -> None:
+    few = config(budget__trials=2, confirm={"top_k": 30, "seeds": 5})
+    assert with_trials_left(few, []).budget.trials == 10
+
+
+@pytest.mark.parametrize(
+    ("trials", "hosts", "most"), [(12, 8, 2), (20, 8, 3), (16, 8, 2), (3, 8, 1)]
+)
+def test_as_many_slots_are_tried_as_a_host_may_get_trials(
+    trials: int, hosts: int, most: int, answers: None
+) -> None:
+    asked: list[Any] = []
+    told: list[str] = []
+    probe = SimpleNamespace(remote=lambda *arguments: asked.extend(arguments))
+    sweep = config(budget__trials=trials)
+    pool = HostPool(sweep, {"CPU": 16.0}, lambda *point: trial_config(), {}, told.append)
+    pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe),) * hosts, 1.0
+    train = config().train.model_copy(update={"batch_size": 8, "micro_batch_size": 4})
+    assert pool._measured(trial_config(train=train), samples=100) == 1
+    assert asked[1:3] == [most, most * train.total_steps(100) * 2]
+    assert f"{hosts} hosts of 1 slot: memory runs out" in told[0]
+
+
+@pytest.mark.parametrize(
+    "error", [ActorUnavailableError("restarting", None), OutOfMemoryError("low on memory")]
+)
+def test_where_a_host_dies_of_measuring_the_sweep_goes_on_with_one_slot(
+    error: RayError, answers: None
+) -> None:
+    """As Ray kills it where its machine runs out of memory; each start would end the same way."""
+    told: list[str] = []
+    pool = HostPool(config(), {"CPU": 4.0}, lambda *point: trial_config(), {}, told.append)
+    asked: list[Any] = []
+    probe = SimpleNamespace(remote=lambda *arguments: asked.append(arguments) or error)
+    pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe),) * 2, 1.0
+    assert pool._measured(trial_config(), samples=100) == 1
+    assert len(asked) == 4
+    line = told[-1]
+    assert line.startswith("warning: 2 hosts of 1 slot: a host lost its process")
+    assert "resources.lora.slots" in line
+
+
+Lives = dict[str, list[tuple[str, int]]]
+
+
+@pytest.fixture
+def lives(answers: None, monkeypatch: pytest.MonkeyPatch) -> Lives:
+    """By host, the states that are seen of it, one after the other; the last one stays."""
+    lives: Lives = {}
+
+    def life_of(host: Any) -> tuple[str, int]:
+        left = lives[host.name]
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    monkeypatch.setattr(waiting, "life_of", life_of)
+    monkeypatch.setattr(waiting, "_POLL_S", 0.001)
+    monkeypatch.setattr(waiting, "_TELL_EVERY_S", 0.0)
+    monkeypatch.setattr(waiting, "nodes_up", list)
+    monkeypatch.setattr(waiting, "last_failure", lambda gcs: None)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address=""))
+    return lives
+
+
+def a_host(name: str, *answers: object) -> Any:
+    left = iter(answers)
+    return SimpleNamespace(name=name, probe=SimpleNamespace(remote=lambda: next(left)))
+
+
+UNAVAILABLE = ActorUnavailableError("restarting", None)
+
+
+@pytest.mark.parametrize("error", [UNAVAILABLE, ActorDiedError()])  # the latter of a drained node
+def test_a_host_that_lost_its_node_is_asked_again_once_it_has_another(
+    error: RayError, lives: Lives
+) -> None:
+    """Ray may take a while to notice; who waits is told what for."""
+    restarting = [("RESTARTING", 3)] * 3
+    lives["a"] = [("ALIVE", 2), ("ALIVE", 2), ("ALIVE", 2), *restarting, ("ALIVE", 3)]
+    told: list[str] = []
+    host = a_host("a", error, "an answer")
+    assert waiting.answer_of([host], "probe", (), {"GPU": 1}, told.append) == "an answer"
+    assert lives["a"] == [("ALIVE", 3)]
+    assert "lost its process" in told[0]
+    assert set(told[1:]) == {"waiting for a node with 1 GPU"}
+
+
+def test_another_host_that_is_up_is_asked_instead(lives: Lives) -> None:
+    """The nodes that are left may have no room for the one that lost its own."""
+    lives |= {"a": [("ALIVE", 0), ("RESTARTING", 1)], "b": [("ALIVE", 0)]}
+    hosts = [a_host("a", UNAVAILABLE), a_host("b", "an answer")]
+    assert waiting.answer_of(hosts, "probe", (), {}, print) == "an answer"
+
+
+def test_a_host_that_dies_in_each_start_is_not_waited_for_without_end(lives: Lives) -> None:
+    lives["a"] = [("ALIVE", 0), *(("RESTARTING", number) for number in range(1, 100))]
+    host = a_host("a", *[UNAVAILABLE] * 4)
+    with pytest.raises(ActorUnavailableError):
+        waiting.answer_of([host], "probe", (), {}, print)
+
+
+def test_a_host_that_does_not_come_back_from_measuring_ends_the_sweep(lives: Lives) -> None:
+    pool = HostPool(config(), {"CPU": 4.0}, lambda *point: trial_config(), {}, print)
+    probe = SimpleNamespace(remote=lambda *arguments: ActorDiedError())
+    pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe, name="a"),), 1.0
+    lives["a"] = [("ALIVE", 0), ("DEAD", 0)]
+    with pytest.raises(ActorDiedError):
+        pool._measured(trial_config(), samples=100)
+
+
+@pytest.mark.parametrize(
+    ("searched", "repeated", "left"), [(4, 0, 6), (4, 4, 2), (4, 6, 1), (8, 6, 6)]
+)
+def test_repeats_still_to_run_are_of_the_winners_that_there_are_now(
+    searched: int, repeated: int, left: int
+) -> None:
+    rates = {"low": 1e-4, "high": 1e-3}
+    sweep = sweep_config(
+        searched,
+        confirm={"top_k": 3, "seeds": 2},
+        search={"lora": {"rank": [8], "alpha_ratio": 2, "learning_rate": rates}},
+    )
+
+    def run(number: int, gain: float, **fields: Any) -> TrialRecord:
+        rate = fields.pop("learning_rate", 1e-4 + number * 1e-6)
+        params = {"lora/learning_rate": rate}
+        return trial(number, scores(gain, 0.1), learning_rate=rate, params=params, **fields)
+
+    first = [run(number, 0.3 + number / 100) for number in range(4)]
+    again = list(unconfirmed(2, winners(sweep, first, 3), first))[:repeated]
+    repeats = [
+        run(4 + i, 0.3, learning_rate=of.config.learning_rate, confirms=of.number, seed=seed)
+        for i, (of, seed) in enumerate(again)
+    ]
+    better = [run(20 + number, 0.6 + number / 100) for number in range(searched - 4)]
+    assert with_trials_left(sweep, [*first, *repeats, *better]).budget.trials == left
+
+
+def test_a_grid_ends_with_its_points() -> None:
+    lora = {"rank": [4, 8], "alpha_ratio": 2, "learning_rate": [1e-4, 1e-3]}
+    sweep = config(search={"lora": lora}, sampler="grid", budget__trials=100, confirm=None)
+    done = [TrialRecord(config=trial_config(), params={}, started=0)] * 3
+    assert with_trials_left(sweep, done).budget.trials == 1
+
+
+def test_without_repeats_one_host_is_left_at_the_end() -> None:
+    done = [TrialRecord(config=trial_config(), params={}, started=0)] * 40
+    assert with_trials_left(config(budget__trials=40, confirm=None), done).budget.trials == 1
+
+
+def test_the_probe_is_of_the_largest_adapter() -> None:
+    sweep = config(search__lora__rank=[8, 64, 16], search__lora__dropout=[0.0, 0.1])
+    assert sweep.search.lora is not None
+    lora = lora_config(sweep.search.lora, largest_point(sweep, "lora"))
+    assert (lora.rank, lora.alpha, lora.dropout) == (64, 128, 0.1)
+
+
+FULL = {"learning_rate": [1e-5]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "cluster", "hosts", "concurrent"),
+    [
+        ({}, {"CPU": 2.0}, 2, 8),
+        ({}, {"CPU": 16.0, "GPU": 2.0}, 2, 8),
+        ({"resources__lora__cpus_per_worker": 2}, {"CPU": 2.0}, 1, 4),
+        ({"search__full": FULL}, {"CPU": 2.0}, 1, 5),  # one host, one full fine-tuning
+        ({"search__full": FULL}, {"CPU": 1.0}, 0, 1),
+        ({"resources__max_concurrent": 1}, {"CPU": 8.0}, 1, 1),
+        (
+            {
+                "search__full": FULL,
+                "resources__full__accelerator_type": "H100",
+                "resources__lora__accelerator_type": "L40S",
+            },
+            {"CPU": 9.0, "GPU": 6.0, "GPU:H100": 3.0, "GPU:L40S": 3.0},
+            3,
+            15,  # three full ones beside twelve in slots
+        ),
+    ],
+)
+def test_hosts_and_trials_fit_the_cluster(
+    changes: dict[str, Any], cluster: dict[str, float], hosts: int, concurrent: int
+) -> None:
+    sweep = config(**changes)
+    assert hosts_that_fit(sweep, cluster, [cluster]) == hosts
+    left = beside_hosts(sweep, cluster, hosts)
+    assert max_concurrent(sweep, left, in_slots=4 * hosts) == concurrent
+
+
+@pytest.mark.parametrize(
+    ("full", "nodes", "hosts"),
+    [
+        ({"cpus_per_worker": 4}, [{"CPU": 4.0}] * 2, 1),  # a second one may be on the other node
+        ({"cpus_per_worker": 4}, [{"CPU": 4.0}] * 3, 2),
+        ({"cpus_per_worker": 3}, [{"CPU": 4.0}] * 2, 3),
+        ({"workers": 8}, [{"CPU": 96.0, "GPU": 8.0}], 0),
+        ({"workers": 8}, [{"CPU": 96.0, "GPU": 8.0}] * 2, 8),
+    ],
+)
+def test_hosts_leave_room_for_a_full_trial_wherever_they_are_put(
+    full: dict[str, Any], nodes: list[dict[str, float]], hosts: int
+) -> None:
+    changes = {f"resources__full__{key}": value for key, value in full.items()}
+    sweep = config(search__full=FULL, train__batch_size=8, train__micro_batch_size=1, **changes)
+    cluster = {kind: amount * len(nodes) for kind, amount in nodes[0].items()}
+    assert hosts_that_fit(sweep, cluster, nodes) == hosts
+    larger = {"CPU": 192.0, "GPU": 16.0}  # as it may grow
+    assert hosts_that_fit(sweep, larger, nodes) == 16 - sweep.resources.full.workers
+
+
+@pytest.mark.parametrize(
+    ("up", "slots", "expected"),
+    [
+        (0, 40, 1),  # one, on which the slots are counted
+        (0, 16, 3),  # 40 trials fill three of the 28
+        (8, 16, 8),  # nodes that are up anyway are used
+        (8, 2, 20),
+        (8, 1, 28),
+    ],
+)
+def test_a_growing_cluster_gets_as_many_hosts_as_trials_fill(
+    up: int, slots: int, expected: int
+) -> None:
+    assert hosts_to_start(28, up, 40, slots) == expected
+
+
+@pytest.mark.parametrize("slots", [-1, 1.5, "many"])
+def test_slots_are_a_number_or_auto(slots: Any) -> None:
+    with pytest.raises(ValueError, match="slots"):
+        config(resources__lora__slots=slots)
+
+
+def test_a_host_that_has_died_and_started_anew_knows_no_trial() -> None:
+    async def ask() -> dict[str, Any]:
+        return await SlotHost().next_event("a-trial-of-before")
+
+    assert asyncio.run(ask()) == {UNKNOWN: True}
+
+
+def test_no_slot_waits_for_a_trial_that_has_left_before_it_measures() -> None:
+    async def record() -> bool:
+        guest = Guest(trial_config())
+        guest.let_go()
+        return await asyncio.wait_for(guest.record({}), timeout=5)
+
+    assert not asyncio.run(record())
+
+
+def test_an_evaluation_is_recorded_once_more_is_asked_for_than_was_on_its_way() -> None:
+    async def listen() -> list[bool]:
+        guest = Guest(trial_config())
+        guest.events.put_nowait({"measurement": 3})
+        recorded = asyncio.create_task(guest.record({"measurement": 4}))
+        seen = []
+        for _ in range(3):
+            asked = asyncio.create_task(guest.next_event())
+            await asyncio.sleep(0.01)
+            seen.append(recorded.done())
+        asked.cancel()
+        return seen
+
+    assert asyncio.run(listen()) == [False, False, True]
+
+
+def test_where_full_trials_leave_no_room_the_remedy_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tune.cluster.slot_hosts.nodes_up", lambda: [{"CPU": 1.0}])
+    told: list[str] = []
+    sweep = config(search__full=FULL, resources__lora__slots=4)
+    pool = HostPool(sweep, {"CPU": 1.0}, lambda *point: trial_config(), {}, told.append)
+    assert not pool.start()
+    (line,) = told
+    assert "no room for a host of slots; sweep the methods one by one (search.full=null, " in line
+
+
+@pytest.mark.parametrize(
+    "changes", [{"search__lora": None, "resources__lora__slots": 4}, {"resources__lora__slots": 0}]
+)
+def test_where_no_trial_trains_in_slots_no_host_starts(changes: dict[str, Any]) -> None:
+    told: list[str] = []
+    sweep = config(search__full=FULL, **changes)
+    pool = HostPool(sweep, {"CPU": 4.0}, lambda *point: trial_config(), {}, told.append)
+    assert not pool.start()  # without Ray
+    assert told == []

@@ -1,0 +1,296 @@
+"""A sweep beside another in one report: each told by itself, and one compared with the other."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import plotly.graph_objects
+import pytest
+from builders import change_base, repeat_of, with_metrics
+from scipy.stats import binomtest
+from synthetic_sweep import SyntheticSweep
+
+from analysis.conclusions import Conclusion, conclude
+from analysis.conclusions.rank_trends import forgetting_and_step_size, trend_over_ranks
+from analysis.conclusions.sufficient_rank import rank_that_suffices
+from analysis.paper_table import paper_table
+from analysis.report.answer import answer
+from analysis.report.page import render
+from analysis.report.rank_section import rank_figure, rate_figure
+from analysis.report.settings_section import importance_figure
+from analysis.report.trade_off_section import (
+    _box,
+    hypervolume_figure,
+    hypervolume_shares,
+    trade_off_figure,
+)
+from analysis.results.pareto import losses_of
+from analysis.results.trade_off import best_trade_off, objective_ranges, scaling_trials
+from analysis.shown_sweeps import Results
+from analysis.stats.hypervolume import hypervolume
+from analysis.stats.importance import importances
+from analysis.sweeps import open_sweeps
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, MAX_RESERVED, VALIDATION_LOSS
+from trainables.records.item_records import items_file, write_items
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
+
+STOPPED = dict.fromkeys((5, 6, 7), TrialStatus.STOPPED_EARLY)
+
+
+def open_together(folder, *sweeps: SyntheticSweep) -> Results:
+    """Sweeps of one base, as its cache gives it to all of them."""
+    folders = [sweep.write(folder / sweep.name) for sweep in sweeps]
+    for other in folders[1:]:
+        for name in ("base.json", "items.jsonl"):
+            (other / "base" / name).write_bytes((folders[0] / "base" / name).read_bytes())
+    return Results(open_sweeps(folders))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Results:
+    plain = SyntheticSweep(trials=28, items=60, name="plain", seed=0)
+    replayed = SyntheticSweep(trials=24, items=60, name="replayed", seed=1, failures=STOPPED)
+    return open_together(tmp_path_factory.mktemp("sweeps"), plain, replayed)
+
+
+def test_each_sweep_has_its_own_row_of_each_rank_compared_with_its_own_full_fine_tuning(results):
+    ranges = objective_ranges(results.goals, scaling_trials(results.goals, results.complete))
+    expected = []
+    for rank in (1, 4, 16, 64, None):
+        for sweep in results.sweeps:
+            own = [r for r in sweep.trials if r.rank == rank]
+            done = [r for r in own if r.status is TrialStatus.COMPLETE]
+            best = best_trade_off(results.goals, done, ranges)
+            method = "full fine-tuning" if rank is None else f"LoRA, rank {rank}"
+            expected.append((f"{method} of {sweep.name}", best.config.trial_id, len(own)))
+    rows = paper_table(results).rows[1:]
+    assert [(row.label, row.trial_id, row.trials) for row in rows] == expected
+    full = {row.label.split()[-1]: row for row in rows if row.label.startswith("full")}
+    for row in rows[:-2]:
+        for name in ("in-domain", "OOD"):
+            difference = row.cells[name].value - full[row.label.split()[-1]].cells[name].value
+            assert row.cells[name].to_full.difference.estimate == pytest.approx(difference)
+    assert not any(cell.to_full for row in full.values() for cell in row.cells.values())
+    assert results.recommendation.trial.rank is not None
+    assert not any(" of " in number.full for number in answer(results).numbers)
+
+
+def test_what_is_said_of_a_sweep_is_what_is_said_of_it_alone(results):
+    """Pooled, trials of one rank but of two sweeps would be tested as if alike."""
+    told = [(c.statement, c.evidence) for c in conclude(results)]
+    for make in (forgetting_and_step_size, trend_over_ranks, rank_that_suffices):
+        for sweep in results.sweeps:
+            alone = Results([sweep])
+            for one in make(alone, alone.sweeps[0]):
+                assert (f"{sweep.name}: {one.statement}", one.evidence) in told
+
+
+def against_first(results: Results) -> list[Conclusion]:
+    return [c for c in conclude(results) if "he best trade-off of " in c.statement]
+
+
+def test_the_best_of_a_sweep_is_compared_with_that_of_the_first(results):
+    ranges = objective_ranges(results.goals, scaling_trials(results.goals, results.complete))
+    first, second = (
+        best_trade_off(results.goals, results.of(sweep, results.complete), ranges)
+        for sweep in results.sweeps
+    )
+    told = against_first(results)
+    assert len(told) == 3
+    for one in told:
+        assert f"he best trade-off of replayed (trial {second.number}, " in one.statement
+        assert f"that of plain (trial {first.number}, " in one.statement
+    [in_domain] = [c for c in told if "in the domain" in c.statement]
+    scores = [results.items.pairs(record)["sums"] for record in (first, second)]
+    outcomes = [(a.tuned.score, b.tuned.score) for a, b in zip(*scores, strict=True)]
+    more, less = outcomes.count((0, 1)), outcomes.count((1, 0))
+    p_value = min(1.0, 28 * 24 * binomtest(more, more + less).pvalue) if more + less else 1.0
+    comparison = results.items.compare(second, first, ["sums"], picked_from=28 * 24)
+    assert comparison.p_value == pytest.approx(p_value)
+    assert in_domain.verdict == "open"  # they have no repeats
+    assert in_domain.statement.startswith("In one run of each, ") == comparison.runs_differ
+    assert in_domain.evidence.endswith(
+        "best of 24 trials of replayed and of 28 of plain, picked on these items"
+    )
+
+
+def test_a_sweep_that_forgets_less_is_told_to(tmp_path):
+    names = ("plain", "replayed")
+    sweeps = [SyntheticSweep(trials=1, items=200, name=n, full_every=0) for n in names]
+    results = open_together(tmp_path, *sweeps)
+    for sweep, forgets in zip(results.sweeps, (40, 0), strict=True):
+        items = sweep.ledger.base_items()
+        lost = [i for i, item in enumerate(items) if item.task == "capitals" and item.score == 1]
+        for index in lost[:forgets]:
+            items[index] = items[index].model_copy(update={"score": 0.0})
+        [record] = sweep.trials
+        write_items(items_file(sweep.ledger.folder.attempt(0, 1), record.last.step), items)
+    [told] = [c for c in against_first(results) if "on the retention tasks" in c.statement]
+    assert told.verdict == "open"
+    assert told.statement.startswith("In one run of each, the best trade-off of replayed (trial 0,")
+    # 40 of 200 items of one of three tasks.
+    assert " forgets less than that of plain " in told.statement
+    assert told.statement.endswith(
+        " by 6.7 points on the retention tasks; repeats with other seeds would tell whether it "
+        "is so of other trainings, too (`confirm`)."
+    )
+    assert "replayed minus plain, one run of each, -" in told.evidence
+    assert told.evidence.endswith("n = 600; McNemar p < 0.001")
+    for sweep, forgets in zip(results.sweeps, (0.08, 0.02), strict=True):
+        [trial] = sweep.trials
+        for number in (100, 101):
+            sweep.ledger.write_trial(repeat_of(trial, number, {FORGETTING_MEAN: forgets}))
+    results = Results(open_sweeps([tmp_path / name for name in names]))
+    [told] = [c for c in against_first(results) if "on the retention tasks" in c.statement]
+    assert told.verdict == "shown"
+    by = "by 6.7 points on the retention tasks; over 4 runs with other seeds 6.0 on average."
+    assert told.statement.startswith("The best trade-off of replayed (trial 0,")
+    assert told.statement.endswith(by)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_sweep_without_a_complete_trial_is_not_compared(tmp_path, failing):
+    sweeps = [
+        SyntheticSweep(
+            trials=1, name=f"sweep {n}", failures={0: TrialStatus.FAILED} if n == failing else {}
+        )
+        for n in range(2)
+    ]
+    assert against_first(open_together(tmp_path, *sweeps)) == []
+
+
+def test_the_trade_off_has_a_symbol_for_each_sweep_and_says_which(results):
+    figure = trade_off_figure(results)
+    found = {
+        (text.split("</b>")[0].split(" of ")[1], symbol)
+        for chart in figure.charts
+        for trace in chart.data
+        if isinstance(trace["marker"].get("symbol"), list)
+        for text, symbol in zip(trace["text"], trace["marker"]["symbol"], strict=True)
+    }
+    dominance = "to which no other is equal or better in every objective and better in one"
+    assert f"{len(results.front)} ringed trials {dominance}" in figure.caption
+    assert found == {("plain", "circle"), ("replayed", "square")}
+    shapes = {key.name: key.shape for key in figure.legend}
+    assert (shapes["plain"], shapes["replayed"]) == ("circle", "square")
+    assert shapes["full fine-tuning"] == shapes["rank 4"] == "dot"
+
+
+def test_each_sweep_has_its_own_curve_over_ranks(results):
+    figure = rank_figure(results)
+    assert [key.name for key in figure.legend] == ["plain", "replayed"]
+    chart = figure.charts[0]
+    lines = [trace for trace in chart.data if trace["mode"] == "lines+markers"]
+    for sweep, line, key in zip(results.sweeps, lines, figure.legend, strict=True):
+        groups = results.lora_groups(sweep)
+        assert [group.rank for group in groups] == [1, 4, 16, 64]
+        tried = [group for group in groups if group.picked_from >= 4]
+        assert line["x"] == [group.rank for group in tried]
+        assert line["y"] == [group.best.metric(IN_DOMAIN_ACC) for group in tried]
+        assert all(results.sweep(group.best) is sweep for group in groups)
+        assert line["line"]["color"] == key.colour
+    assert lines[0]["line"]["color"] != lines[1]["line"]["color"]
+    bands = [shape for shape in chart.layout["shapes"] if shape["type"] == "rect"]
+    assert len(bands) == 2
+
+
+def test_cells_of_rank_and_rate_do_not_mix_sweeps(results):
+    trace = rate_figure(results).charts[0].data[0]
+    assert trace["y"] == [f"{rank} of {s.name}" for rank in (1, 4, 16, 64) for s in results.sweeps]
+    for group, row in zip(results.groups, trace["hovertext"], strict=False):
+        counts = [int(text.split("<br>")[1].split()[0]) for text in row if text]
+        assert sum(counts) == len(group.trials)
+
+
+def test_the_hypervolume_and_the_importances_are_of_each_sweep(results):
+    goals = results.goals
+    best, worst = zip(*_box(results), strict=True)
+    figure = hypervolume_figure(results)
+    for sweep, line in zip(results.sweeps, figure.charts[0].data, strict=True):
+        own = results.of(sweep, results.complete)
+        points = [
+            [
+                min(1, (loss - low) / (high - low))
+                for loss, low, high in zip(losses_of(goals, r), best, worst, strict=True)
+            ]
+            for r in own
+        ]
+        shares = hypervolume_shares(results, sweep)
+        assert line["y"] == shares == sorted(shares)
+        assert len(shares) == len(own)
+        assert shares[-1] == pytest.approx(hypervolume(points, [1.0] * len(best)))
+        assert f"{100 * shares[-1]:.1f} % ({sweep.name})" in figure.caption
+    figure = importance_figure(results)
+    lora = [results.of(sweep, results.lora) for sweep in results.sweeps]
+    assert f"on {len(lora[0])} (plain), {len(lora[1])} (replayed) complete LoRA" in figure.caption
+    for sweep, own, chart in zip(results.sweeps, lora, figure.charts, strict=True):
+        assert chart.key == f"importances-{sweep.name}"
+        [bars] = [trace for trace in chart.data if "in-domain" in trace["hovertemplate"]]
+        shares = dict(zip(bars["y"], bars["x"], strict=True))
+        assert shares == pytest.approx(importances(own, IN_DOMAIN_ACC))
+
+
+def test_the_hypervolume_s_box_holds_the_base_of_each_sweep(tmp_path):
+    """Their validation losses differ, as each has held out other rows."""
+    aims = ({"metric": VALIDATION_LOSS, "mode": "min"},)
+    sweeps = [SyntheticSweep(trials=2, name=name, objectives=aims) for name in ("one", "two")]
+    for sweep, of_base in zip(sweeps, (2.0, 3.0), strict=True):
+        ledger = Ledger(sweep.write(tmp_path / sweep.name))
+        change_base(ledger, metrics=ledger.base().metrics | {VALIDATION_LOSS: of_base})
+        for record in ledger.trials():
+            metrics = record.last.metrics | {VALIDATION_LOSS: 1.0 + record.number}
+            ledger.write_trial(with_metrics(record, metrics))
+    results = Results(open_sweeps([tmp_path / sweep.name for sweep in sweeps]))
+    assert _box(results) == [(1.0, 3.0)]
+
+
+def test_methods_that_were_swept_one_by_one_are_compared(tmp_path):
+    results = open_together(
+        tmp_path,
+        SyntheticSweep(trials=10, name="adapters", full_every=0, seed=0),
+        SyntheticSweep(trials=4, name="whole", full_every=1, seed=1),
+    )
+    told = [c.statement for c in conclude(results)]
+    assert sum("he best trade-off of whole (trial" in s for s in told) == 3
+    assert not any("Full fine-tuning" in s for s in told)  # that is of the same two
+    assert not any(s.startswith("whole: ") for s in told)  # it has no ranks to speak of
+    adapters = [row for row in paper_table(results).rows if row.label.endswith("of adapters")]
+    assert all(row.cells["in-domain"].to_full is not None for row in adapters)
+    assert any(s.startswith("adapters: At its best trade-off LoRA's learning rate") for s in told)
+    assert results.recommendation.trial.rank is not None
+    assert all(number.full.endswith(" of whole") for number in answer(results).numbers)
+
+
+def test_methods_are_compared_where_they_are_not_the_best_of_their_sweeps(tmp_path):
+    sweeps = [
+        SyntheticSweep(trials=10, name=name, full_every=full_every, seed=seed)
+        for seed, (name, full_every) in enumerate([("first", 0), ("second", 0), ("whole", 1)])
+    ]
+    told = [c.statement for c in conclude(open_together(tmp_path, *sweeps))]
+    between = [s for s in told if "the best LoRA" in s]
+    assert len(between) == 3
+    assert all(s.startswith("second: ") and "ull fine-tuning" in s for s in between)
+    assert all("of whole" in s for s in between)
+
+
+def test_the_best_of_a_sweep_that_breaks_a_constraint_is_said_to(tmp_path):
+    bound = {"metric": MAX_RESERVED, "operator": "<=", "bound": 1.0}  # full fine-tuning takes 1.4
+    sweeps = [
+        SyntheticSweep(trials=2, name=name, full_every=full_every, constraints=(bound,))
+        for name, full_every in (("adapters", 0), ("whole", 1))
+    ]
+    told = against_first(open_together(tmp_path, *sweeps))
+    assert len(told) == 3
+    marked = ", full fine-tuning, which breaks a constraint) "
+    assert all(marked in c.statement and c.statement.count("which breaks") == 1 for c in told)
+
+
+def test_every_chart_of_several_sweeps_is_valid_plotly(results):
+    data = re.findall(r'class="charts-data">(.*?)</script>', render(results), re.DOTALL)
+    charts = {key: spec for block in data for key, spec in json.loads(block).items()}
+    assert {"curve-forgetting-mean", "hypervolume", "matrix-gain", "throughput"} <= charts.keys()
+    for spec in charts.values():
+        drawn = re.sub(r'"@[\w-]+"', '"#123456"', json.dumps(spec))
+        plotly.graph_objects.Figure(json.loads(drawn))

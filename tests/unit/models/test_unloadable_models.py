@@ -1,0 +1,248 @@
+"""A base model that cannot be loaded is a fault of its name, and says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from builders import trial
+from faults import faults
+from huggingface_hub.errors import HTTPError
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, BertTokenizer
+
+from trainables.config import ModelConfig
+from trainables.errors import UserError, hub_remedy, named
+from trainables.models.loading import fingerprint, load_model, load_tokenizer, pinned
+from trainables.records.schema import TrialStatus
+from trainables.workers.trial_outcome import verdict
+
+EMBEDDED = Path(__file__).parents[3] / "trainables" / "embedded" / "model"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelConfig:
+    """A copy of the embedded one."""
+    folder = shutil.copytree(EMBEDDED, tmp_path / "model")
+    return ModelConfig(name=str(folder), dtype="float32")
+
+
+def test_weights_that_are_half_of_a_download(model: ModelConfig) -> None:
+    weights = Path(model.name) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    (fault,) = faults(load_model, model)
+    assert fault.field == "model.name"
+    assert fault.rule.startswith(f"cannot load {model.name}: Error while deserializing header")
+
+
+def test_a_trial_that_cannot_load_it_ends_with_what_is_wrong_and_what_to_do(
+    model: ModelConfig,
+) -> None:
+    (Path(model.name) / "model.safetensors").unlink()
+    with pytest.raises(UserError) as caught:
+        load_model(model)
+    assert caught.value.__cause__ is not None
+    ended = verdict(trial(0).config, caught.value)
+    assert (ended.status, ended.reason) == (TrialStatus.FAILED, str(caught.value))
+    # As where an inspection, or an evaluation, ends in it.
+    assert named(caught.value).startswith("model.name: cannot load ")
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("kept", [0, 1000, -1000])
+def test_weights_of_pytorch_s_format_that_are_half_of_a_download(
+    kept: int, is_zip: bool, model: ModelConfig
+) -> None:
+    weights = Path(model.name) / "pytorch_model.bin"
+    whole = weights.with_name("model.safetensors")
+    torch.save(load_file(whole), weights, _use_new_zipfile_serialization=is_zip)
+    whole.unlink()
+    assert load_model(model)
+    weights.write_bytes(weights.read_bytes()[:kept])
+    (fault,) = faults(load_model, model)
+    rule = "its weights are no whole file of PyTorch's, or hold more than tensors"
+    assert (fault.field, fault.rule) == ("model.name", f"cannot load {model.name}: {rule}")
+
+
+def test_a_pointer_of_git_lfs_in_place_of_weights(model: ModelConfig) -> None:
+    (Path(model.name) / "model.safetensors").unlink()
+    (Path(model.name) / "pytorch_model.bin").write_text("version https://git-lfs.github.com\n")
+    (fault,) = faults(load_model, model)
+    assert fault.rule.startswith(f"cannot load {model.name}: its weights are no whole file")
+    assert fault.remedy == "fetch the model again, whole"
+
+
+@pytest.mark.parametrize(("part", "told"), [("mlp", " and 2 more"), ("mlp.up_proj", "")])
+def test_weights_that_lack_some_which_would_be_random(
+    part: str, told: str, model: ModelConfig
+) -> None:
+    file = Path(model.name) / "model.safetensors"
+    weights = load_file(file)
+    dropped = [name for name in weights if f"layers.3.{part}" in name]
+    kept = {name: tensor for name, tensor in weights.items() if name not in dropped}
+    save_file(kept, file, {"format": "pt"})
+    (fault,) = faults(load_model, model)
+    rule = f"its files lack {min(dropped)}{told}"
+    assert (fault.field, fault.rule) == ("model.name", f"cannot load {model.name}: {rule}")
+
+
+def test_a_gguf_file_that_is_half_of_a_download(model: ModelConfig, tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF\3\0\0\0half")
+    for load in (load_tokenizer, load_model):
+        (fault,) = faults(load, model.model_copy(update={"name": str(file)}))
+        assert fault.field == "model.name"
+        assert fault.rule.startswith(f"cannot load {file}: ")
+
+
+def test_weights_of_other_sizes_than_the_configuration_tells(model: ModelConfig) -> None:
+    file = Path(model.name) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"intermediate_size": 8}))
+    (fault,) = faults(load_model, model)
+    rule = f"cannot load {model.name}: its weights have other sizes than its config.json tells"
+    assert (fault.field, fault.rule) == ("model.name", rule)
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ({"auto_map": {"AutoConfig": "own.Own"}}, "set model.trust_remote_code: true if you trust"),
+        ({}, "upgrade Transformers, or name a model of an architecture that it has"),
+    ],
+)
+def test_an_architecture_that_transformers_has_not(
+    kind: dict[str, Any], remedy: str, model: ModelConfig
+) -> None:
+    file = Path(model.name) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "own"} | kind))
+    file.with_name("own.py").touch()
+    (fault,) = faults(load_model, model)
+    assert fault.field == "model.name"
+    assert str(fault.remedy).startswith(remedy)
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "t5"])
+def test_an_architecture_that_transformers_has_but_not_to_continue_text(
+    kind: str, model: ModelConfig
+) -> None:
+    AutoConfig.for_model(kind).save_pretrained(model.name)
+    (fault,) = faults(load_model, model)
+    assert fault.field == "model.name"
+    assert fault.rule.endswith("for this kind of AutoModel: AutoModelForCausalLM")
+    assert fault.remedy.startswith("name a model that continues text, such as a Llama")
+
+
+@pytest.mark.parametrize("name", ["package://none/model", "/none", "not/one/of a hub"])
+def test_one_that_is_not_found_is_left_to_who_loads_it(name: str) -> None:
+    model = ModelConfig(name=name)
+    assert pinned(model) == model
+
+
+def test_memory_that_ran_out_is_no_fault_of_the_files(
+    model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_model(model)
+
+
+def test_no_tokenizer(model: ModelConfig) -> None:
+    for file in Path(model.name).glob("tokenizer*"):
+        file.unlink()
+    (fault,) = faults(load_tokenizer, model)
+    assert fault.field == "model.name"
+    needs = "it has no tokenizer, or one that needs sentencepiece or tiktoken"
+    assert fault.rule == f"cannot load {model.name}: {needs}"
+    assert fault.remedy == (
+        "save it beside the weights, too: tokenizer.save_pretrained(FOLDER); "
+        "or pip install sentencepiece tiktoken"
+    )
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2", "gemma"])
+@pytest.mark.parametrize("has_settings", [False, True])
+def test_an_empty_tokenizer_as_transformers_makes_for_weights_alone(
+    has_settings: bool, kind: str, tmp_path: Path
+) -> None:
+    AutoConfig.for_model(kind, vocab_size=600, hidden_size=32).save_pretrained(tmp_path)
+    if has_settings:  # without the vocabulary
+        settings = {"eos_token": "<end>", "extra_special_tokens": ["<tool>"]}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (fault,) = faults(load_tokenizer, ModelConfig(name=str(tmp_path), dtype="float32"))
+    assert fault.field == "model.name"
+    assert fault.rule.startswith("has no tokenizer, or an empty one")
+    assert "tokenizer.save_pretrained" in fault.remedy
+
+
+@pytest.mark.parametrize("kept", [0, -30])
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("config.json", "It looks like the config file at '{}' is not a valid JSON file"),
+        ("tokenizer.json", "a damaged JSON file: "),
+        ("tokenizer_config.json", "a damaged JSON file: "),
+    ],
+)
+def test_a_json_file_that_is_half_of_a_download(
+    file: str, told: str, kept: int, model: ModelConfig
+) -> None:
+    path = Path(model.name) / file
+    path.write_bytes(path.read_bytes()[:kept])
+    (fault,) = faults(load_tokenizer, model)
+    assert fault.rule.startswith(f"cannot load {model.name}: {told.format(path)}")
+    assert fault.remedy == "fetch the model again, whole"
+
+
+def test_an_adapter_on_a_model_is_refused(model: ModelConfig, tmp_path: Path) -> None:
+    """Transformers loads it on its base; trials' own adapters would take its place there."""
+    adapted = peft.get_peft_model(load_model(model), peft.LoraConfig(target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    adapter = model.model_copy(update={"name": str(tmp_path / "adapter")})
+    (fault,) = faults(load_model, adapter)
+    assert fault.field == "model.name"
+    assert fault.rule == f"must be a whole model, is an adapter on one: {adapter.name}"
+
+
+def test_a_tokenizer_without_a_token_that_ends_texts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n")
+    BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    AutoConfig.for_model("gpt2", vocab_size=7).save_pretrained(tmp_path)
+    model = ModelConfig(name=str(tmp_path), dtype="float32")
+    (fault,) = faults(load_tokenizer, model)
+    assert fault.field == "model.eos_token"
+    assert fault.remedy == "name one, as [SEP]"
+    assert load_tokenizer(model.model_copy(update={"eos_token": "[SEP]"})).eos_token_id == 3
+
+
+@pytest.mark.parametrize("kind", ["ConnectError", "ReadTimeout", "ProxyError"])
+def test_a_hub_that_is_lost_during_a_download_is_told_as_such(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = sys.modules[HTTPError.__module__.partition(".")[0]]  # named by the hub's version
+    error = getattr(client, kind)("no route")
+
+    def lost(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("trainables.models.loading.hf_hub_download", lost)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lost)
+    model = ModelConfig(name="lab/model", dtype="float32")
+    (fault,) = faults(load_model, model)
+    assert fault.remedy.startswith("see that the workers reach the hub (HTTPS_PROXY, ")
+    assert pinned(model) == model
+    with pytest.raises(OSError, match=kind):
+        fingerprint(model)
+
+
+def test_a_damaged_archive_is_no_hub_that_is_not_reached() -> None:
+    assert hub_remedy(tarfile.ReadError("file could not be opened successfully")) == ""

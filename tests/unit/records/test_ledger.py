@@ -1,0 +1,280 @@
+"""What is on disk survives crashes at any byte."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from builders import base_record, measurement, running, trial
+
+from trainables.errors import Fault, UserError
+from trainables.records.item_records import items_file
+from trainables.records.ledger import Ledger
+from trainables.records.schema import (
+    BaseRecord,
+    ItemScore,
+    Measurement,
+    Provenance,
+    SweepRecord,
+    TrialStatus,
+)
+from trainables.storage import storage as storage_module
+from trainables.storage.storage import Location
+
+
+def test_items_of_a_trial_that_went_on_are_found(location: Location) -> None:
+    ledger = Ledger(location)
+    record = running(attempt=3, last=measurement(8, attempt=2))
+    assert ledger.items(record) == []
+
+    def evaluated(attempt: int, step: int, score: float) -> ItemScore:
+        item = ItemScore(
+            task="a", doc_hash="h", filter="none", score=score, prompt="", target="", answer=""
+        )
+        file = items_file(ledger.folder.attempt(0, attempt), step)
+        ledger.storage.write(ledger.folder.name(file), item.model_dump_json().encode())
+        return item
+
+    evaluated(1, 4, 0.0)
+    evaluated(1, 8, 0.1)  # lost, and done again from the checkpoint at step 4
+    newest = evaluated(2, 8, 0.2)
+    assert ledger.items(record) == [newest]
+
+
+def test_records_come_back_as_they_were(location: Location) -> None:
+    ledger = Ledger(location)
+    assert not ledger.exists()
+    record = SweepRecord(
+        sweep_id="tiny-1",
+        config={"name": "tiny", "train": {"steps": 5}},
+        provenance=Provenance(created=1, command="c", git_commit=None, python="3", versions={}),
+    )
+    ledger.write_sweep(record)
+    assert ledger.exists()
+    assert ledger.sweep() == record
+
+
+def test_trials_come_back_by_number_in_their_newest_state(location: Location) -> None:
+    ledger = Ledger(location)
+    assert ledger.trials() == []
+    numbers = [10000, 7, 2, 9999]
+    for number in numbers:
+        ledger.write_trial(running(number))
+    done = trial(7, last=measurement(9), weights_dir="w")
+    ledger.write_trial(done)
+    found = ledger.trials()
+    assert [record.number for record in found] == sorted(numbers)
+    assert found[1] == done
+
+
+@pytest.mark.parametrize("status", [TrialStatus.COMPLETE, TrialStatus.FAILED])
+def test_metrics_of_a_complete_trial_are_those_that_it_ended_with(status: TrialStatus) -> None:
+    record = trial(metrics={"train/loss": 1.0}, status=status)
+    newer = record.with_newest([measurement(5, {"train/loss": 2.0})])
+    assert newer.metric("train/loss") == (1.0 if status is TrialStatus.COMPLETE else 2.0)
+
+
+def test_one_trial_is_read_without_the_others(location: Location) -> None:
+    ledger = Ledger(location)
+    ledger.write_trial(running(3))
+    damaged = ledger.folder.name(ledger.folder.trial_json(2))
+    ledger.storage.write(damaged, b"{")
+    assert ledger.trial(3) == running(3)
+    with pytest.raises(FileNotFoundError):
+        ledger.trial(4)
+    with pytest.raises(UserError, match=r"delete .* to run the trial again"):
+        ledger.trial(2)
+
+
+def test_a_crash_while_writing_leaves_the_record_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write_trial(running())
+
+    def crash(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage_module.os, "fsync", crash)
+    with pytest.raises(KeyboardInterrupt):
+        ledger.write_trial(trial())
+    assert [record.status for record in ledger.trials()] == [TrialStatus.RUNNING]
+    monkeypatch.undo()
+    ledger.write_trial(trial(status=TrialStatus.FAILED))
+    assert [record.status for record in ledger.trials()] == [TrialStatus.FAILED]
+    assert [path.name for path in ledger.folder.trial(0).iterdir()] == ["trial.json"]
+
+
+def test_every_line_is_a_json_object_for_other_tools(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for step in (5, 10):
+        ledger.append(3, measurement(step, {"train/loss": 0.5}))
+    lines = ledger.folder.metrics(3).read_text().splitlines()
+    assert [json.loads(line)["metrics"] for line in lines] == [{"train/loss": 0.5}] * 2
+    ledger.write_trial(running(3))
+    assert json.loads(ledger.folder.trial_json(3).read_text())["config"]["number"] == 3
+
+
+def test_a_trial_without_measurements_has_none(location: Location) -> None:
+    assert Ledger(location).measurements(0) == []
+
+
+def test_measurements_come_back_in_order(location: Location) -> None:
+    for start in (1, 7):  # by one driver after another
+        ledger = Ledger(location)
+        for step in range(start, start + 6):
+            ledger.append(0, measurement(step))
+    ledger.append(12, measurement(3))
+    wanted = [measurement(step) for step in range(1, 13)]
+    assert Ledger(location).measurements(0) == wanted
+    assert Ledger(location).histories() == {0: wanted, 12: [measurement(3)]}
+
+
+def test_the_measurements_of_a_trial_stay_when_it_ends_and_goes_on(location: Location) -> None:
+    ledger = Ledger(location)
+    ledger.write_trial(running())
+    for step in (5, 10):
+        ledger.append(0, measurement(step))
+    ledger.write_trial(trial(status=TrialStatus.FAILED))
+    assert Ledger(location).measurements(0) == [measurement(5), measurement(10)]
+    for step in (10, 15):
+        ledger.append(0, measurement(step, attempt=2))
+    wanted = [measurement(5), measurement(10, attempt=2), measurement(15, attempt=2)]
+    assert Ledger(location).measurements(0) == wanted
+
+
+def test_a_driver_that_lost_its_sweep_writes_nothing(location: Location) -> None:
+    Ledger(location).write_trial(running())
+
+    def lost() -> None:
+        raise UserError([Fault("sweep", "was taken over")])
+
+    ledger = Ledger(location, may_write=lost)
+    for write in (
+        lambda: ledger.write_trial(trial(status=TrialStatus.FAILED)),
+        lambda: ledger.append(0, measurement(1)),
+        lambda: ledger.write_warm_start([running()]),
+    ):
+        with pytest.raises(UserError, match="taken over"):
+            write()
+    assert Ledger(location).trials() == [running()]
+    assert Ledger(location).histories() == {0: []}
+    assert Ledger(location).warm_start() == []
+
+
+def test_trials_of_other_sweeps_come_back(location: Location) -> None:
+    ledger = Ledger(location)
+    ledger.write_warm_start([running(3), running(4)])
+    ledger.write_warm_start([running(5)])
+    assert Ledger(location).warm_start() == [running(5)]
+
+
+def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for step in (5, 10):
+        ledger.append(0, measurement(step))
+    file = ledger.folder.metrics(0)
+    file.write_bytes(file.read_bytes()[:-30])
+    assert ledger.measurements(0) == [measurement(5)]
+
+
+def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for step in (5, 10, 15):
+        ledger.append(0, measurement(step))
+    file = ledger.folder.metrics(0)
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text(lines[0] + lines[1][:-30] + "\n" + lines[2])
+    with pytest.raises(UserError) as caught:
+        ledger.measurements(0)
+    assert str(caught.value).startswith(f"{file}:2: is not JSON")
+    assert "restore the line from a copy" in str(caught.value)
+
+
+def test_damaged_items_of_a_trial_are_an_error(location: Location) -> None:
+    ledger = Ledger(location)
+    record = running(last=measurement(5))
+    file = items_file(ledger.folder.attempt(record.number, 1), 5)
+    ledger.storage.write(ledger.folder.name(file), b"{")
+    place = re.escape(ledger.folder.place(file))
+    with pytest.raises(UserError, match=f"{place}:1: is not JSON: .*; restore it from a copy"):
+        ledger.items(record)
+
+
+def test_a_whole_line_with_a_key_of_a_newer_version_is_no_damage(location: Location) -> None:
+    """The next measurement would cut it off."""
+
+    class Newer(Measurement):
+        added: int = 1
+
+    ledger = Ledger(location)
+    ledger.append(0, measurement(5))
+    ledger.append(0, Newer(step=10, metrics={}, time=1.0))
+    log = ledger.folder.name(ledger.folder.metrics(0))
+    before = ledger.storage.read_log(log)
+    ledger = Ledger(location)
+    for access in (lambda: ledger.measurements(0), lambda: ledger.append(0, measurement(15))):
+        with pytest.raises(UserError, match="added is no key of this record; a newer version"):
+            access()
+    assert ledger.storage.read_log(log) == before
+
+
+@pytest.mark.parametrize("lost", [1, 2, 30])
+def test_after_a_torn_line_more_can_be_appended(tmp_path: Path, lost: int) -> None:
+    ledger = Ledger(tmp_path)
+    for step in (5, 10):
+        ledger.append(0, measurement(step))
+    file = ledger.folder.metrics(0)
+    file.write_bytes(file.read_bytes()[:-lost])
+    ledger = Ledger(tmp_path)
+    for step in (5, 10, 15):
+        ledger.append(0, measurement(step, attempt=2))
+    assert ledger.measurements(0) == [measurement(step, attempt=2) for step in (5, 10, 15)]
+
+
+@pytest.mark.parametrize("resumed", [1, 5, 12, 20, 21])
+def test_a_later_attempt_replaces_an_earlier_one_from_its_first_step_on(
+    location: Location, resumed: int
+) -> None:
+    ledger = Ledger(location)
+    for step in (5, 10, 15, 20):
+        ledger.append(0, measurement(step, attempt=1))
+    ledger.append(0, measurement(resumed, attempt=2))
+    earlier = [measurement(step) for step in (5, 10, 15, 20) if step < resumed]
+    assert ledger.measurements(0) == [*earlier, measurement(resumed, attempt=2)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_json_has_not_never_makes_a_sweep_unreadable(
+    location: Location, value: float
+) -> None:
+    ledger = Ledger(location)
+    last = measurement(1, {"train/loss": value, "kl/base_to_tuned": 0.5})
+    ledger.write_trial(running(last=last))
+    ledger.append(0, last)
+    assert ledger.trials()[0].last == last
+    (found,) = ledger.measurements(0)
+    assert found.metrics == {"kl/base_to_tuned": 0.5}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nor_does_one_of_the_base(value: float) -> None:
+    base = base_record(metrics={"ood/own/perplexity": value, "ood/own/acc": 0.5})
+    assert BaseRecord.model_validate_json(base.model_dump_json()) == base
+    assert base.metrics == {"ood/own/acc": 0.5}
+
+
+def test_the_log_of_a_driver_on_another_machine_is_not_lost(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for machine, line in [("a", "1"), ("b", "2"), ("a", "3")]:
+        monkeypatch.setenv("FORGETTING_SWEEPS_CACHE", str(tmp_path / machine))
+        ledger = Ledger(f"{bucket}/log")
+        ledger.folder.root.mkdir(parents=True, exist_ok=True)
+        ledger.fetch_log()
+        with ledger.folder.log.open("a") as log:
+            log.write(f"{line}\n")
+        ledger.publish_mirrors()
+    assert ledger.storage.read("sweep.log") == b"1\n2\n3\n"

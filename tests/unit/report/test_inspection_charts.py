@@ -1,0 +1,154 @@
+"""What charts of the models' insides draw is what was found inside."""
+
+from __future__ import annotations
+
+import pytest
+from synthetic_sweep import SyntheticSweep
+
+from analysis.report.inspection_section import inspection_figures
+from analysis.report.page import render
+from analysis.shown_sweeps import Results
+from analysis.sweeps import open_sweeps
+from trainables.inspection.inspection_records import (
+    AttentionDrift,
+    InspectionFolder,
+    InspectionRecord,
+    MatrixChange,
+    RepresentationDrift,
+)
+
+
+def matrix(
+    layer: int, module: str, norm: float, *values: float, intruders: int | None = None
+) -> MatrixChange:
+    return MatrixChange(
+        layer=layer,
+        module=module,
+        shape=(8, 8),
+        rank_limit=4,
+        relative_norm=norm,
+        singular_values=values,
+        intruders=intruders,
+    )
+
+
+def attention(layer: int, *js: float) -> AttentionDrift:
+    others = ("js_without_first", "entropy_shift", "entropy_shift_without_first")
+    return AttentionDrift(layer=layer, js=js, **dict.fromkeys(others, (0.0, 0.0)))
+
+
+def record(number: int, size: float, *, sweep: str = "synthetic") -> InspectionRecord:
+    """The layers in another order than theirs."""
+    return InspectionRecord(
+        number=number,
+        trial_id=f"{sweep}-id-{number:04d}",
+        matrices=(
+            matrix(1, "mlp.up", 2 * size, 8.0, 4.0, 2.0, intruders=number),
+            matrix(0, "attn.q", size, 3.0, intruders=number),
+            matrix(0, "mlp.up", 3 * size, 5.0, 5.0, intruders=number),
+        ),
+        attention=(attention(0, size, 2 * size), attention(1, size / 2, 0.0)),
+        representation=tuple(
+            RepresentationDrift(layer=n, cka_drift=0.9, cka_drift_without_first=n / 10)
+            for n in range(3)
+        ),
+        prompts=4,
+        tokens=1200,
+    )
+
+
+def test_lines_are_means_over_matrices_and_maps_have_one_scale(tmp_path):
+    folder = SyntheticSweep(trials=2, items=4, full_every=2).write(tmp_path)
+    for number, size in ((0, 0.1), (1, 0.2)):
+        InspectionFolder(folder).write(record(number, size))
+    results = Results(open_sweeps([folder]))
+    updates, heads, curves = inspection_figures(results)
+    sizes = {f"synthetic-id-{number:04d}": size for number, size in ((0, 0.1), (1, 0.2))}
+    for kind, figure in (("norm", updates), ("attention", heads)):
+        assert {chart.key for chart in figure.charts} == {f"{kind}-{trial}" for trial in sizes}
+        for chart in figure.charts:
+            [drawn] = chart.data
+            size = sizes[chart.key.removeprefix(f"{kind}-")]
+            assert drawn["y"] == ["0", "1"]
+            if kind == "norm":
+                assert drawn["x"] == ["up", "q"]
+                assert drawn["z"] == [[3 * size, size], [2 * size, None]]
+                assert (drawn["zmin"], drawn["zmax"]) == (0, pytest.approx(0.6))
+            else:
+                assert drawn["z"] == [[size, 2 * size], [size / 2, 0]]
+                assert (drawn["zmin"], drawn["zmax"]) == (0, pytest.approx(0.4))
+    spectra, representation = curves.charts
+    for trace in spectra.data:
+        assert trace["x"] == [1, 2, 3]
+        # One that has ended has no share left.
+        assert trace["y"] == pytest.approx([1, (0.5 + 0 + 1) / 3, (0.25 + 0 + 0) / 3])
+    for trace in representation.data:
+        assert (trace["x"], trace["y"]) == ([0, 1, 2], [0.0, 0.1, 0.2])
+    told = [trace["text"][0] for trace in spectra.data]
+    assert [f"<b>trial {n}</b>" in text for n, text in enumerate(told)] == [True, True]
+
+
+def test_of_several_sweeps_each_trial_has_what_was_found_in_its_own(tmp_path):
+    folders = [
+        SyntheticSweep(trials=2, items=4, name=name).write(tmp_path / name) for name in ("a", "b")
+    ]
+    InspectionFolder(folders[1]).write(record(0, 0.1, sweep="b"))
+    InspectionFolder(folders[0]).write(
+        record(1, 0.1, sweep="a").model_copy(update={"matrices": ()})
+    )
+    [line] = inspection_figures(Results(open_sweeps(folders)))[-1].charts[0].data
+    assert line["text"][0].startswith("<b>trial 0 of b</b>")
+
+
+def test_the_maps_are_of_the_trial_to_take_then_of_full_fine_tuning_then_of_the_highest_rank(
+    tmp_path,
+):
+    folder = SyntheticSweep(trials=16, items=4).write(tmp_path)
+    for number in range(16):
+        InspectionFolder(folder).write(record(number, 0.1))
+    results = Results(open_sweeps([folder]))
+    best = {group.rank: group.best for group in results.groups}
+    wanted = [results.recommendation.trial, best[None], *(best[r] for r in (64, 16) if r in best)]
+    ids = dict.fromkeys(trial.config.trial_id for trial in wanted)
+    figures = inspection_figures(results)
+    updates, heads, *_, against = figures
+    assert [chart.key for chart in updates.charts] == [f"norm-{trial}" for trial in [*ids][:3]]
+    assert heads.caption.endswith("by layer and head, over 1,200 tokens of 4 prompts.")
+    intruders, _ = against.charts
+    assert sorted(intruders.data[0]["x"]) == list(range(16))
+    page = render(results)
+    assert "1,200 tokens of 4 prompts" in page
+    for figure in figures:
+        assert all(f'id="{chart.key}"' in page for chart in figure.charts)
+
+
+def test_of_methods_swept_one_by_one_the_maps_show_full_fine_tuning_too(tmp_path):
+    swept = (
+        SyntheticSweep(trials=10, items=4, name="adapters", full_every=0, seed=3),
+        SyntheticSweep(trials=1, items=4, name="whole", full_every=1, seed=4),
+    )
+    folders = [sweep.write(tmp_path / sweep.name) for sweep in swept]
+    for sweep, folder in zip(swept, folders, strict=True):
+        for number in range(sweep.trials):
+            InspectionFolder(folder).write(record(number, 0.1, sweep=sweep.name))
+    results = Results(open_sweeps(folders))
+    *_, highest, full = (group.best for group in results.groups)
+    assert (highest.rank, full.rank) == (64, None)
+    taken = results.recommendation.trial
+    assert results.sweep(taken).name == "adapters"
+    assert taken not in (highest, full)
+    updates = inspection_figures(results)[0]
+    wanted = [f"norm-{trial.config.trial_id}" for trial in (taken, full, highest)]
+    assert [chart.key for chart in updates.charts] == wanted
+
+
+def test_modules_of_one_name_keep_their_whole_names_and_an_update_of_nothing_has_no_shares(
+    tmp_path,
+):
+    folder = SyntheticSweep(trials=1, items=4).write(tmp_path)
+    alike = (matrix(0, "self_attn.out", 0.1, 4.0, 1.0), matrix(0, "cross_attn.out", 0.0, 0.0, 0.0))
+    found = record(0, 0.1).model_copy(update={"matrices": alike, "attention": ()})
+    InspectionFolder(folder).write(found)
+    updates, curves = inspection_figures(Results(open_sweeps([folder])))
+    assert updates.charts[0].data[0]["x"] == ["self_attn.out", "cross_attn.out"]
+    assert curves.charts[0].data[0]["y"] == [1.0, 0.25]

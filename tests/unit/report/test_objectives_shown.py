@@ -1,0 +1,164 @@
+"""A sweep's own objectives are shown wherever its scores are, with their units and intervals."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from builders import with_metrics
+from synthetic_sweep import SyntheticSweep
+
+from analysis.__main__ import main
+from analysis.figures import trade_off
+from analysis.report.answer import answer
+from analysis.report.formats import as_markdown
+from analysis.report.page import render
+from analysis.report.settings_section import parallel_figure
+from analysis.report.trade_off_section import trade_off_figure
+from analysis.results.formatting import axis_title, metric_name
+from analysis.shown_sweeps import Results
+from analysis.sweeps import open_sweeps
+from trainables.metric_keys import (
+    FORGETTING_MAX,
+    FORGETTING_MEAN,
+    IN_DOMAIN_ACC,
+    KL_BASE_TO_TUNED,
+    OOD_ACC,
+    TRAIN_SECONDS,
+    task_forgetting,
+    task_score,
+)
+from trainables.records.ledger import Ledger
+
+GAIN = {"metric": IN_DOMAIN_ACC, "mode": "max"}
+DRIFT = {"metric": KL_BASE_TO_TUNED, "mode": "min"}
+SECONDS = {"metric": TRAIN_SECONDS, "mode": "min"}
+NATS = "KL from the base (nats/token)"
+
+
+def results_of(folder, **fields) -> Results:
+    return Results(open_sweeps([SyntheticSweep(trials=12, **fields).write(folder)]))
+
+
+def with_the_domain_alone(folder, **fields) -> Results:
+    """As where nothing but an in-domain task is evaluated."""
+    ledger = Ledger(SyntheticSweep(trials=12, **fields).write(folder))
+    for record in ledger.trials():
+        others = ("retention/", "ood/", "forgetting", "flips/")
+        kept = {k: v for k, v in record.last.metrics.items() if not k.startswith(others)}
+        ledger.write_trial(with_metrics(record, kept))
+    return Results(open_sweeps([folder]))
+
+
+def test_every_objective_has_a_chart_against_the_gain_with_its_unit(tmp_path):
+    results = results_of(tmp_path, objectives=(GAIN, DRIFT, SECONDS))
+    titles = [axis_title(key) for key in (FORGETTING_MEAN, OOD_ACC)] + [NATS, "time/train_s (s)"]
+    charts = trade_off_figure(results).charts
+    assert [chart.layout["xaxis"]["title"]["text"] for chart in charts] == titles
+    *_, seconds = charts
+    assert sorted(x for trace in seconds.data[:-2] for x in trace["x"])[:1] == [10.0]
+    assert "star" not in seconds.says  # no time was spent on training the base
+    assert not any(trace["marker"].get("symbol") == "star" for trace in seconds.data)
+    assert [axes.get_xlabel() for axes in trade_off(results).axes][:4] == titles
+
+
+def test_objectives_beside_an_in_domain_task_alone_are_plotted(tmp_path, capsys):
+    results = with_the_domain_alone(tmp_path / "sweep", objectives=(GAIN, DRIFT))
+    [chart] = trade_off_figure(results).charts
+    assert chart.title == "in-domain accuracy against KL from the base"
+    assert main(["figure", str(tmp_path / "sweep"), "--to", str(tmp_path / "f.png")]) == 0
+    alone = with_the_domain_alone(tmp_path / "alone", objectives=(GAIN,))
+    assert trade_off_figure(alone) is None
+    capsys.readouterr()
+    assert main(["figure", str(tmp_path / "alone"), "--to", str(tmp_path / "f.png")]) == 2
+    assert "or an objective besides in-domain accuracy" in capsys.readouterr().err
+
+
+def test_every_objective_is_among_the_numbers_and_a_column_of_the_table_of_all_trials(tmp_path):
+    results = results_of(tmp_path, objectives=(GAIN, DRIFT))
+    names = [number.name for number in answer(results).numbers]
+    assert names == [metric_name(k) for k in (IN_DOMAIN_ACC, FORGETTING_MEAN, OOD_ACC)] + [NATS]
+    assert f"- {NATS} **1.5**" in as_markdown(results)
+    scores = ["in-domain", "forgetting", "OOD", NATS]
+    assert columns_of(results) == ["trial", "setting", *scores, "ended"]
+
+
+def columns_of(results: Results) -> list[str]:
+    table = render(results).partition('aria-label="Every trial"')[2]
+    return re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', table.partition("</thead>")[0])
+
+
+def test_the_table_of_all_trials_has_no_column_of_what_none_has(tmp_path):
+    results = with_the_domain_alone(tmp_path, objectives=(GAIN, DRIFT))
+    assert columns_of(results) == ["trial", "setting", "in-domain", NATS, "ended"]
+
+
+def test_every_objective_is_among_the_results_of_every_complete_trial(tmp_path):
+    goals = (GAIN, DRIFT, {"metric": task_forgetting("capitals"), "mode": "min"})
+    ledger = Ledger(SyntheticSweep(trials=12, objectives=goals).write(tmp_path))
+    for record in ledger.trials():
+        metrics = record.last.metrics | {KL_BASE_TO_TUNED: record.number / 10}
+        ledger.write_trial(with_metrics(record, metrics))
+    [chart] = parallel_figure(Results(open_sweeps([tmp_path]))).charts
+    assert f"OOD, forgetting, {NATS}, " in chart.says
+    last = chart.layout["annotations"][-1]
+    assert re.fullmatch(r"[+-]0\.\d{3}", last["text"])
+
+
+def test_an_objective_that_is_a_score_is_shown_once(tmp_path):
+    results = results_of(tmp_path, objectives=({"metric": OOD_ACC, "mode": "max"}, GAIN))
+    assert results.judged_by == (IN_DOMAIN_ACC, FORGETTING_MEAN, OOD_ACC)
+    assert len(trade_off_figure(results).charts) == 2
+
+
+def bound(metric: str, value: float, operator: str = "<=") -> dict[str, object]:
+    return {"metric": metric, "operator": operator, "bound": value}
+
+
+ON_ITEMS = (
+    bound(task_forgetting("capitals"), 0.15),
+    bound(task_score("in_domain", "sums", "acc"), 0.88, ">="),
+    bound(FORGETTING_MAX, 0.15),
+)
+
+
+@pytest.mark.parametrize(("items", "told"), [(40, " and ".join), (2000, None)])
+def test_constraints_on_a_task_and_on_the_most_forgotten_are_judged(tmp_path, items, told):
+    results = results_of(tmp_path, items=items, constraints=ON_ITEMS)
+    found = answer(results)
+    assert found.is_feasible
+    said = re.findall(
+        r"Its items do not decide whether it truly keeps (.*?)\.(?: |$)", found.reason
+    )
+    assert said == ([told(map(str, results.goals.constraints))] if told else [])
+    assert "without an interval" not in found.reason
+
+
+def test_constraints_that_no_item_decides_are_named_as_such(tmp_path):
+    constraints = (bound(FORGETTING_MEAN, 0.9), bound(KL_BASE_TO_TUNED, 2))
+    results = results_of(tmp_path, constraints=constraints)
+    said = "That it keeps kl/base_to_tuned <= 2 is as measured, without an interval."
+    assert answer(results).reason.endswith(f" {said}")
+    results.sweeps[0].ledger.folder.base_items.unlink()
+    said = "That it keeps forgetting/mean <= 0.9 and kl/base_to_tuned <= 2 is as measured"
+    assert said in answer(Results(open_sweeps([tmp_path]))).reason
+
+
+def test_of_the_greatest_forgetting_the_interval_is_that_of_all_tasks_at_once(
+    tmp_path,
+):
+    results = results_of(tmp_path)
+    trial, tasks = results.recommendation.trial, list(results.tasks("retention"))
+    own = []
+    for task in tasks:
+        found = results.items.interval(trial, task_forgetting(task), 36)
+        assert found == results.items.compare(trial, None, [task], 36).difference.negated()
+        assert found.estimate == pytest.approx(trial.metric(task_forgetting(task)))
+        own.append(found)
+    greatest = results.items.interval(trial, FORGETTING_MAX, 12)  # each of three tasks
+    assert greatest.estimate == pytest.approx(trial.metric(FORGETTING_MAX))
+    assert greatest.low == max(interval.low for interval in own)
+    assert greatest.high == max(interval.high for interval in own)
+    sums = results.items.interval(trial, task_score("in_domain", "sums", "acc"), 1)
+    assert sums == results.items.interval(trial, IN_DOMAIN_ACC, 1)
+    assert results.items.interval(trial, KL_BASE_TO_TUNED, 1) is None

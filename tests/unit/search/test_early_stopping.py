@@ -1,0 +1,413 @@
+"""Successive halving: who goes on, and that a restart changes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ray.tune.utils.util import flatten_dict
+
+from trainables.config import Constraint, Objective, TrainConfig
+from trainables.config.train_config import step_at
+from trainables.metric_keys import (
+    EPOCH,
+    EVAL_SECONDS,
+    FORGETTING_MEAN,
+    GLOBAL_STEP,
+    GPU_HOURS,
+    IN_DOMAIN_ACC,
+    KL_BASE_TO_TUNED,
+    MAX_RESERVED,
+    TOKENS_PER_SECOND,
+    TOKENS_SEEN,
+    TRAIN_LOSS,
+    TRAIN_SECONDS,
+    TRAINABLE_PARAMETERS,
+    VALIDATION_LOSS,
+    task_score,
+)
+from trainables.records.ledger import Ledger
+from trainables.records.schema import Measurement, Outcome, TrialStatus
+from trainables.workers.reporters import MEASUREMENT
+from tune.config.sweep_config import EarlyStoppingConfig
+from tune.search.early_stopping import (
+    EarlyStopping,
+    Rung,
+    SuccessiveHalving,
+    kept_by_base,
+)
+
+TOTAL = 90
+TRAIN = TrainConfig()
+CONFIG = EarlyStoppingConfig(metrics={IN_DOMAIN_ACC: 1.0}, reduction_factor=3, first_rung=1 / 9)
+
+
+LIMITS = [Constraint.model_validate(f"{FORGETTING_MEAN} <= 0.05")]
+
+
+def stopped(reason: str) -> Outcome:
+    return Outcome(status=TrialStatus.STOPPED_EARLY, reason=reason)
+
+
+def at(step: int, accuracy: float | None, **metrics: float) -> Measurement:
+    values = {} if accuracy is None else {IN_DOMAIN_ACC: accuracy}
+    return Measurement(step=step, total_steps=TOTAL, metrics=values | metrics, time=0.0)
+
+
+def test_a_step_that_a_later_attempt_repeated_is_judged_where_it_first_came(tmp_path: Path) -> None:
+    ledger, rule = Ledger(tmp_path), SuccessiveHalving(CONFIG)
+    for time, (number, accuracy) in enumerate([(0, 0.1), (1, 0.9), (2, 0.95), (0, 0.1)]):
+        measured = at(10, accuracy).model_copy(update={"time": float(time)})
+        ledger.append(number, measured)
+        assert rule.decide(number, measured, TRAIN) is None
+    histories = ledger.histories(as_they_came=True)
+    assert SuccessiveHalving(CONFIG).replay(histories, dict.fromkeys(histories, TRAIN)) == {}
+    assert ledger.histories()[0] == [at(10, 0.1).model_copy(update={"time": 3.0})]
+
+
+def test_rungs_lie_a_reduction_factor_apart_and_below_the_end() -> None:
+    rungs = SuccessiveHalving(CONFIG)._rungs_of(TRAIN)
+    assert [rung.share for rung in rungs] == pytest.approx([1 / 9, 1 / 3])
+
+
+def trained(
+    batch_size: int, share: float = 1 / 3, **fields: Any
+) -> tuple[Measurement, TrainConfig]:
+    """What a training on 1000 samples measures at that share; the larger its batch the worse."""
+    train = TrainConfig(batch_size=batch_size, micro_batch_size=1, **fields)
+    total = train.total_steps(1000)
+    measured = at(step_at(share, total), 1.0 / batch_size)
+    return measured.model_copy(update={"total_steps": total}), train
+
+
+def test_trials_of_other_batch_sizes_meet_at_equal_shares_of_the_samples() -> None:
+    trials = dict(enumerate(map(trained, (4, 8, 16, 32))))
+    rule = SuccessiveHalving(CONFIG)
+    outcomes = {number: rule.decide(number, *trial) for number, trial in trials.items()}
+    assert outcomes == {
+        0: None,
+        1: None,
+        2: stopped("not among the best 1/3 at step 21"),
+        3: stopped("not among the best 1/3 at step 11"),
+    }
+    histories = {n: [m.model_copy(update={"time": float(n)})] for n, (m, _) in trials.items()}
+    trains = {number: train for number, (_, train) in trials.items()}
+    replayed = SuccessiveHalving(CONFIG).replay(histories, trains)
+    assert replayed == {number: end for number, end in outcomes.items() if end}
+
+
+def test_trials_of_other_lengths_do_not_meet() -> None:
+    others = [trained(4), trained(8, epochs=2), trained(16, epochs=3), trained(32, steps=90)]
+    rule = SuccessiveHalving(CONFIG)
+    assert [rule.decide(number, *trial) for number, trial in enumerate(others)] == [None] * 4
+    histories = {number: [measured] for number, (measured, _) in enumerate(others)}
+    trains = {number: train for number, (_, train) in enumerate(others)}
+    assert SuccessiveHalving(CONFIG).replay(histories, trains) == {}
+    rule.decide(4, *trained(16, epochs=2))
+    assert rule.decide(5, *trained(32, epochs=2)) is not None
+
+
+def test_who_is_measured_earlier_is_not_compared_with_who_had_longer_to_learn() -> None:
+    """Both are past the same rung: as where evaluations are so many steps apart."""
+    rule = SuccessiveHalving(CONFIG)
+    ahead = [rule.decide(number, *trained(4, share=0.25)) for number in range(4)]
+    assert [*ahead, rule.decide(4, *trained(32, share=0.2))] == [None] * 5
+    assert rule.decide(5, *trained(32, share=0.25)) is not None
+
+
+# Of fewer steps a twentieth may be rounded up to the next rung.
+@given(st.sampled_from([0.05, 0.1, 0.25, 1 / 3]), st.lists(st.integers(40, 1000), min_size=2))
+def test_evaluations_at_one_share_are_at_one_share_whatever_the_steps(
+    share: float, totals: list[int]
+) -> None:
+    rule = SuccessiveHalving(CONFIG.model_copy(update={"first_rung": share / 2}))
+    for number, total in enumerate(totals):
+        measured = at(step_at(share, total), 0.5).model_copy(update={"total_steps": total})
+        rule.decide(number, measured, TRAIN)
+    worst = at(step_at(share, 400), 0.1).model_copy(update={"total_steps": 400})
+    outcome = rule.decide(len(totals), worst, TRAIN)
+    assert (outcome is not None) is (len(totals) >= 2)
+
+
+def test_tune_s_trials_are_told_apart_by_their_lengths() -> None:
+    scheduler = EarlyStopping(SuccessiveHalving(CONFIG))
+
+    def told(number: int, batch_size: int, epochs: float, confirms: int | None = None) -> str:
+        measured, train = trained(batch_size, epochs=epochs)
+        config = {"number": number, "train": train.model_dump(mode="json")}
+        result = flatten_dict({MEASUREMENT: measured.model_dump()})
+        trial: Any = SimpleNamespace(
+            config={"trial": config, "confirms": confirms}, trial_id=str(number)
+        )
+        assert scheduler.on_trial_result(None, trial, {}) == "CONTINUE"  # nothing was measured
+        return scheduler.on_trial_result(None, trial, result)
+
+    of_one = [told(number, size, 1.0) for number, size in enumerate((4, 8))]
+    repeat = told(4, 32, 1.0, confirms=0)
+    others = [told(2, 32, 2.0), repeat, told(3, 32, 1.0)]
+    assert [*of_one, *others] == [*["CONTINUE"] * 4, "STOP"]
+    assert scheduler.outcome("4") is None
+    assert scheduler.outcome("3") == stopped("not among the best 1/3 at step 11")
+
+
+@pytest.mark.parametrize("factor", [2.0, 3.0])
+@pytest.mark.parametrize("first", [0.05, 0.1, 0.25])
+def test_evaluations_at_the_rungs_shares_reach_them(first: float, factor: float) -> None:
+    rule = SuccessiveHalving(EarlyStoppingConfig(reduction_factor=factor, first_rung=first))
+    for total in range(1, 1000):
+        steps = TrainConfig(report_every=first).report_steps(total)
+        assert {step_at(rung.share, total) for rung in rule._rungs_of(TRAIN)} <= steps
+
+
+def test_below_the_reduction_factor_every_trial_goes_on() -> None:
+    rule = SuccessiveHalving(CONFIG)
+    assert [rule.decide(n, at(10, a), TRAIN) for n, a in enumerate([0.9, 0.1])] == [None, None]
+
+
+def test_third_and_worst_at_a_rung_is_stopped_and_says_where() -> None:
+    rule = SuccessiveHalving(CONFIG)
+    for number, accuracy in enumerate([0.9, 0.5]):
+        rule.decide(number, at(10, accuracy), TRAIN)
+    outcome = rule.decide(2, at(12, 0.4), TRAIN)
+    assert outcome == stopped("not among the best 1/3 at step 12")
+
+
+# Where in its training a trial is, of which the first and the last are too far apart to compare;
+# and pairs of a loss and its standard error, of which two are as 3, 4 and 5.
+_ARRIVALS = st.integers(1, 3).flatmap(
+    lambda count: st.lists(
+        st.tuples(
+            st.sampled_from([0.50, 0.52, 0.54]),
+            st.tuples(*[st.tuples(st.integers(0, 9), st.sampled_from([0, 3, 4]))] * count),
+        ),
+        min_size=1,
+        max_size=40,
+    )
+)
+
+
+@given(_ARRIVALS, st.sampled_from([2.0, 3.0, 4.0]))
+def test_decision_equals_a_count_of_those_before(
+    arrivals: list[tuple[float, tuple[tuple[int, int], ...]]], factor: float
+) -> None:
+    rung = Rung(share=0.5)
+    for number, (share, own) in enumerate(arrivals):
+        seen = [other for where, other in arrivals[: number + 1] if abs(where - share) < 0.035]
+        pairs = [list(zip(other, own, strict=True)) for other in seen]
+        better = sum(
+            all(a <= b for (a, _), (b, _) in pair)
+            and any(a < b and (b - a) ** 2 > e**2 + f**2 for (a, e), (b, f) in pair)
+            for pair in pairs
+        )
+        is_among_best = better < math.ceil(len(seen) / factor)
+        losses, errors = zip(*own, strict=True)
+        admitted = rung.admits(number, share, losses, errors, factor)
+        assert admitted == (len(seen) < factor or is_among_best)
+
+
+def decisions(
+    curves: list[list[Measurement]], arrivals: list[int], kills: Collection[int] = ()
+) -> tuple[dict[int, Outcome], list[object]]:
+    """How the trials of a sweep are ended, and what its rungs hold at the end.
+
+    Args:
+        curves: what each trial measures as long as it runs.
+        arrivals: whose measurement arrives next.
+        kills: after which arrivals the driver dies, with the measurement in the ledger and
+            nothing done about it.
+    """
+    rule, ends = SuccessiveHalving(CONFIG, constraints=LIMITS), {}
+    ledger: dict[int, list[Measurement]] = {}
+    for time, number in enumerate(arrivals):
+        if number in ends:
+            continue
+        history = ledger.setdefault(number, [])
+        history.append(curves[number][len(history)].model_copy(update={"time": float(time)}))
+        outcome = rule.decide(number, history[-1], TRAIN)
+        if time in kills:
+            rule = SuccessiveHalving(CONFIG, constraints=LIMITS)
+            outcomes = rule.replay(
+                {trial: ledger[trial] for trial in sorted(ledger)}, dict.fromkeys(ledger, TRAIN)
+            )
+            assert ends.items() <= outcomes.items()
+            ends |= outcomes
+        elif outcome is not None:
+            ends[number] = outcome
+    rungs = [
+        (r.share, sorted(map(tuple, r.losses)), r.compared, r.allowed)
+        for r in rule._rungs_of(TRAIN)
+    ]
+    return ends, rungs
+
+
+@given(st.data())
+def test_a_sweep_killed_anywhere_decides_as_the_uninterrupted_one(data: st.DataObject) -> None:
+    steps = range(5, TOTAL, 5)
+    points = st.tuples(st.floats(0, 1), st.floats(0, 0.06))
+    curve = st.lists(points, min_size=len(steps), max_size=len(steps))
+    curves = [
+        [at(s, gain, **{FORGETTING_MEAN: loss}) for s, (gain, loss) in zip(steps, c, strict=True)]
+        for c in data.draw(st.lists(curve, min_size=1, max_size=8))
+    ]
+    arrivals = data.draw(st.permutations([n for n in range(len(curves)) for _ in steps]))
+    kills = data.draw(st.sets(st.integers(0, len(arrivals) - 1), max_size=5))
+    assert decisions(curves, arrivals, kills) == decisions(curves, arrivals)
+
+
+def test_a_trial_is_judged_once_at_a_rung() -> None:
+    rule = SuccessiveHalving(CONFIG)
+    for number, accuracy in enumerate([0.5, 0.6, 0.7]):
+        rule.decide(number, at(10, accuracy), TRAIN)
+    assert rule.decide(2, at(20, 0.0), TRAIN) is None
+
+
+def test_points_of_the_training_curve_decide_nothing() -> None:
+    rule = SuccessiveHalving(CONFIG)
+    for number, accuracy in enumerate([0.9, 0.8, None]):
+        assert rule.decide(number, at(10, accuracy), TRAIN) is None
+
+
+def test_last_step_is_never_stopped() -> None:
+    rule = SuccessiveHalving(CONFIG, constraints=LIMITS)
+    assert rule.decide(0, at(TOTAL, 0.0, **{FORGETTING_MEAN: 0.9, TRAIN_LOSS: 1e9}), TRAIN) is None
+
+
+def test_scalarised_pair_weighs_gain_against_forgetting() -> None:
+    both = EarlyStoppingConfig(metrics={IN_DOMAIN_ACC: 1, FORGETTING_MEAN: -2}, reduction_factor=2)
+    rule = SuccessiveHalving(both)
+    assert rule.decide(0, at(10, 0.8, **{FORGETTING_MEAN: 0.0}), TRAIN) is None
+    assert rule.decide(1, at(10, 0.9, **{FORGETTING_MEAN: 0.2}), TRAIN) is not None
+
+
+def test_sums_that_differ_by_the_order_of_their_rounding_are_equal() -> None:
+    weighed = EarlyStoppingConfig(
+        metrics={IN_DOMAIN_ACC: 1, FORGETTING_MEAN: 1}, reduction_factor=2
+    )
+    rule = SuccessiveHalving(weighed)
+    assert 0.1 + 0.2 > 0.3
+    for number, (accuracy, other) in enumerate([(0.1, 0.2), (0.3, 0.0)]):
+        assert rule.decide(number, at(10, accuracy, **{FORGETTING_MEAN: other}), TRAIN) is None
+
+
+def test_without_metrics_only_who_is_dominated_is_stopped() -> None:
+    objectives = (
+        Objective(metric=IN_DOMAIN_ACC, mode="max"),
+        Objective(metric=FORGETTING_MEAN, mode="min"),
+    )
+    rule = SuccessiveHalving(EarlyStoppingConfig(), objectives)
+    for number, (accuracy, forgetting) in enumerate([(0.9, 0.4), (0.5, 0.1), (0.2, 0.0)]):
+        assert rule.decide(number, at(10, accuracy, **{FORGETTING_MEAN: forgetting}), TRAIN) is None
+    assert rule.decide(3, at(10, 0.4, **{FORGETTING_MEAN: 0.5}), TRAIN) == stopped(
+        "1/3 of the trials dominate it at step 10"
+    )
+
+
+@pytest.mark.parametrize(("items", "is_behind"), [(200, False), (2000, True)])
+def test_who_is_dominated_by_less_than_the_items_tell_goes_on(items: int, is_behind: bool) -> None:
+    """Three points of accuracy, whose difference has a standard error of 5 or 1.6 points."""
+    objectives = (
+        Objective(metric=IN_DOMAIN_ACC, mode="max"),
+        Objective(metric=FORGETTING_MEAN, mode="min"),
+    )
+    rule = SuccessiveHalving(EarlyStoppingConfig(), objectives)
+    outcomes = []
+    for number, accuracy in enumerate([0.53, 0.53, 0.5]):
+        error = math.sqrt(accuracy * (1 - accuracy) / (items - 1))
+        measured = {FORGETTING_MEAN: 0.0, task_score("in_domain", "task", "acc_stderr"): error}
+        outcomes.append(rule.decide(number, at(10, accuracy, **measured), TRAIN))
+    assert [outcome is not None for outcome in outcomes] == [False, False, is_behind]
+
+
+def test_a_single_objective_is_ranked_as_it_is_measured() -> None:
+    rule = SuccessiveHalving(EarlyStoppingConfig(), [Objective(metric=IN_DOMAIN_ACC, mode="max")])
+    error = {task_score("in_domain", "task", "acc_stderr"): 0.1}
+    outcomes = [rule.decide(n, at(10, 0.5 - n / 1000, **error), TRAIN) for n in range(3)]
+    assert outcomes == [None, None, stopped("not among the best 1/3 at step 10")]
+
+
+def test_constraint_broken_at_a_rung_stops_and_is_named() -> None:
+    rule = SuccessiveHalving(CONFIG, constraints=LIMITS)
+    outcome = rule.decide(0, at(10, 0.99, **{FORGETTING_MEAN: 0.2}), TRAIN)
+    assert outcome == stopped("forgetting/mean <= 0.05 is broken already at step 10")
+
+
+def test_constraint_is_looked_at_where_it_is_first_measured_at_a_rung() -> None:
+    rule = SuccessiveHalving(CONFIG, constraints=LIMITS)
+    assert (
+        rule.decide(0, at(9, 0.9, **{FORGETTING_MEAN: 0.2}), TRAIN) is None
+    )  # before the first rung
+    assert rule.decide(0, at(10, 0.9), TRAIN) is None  # a point of the training curve
+    assert rule.decide(0, at(12, None, **{FORGETTING_MEAN: 0.2}), TRAIN) is not None
+    assert rule.decide(1, at(10, 0.9, **{FORGETTING_MEAN: 0.01}), TRAIN) is None
+    assert rule.decide(1, at(20, 0.9, **{FORGETTING_MEAN: 0.2}), TRAIN) is None  # between two rungs
+    assert rule.decide(1, at(30, 0.9, **{FORGETTING_MEAN: 0.2}), TRAIN) is not None
+
+
+BASE = {IN_DOMAIN_ACC: 0.1, FORGETTING_MEAN: 0.0, KL_BASE_TO_TUNED: 0.0}
+
+
+def constraints(*texts: str) -> list[Constraint]:
+    return [Constraint.model_validate(text) for text in texts]
+
+
+def test_a_constraint_that_training_is_to_reach_stops_nobody_on_the_way() -> None:
+    named = constraints(f"{IN_DOMAIN_ACC} >= 0.5", f"{FORGETTING_MEAN} <= 0.05")
+    rule = SuccessiveHalving(CONFIG, constraints=kept_by_base(named, BASE))
+    for step, accuracy in [(10, 0.2), (30, 0.4), (60, 0.9)]:
+        for number in range(4):
+            assert rule.decide(number, at(step, accuracy, **{FORGETTING_MEAN: 0.0}), TRAIN) is None
+    outcome = rule.decide(4, at(10, 0.9, **{FORGETTING_MEAN: 0.2}), TRAIN)
+    assert outcome == stopped("forgetting/mean <= 0.05 is broken already at step 10")
+
+
+def test_before_the_end_count_constraints_that_the_base_keeps_and_budgets() -> None:
+    judged = [
+        f"{IN_DOMAIN_ACC} >= 0.05",
+        f"{KL_BASE_TO_TUNED} <= 1",
+        *(
+            f"{cost} <= 0.5"
+            for cost in (
+                *(GPU_HOURS, MAX_RESERVED, TRAIN_SECONDS, EVAL_SECONDS),
+                *(TRAINABLE_PARAMETERS, TOKENS_SEEN, EPOCH, GLOBAL_STEP),
+            )
+        ),
+    ]
+    at_the_end = [
+        f"{IN_DOMAIN_ACC} >= 0.5",
+        f"{TRAIN_LOSS} <= 1",
+        f"{VALIDATION_LOSS} <= 1",
+        f"{TOKENS_PER_SECOND} >= 1",
+        f"{GPU_HOURS} >= 2",
+    ]
+    assert kept_by_base(constraints(*at_the_end, *judged), BASE) == constraints(*judged)
+
+
+@pytest.mark.parametrize(("loss", "stops"), [(5.9, False), (6.1, True)])
+def test_exploding_loss_stops_at_a_multiple_of_the_first(loss: float, stops: bool) -> None:
+    rule = SuccessiveHalving(CONFIG)
+    rule.decide(0, at(1, None, **{TRAIN_LOSS: 1.0}), TRAIN)
+    outcome = rule.decide(0, at(2, None, **{TRAIN_LOSS: loss}), TRAIN)
+    assert (outcome is not None) is stops
+    if outcome is not None:
+        assert outcome.status is TrialStatus.DIVERGED
+        assert outcome.reason == "training loss 6.1 is over 6, and began at 1"
+    without = SuccessiveHalving(CONFIG.model_copy(update={"loss_limit": None}))
+    assert without.decide(0, at(2, None, **{TRAIN_LOSS: 1e9}), TRAIN) is None
+
+
+def test_samples_that_are_harder_than_the_first_are_no_divergence() -> None:
+    """An untrained base, on batches of two samples of which each point averages five."""
+    random = np.random.default_rng(0)
+    rule = SuccessiveHalving(CONFIG)
+    for number in range(100):
+        losses = random.exponential(1.0, (20, 10)).mean(1)
+        losses[0] = random.exponential(1.0, 2).mean()
+        for step, loss in enumerate(losses, start=1):
+            assert rule.decide(number, at(step, None, **{TRAIN_LOSS: loss}), TRAIN) is None

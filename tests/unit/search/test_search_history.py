@@ -1,0 +1,130 @@
+"""What is counted trial by trial equals what is counted over all of them."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+from builders import scores, sweep_config, trial
+from ray.tune.experiment import Trial
+
+from analysis.results.sweep_table import SweepTable
+from trainables.metric_keys import GPU_HOURS
+from trainables.records.schema import TrialRecord, TrialStatus
+from tune.search.fifo import Fifo
+from tune.search.history import SearchHistory
+
+POINTS = [{"rank": rank, "alpha": alpha} for rank in (4, 8) for alpha in (8.0, 16.0)]
+
+
+def random_records(seed: int) -> list[TrialRecord]:
+    """Trials that start, end, and are replaced, in any order and with gaps in their numbers."""
+    generator = random.Random(seed)
+    numbers = [generator.randrange(40) for _ in range(200)]
+    return [
+        trial(
+            number,
+            status=generator.choice(list(TrialStatus)),
+            metrics=scores(generator.random(), generator.random())
+            | {GPU_HOURS: generator.random()},
+            params=POINTS[number % len(POINTS)],
+            confirms=0 if number % 5 == 4 else None,
+        )
+        for number in numbers
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_history_counts_as_a_look_at_all_records(seed: int) -> None:
+    taken = random_records(seed)
+    warm = random_records(seed + 100)[:20]
+    history = SearchHistory(taken[:50], warm)
+    for record in taken[50:]:
+        history.take(record)
+    records = {record.number: record for record in taken}
+    searched = [r for r in records.values() if r.confirms is None]
+    assert {r.number: r for r in history.records} == records
+    assert history.searched == len(searched)
+    assert history.next_number == next(n for n in count() if n not in records)
+    assert history.gpu_hours == pytest.approx(
+        sum(r.metric(GPU_HOURS) or 0 for r in records.values())
+    )
+    for point in [*POINTS, {"rank": 16, "alpha": 8.0}]:
+        assert history.tried(point) == sum(
+            r.params == point and r.status is not TrialStatus.FAILED for r in (*searched, *warm)
+        )
+        assert history.has(point) == any(r.params == point for r in searched)
+    confirming = [r.number for r in records.values() if r.confirms is not None]
+    for number in range(42):
+        assert history.position(number) == number - sum(c < number for c in confirming)
+
+
+def test_a_point_that_was_withdrawn_is_one_that_no_trial_has_had() -> None:
+    history = SearchHistory([trial(0, params=POINTS[0])], [])
+    assert history.has(POINTS[0])
+    history.withdraw(0)
+    assert not history.has(POINTS[0])
+
+
+def test_another_try_of_a_point_has_a_seed_of_none_of_its_runs() -> None:
+    """Of those that failed it may, as they say nothing about the point."""
+    tries = [trial(0, params=POINTS[0], seed=7), trial(1, params=POINTS[1], seed=7)]
+    repeats = [trial(n, params=POINTS[0], confirms=0, seed=6 + n) for n in (2, 3)]
+    failed = trial(4, params=POINTS[0], status=TrialStatus.FAILED, seed=10)
+    history = SearchHistory([*tries, *repeats, failed], [])
+    assert [history.unused_seed(point, 7) for point in POINTS[:3]] == [10, 8, 7]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_are_what_sorting_all_trials_gives(seed: int) -> None:
+    goals = sweep_config(constraints=["forgetting/mean <= 0.5"])
+    table = SweepTable("s", 40, goals, began=0.0, hours=None)
+    records: dict[int, TrialRecord] = {}
+    for record in random_records(seed):
+        table.take(record)
+        records[record.number] = record
+    table.take(trial(41, {"forgetting/mean": 0.1}))  # it cannot be judged by all objectives
+    searched = [r for r in records.values() if r.confirms is None]
+    complete = [r for r in searched if r.status is TrialStatus.COMPLETE]
+
+    def place(record: TrialRecord) -> tuple[bool, float, float]:
+        assert record.last is not None
+        metrics = record.last.metrics
+        forgetting = metrics["forgetting/mean"]
+        return forgetting > 0.5, -metrics["in_domain/acc_mean"], forgetting
+
+    assert table.best_first(99) == sorted(complete, key=place)
+    assert table.best_first(3) == sorted(complete, key=place)[:3]
+
+
+def test_trials_run_in_the_order_in_which_they_came() -> None:
+    scheduler = Fifo()
+    trials = [Trial("any", stub=True) for _ in range(4)]
+    assert scheduler.choose_trial_to_run(None) is None
+    for each in trials:
+        scheduler.on_trial_add(None, each)
+    trials[1].set_status(Trial.RUNNING)
+    chosen = []
+    while (each := scheduler.choose_trial_to_run(None)) is not None:
+        assert scheduler.choose_trial_to_run(None) is each  # until it runs
+        chosen.append(each)
+        each.set_status(Trial.RUNNING)
+        trials[0].set_status(Trial.TERMINATED)
+    assert chosen == [trials[0], trials[2], trials[3]]
+
+
+def test_trials_that_wait_for_room_never_start_once_the_sweep_stops() -> None:
+    scheduler, trials = Fifo(), [Trial("any", stub=True) for _ in range(3)]
+    with_folders: list[Trial] = []
+    for each in trials:
+        each.init_local_path = partial(with_folders.append, each)
+        scheduler.on_trial_add(None, each)
+    trials[0].set_status(Trial.RUNNING)
+    scheduler.sweep_stopping()
+    stopped: list[Trial] = []
+    controller = SimpleNamespace(stop_trial=stopped.append)
+    assert scheduler.choose_trial_to_run(controller) is None
+    assert stopped == with_folders == trials[1:]

@@ -1,0 +1,805 @@
+"""The search over a made-up objective: what it suggests, is told, and rebuilds."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from builders import GAIN, LOSS, OOD, measurement
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+from simulated_search import (
+    GRID,
+    Ending,
+    Judge,
+    ask,
+    completing,
+    ended,
+    judge,
+    points,
+    run,
+    searcher_of,
+    started,
+    stopping,
+    sweep,
+)
+
+from analysis.results.recommendation import recommend
+from trainables.config import TrialConfig
+from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
+from tune.search.searcher import OptunaSearcher
+from tune.search.space import grid_size
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
+def test_the_same_seed_gives_the_same_search(sampler: str) -> None:
+    first = run(searcher_of(sweep(sampler)))
+    assert points(first) == points(run(searcher_of(sweep(sampler))))
+    assert points(first) != points(run(searcher_of(sweep(sampler, seed=1))))
+    assert [record.number for record in first] == list(range(24))
+
+
+def test_trials_differ_and_cover_the_space() -> None:
+    records = run(searcher_of(sweep("random", trials=120)))
+    assert len({str(record.params) for record in records}) == 120
+    methods = Counter(record.config.method for record in records)
+    ranks = Counter(record.config.lora.rank for record in records if record.config.lora)
+    assert min(methods.values()) > 40
+    assert min(ranks[rank] for rank in (2, 8, 32)) > 8
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+@pytest.mark.parametrize("done", [0, 1, 4, 7, 12, 19])
+def test_a_search_rebuilt_from_records_goes_on_as_the_uninterrupted_one(
+    sampler: str, done: int
+) -> None:
+    changes = {"search": GRID} if sampler == "grid" else {}
+    config = sweep(sampler, **changes)
+    whole = run(searcher_of(config))
+    before = whole[:done]
+    after = run(searcher_of(config, finished=before))
+    assert points([*before, *after]) == points(whole)
+
+
+def test_a_genetic_search_comes_closer_to_the_best_learning_rate_than_a_random_one() -> None:
+    def share(rate: float) -> float:
+        return math.log(rate / 1e-5) / math.log(1e-3 / 1e-5)
+
+    def near(trial: TrialConfig) -> Ending:
+        off = abs(share(trial.learning_rate) - 0.7)
+        return TrialStatus.COMPLETE, {GAIN: -off, LOSS: 0.0}
+
+    def mean_distance(sampler: str) -> float:
+        records = run(searcher_of(sweep(sampler, trials=120)), near)
+        return fmean(abs(share(record.config.learning_rate) - 0.7) for record in records[-40:])
+
+    assert mean_distance("nsga2") < mean_distance("random") / 3
+
+
+@pytest.mark.parametrize("done", [10, 25, 33, 41, 44, 58])
+def test_a_genetic_search_rebuilt_from_records_goes_on_as_the_uninterrupted_one(done: int) -> None:
+    config = sweep("nsga2", trials=60)
+    whole = run(searcher_of(config))
+    after = run(searcher_of(config, finished=whole[:done]))
+    assert points([*whole[:done], *after]) == points(whole)
+
+
+@pytest.mark.parametrize("done", [80, 81])
+def test_a_genetic_search_with_ties_goes_on_as_the_uninterrupted_one(done: int) -> None:
+    def graded(trial: TrialConfig) -> Ending:
+        status, metrics = judge(trial)
+        return status, {key: round(20 * value) / 20 for key, value in metrics.items()}
+
+    config = sweep("nsga2", trials=100)
+    whole = run(searcher_of(config), graded)
+    after = run(searcher_of(config, finished=whole[:done]), graded)
+    assert points([*whole[:done], *after]) == points(whole)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_what_was_interrupted_runs_again_first_and_the_rest_is_as_if_it_never_was(
+    sampler: str,
+) -> None:
+    config = sweep(sampler)
+    whole = run(searcher_of(config))
+    searcher = searcher_of(config)
+    before = run(searcher, trials=9)
+    interrupted = ask(searcher)  # and the process is killed
+    after = run(searcher_of(config, before, [interrupted]))
+    assert points([*before, *after]) == points(whole)
+    assert [record.attempt for record in after[:3]] == [2, 1, 1]
+    assert after[0].config.output_dir == "/sweeps/tiny/trials/0009/attempt_2"
+    assert after[0].config.earlier_attempts == ("/sweeps/tiny/trials/0009/attempt_1",)
+    where = {"output_dir": "", "earlier_attempts": ()}
+    assert after[0].config.model_copy(update=where) == interrupted.config.model_copy(update=where)
+
+
+def test_several_interrupted_trials_run_again_in_their_order_and_others_after() -> None:
+    config = sweep()
+    searcher = searcher_of(config)
+    zero, one, two = ask(searcher), ask(searcher), ask(searcher)
+    done = ended(one, *judge(one.config))
+    rebuilt = searcher_of(config, [done], [two, zero])
+    again = [ask(rebuilt) for _ in range(3)]
+    assert [(record.number, record.attempt) for record in again] == [(0, 2), (2, 2), (3, 1)]
+    assert points(again[:2]) == points([zero, two])
+
+
+def test_a_trial_that_was_asked_for_but_left_no_record_is_asked_for_again() -> None:
+    config = sweep()
+    searcher = searcher_of(config)
+    records = [ask(searcher) for _ in range(4)]
+    left = [ended(record, *judge(record.config)) for record in records if record.number != 2]
+    rebuilt = searcher_of(config, left)
+    numbers = [ask(rebuilt).number for _ in range(3)]
+    assert numbers == [2, 4, 5]
+
+
+def test_a_trial_that_lost_its_process_is_suggested_again_before_new_ones() -> None:
+    searcher = searcher_of(sweep(trials=3))
+    first, second = ask(searcher), ask(searcher)
+    searcher.trial_interrupted(first)
+    again, third = ask(searcher), ask(searcher)
+    assert (again.number, again.params) == (first.number, first.params)
+    assert third.number == 2
+    assert searcher.suggest("any") is None
+    for record in (again, second, third):
+        searcher.trial_ended(ended(record, *judge(record.config)))
+    assert searcher.suggest("any") == Searcher.FINISHED
+
+
+def test_a_trial_is_suspect_as_long_as_it_gets_no_further_than_where_it_lost_its_process() -> None:
+    searcher = searcher_of(sweep(trials=1))
+
+    def suspect_at() -> int | None:
+        suggestion = searcher.suggest("any")
+        assert isinstance(suggestion, dict)
+        found: int | None = suggestion["suspect_at"]
+        return found
+
+    record = ask(searcher)
+    searcher.trial_interrupted(record)
+    assert suspect_at() == 0
+    for step, expected in ((20, None), (40, None), (40, 40), (40, 40), (45, None)):
+        measured = Measurement(step=step, metrics={}, time=1.0)
+        searcher.trial_interrupted(record.after(measured))
+        assert suspect_at() == expected
+
+
+def test_a_grid_gives_each_point_once_and_ends() -> None:
+    config = sweep("grid", trials=100, search=GRID)
+    records = run(searcher_of(config))
+    assert len(records) == grid_size(config.search) == 11
+    assert len({str(sorted(record.params.items())) for record in records}) == 11
+
+
+def test_a_grid_is_run_to_its_end_where_points_are_known_twice() -> None:
+    config = sweep("grid", trials=100, search=GRID)
+    known = run(searcher_of(config))[:3]
+    assert len(run(searcher_of(config, warm=[*known, *known]))) == 11 - 3
+
+
+def test_a_grid_gives_each_point_once_to_trials_side_by_side() -> None:
+    searcher = searcher_of(sweep("grid", trials=100, search=GRID))
+    records = [ask(searcher) for _ in range(11)]
+    assert searcher.suggest("any") is None  # one of them may have to be run again
+    for record in records:
+        searcher.trial_ended(ended(record, *judge(record.config)))
+    assert searcher.suggest("any") == Searcher.FINISHED
+    assert len({str(sorted(record.params.items())) for record in records}) == 11
+
+
+@pytest.mark.parametrize("trials", [1, 5])
+def test_the_search_ends_with_its_trials(trials: int) -> None:
+    assert len(run(searcher_of(sweep(trials=trials)))) == trials
+
+
+def test_earlier_trials_count_into_the_number() -> None:
+    config = sweep(trials=8)
+    assert len(run(searcher_of(config, run(searcher_of(config), trials=6)))) == 2
+    more = sweep(trials=10)
+    assert len(run(searcher_of(more, run(searcher_of(config))))) == 2
+
+
+def always(status: TrialStatus, **metrics: float) -> Judge:
+    return lambda trial: (status, {key.replace("__", "/"): v for key, v in metrics.items()})
+
+
+def test_the_search_ends_with_its_gpu_hours() -> None:
+    config = sweep(budget={"trials": 50, "gpu_hours": 2.2})
+    records = run(searcher_of(config), always(TrialStatus.FAILED, cost__gpu_h=0.5))
+    assert len(records) == 5
+    assert run(searcher_of(config, records)) == []
+    assert searcher_of(config, records).cut_short_by == "gpu_hours"
+    assert searcher_of(config, records[:3]).cut_short_by is None
+    enough = sweep(budget={"trials": 5, "gpu_hours": 2.2})
+    assert searcher_of(enough, records).cut_short_by is None
+    metrics = {GAIN: 0.5, LOSS: 0.1, "cost/gpu_h": 0.5}
+    winners = [ended(record, TrialStatus.COMPLETE, metrics) for record in records]
+    to_confirm = sweep(budget={"trials": 5, "gpu_hours": 2.2}, **CONFIRM)
+    assert searcher_of(to_confirm, winners).cut_short_by == "gpu_hours"
+    assert len(run(searcher_of(config, records[:3]), always(TrialStatus.CANCELLED))) == 47
+
+
+RATES = {"low": 1e-5, "high": 1e-3}
+LORA: dict[str, Any] = {"lora": {"rank": [2, 8, 32], "alpha_ratio": [1, 2], "learning_rate": RATES}}
+
+
+def fail(searcher: OptunaSearcher, *reasons: str) -> list[TrialRecord]:
+    records = []
+    for reason in reasons:
+        record = ask(searcher).ended_as(Outcome(status=TrialStatus.FAILED, reason=reason), 2.0)
+        searcher.trial_ended(record)
+        records.append(record)
+    return records
+
+
+def test_a_trial_may_report_as_seldom_as_it_likes() -> None:
+    budget = {"trials": 1, "minutes_per_report": None}
+    assert ask(searcher_of(sweep(budget=budget))).config.minutes_per_report is None
+
+
+def test_trials_that_fail_alike_from_the_start_end_the_search() -> None:
+    """As on a node that lacks a file, while others train."""
+    config = sweep(trials=50, search=LORA, confirm={"top_k": 1, "seeds": 1})
+    searcher = searcher_of(config)
+    running, first = ask(searcher), measurement(1, {})
+    records = []
+    for _ in range(5):
+        assert searcher.cut_short_by is None
+        records += fail(searcher, "no such file")
+        searcher.measured(running.after(first), first)
+    assert searcher.suggest("any") is None  # what runs may have to be run again
+    complete = ended(running, TrialStatus.COMPLETE, {GAIN: 0.9, LOSS: 0.0})
+    searcher.trial_ended(complete)
+    assert searcher.suggest("any") == Searcher.FINISHED
+    assert searcher.cut_short_by == "failures"
+    assert searcher.is_done
+    # The next start tries, as what was wrong may have been mended.
+    assert isinstance(searcher_of(config, [complete, *records]).suggest("any"), dict)
+
+
+def test_trials_that_fail_alike_but_for_their_numbers_end_the_search() -> None:
+    searcher = searcher_of(sweep(trials=50, search=LORA))
+    told = [f"actor {10**18 + 10**17 * n:x} on port {4000 + n} of trials/000{n}" for n in range(5)]
+    fail(searcher, *told)
+    assert searcher.cut_short_by == "failures"
+
+
+def short_of_memory(trial: TrialConfig) -> Ending:
+    return TrialStatus.OUT_OF_MEMORY, {}
+
+
+def test_trials_that_all_run_out_of_memory_end_the_search() -> None:
+    config = sweep("random", trials=400)
+    records = run(searcher_of(config), short_of_memory)
+    assert len(records) < 400
+    smallest = [record for record in records if record.rank == 2]
+    of_full = [record for record in records if record.config.method == "full"]
+    assert len(smallest) + len(of_full) >= 10
+    assert min(len(smallest), len(of_full)) >= 3
+    assert min(len(smallest) + len(of_full) - 10, min(len(smallest), len(of_full)) - 3) == 0
+    assert (
+        len(run(searcher_of(config), lambda t: short_of_memory(t) if t.lora else judge(t))) == 400
+    )
+
+
+def test_how_much_memory_was_left_does_not_tell_trials_apart() -> None:
+    searcher = searcher_of(sweep(trials=50, search={"full": {"learning_rate": RATES}}))
+    for left in ("1.9 GiB", "20.0 MiB", "512 KiB", "3.1 GiB", "7.5 MiB"):
+        assert searcher.cut_short_by is None
+        outcome = Outcome(status=TrialStatus.OUT_OF_MEMORY, reason=f"of which {left} is free")
+        searcher.trial_ended(ask(searcher).ended_as(outcome, 2.0))
+    assert searcher.cut_short_by == "failures"
+
+
+ONLY_Q: dict[str, Any] = {"rank": [2], "target_modules": [["q_proj"]]}
+
+
+@pytest.mark.parametrize(
+    "larger",
+    [
+        {"rank": [8, 2]},
+        {"dora": [True, False]},
+        {"dropout": [0.1, 0]},
+        {"target_modules": ["all-linear", ["q_proj"]]},
+    ],
+)
+def test_adapters_too_large_for_memory_leave_smaller_ones_their_trials(
+    larger: dict[str, Any],
+) -> None:
+    """A grid may begin with all those that are too large."""
+
+    def judge_size(trial: TrialConfig) -> Ending:
+        lora = trial.lora
+        assert lora is not None
+        fits = lora.rank == 2 and lora.target_modules == ("q_proj",)
+        return (
+            completing(trial)
+            if fits and not (lora.dora or lora.dropout)
+            else short_of_memory(trial)
+        )
+
+    rates = [n * 1e-4 for n in range(1, 9)]
+    space = {"alpha_ratio": 1, "learning_rate": rates} | ONLY_Q | larger
+    config = sweep("grid", trials=100, search={"lora": space})
+    assert len(run(searcher_of(config), judge_size)) == 16
+
+
+def test_trials_that_fail_otherwise_do_not_end_the_search() -> None:
+    searcher = searcher_of(sweep(trials=50, search=LORA))
+    fail(searcher, *["no such file"] * 4, "another", *["no such file"] * 4)
+    outcome = Outcome(status=TrialStatus.FAILED, reason="no such file")
+    searcher.trial_ended(ask(searcher).after(measurement(1, {})).ended_as(outcome, 2.0))
+    fail(searcher, *["no such file"] * 4)
+    searcher.trial_ended(ended(ask(searcher), TrialStatus.COMPLETE, {GAIN: 0.9, LOSS: 0.0}))
+    fail(searcher, *["no such file"] * 4)
+    assert searcher.cut_short_by is None
+    assert isinstance(searcher.suggest("any"), dict)
+
+
+def test_a_method_that_fails_alike_leaves_the_other_its_trials() -> None:
+    def judge_full(trial: TrialConfig) -> Ending:
+        return (TrialStatus.FAILED, {}) if trial.method == "full" else judge(trial)
+
+    config = sweep("random", trials=40)
+    records = run(searcher_of(config), judge_full)
+    assert len(records) == 40
+    assert sum(record.config.method == "full" for record in records) > 10
+    assert len(run(searcher_of(config), always(TrialStatus.FAILED))) < 40
+
+
+def test_methods_that_all_fail_alike_end_the_search_though_one_has_few_trials() -> None:
+    records = run(searcher_of(sweep(trials=40)), always(TrialStatus.FAILED))
+    assert [record.config.method for record in records].count("full") == 3
+    assert len(records) == 11
+
+
+def test_where_all_trials_have_failed_alike_that_is_told() -> None:
+    searcher = searcher_of(sweep(trials=5, search=LORA))
+    fail(searcher, *["no such file"] * 5)
+    assert searcher.cut_short_by == "failures"
+
+
+def test_the_gpu_hours_that_running_trials_have_spent_count() -> None:
+    """As they do when a new start finds them in the ledger."""
+    searcher = searcher_of(sweep(budget={"trials": 50, "gpu_hours": 2.2}))
+    running = [ask(searcher) for _ in range(2)]
+    for record, hours in ((running[0], 1.0), (running[1], 1.0), (running[0], 1.3)):
+        measured = measurement(1, {"cost/gpu_h": hours})
+        searcher.measured(record.after(measured), measured)
+        assert (searcher.cut_short_by == "gpu_hours") is (hours == 1.3)
+    assert searcher.suggest("any") is None  # they may have to be run again
+    for record in running:
+        searcher.trial_ended(ended(record, TrialStatus.FAILED, {"cost/gpu_h": 1.2}))
+    assert searcher.suggest("any") == Searcher.FINISHED
+
+
+def test_the_search_ends_with_its_hours_and_lets_trials_end() -> None:
+    searcher = searcher_of(sweep(budget={"trials": 50, "hours": 2}))
+    searcher._began = 0.0
+    searcher._clock = lambda: 7199.0
+    record = ask(searcher)
+    searcher._clock = lambda: 7200.0
+    assert searcher.suggest("any") is None  # it may have to be run again
+    searcher.trial_ended(ended(record, *judge(record.config)))
+    assert searcher.suggest("any") == Searcher.FINISHED
+    assert searcher.is_done
+    assert searcher.cut_short_by == "hours"
+
+
+def test_hours_count_from_the_start_of_the_command() -> None:
+    """The base's evaluation is before the search, and may wait for a node."""
+    searcher = searcher_of(
+        sweep(budget={"trials": 50, "hours": 2}), clock=lambda: 7300.0, began=100.0
+    )
+    assert searcher.suggest("any") == Searcher.FINISHED
+
+
+def test_a_sweep_that_stops_asks_for_no_trial_whatever_still_runs() -> None:
+    searcher = searcher_of(sweep())
+    ask(searcher)
+    searcher.sweep_stopping()
+    assert searcher.suggest("any") == Searcher.FINISHED
+
+
+def test_no_trial_is_left_running() -> None:
+    searcher = searcher_of(sweep())
+    run(searcher)
+    assert {trial.state for trial in searcher.study.trials} == {
+        TrialState.COMPLETE,
+        TrialState.FAIL,
+    }
+
+
+@pytest.mark.parametrize("status", [TrialStatus.FAILED, TrialStatus.CANCELLED])
+def test_what_failed_for_outside_reasons_is_told_as_failed(status: TrialStatus) -> None:
+    searcher = searcher_of(sweep(trials=1))
+    run(searcher, always(status, in_domain__acc_mean=1.0, forgetting__mean=0.0))
+    assert [(t.state, t.constraints) for t in searcher.study.trials] == [(TrialState.FAIL, {})]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_point_whose_trial_was_ended_by_hand_is_tried_again_only_with_another_seed(
+    sampler: str, seed: int
+) -> None:
+    """As `--retry-failed` takes up that trial itself."""
+    space = {"lora": {"rank": [2, 8], "alpha_ratio": 1, "learning_rate": 1e-4}}
+    config = sweep(sampler, trials=3, seed=seed, search=space)
+    first, second, third = run(searcher_of(config), always(TrialStatus.CANCELLED))
+    assert first.params != second.params
+    assert [record.config.seed - seed for record in (first, second, third)] == [0, 0, 1]
+
+
+ONE_OBJECTIVE: dict[str, Any] = {"objectives": [{"metric": GAIN, "mode": "max"}]}
+
+
+def test_a_trial_stopped_early_is_pruned_at_its_step() -> None:
+    searcher = searcher_of(sweep(trials=6, **ONE_OBJECTIVE))
+    records = run(searcher, stopping)
+    trial = searcher.study.trials[1]
+    assert trial.state is TrialState.PRUNED
+    assert trial.intermediate_values == {10: 2.0}
+    assert searcher.study.best_value == 0.1
+    rebuilt = searcher_of(sweep(trials=6, **ONE_OBJECTIVE), records).study.trials[1]
+    assert (rebuilt.state, rebuilt.values, rebuilt.intermediate_values) == (
+        trial.state,
+        trial.values,
+        trial.intermediate_values,
+    )
+
+
+@pytest.mark.parametrize("changes", [ONE_OBJECTIVE, {}, {"constraints": [f"{LOSS} <= 0.2"]}])
+def test_a_search_with_trials_stopped_early_goes_on_from_records(changes: dict[str, Any]) -> None:
+    config = sweep(trials=30, **changes)
+    whole = run(searcher_of(config), stopping)
+    after = run(searcher_of(config, whole[:20]), stopping)
+    assert points([*whole[:20], *after]) == points(whole)
+    stopped = {t.number for t in searcher_of(config, whole).study.best_trials}
+    assert not any(number % 3 == 1 for number in stopped)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, None])
+def test_a_trial_without_a_finite_objective_fails_rather_than_runs_on(
+    value: float | None,
+) -> None:
+    searcher = searcher_of(sweep(trials=1))
+    metrics = {GAIN: 0.5} if value is None else {GAIN: 0.5, LOSS: value}
+    run(searcher, lambda _: (TrialStatus.COMPLETE, metrics))
+    assert [trial.state for trial in searcher.study.trials] == [TrialState.FAIL]
+
+
+def feasible(trial: optuna.trial.FrozenTrial) -> bool:
+    return all(value <= 0 for value in trial.constraints.values())
+
+
+@pytest.mark.parametrize(("operator", "kept"), [("<=", True), (">=", False)])
+def test_a_trial_stopped_early_is_feasible_if_it_kept_the_constraints(
+    operator: str, kept: bool
+) -> None:
+    searcher = searcher_of(sweep(trials=2, constraints=[f"{LOSS} {operator} 0"]))
+    run(searcher, stopping)
+    assert searcher.study.trials[1].state is TrialState.PRUNED
+    assert feasible(searcher.study.trials[1]) is kept
+
+
+@pytest.mark.parametrize("status", [TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY])
+def test_a_trial_that_cannot_be_trained_is_infeasible_however_good_it_was(
+    status: TrialStatus,
+) -> None:
+    searcher = searcher_of(sweep(trials=6))
+
+    def judge(trial: TrialConfig) -> Ending:
+        if trial.number == 4:
+            return status, {GAIN: 1.0, LOSS: -1.0}
+        return TrialStatus.COMPLETE, {GAIN: 0.1 * trial.number, LOSS: 0.01 * trial.number}
+
+    run(searcher, judge)
+    trial = searcher.study.trials[4]
+    assert trial.state is TrialState.COMPLETE
+    assert not feasible(trial)
+    assert trial.values == [0.0, 0.03]  # the worst of each so far
+    assert trial.user_attrs["status"] == status
+    assert 4 not in {best.number for best in searcher.study.best_trials}
+
+
+def test_a_first_trial_that_diverges_is_no_error() -> None:
+    searcher = searcher_of(sweep(trials=1))
+    run(searcher, always(TrialStatus.DIVERGED))
+    assert not feasible(searcher.study.trials[0])
+
+
+def test_best_trials_keep_the_constraints() -> None:
+    searcher = searcher_of(sweep(constraints=[f"{LOSS} <= 0.05"]))
+    run(searcher)
+    best = searcher.study.best_trials
+    assert best
+    assert all(trial.values[1] <= 0.05 for trial in best)
+    beyond = [t for t in searcher.study.trials if t.values and t.values[1] > 0.05]
+    assert beyond
+    assert not any(feasible(trial) for trial in beyond)
+
+
+def test_a_constraint_that_was_not_measured_does_not_hold() -> None:
+    searcher = searcher_of(sweep(trials=1, constraints=["forgetting/max <= 1"]))
+    run(searcher, always(TrialStatus.COMPLETE, in_domain__acc_mean=1, forgetting__mean=0))
+    (trial,) = searcher.study.trials
+    assert trial.state is TrialState.COMPLETE
+    assert not feasible(trial)
+
+
+TRAIN_S = "time/train_s"
+
+
+def infeasibility(trial: optuna.trial.FrozenTrial) -> float:
+    """By which Optuna's samplers compare trials that break constraints."""
+    return sum(value for value in trial.constraints.values() if value > 0)
+
+
+def test_misses_of_constraints_are_shares_of_their_bounds_as_in_the_recommendation() -> None:
+    bounds = [f"{TRAIN_S} <= 600", f"{LOSS} <= 0.05", f"{GAIN} >= 0.8"]
+    draws = np.random.default_rng(0).random((30, 3)).tolist()
+    measured = [{TRAIN_S: 590 + 300 * a, LOSS: 0.2 * b, GAIN: 0.79 * c} for a, b, c in draws]
+    others = [f"{LOSS} <= 0", f"{LOSS} <= -0.1"]
+    config = sweep("random", trials=30, constraints=[*bounds, *others])
+    searcher = searcher_of(config)
+    records = run(searcher, lambda trial: (TrialStatus.COMPLETE, measured[trial.number]))
+    for trial, metrics in zip(searcher.study.trials, measured, strict=True):
+        time, loss, gain = metrics[TRAIN_S], metrics[LOSS], metrics[GAIN]
+        shares = [time / 600 - 1, loss / 0.05 - 1, 1 - gain / 0.8, loss, 10 * loss + 1]
+        assert list(trial.constraints.values()) == pytest.approx([0, *shares])  # 0 has no shares
+    config = sweep("random", trials=30, constraints=bounds)
+    nearest = min(searcher_of(config, records).study.trials, key=infeasibility)
+    recommended = recommend(config, records)
+    assert recommended is not None
+    assert not recommended.feasible
+    assert recommended.trial.number == nearest.number
+
+
+def test_no_trial_is_as_far_from_feasible_as_one_that_did_not_train_to_its_end() -> None:
+    known = {GAIN: 0.5, LOSS: 0.1}
+    endings = [
+        (TrialStatus.COMPLETE, known | {TRAIN_S: 640.0, OOD: 0.3}),
+        (TrialStatus.COMPLETE, known | {TRAIN_S: 6400.0, OOD: 0.3}),
+        (TrialStatus.COMPLETE, known | {OOD: 0.6}),  # what was not measured beats no miss
+        (TrialStatus.STOPPED_EARLY, known | {OOD: 0.3}),
+        (TrialStatus.COMPLETE, known | {TRAIN_S: 1e300, OOD: 0.3}),
+        (TrialStatus.STOPPED_EARLY, known),
+        (TrialStatus.DIVERGED, known | {TRAIN_S: 1.0, OOD: 0.6}),
+        (TrialStatus.OUT_OF_MEMORY, {}),
+    ]
+    config = sweep("random", trials=8, constraints=[f"{TRAIN_S} <= 1e-3", f"{OOD} >= 0.6"])
+    searcher = searcher_of(config)
+    records = run(searcher, lambda trial: endings[trial.number])
+    for study in (searcher.study, searcher_of(config, records).study):
+        far = [infeasibility(trial) for trial in study.trials]
+        assert far[0] < far[1] < far[2] < far[3] == far[4] < far[5] < far[6] == far[7] < math.inf
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_a_search_that_breaks_a_constraint_everywhere_keeps_away_from_what_diverges(
+    sampler: str,
+) -> None:
+    """Training takes longer than it may by seconds, at high rates it diverges."""
+
+    def judge(trial: TrialConfig) -> Ending:
+        is_high = trial.learning_rate > 2.5e-4  # 30 % of the range
+        status = TrialStatus.DIVERGED if is_high else TrialStatus.COMPLETE
+        assert trial.lora is not None
+        return status, {GAIN: 0.5, LOSS: 0.1, TRAIN_S: 600 + 5.0 * trial.lora.rank}
+
+    search = {"lora": {"rank": [8, 32, 128], "alpha_ratio": 2, "learning_rate": RATES}}
+    late = []
+    for seed in range(3):
+        constraints = [f"{TRAIN_S} <= 620"]
+        config = sweep(sampler, 60, search=search, constraints=constraints, seed=seed)
+        late += run(searcher_of(config), judge)[30:]
+    diverged = sum(record.status is TrialStatus.DIVERGED for record in late)
+    assert diverged < 0.2 * len(late)
+
+
+def test_rebuilt_trials_keep_values_and_constraints() -> None:
+    config = sweep(constraints=[f"{LOSS} <= 0.05"])
+    searcher = searcher_of(config)
+    records = run(searcher)
+    rebuilt = searcher_of(config, records)
+
+    def seen(trials: list[optuna.trial.FrozenTrial]) -> list[Any]:
+        return [(t.state, t.values, t.params, t.constraints, t.user_attrs) for t in trials]
+
+    assert seen(rebuilt.study.trials) == seen(searcher.study.trials)
+
+
+def test_the_exported_journal_holds_the_same_trials(tmp_path: Path) -> None:
+    searcher = searcher_of(sweep(constraints=[f"{LOSS} <= 0.05"], trials=12))
+    run(searcher)
+    file = tmp_path / "study.journal"
+    for _ in range(2):  # the second replaces the first
+        searcher.export(file)
+    study = optuna.load_study(
+        study_name="tiny", storage=JournalStorage(JournalFileBackend(str(file)))
+    )
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert study.metric_names == [GAIN, LOSS]
+    for found, wanted in zip(study.trials, searcher.study.trials, strict=True):
+        assert (found.number, found.state, found.values) == (
+            wanted.number,
+            wanted.state,
+            wanted.values,
+        )
+        assert (found.params, found.constraints) == (wanted.params, wanted.constraints)
+    assert [path.name for path in tmp_path.iterdir()] == ["study.journal"]
+
+
+FEW_POINTS: dict[str, Any] = {
+    "search": {"lora": {"rank": [2, 8], "alpha_ratio": 1, "learning_rate": [1e-4, 1e-3]}}
+}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
+def test_a_point_is_run_again_only_with_another_seed(sampler: str) -> None:
+    config = sweep(sampler, trials=12, **FEW_POINTS)
+    records = run(searcher_of(config), completing)
+    runs = [(str(record.params), record.config.seed) for record in records]
+    assert len(runs) == len(set(runs)) == 12
+    assert {record.config.seed for record in records[:2]} == {0}
+    assert max(record.config.seed for record in records) >= 2  # four points, twelve trials
+    assert {record.config.data_seed for record in records} == {0}
+    again = run(searcher_of(config, records[:7]), lambda trial: (TrialStatus.COMPLETE, {}))
+    assert [r.config.seed for r in again[:1]] == [records[7].config.seed]
+    one_more = searcher_of(sweep(sampler, trials=13, **FEW_POINTS), records)
+    run(one_more)  # after ten draws of the sampler, and of TPE ten more at random
+    drawn = len(one_more.study.trials) - len(records)
+    assert drawn == {"tpe": 20}.get(sampler, 10)
+
+
+RATES_OF_LORA = [2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3]
+LISTS: dict[str, Any] = {  # 35 points
+    "lora": {"rank": [8, 16, 32, 64, 128], "alpha_ratio": 2, "learning_rate": RATES_OF_LORA},
+    "full": {"learning_rate": [2e-6, 5e-6, 1e-5, 2e-5, 5e-5]},
+}
+
+
+def test_tpe_leaves_a_peak_whose_points_are_all_known_and_tries_others_as_random_search() -> None:
+    def judge(trial: TrialConfig) -> Ending:
+        off = math.log2(trial.lora.rank / 32) if trial.lora else 4
+        return TrialStatus.COMPLETE, {GAIN: -abs(math.log(trial.learning_rate / 2e-4)) - abs(off)}
+
+    tried: dict[str, list[int]] = {"tpe": [], "random": []}
+    for sampler, counts in tried.items():
+        for seed in range(2):
+            config = sweep(sampler, trials=35, search=LISTS, seed=seed, **ONE_OBJECTIVE)
+            records = run(searcher_of(config), judge)
+            counts.append(len({str(record.params) for record in records}))
+            after = run(searcher_of(config, records[:29]), judge)
+            assert points(after) == points(records[29:])
+    assert fmean(tried["tpe"]) > fmean(tried["random"]) - 3
+
+
+def test_drawing_again_leaves_no_trace_in_the_exported_study(tmp_path: Path) -> None:
+    searcher = searcher_of(sweep(trials=12, **FEW_POINTS))
+    records = run(searcher)
+    assert len(searcher.study.trials) > len(records)
+    searcher.export(tmp_path / "study.journal")
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.journal")))
+    exported = optuna.load_study(study_name="tiny", storage=storage).trials
+    assert [t.user_attrs["trial_id"] for t in exported] == [r.config.trial_id for r in records]
+
+
+def test_a_point_that_failed_may_be_drawn_again_as_it_was() -> None:
+    config = sweep("random", trials=30, **FEW_POINTS)
+    records = run(searcher_of(config), always(TrialStatus.FAILED))
+    assert {record.config.seed for record in records} == {0}
+
+
+CONFIRM: dict[str, Any] = {"confirm": {"top_k": 2, "seeds": 3}}
+
+
+def test_winners_are_run_again_with_other_seeds_when_the_search_has_ended() -> None:
+    config = sweep(trials=8, **CONFIRM)
+    records = run(searcher_of(config))
+    search, confirming = records[:8], records[8:]
+    assert all(record.confirms is None for record in search)
+    assert [record.confirms is not None for record in confirming] == [True] * 6
+    assert [record.number for record in confirming] == list(range(8, 14))
+    by_number = {record.number: record for record in search}
+    for record in confirming:
+        assert record.confirms is not None
+        winner = by_number[record.confirms]
+        assert winner.status is TrialStatus.COMPLETE
+        assert record.params == winner.params
+        changed = {"seed", "trial_id", "number", "output_dir"}
+        assert record.config.model_dump(exclude=changed) == winner.config.model_dump(
+            exclude=changed
+        )
+    assert Counter(r.confirms for r in confirming) == Counter({r.confirms: 3 for r in confirming})
+    assert {record.config.seed for record in confirming} == {1, 2, 3}
+
+
+def test_confirmation_waits_for_the_search_and_goes_on_after_a_kill() -> None:
+    config = sweep(trials=4, **CONFIRM)
+    searcher = searcher_of(config)
+    search = [ask(searcher) for _ in range(4)]
+    assert searcher.suggest("any") is None
+    complete = (TrialStatus.COMPLETE, {GAIN: 0.5, LOSS: 0.1})
+    finished = [ended(record, *complete) for record in search]
+    for record in finished:
+        searcher.trial_ended(record)
+    side_by_side = [ask(searcher) for _ in range(6)]
+    assert searcher.suggest("any") is None
+    rebuilt = searcher_of(config, [*finished, ended(side_by_side[0], *complete)], side_by_side[1:3])
+    assert not rebuilt.is_done
+    again = run(rebuilt, lambda _: complete)
+    assert [(r.number, r.confirms, r.config.seed) for r in again] == [
+        (r.number, r.confirms, r.config.seed) for r in side_by_side[1:]
+    ]
+    assert rebuilt.is_done
+    assert rebuilt.suggest("any") == Searcher.FINISHED
+
+
+def test_confirming_trials_change_nothing_in_the_search() -> None:
+    plain = run(searcher_of(sweep(trials=12)), completing)
+    confirmed = run(searcher_of(sweep(trials=8, **CONFIRM)), completing)
+    more = run(searcher_of(sweep(trials=12, **CONFIRM), confirmed), completing)
+    searched = [record for record in more if record.confirms is None]
+    assert [record.params for record in [*confirmed[:8], *searched]] == [r.params for r in plain]
+    study = searcher_of(sweep(trials=8, **CONFIRM), confirmed).study
+    assert len(study.trials) == 8
+
+
+def test_a_warm_start_teaches_the_sampler_and_costs_no_trial() -> None:
+    config = sweep(trials=6)
+    earlier = run(searcher_of(sweep(trials=20, seed=7)))
+    warm = searcher_of(config, warm=earlier)
+    records = run(warm)
+    assert len(records) == 6
+    assert points(records) != points(run(searcher_of(config)))
+    assert len(warm.study.trials) == 26
+    assert points(run(searcher_of(config, records[:3], warm=earlier))) == points(records[3:])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        CONFIRM,
+        {"budget": {"trials": 12, "gpu_hours": 2.2}},
+        {"sampler": "grid", "search": GRID, "trials": 100},
+    ],
+)
+@pytest.mark.parametrize("side_by_side", [2, 5])
+def test_no_more_trials_come_at_once_than_it_foretells(
+    changes: dict[str, Any], side_by_side: int
+) -> None:
+    """At each end of a trial, against what came; in the end it foretells just these."""
+    searcher = searcher_of(sweep(**{"trials": 12, **changes}))
+    running: list[TrialRecord] = []
+    told: list[dict[str, int]] = []
+    ran: list[Counter[str]] = []
+    while not searcher.is_done:
+        while len(running) < side_by_side:
+            suggestion = searcher.suggest("any")
+            if not isinstance(suggestion, dict):
+                break
+            running.append(started(suggestion))
+        ran.append(Counter(record.config.method for record in running))
+        record = running.pop(0)
+        searcher.trial_ended(ended(record, *completing(record.config)))
+        told.append({method: searcher.most_at_once(method) for method in ("lora", "full")})
+    for method in ("lora", "full"):
+        for at, most in enumerate(told):
+            assert max((count[method] for count in ran[at + 1 :]), default=0) <= most[method]
+        last = [count[method] for count in ran[-side_by_side + 1 :]]
+        assert [most[method] for most in told[-side_by_side:-1]] == last
+        assert told[-1][method] == 0

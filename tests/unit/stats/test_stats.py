@@ -1,0 +1,701 @@
+"""Statistics against closed forms, brute force and reference libraries."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import tracemalloc
+from collections.abc import Sequence
+
+import numpy as np
+import optuna
+import pytest
+import scipy.optimize
+import scipy.stats
+from builders import with_metrics
+from hypothesis import given
+from hypothesis import strategies as st
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from synthetic_sweep import SyntheticSweep
+
+from analysis.results.sample_size import items_needed
+from analysis.stats import trends
+from analysis.stats.hypervolume import hypervolume
+from analysis.stats.importance import FEWEST_TRIALS, importances
+from analysis.stats.intervals import (
+    Interval,
+    bootstrap_mean,
+    difference_over_seeds,
+    error_bars,
+    of_greatest,
+    over_items,
+    over_seeds,
+    upper_bound,
+)
+from analysis.stats.significance import holm, sign_flips
+from analysis.stats.trends import jonckheere, spearman
+from trainables.metric_keys import IN_DOMAIN_ACC
+from trainables.records.ledger import Ledger
+
+
+@pytest.mark.parametrize("level", [0.95, 0.99])
+def test_the_bootstrap_is_what_drawing_items_one_by_one_gives(level):
+    generator = np.random.default_rng(1)
+    tasks = [generator.choice([-1, 0, 1], 60, p=[0.1, 0.6, 0.3]), generator.exponential(1, 25)]
+    found = bootstrap_mean(tasks, resamples=40_000, level=level)
+    means = [
+        generator.choice(values, (40_000, len(values)), replace=True).mean(axis=1)
+        for values in tasks
+    ]
+    low, high = np.quantile(np.mean(means, axis=0), [(1 - level) / 2, (1 + level) / 2])
+    assert found.estimate == pytest.approx(np.mean([values.mean() for values in tasks]))
+    assert found.low == pytest.approx(low, abs=0.01)
+    assert found.high == pytest.approx(high, abs=0.01)
+    assert found.n == 85
+
+
+def test_the_bootstrap_agrees_with_scipy_and_its_seed_decides():
+    values = np.random.default_rng(0).normal(0.3, 1, 80)
+    found = bootstrap_mean([values], seed=3)
+    reference = scipy.stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=20_000, rng=0
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx(reference, abs=0.01)
+    assert bootstrap_mean([values], seed=3) == found
+    assert bootstrap_mean([values], seed=4) != found
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    generator = np.random.default_rng(5)
+    covered = 0
+    for run in range(400):
+        values = generator.choice([-1.0, 0.0, 1.0], 120, p=[0.1, 0.7, 0.2])
+        interval = bootstrap_mean([values], seed=run, resamples=800)
+        covered += interval.low <= 0.1 <= interval.high
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+@pytest.mark.parametrize("level", [0.975, 0.9875])
+@pytest.mark.parametrize("rose", range(6))
+def test_where_items_only_rose_the_upper_bound_is_hardly_above_clopper_and_pearsons(level, rose):
+    exact = scipy.stats.binomtest(rose, 400, alternative="less").proportion_ci(level, "exact").high
+    values = np.repeat([1, 0], [rose, 400 - rose])
+    assert exact <= upper_bound([values], level=level) <= 1.16 * exact
+    assert upper_bound([values[::2], values[1::2]], level=level) >= exact
+
+
+@pytest.mark.parametrize("level", [0.975, 0.9995])
+def test_where_many_items_differ_the_upper_bound_is_the_bootstraps(level):
+    values = np.random.default_rng(0).choice([-1, 0, 1], 40_000, p=[0.1, 0.7, 0.2])
+    tasks, weights = [values[:10_000], values[10_000:]], [0.3, 0.7]
+    expected = bootstrap_mean(tasks, weights, level=2 * level - 1).high
+    assert upper_bound(tasks, weights, level=level) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("items", "rising"),
+    [((200,), (0.0201,)), ((400, 400), (0.04, 0.001)), ((20, 1000), (0.03, 0.0)), ((800,), (0.1,))],
+)
+def test_the_upper_bound_is_too_low_as_rarely_as_it_says(items, rising):
+    draw = np.random.default_rng(0)
+    truth = float(np.mean(rising)) - 0.01
+    too_low = 0
+    for _ in range(1000):
+        shares = [(r, 0.01, 0.99 - r) for r in rising]
+        drawn = [draw.choice([1, -1, 0], n, p=p) for n, p in zip(items, shares, strict=True)]
+        too_low += upper_bound(drawn, level=0.975) < truth
+    assert too_low / 1000 <= 0.025
+
+
+def test_as_many_items_as_are_needed_for_a_bound_reach_it_where_none_differs():
+    weights = [0.5, 0.5]
+    needed = items_needed([20, 60], weights, level=0.99)
+    small, large = needed // 4, needed - needed // 4
+    bounds = [
+        upper_bound([[0] * n, [0] * large], weights, level=0.99) for n in (small + 1, small - 1)
+    ]
+    assert bounds[0] <= 0.02 < bounds[1]
+
+
+def test_tasks_of_which_one_is_all_alike_have_an_interval_that_allows_for_both():
+    """A task of 20 items, all right, beside a long one: its few items decide most of the error."""
+    draw = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        small, large = draw.binomial(1, 0.95, 20), draw.binomial(1, 0.5, 1000)
+        interval = bootstrap_mean([small, large], bounds=(0, 1), resamples=800)
+        covered += interval.low <= 0.725 <= interval.high
+    assert covered / 400 >= 0.92
+
+
+def test_items_that_are_all_alike_have_the_interval_of_clopper_and_pearson():
+    right = bootstrap_mean([[1] * 25, [1] * 25], bounds=(0, 1))
+    exact = scipy.stats.binomtest(50, 50).proportion_ci(0.95, "exact")
+    assert (right.low, right.high) == pytest.approx((exact.low, 1.0))
+    same = bootstrap_mean([[0] * 50], bounds=(-1, 1))
+    assert (same.low, same.high) == pytest.approx((exact.low - 1, 1 - exact.low))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "weights"),
+    [((20, 1000), (0.5, 0.5)), ((5, 7, 300), (0.2, 0.3, 0.5)), ((40, 40, 90), (0.1, 0.3, 0.6))],
+)
+def test_what_a_small_task_may_hide_is_bounded_by_all_shares_that_are_likely_enough(sizes, weights):
+    """Against a search over shares p for which seeing none has probability 5 % or more."""
+    exact = scipy.optimize.minimize(
+        lambda p: -np.dot(weights, p),
+        x0=np.full(len(sizes), 1e-3),
+        bounds=[(0, 1 - 1e-9)] * len(sizes),
+        constraints={
+            "type": "ineq",
+            "fun": lambda p: np.dot(sizes, np.log1p(-p)) - np.log(0.05),
+        },
+        method="SLSQP",
+    )
+    assert exact.success
+    found = bootstrap_mean([[0] * n for n in sizes], weights, bounds=(0, 1), level=0.9)
+    assert found.high == pytest.approx(-exact.fun, rel=1e-3)
+    alone = bootstrap_mean([[0] * sizes[0]], bounds=(0, 1), level=0.9).high
+    assert found.high > weights[0] * alone - 1e-9
+
+
+def test_items_at_a_bound_can_be_off_to_the_other_side_alone():
+    found = bootstrap_mean([[1] * 10, [0] * 1000], bounds=(0, 1))
+    alone = scipy.stats.binomtest(10, 10).proportion_ci(0.95, "exact")
+    assert found.low == pytest.approx(alone.low / 2)
+    assert 0.5 < found.high < 0.502
+
+
+def flipped(gained: int, lost: int, n: int) -> list[int]:
+    return [1] * gained + [-1] * lost + [0] * (n - gained - lost)
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 40), (1, 40), (97, 100), (300, 300)])
+def test_accuracies_have_the_interval_of_clopper_and_pearson_over_tasks_of_like_items_too(right, n):
+    exact = scipy.stats.binomtest(right, n).proportion_ci(0.99, "exact")
+    values = [1] * right + [0] * (n - right)
+    thirds = [values[::3], values[1::3] + values[2::3]]
+    for tasks in ([values], [values[::2], values[1::2]], thirds):
+        weights = [len(task) / n for task in tasks]
+        found = over_items(tasks, weights, bounds=(0, 1), level=0.99)
+        assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+        assert (found.estimate, found.n) == (pytest.approx(right / n), n)
+
+
+def test_a_difference_has_the_interval_that_its_shares_limits_make():
+    gained, lost = (scipy.stats.binomtest(k, 200).proportion_ci(0.95, "exact") for k in (30, 50))
+    correlation = -np.sqrt(0.15 * 0.25 / (0.85 * 0.75))
+    low, high = (
+        -0.1 + sign * np.sqrt(one**2 + other**2 - 2 * correlation * one * other)
+        for sign, one, other in (
+            (-1, 0.15 - gained.low, lost.high - 0.25),
+            (1, gained.high - 0.15, 0.25 - lost.low),
+        )
+    )
+    found = over_items([flipped(30, 50, 200)], bounds=(-1, 1))
+    assert (found.low, found.high) == pytest.approx((low, high))
+    alone = over_items([flipped(30, 50, 200), flipped(0, 0, 50)], [0.5, 0.5], bounds=(-1, 1))
+    unseen = scipy.stats.binomtest(0, 50).proportion_ci(0.95, "exact").high
+    assert alone.estimate - alone.low == pytest.approx(np.hypot(-0.1 - low, unseen) / 2)
+    assert alone.high - alone.estimate == pytest.approx(np.hypot(high + 0.1, unseen) / 2)
+
+
+@pytest.mark.parametrize("gained", [0, 1, 20, 29, 30])
+def test_where_every_item_differs_the_interval_is_that_of_the_share_that_rose(gained):
+    """The difference is then twice that share, less 1."""
+    exact = scipy.stats.binomtest(gained, 30).proportion_ci(0.99, "exact")
+    found = over_items([flipped(gained, 30 - gained, 30)], bounds=(-1, 1), level=0.99)
+    assert (found.low, found.high) == pytest.approx((2 * exact.low - 1, 2 * exact.high - 1))
+
+
+@pytest.mark.parametrize("grade", [1.0, 0.5])
+def test_one_item_that_differs_is_not_taken_for_more_certainty_than_none(grade):
+    """The interval of 0 forgotten of 200 bounds what was not seen; one item gained changes none."""
+    differences = [grade * np.array(flipped(k, 0, 200)) for k in (0, 1)]
+    none, one = (over_items([d], bounds=(-1, 1), level=0.99875) for d in differences)
+    assert one.high - one.low > none.high - none.low
+    assert one.low == pytest.approx(none.low + grade / 200, abs=2e-3)
+
+
+@pytest.mark.parametrize("picked_from", [1, 40])
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0.02), (0.005, 0.01), (0.005, 0.03), (0.3, 0.3)])
+def test_intervals_of_differences_miss_as_rarely_as_they_say(gained, lost, picked_from):
+    """Summed over all outcomes of 100 items."""
+    likely = scipy.stats.multinomial(100, [gained, lost, 1 - gained - lost])
+    level, missed = 1 - 0.05 / picked_from, 0.0
+    for up, down in itertools.product(range(101), repeat=2):
+        chance = likely.pmf([up, down, 100 - up - down]) if up + down <= 100 else 0.0
+        if chance > 1e-6:
+            found = over_items([flipped(up, down, 100)], bounds=(-1, 1), level=level)
+            missed += chance * (not found.low <= gained - lost <= found.high)
+    assert missed <= 0.05 / picked_from
+
+
+@pytest.mark.parametrize("sizes", [(200, 200, 200), (30, 200, 1000)])
+@pytest.mark.parametrize("lost", [(0.01, 0.01, 0.01), (0.03, 0, 0), (0.1, 0.02, 0.05)])
+def test_intervals_over_unequal_tasks_miss_as_rarely_as_they_say(sizes, lost):
+    draw, missed = np.random.default_rng(0), 0
+    for _ in range(400):
+        drawn = [
+            draw.choice([1, -1, 0], n, p=(0.005, down, 0.995 - down))
+            for n, down in zip(sizes, lost, strict=True)
+        ]
+        found = over_items(drawn, bounds=(-1, 1))
+        missed += not found.low <= 0.005 - np.mean(lost) <= found.high
+    assert missed / 400 <= 0.05
+
+
+def test_accuracies_near_1_over_unequal_tasks_miss_as_rarely_as_they_say():
+    draw, shares, missed = np.random.default_rng(0), (0.995, 0.99, 0.98), 0
+    for _ in range(400):
+        drawn = [draw.binomial(1, p, n) for p, n in zip(shares, (100, 200, 400), strict=True)]
+        found = over_items(drawn, bounds=(0, 1), level=0.99)
+        missed += not found.low <= np.mean(shares) <= found.high
+    assert missed / 400 <= 0.01
+
+
+def test_accuracies_reach_as_far_as_those_of_one_task_of_the_effective_size():
+    """By itself a task of which no item is right adds nothing to how far below the mean it is."""
+    few_right = [np.zeros(100), np.zeros(200), np.repeat([1, 0], [4, 396])]
+    effective = 9 / (1 / 100 + 1 / 200 + 1 / 400)
+    count = effective / 300  # as 4 of 400 items of one of three tasks are right
+    least = scipy.stats.beta.ppf(0.025, count, effective - count + 1)
+    found = over_items(few_right, bounds=(0, 1))
+    assert found.low == pytest.approx(least)
+    assert found.high > scipy.stats.beta.isf(0.025, count + 1, effective - count)
+    wrong = over_items([1 - task for task in few_right], bounds=(0, 1))
+    assert wrong.high == pytest.approx(1 - least)
+
+
+def test_graded_items_have_the_interval_of_the_bootstrap():
+    graded = [[0.5] * 5 + [0.25] * 20, [1.0] * 9 + [0.0] * 9]
+    assert over_items(graded, bounds=(0, 1)) == bootstrap_mean(graded, bounds=(0, 1))
+
+
+def test_an_interval_that_is_to_include_0_ends_there():
+    above = Interval(0.3, 0.2, 0.4, 9)
+    assert above.including_0() == Interval(0.3, 0.0, 0.4, 9)
+    assert above.negated().including_0() == Interval(-0.3, -0.4, 0.0, 9)
+    assert not above.including_0().excludes_0
+    assert not above.negated().including_0().excludes_0
+
+
+@pytest.mark.parametrize("others", [[], [None], [Interval(0.3, 0.2, 0.4, 9), None]])
+def test_the_greatest_of_several_has_no_interval_unless_each_has_one(others):
+    assert of_greatest(others) is None
+
+
+def test_the_greatest_of_several_is_between_the_highest_of_their_ends():
+    several = [Interval(0.3, 0.2, 0.4, 9), Interval(0.1, -0.5, 0.6, 5), Interval(0, -0.1, 0.1, 2)]
+    assert of_greatest(several) == Interval(0.3, 0.2, 0.6, 16)
+
+
+def test_error_bars_end_where_intervals_do_but_never_on_the_other_side_of_a_value():
+    around = Interval(0.5, 0.25, 0.875, 9)
+    bars = error_bars([0.5, 0.125, 1.0, 0.5], [around, around, around, None])
+    assert bars == ([0.25, 0.0, 0.75, 0.0], [0.375, 0.75, 0.0, 0.0])
+
+
+def test_a_difference_over_seeds_is_no_narrower_than_welchs_and_needs_two_of_each():
+    one, other = [0.5, 0.6, 0.55, 0.52], [0.4, 0.45, 0.43]
+    welch = scipy.stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+    found = difference_over_seeds(one, other)
+    assert found.low == pytest.approx(welch.low, abs=0.03)
+    assert found.low <= welch.low
+    assert found.high >= welch.high
+    assert found.n == 7
+    assert difference_over_seeds([0.5], [0.4]) is None
+    same = difference_over_seeds([0.5, 0.5], [0.4, 0.4])
+    assert (same.low, same.high) == pytest.approx((0.1, 0.1))
+
+
+@pytest.mark.parametrize("several", [[0.5, 0.51], [0.5, 0.6, 0.55, 0.52]])
+def test_one_run_beside_several_is_a_new_case_beside_a_sample(several):
+    """At an end of the interval the test of two samples with one variance has p = 0.05."""
+    found = difference_over_seeds([0.7], several)
+    n = len(several)
+    half = scipy.stats.t.ppf(0.975, n - 1) * np.std(several, ddof=1) * (1 + 1 / n) ** 0.5
+    assert (found.high - found.estimate, found.n) == (pytest.approx(half), n + 1)
+    for end in (found.low, found.high):
+        assert scipy.stats.ttest_ind([0.7 - end], several).pvalue == pytest.approx(0.05)
+    other = difference_over_seeds(several, [0.7])
+    assert (other.low, other.high) == pytest.approx((-found.high, -found.low))
+    rounded = difference_over_seeds([0.7], [0.5] * n, 0.1)
+    of_rounding = scipy.stats.t.ppf(0.975, n - 1) * 0.1 * (1 + 1 / n) ** 0.5
+    assert rounded.high - rounded.estimate == pytest.approx(min(of_rounding, 0.8))
+    assert rounded.estimate - rounded.low == pytest.approx(min(of_rounding, 1.2))
+
+
+def test_one_run_of_a_setting_beside_others_of_it_is_told_apart_as_rarely_as_said():
+    draws = np.random.default_rng(0).normal(0.5, 0.01, (4000, 4)).tolist()
+    apart = sum(difference_over_seeds(runs[:1], runs[1:]).excludes_0 for runs in draws)
+    assert apart / len(draws) == pytest.approx(0.05, abs=0.01)
+
+
+def test_seeds_have_the_interval_of_student():
+    values = [0.5, 0.6, 0.55, 0.52]
+    found = over_seeds(values)
+    reference = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high))
+    assert found.estimate == pytest.approx(np.mean(values))
+    assert over_seeds([0.5]) is None
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_of_right_and_wrong_items_the_signs_are_mcnemars_exact_test(forgotten, gained):
+    table = [[5, forgotten], [gained, 7]]
+    expected = mcnemar(table, exact=True).pvalue if forgotten + gained else 1.0
+    assert sign_flips([answers(forgotten, gained, 130)], [1]) == pytest.approx(expected)
+
+
+def answers(forgotten: int, gained: int, items: int) -> list[int]:
+    """Differences of items that are right or wrong."""
+    return [-1] * forgotten + [1] * gained + [0] * (items - forgotten - gained)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_holm_is_the_step_down_adjustment(count):
+    p_values = (np.random.default_rng(count).random(count) ** 4).tolist()
+    p_values += p_values[:1]
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
+def test_the_hypervolume_is_what_counting_cells_gives(objectives):
+    draw = random.Random(objectives)
+    reference = [4, 3, 5, 2][:objectives]
+    for _ in range(30):
+        points = [[draw.randrange(5) for _ in range(objectives)] for _ in range(draw.randrange(9))]
+        cells = itertools.product(*map(range, reference))
+        dominated = sum(
+            any(all(a <= c for a, c in zip(point, cell, strict=True)) for point in points)
+            for cell in cells
+        )
+        assert hypervolume(points, reference) == dominated
+
+
+@pytest.mark.parametrize("objectives", [2, 3])
+def test_the_hypervolume_is_optunas(objectives):
+    points = np.random.default_rng(0).random((120, objectives))
+    reference = np.array([0.9, 0.7, 0.8])[:objectives]
+    inside = points[(points < reference).all(axis=1)]
+    expected = optuna._hypervolume.compute_hypervolume(inside, reference)
+    assert hypervolume(points.tolist(), reference.tolist()) == pytest.approx(expected)
+
+
+def test_spearman_is_scipys():
+    generator = np.random.default_rng(2)
+    first = generator.integers(0, 6, 25)
+    second = first + generator.normal(0, 4, 25)
+    found = spearman(first.tolist(), second.tolist(), given=[8] * 25)
+    expected = scipy.stats.spearmanr(first, second)
+    assert found.statistic == pytest.approx(expected.statistic)
+    assert found.p_value == pytest.approx(expected.pvalue, abs=0.02)
+    for constant in (
+        spearman([1, 1, 1], [1, 2, 3], [8] * 3),
+        spearman([1, 2, 3], [1, 1, 1], [8] * 3),
+    ):
+        assert np.isnan(constant.statistic)
+        assert constant.p_value == 1.0
+
+
+@pytest.mark.parametrize("levels", [2, 5])
+def test_spearman_given_a_third_is_the_partial_correlation_of_ranks(levels):
+    """Given ranks and their squares, of two levels the ranks alone: by the inverse correlations."""
+    generator = np.random.default_rng(2)
+    third = generator.integers(0, levels, 40)
+    first, second = (third + generator.normal(0, 2, 40) for _ in range(2))
+    ranks = [scipy.stats.rankdata(values) for values in (first, second, third)]
+    precision = np.linalg.inv(np.corrcoef([*ranks, ranks[2] ** 2][: 3 + (levels > 2)]))
+    rho = -precision[0, 1] / np.sqrt(precision[0, 0] * precision[1, 1])
+    found = spearman(first.tolist(), second.tolist(), third.tolist())
+    assert found.statistic == pytest.approx(rho)
+    left = 37 - (levels > 2)
+    exact = 2 * scipy.stats.t.sf(abs(rho) * np.sqrt(left / (1 - rho**2)), left)
+    assert found.p_value == pytest.approx(exact, abs=0.02)
+    told = spearman([1 / (1 + rank) for rank in third], second.tolist(), third.tolist())
+    assert np.isnan(told.statistic)
+    assert told.p_value == 1.0
+
+
+def test_spearman_given_what_explains_both_is_shown_as_rarely_as_it_says():
+    draw, shown = np.random.default_rng(0), 0
+    for _ in range(300):
+        third = draw.choice([8, 16, 32, 64, 128], 40)
+        first, second = (np.log2(third) + draw.normal(0, 1, 40) for _ in range(2))
+        shown += spearman(first.tolist(), second.tolist(), third.tolist()).p_value < 0.05
+    assert shown / 300 <= 0.08
+
+
+def test_spearman_given_what_both_are_best_at_is_shown_as_rarely_as_it_says():
+    """As where a sampler tries higher ranks nearer the learning rate that is best for all."""
+    draw, shown = np.random.default_rng(0), 0
+    for _ in range(100):
+        rank = draw.integers(0, 5, 40)
+        rate = draw.uniform(-1, 1, 40) * (1 - 0.15 * rank)
+        accuracy = -0.1 * rate**2 + draw.normal(0, 0.01, 40)
+        shown += spearman(rank.tolist(), accuracy.tolist(), rate.tolist()).p_value < 0.05
+    assert shown / 100 <= 0.1
+
+
+def test_permutations_drawn_in_parts_are_those_drawn_at_once(monkeypatch):
+    generator = np.random.default_rng(4)
+    first, second = generator.normal(size=(2, 30)).tolist()
+    groups = [index % 4 for index in range(30)]
+    strata = [index % 3 for index in range(30)]
+    whole = spearman(first, second, groups), jonckheere(groups, second, strata)
+    monkeypatch.setattr(trends, "_MOST_CELLS", 1_000)
+    assert (spearman(first, second, groups), jonckheere(groups, second, strata)) == whole
+
+
+def test_spearman_of_thousands_of_trials_holds_no_more_than_it_must():
+    first, second = np.random.default_rng(0).normal(size=(2, 5000)).tolist()
+    tracemalloc.start()
+    try:
+        spearman(first, second, given=[8] * 5000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 * 2**20
+
+
+def test_jonckheere_is_the_share_of_all_arrangements_that_are_as_extreme():
+    groups, values = [1, 1, 2, 2, 4, 4, 4], [0.3, 0.1, 0.2, 0.5, 0.4, 0.6, 0.5]
+
+    def statistic(order: tuple[float, ...]) -> float:
+        pairs = itertools.combinations(range(len(groups)), 2)
+        return sum(
+            (order[b] > order[a]) + 0.5 * (order[b] == order[a])
+            for a, b in pairs
+            if groups[a] < groups[b]
+        )
+
+    between = sum(groups[a] < groups[b] for a, b in itertools.combinations(range(7), 2))
+    every = [abs(statistic(order) - between / 2) for order in itertools.permutations(values)]
+    exact = np.mean(np.array(every) >= abs(statistic(tuple(values)) - between / 2) - 1e-9)
+    found = jonckheere(groups, values, [0] * 7)
+    assert found.p_value == pytest.approx(exact, abs=0.01)
+    assert found.statistic == pytest.approx(scipy.stats.kendalltau(groups, values).statistic)
+
+
+def test_jonckheere_is_symmetric_and_knows_no_trend_where_there_is_none():
+    ranks = [1, 1, 4, 4, 16, 16, 64, 64]
+    rising = jonckheere(ranks, range(8), [0] * 8)
+    falling = jonckheere(ranks, range(8, 0, -1), [0] * 8)
+    assert rising.statistic == -falling.statistic > 0.9
+    assert rising.p_value == pytest.approx(falling.p_value, abs=0.005)
+    assert rising.p_value < 0.01
+    assert jonckheere(ranks, [0.5] * 8, [0] * 8).p_value == 1.0
+    # What is observed counts once beside the 9,999 drawn.
+    assert jonckheere(range(12), range(12), [0] * 12).p_value == 1 / 10_000
+
+
+def test_jonckheere_within_strata_permutes_within_them():
+    groups, values = [1, 2, 4, 1, 2, 4, 4], [0.1, 0.2, 0.3, 0.7, 0.5, 0.8, 0.8]
+    strata = [0, 0, 0, 1, 1, 1, 1]
+
+    def statistic(order: Sequence[float]) -> float:
+        pairs = itertools.combinations(range(len(groups)), 2)
+        return sum(
+            np.sign(order[b] - order[a]) * np.sign(groups[b] - groups[a])
+            for a, b in pairs
+            if strata[a] == strata[b]
+        )
+
+    every = [
+        statistic([*low, *high])
+        for low in itertools.permutations(values[:3])
+        for high in itertools.permutations(values[3:])
+    ]
+    exact = np.mean(np.abs(every) >= abs(statistic(values)))
+    found = jonckheere(groups, values, strata)
+    assert found.p_value == pytest.approx(exact, abs=0.01)
+    assert found.statistic == pytest.approx(statistic(values) / 8)  # of 8 pairs that are not ties
+
+
+def test_an_effect_of_rank_is_found_beside_a_larger_one_of_the_learning_rate():
+    generator = np.random.default_rng(0)
+    ranks, rates = np.repeat([8, 16, 32, 64, 128], 6), np.tile(np.arange(6), 5)
+    values = 0.1 * (rates / 5) ** 2 + 0.004 * np.log2(ranks) + generator.normal(0, 0.005, 30)
+    assert jonckheere(ranks.tolist(), values.tolist(), [0] * 30).p_value > 0.1
+    found = jonckheere(ranks.tolist(), values.tolist(), rates.tolist())
+    assert found.p_value < 0.01
+
+
+def test_jonckheere_of_a_thousand_trials_takes_no_minute():
+    ranks, values = [2**g for g in range(10)] * 100, np.random.default_rng(0).normal(size=1000)
+    found = jonckheere(ranks, values, [0] * 1000)
+    assert found.statistic == pytest.approx(scipy.stats.kendalltau(ranks, values).statistic)
+    assert found.p_value == pytest.approx(scipy.stats.kendalltau(ranks, values).pvalue, abs=0.02)
+
+
+def test_importance_finds_what_matters_and_says_nothing_of_few_trials_or_no_difference(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=60, items=10, full_every=0).write(tmp_path))
+    trials = ledger.trials()
+    rates = {record.number: record.params["lora/learning_rate"] for record in trials}
+    invented = [
+        record.model_copy(
+            update={
+                "last": record.last.model_copy(
+                    update={"metrics": {IN_DOMAIN_ACC: np.log(rates[record.number])}}
+                )
+            }
+        )
+        for record in trials
+    ]
+    found = importances(invented, IN_DOMAIN_ACC)
+    assert max(found, key=found.get) == "lora/learning_rate"
+    assert found["lora/learning_rate"] > 0.9
+    assert sum(found.values()) == pytest.approx(1)
+    assert importances(invented, IN_DOMAIN_ACC) == found
+    assert importances(invented[: FEWEST_TRIALS - 1], IN_DOMAIN_ACC) == {}
+    assert importances(invented[:FEWEST_TRIALS], IN_DOMAIN_ACC)
+    middle = np.median([*rates.values()])
+    passed = [with_metrics(r, {IN_DOMAIN_ACC: float(rates[r.number] > middle)}) for r in trials]
+    assert importances(passed, IN_DOMAIN_ACC)["lora/learning_rate"] > 0.9
+    alike = [with_metrics(record, {IN_DOMAIN_ACC: 0.5}) for record in trials]
+    of_one_point = [with_metrics(trials[0], {IN_DOMAIN_ACC: float(n)}) for n in range(20)]
+    assert importances(alike, IN_DOMAIN_ACC) == importances(of_one_point, IN_DOMAIN_ACC) == {}
+
+
+def test_many_trials_have_fewer_trees_and_the_shares_that_the_settings_have(tmp_path, monkeypatch):
+    """Of y = 2 a + b, where a and b are even on [0, 1] and set a range's logarithm, a has 4 / 5."""
+    trees = []
+    evaluator = optuna.importance.FanovaImportanceEvaluator
+    monkeypatch.setattr(
+        optuna.importance,
+        "FanovaImportanceEvaluator",
+        lambda *, n_trees, seed: trees.append(n_trees) or evaluator(n_trees=n_trees, seed=seed),
+    )
+    ledger = Ledger(SyntheticSweep(trials=20, items=4, full_every=0).write(tmp_path))
+    draw = random.Random(0)
+    invented = []
+    for record in ledger.trials() * 40:
+        a, b = draw.random(), draw.random()
+        varied = {"rank": 8, "alpha": 16.0, "dropout": 0.001 * 500**b}
+        lora = record.config.lora.model_copy(update=varied)
+        config = record.config.model_copy(update={"learning_rate": 1e-5 * 100**a, "lora": lora})
+        invented.append(with_metrics(record, {IN_DOMAIN_ACC: 2 * a + b}, config=config))
+    importances(invented[:100], IN_DOMAIN_ACC)
+    found = importances(invented, IN_DOMAIN_ACC)
+    assert trees == [32, 8]
+    assert found == pytest.approx({"lora/learning_rate": 0.8, "lora/dropout": 0.2}, abs=0.03)
+
+
+def test_a_setting_that_was_not_searched_from_the_start_has_its_importance(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=60, items=10, full_every=0).write(tmp_path))
+    invented = []
+    for record in ledger.trials():
+        rank = record.config.lora.rank
+        lacks = {} if record.number % 2 else {"lora/rank": rank}
+        params = {"lora/learning_rate": record.config.learning_rate, **lacks}
+        invented.append(with_metrics(record, {IN_DOMAIN_ACC: float(np.log(rank))}, params=params))
+    found = importances(invented, IN_DOMAIN_ACC)
+    assert next(iter(found)) == "lora/rank"
+    assert found["lora/rank"] > 0.9
+
+
+def test_a_ratio_that_the_rank_decides_takes_nothing_of_its_importance(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=40, items=10, full_every=0).write(tmp_path))
+    fixed = []
+    for record in ledger.trials():
+        lora = record.config.lora.model_copy(update={"alpha": 16.0})
+        config = record.config.model_copy(update={"lora": lora})
+        fixed.append(with_metrics(record, {IN_DOMAIN_ACC: float(lora.rank)}, config=config))
+    found = importances(fixed, IN_DOMAIN_ACC)
+    assert found.keys() == {"lora/rank", "lora/learning_rate"}
+    assert found["lora/rank"] > 0.9
+
+
+def test_a_difference_over_tasks_is_tested_as_it_is_stated() -> None:
+    """The small task gains, the large one loses more items: the mean over tasks gains."""
+    small, large = answers(0, 10, 100), answers(300, 200, 10_000)
+    of_small, of_large = 2 * np.arange(11) - 10, 2 * np.arange(501) - 500
+    sums = np.add.outer(of_small / 100, of_large / 10_000)
+    chances = np.multiply.outer(
+        scipy.stats.binom.pmf(np.arange(11), 10, 0.5),
+        scipy.stats.binom.pmf(np.arange(501), 500, 0.5),
+    )
+    exact = chances[np.abs(sums) >= 0.09 - 1e-9].sum()
+    assert 0.001 < exact < 0.01
+    assert sign_flips([small, large], [1, 1]) == pytest.approx(exact, rel=1e-9)
+    assert sign_flips([large, small], [1, 1]) == pytest.approx(exact, rel=1e-9)
+    pooled = sign_flips([answers(4, 13, 100)], [1])
+    assert sign_flips([answers(3, 9, 50), answers(1, 4, 50)], [1, 1]) == pytest.approx(pooled)
+
+
+_GRADES = st.one_of(st.integers(-5, 5).map(lambda grade: grade / 5), st.floats(-1, 1))
+
+
+@given(st.lists(st.lists(_GRADES, min_size=1, max_size=4), min_size=1, max_size=3))
+def test_signs_by_every_pattern_of_them(grades: list[list[float]]) -> None:
+    """Scores in fifths, of which many sums agree, and any others."""
+    weights = [0.5, 0.3, 0.2][: len(grades)]
+    scaled = [w * np.array(task) / len(task) for w, task in zip(weights, grades, strict=True)]
+    differences = np.concatenate(scaled)
+    patterns = np.array(list(itertools.product((-1, 1), repeat=differences.size)))
+    reached = np.abs(patterns @ differences) >= abs(differences.sum()) - 1e-9
+    assert sign_flips(grades, weights) == pytest.approx(reached.mean(), rel=1e-9)
+
+
+def test_graded_scores_are_tested_by_the_signs_of_their_differences() -> None:
+    """Most items rise by much and some fall by little: thresholds at 0.5 would see the latter."""
+    graded = np.array([0.4] * 7 + [-0.1] * 6)
+    reference = scipy.stats.permutation_test(
+        (graded,), np.mean, permutation_type="samples", n_resamples=np.inf
+    )
+    assert sign_flips([graded], [1]) == pytest.approx(reference.pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize("grade", [1, 0.2])
+def test_no_p_value_is_below_the_least_that_the_items_can_reach(grade: float) -> None:
+    for count in (1, 5, 13, 60, 900):
+        differences = [[grade] * count + [0] * 7, [grade / 2] * 3]
+        least = 2.0 ** (1 - count - 3)
+        assert sign_flips(differences, [0.5, 0.5]) == pytest.approx(least, rel=1e-9)
+    assert 0 < sign_flips([[grade] * 5000], [1]) < 1e-300
+
+
+def test_grades_of_many_sizes_in_few_steps_are_exact() -> None:
+    """Else the draws' noise, times a correction for many pairs, would decide on verdicts."""
+    fifths = [-5] * 9 + [-3] * 20 + [-1] * 40 + [1] * 60 + [2] * 50 + [4] * 20 + [5] * 10
+    chances = np.ones(1)
+    for fifth in map(abs, fifths):  # the sum of the coins by convolution, one after the other
+        chances = np.convolve(chances, [0.5, *[0] * (2 * fifth - 1), 0.5])
+    most = sum(map(abs, fifths))
+    exact = chances[np.abs(np.arange(-most, most + 1)) >= sum(fifths)].sum()
+    assert 1e-6 < exact < 1e-3
+    assert sign_flips([np.array(fifths) / 5], [1]) == pytest.approx(exact, rel=1e-9)
+
+
+def test_continuous_grades_are_tested_within_seconds() -> None:
+    scores = np.random.default_rng(0).normal(0.02, 1, (5, 4000))
+    reference = scipy.stats.ttest_1samp(scores.ravel(), 0).pvalue
+    assert sign_flips(list(scores), [1] * 5) == pytest.approx(reference, abs=0.02)
+
+
+def test_continuous_grades_beside_equal_ones_are_tested_by_the_signs_of_both() -> None:
+    sizes = np.append(np.random.default_rng(1).uniform(0.5, 1, 60), [1] * 40)
+    differences = sizes * np.repeat([1, -1, 1, -1], [36, 24, 22, 18])
+    signs = np.random.default_rng(2).choice([-1, 1], (50_000, 100))
+    reached = np.abs(signs @ sizes) >= abs(differences.sum())
+    assert 0.05 < reached.mean() < 0.2
+    assert sign_flips([differences], [1]) == pytest.approx(reached.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("fall", "rise", "draws"),
+    [(0, 70, None), (26, 74, 100_000), (109, 191, 68_728), (1863, 2137, 10_000)],
+)
+def test_where_no_draw_reaches_the_statistic_the_p_value_is_that_or_hoeffdings_bound(
+    fall: int, rise: int, draws: int | None
+) -> None:
+    """The number of draws must not decide which p-values survive a correction for many pairs."""
+    sizes = np.random.default_rng(2).uniform(0.5, 1, fall + rise)
+    sizes[-10:] = 1
+    statistic = sizes[fall:].sum() - sizes[:fall].sum()
+    bound = 2 * np.exp(-(statistic**2) / (2 * np.square(sizes).sum()))
+    found = sign_flips([np.append(-sizes[:fall], sizes[fall:])], [1])
+    assert found == pytest.approx(bound if draws is None else 1 / (1 + draws), rel=1e-9)
+    assert found <= bound

@@ -1,0 +1,278 @@
+"""Files and folders that are written whole or not at all, also on a disk that is full."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from small_disk import small_disk
+
+from trainables.storage.disk import (
+    content_digest,
+    disk_full,
+    full_disk_named_in,
+    is_disk_full,
+    log_stream,
+    whole_folder,
+    write_whole,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "64k") as folder:
+        yield folder
+
+
+@pytest.mark.parametrize(("umask", "of_file"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_who_may_read_a_whole_folder_may_read_its_weights(
+    tmp_path: Path, umask: int, of_file: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        with whole_folder(tmp_path / "weights") as unfinished:
+            (unfinished / "inner").mkdir()
+            save_file({"a": np.zeros(3)}, unfinished / "inner" / "model.safetensors")
+    finally:
+        os.umask(before)
+    written = tmp_path / "weights" / "inner" / "model.safetensors"
+    assert stat.S_IMODE(written.stat().st_mode) == of_file
+
+
+def test_a_file_that_does_not_fit_leaves_what_was_there(disk: Path) -> None:
+    file = disk / "a.json"
+    write_whole(file, "before")
+    with pytest.raises(OSError) as caught:
+        write_whole(file, "x" * (100 << 10))
+    assert is_disk_full(caught.value)
+    assert [path.name for path in disk.iterdir()] == ["a.json"]
+    assert file.read_text() == "before"
+
+
+def test_a_folder_that_does_not_fit_leaves_what_was_there(disk: Path) -> None:
+    folder = disk / "weights"
+    with whole_folder(folder) as unfinished:
+        (unfinished / "a").write_text("before")
+        assert not folder.exists()
+
+    def fill() -> None:
+        with whole_folder(folder) as unfinished:
+            (unfinished / "a").write_text("after")
+            (unfinished / "b").write_text("x" * (100 << 10))
+
+    with pytest.raises(OSError) as caught:
+        fill()
+    assert is_disk_full(caught.value)
+    assert [path.name for path in disk.iterdir()] == ["weights"]
+    assert (folder / "a").read_text() == "before"
+
+
+def test_a_log_on_a_full_disk_ends_and_its_writer_does_not(disk: Path) -> None:
+    with log_stream(disk / "log") as stream:
+        for _ in range(100):
+            print("x" * 999, file=stream)
+    assert (disk / "log").stat().st_size == 64 << 10
+
+
+def test_a_log_has_each_line_at_once_after_those_of_before(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    for lines in ("first\n", "first\nsecond\n"):
+        with log_stream(log) as stream:
+            print(lines.split()[-1], file=stream)
+            assert log.read_text() == lines
+
+
+def test_safetensors_says_so_too(disk: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    with pytest.raises(Exception, match="No space left") as caught:
+        save_file({"a": torch.zeros(1 << 20)}, disk / "a.safetensors")
+    assert is_disk_full(caught.value)
+
+
+def test_a_folder_that_was_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        with whole_folder(tmp_path / "weights") as unfinished:
+            (unfinished / "a").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_several_workers_the_first_names_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "step"
+    with whole_folder(folder) as mine, whole_folder(folder, is_first=False) as other:
+        assert mine == other
+        (other / "random_1").write_text("r")
+    assert [path.name for path in folder.iterdir()] == ["random_1"]
+
+
+def test_a_folder_replaces_the_one_before_it(tmp_path: Path) -> None:
+    for name in ("earlier", "later"):
+        with whole_folder(tmp_path / "best") as unfinished:
+            (unfinished / name).touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["best", "later"]
+
+
+@pytest.fixture
+def flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """What was flushed, and whether `weights` was there by then."""
+    flushed = []
+
+    def note(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        flushed.append((path.relative_to(tmp_path).as_posix(), (tmp_path / "weights").exists()))
+
+    monkeypatch.setattr(os, "fsync", note)
+    return flushed
+
+
+def test_a_file_has_its_name_once_all_of_it_is_on_the_disk(
+    tmp_path: Path, flushed: list[tuple[str, bool]]
+) -> None:
+    write_whole(tmp_path / "weights", "w")
+    ((place, was_there),) = flushed
+    assert place.startswith(f".weights.{os.getpid()}-")
+    assert not was_there
+    assert (tmp_path / "weights").read_text() == "w"
+
+
+@pytest.mark.parametrize("is_scratch", [False, True])
+def test_a_folder_has_its_name_once_all_of_it_is_on_the_disk(
+    is_scratch: bool, tmp_path: Path, flushed: list[tuple[str, bool]]
+) -> None:
+    folder = tmp_path / "weights"
+    with whole_folder(folder, is_scratch=is_scratch) as unfinished:
+        (unfinished / "a").write_text("a")
+        (unfinished / "inner").mkdir()
+        (unfinished / "inner" / "b").write_text("b")
+    assert folder.exists()
+    inside = ["", "/a", "/inner", "/inner/b"]
+    before = [(f".weights.unfinished{path}", False) for path in inside]
+    assert sorted(flushed) == ([] if is_scratch else [(".", True), *before])
+
+
+@pytest.mark.parametrize(("number", "is_written"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_what_a_disk_cannot_keep_is_not_taken_for_written(
+    number: int, is_written: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with nullcontext() if is_written else pytest.raises(OSError, match="Input/output error"):
+        write_whole(tmp_path / "a", "a")
+    assert (tmp_path / "a").exists() is is_written
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("size", "place"),
+    [(3 * MIB, MIB + 9), (9 * MIB, 0), (9 * MIB, 4.5 * MIB), (9 * MIB, 9 * MIB - 1)],
+)
+def test_a_hash_is_of_what_a_file_begins_has_in_its_middle_and_ends_with(
+    size: int, place: float, tmp_path: Path
+) -> None:
+    found = set()
+    for byte in (b"a", b"b"):
+        with (tmp_path / "weights").open("wb") as file:
+            file.truncate(size)
+            file.seek(int(place))
+            file.write(byte)
+        found.add(content_digest(tmp_path / "weights"))
+    assert len(found) == 2
+
+
+def test_a_hash_is_of_each_matrix(tmp_path: Path) -> None:
+    """Of 60 MiB, of which each is another matrix."""
+    weights = tmp_path / "weights"
+    found = set()
+    for matrix in range(60):
+        with weights.open("wb") as file:
+            file.truncate(60 * MIB)
+            file.seek(matrix * MIB)
+            file.write(b"a" * MIB)
+        found.add(content_digest(weights))
+    assert len(found) == 60
+
+
+SEGMENT = "/dev/shm/nccl-1"  # noqa: S108 - NCCL's
+NO_SEGMENT = f"creating shared memory segment {SEGMENT} (size 9): No space left on device (28)"
+
+
+@pytest.mark.parametrize(
+    ("error", "place"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a/triton/x"), "/a/triton/x"),
+        (RuntimeError(f"File /usr/lib/some.py\n  Error while {NO_SEGMENT}"), SEGMENT),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a/from", None, "/b/to"), "/b/to"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), None),
+        (OSError(errno.EACCES, os.strerror(errno.EACCES), "/a/b"), None),
+    ],
+)
+def test_the_place_without_room_is_the_one_that_the_error_names(
+    error: Exception, place: str | None, tmp_path: Path
+) -> None:
+    wrapped = ValueError("outer")
+    wrapped.__cause__ = error
+    assert disk_full(wrapped, tmp_path).startswith(f"disk full: {place or tmp_path} has ")
+
+
+def chained(cause: BaseException) -> BaseException:
+    error = ValueError("outer")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (NO_SPACE, True),
+        (OSError(errno.EDQUOT, "over"), True),
+        (chained(NO_SPACE), True),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os 28)"), True),
+        (OSError(errno.EACCES, "no"), False),
+        (chained(KeyError("x")), False),
+        (None, False),
+    ],
+)
+def test_what_says_that_a_disk_is_full(error: BaseException | None, expected: bool) -> None:
+    assert is_disk_full(error) is expected
+
+
+def test_message_names_folder_and_free_space(tmp_path: Path) -> None:
+    message = disk_full(NO_SPACE, tmp_path / "not" / "yet")
+    assert message.startswith(f"disk full: {tmp_path}/not/yet has ")
+    assert "B free of " in message
+    assert full_disk_named_in(OSError(errno.ENOSPC, "No space left", message)) == message
+    assert full_disk_named_in(NO_SPACE) is None
+
+
+def test_message_tells_sizes_in_the_unit_that_suits_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for total, told in ((5 << 29, "2.5 GiB"), (5 << 19, "2.5 MiB")):
+        usage = SimpleNamespace(free=3 << 19, total=total)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
+        message = disk_full(NO_SPACE, tmp_path)
+        assert message.endswith(f" has 1.5 MiB free of {told}")
+        assert full_disk_named_in(OSError(errno.ENOSPC, "No space left", message)) == message

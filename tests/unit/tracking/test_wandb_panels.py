@@ -1,0 +1,96 @@
+"""Which runs the panels of a comparison in W&B average with which."""
+
+from __future__ import annotations
+
+import pytest
+from builders import scores, trial
+
+from analysis.results.wandb_names import SETTING_GROUP, setting_group
+from analysis.tracking.wandb_panels import laid_out, panel_groups
+from trainables.config import LoraConfig
+from trainables.metric_keys import (
+    FORGETTING_MEAN,
+    IN_DOMAIN_ACC,
+    OOD_ACC,
+    TRAIN_LOSS,
+    VALIDATION_LOSS,
+)
+from trainables.records.schema import TrialStatus
+from tune.tracking.wandb_fields import trial_config
+
+
+@pytest.mark.parametrize(
+    ("record", "group"),
+    [
+        (trial(0, lora=LoraConfig(rank=4, alpha=8)), "rank 4"),
+        (trial(0), "rank 8"),
+        (trial(0, method="full"), "full"),
+        (trial(1, confirms=0), "rank 8, repeat"),
+        (trial(0, status=TrialStatus.RUNNING), "rank 8, running"),
+        (trial(0, status=TrialStatus.STOPPED_EARLY), "rank 8, stopped early"),
+        (trial(0, status=TrialStatus.DIVERGED, method="full"), "full, diverged"),
+    ],
+)
+def test_complete_trials_of_the_search_alone_are_averaged(record, group):
+    assert setting_group(record) == group
+    assert trial_config(record)[SETTING_GROUP] == group
+
+
+def test_panels_by_rank_are_grouped_so_and_forgetting_is_without_the_base():
+    logged = scores(0.5, 0.1)
+    groups = panel_groups(logged, 20, (), ["rank 4", "rank 8", "full"])
+    shown = {key: group.shown for group in groups for p in group.panels.values()
+             for key in getattr(p, "metrics", None) or ()}  # fmt: skip
+    settings = ("rank 4", "rank 8", "full")
+    assert shown == {
+        IN_DOMAIN_ACC: (*settings, "base"),
+        OOD_ACC: (*settings, "base"),
+        FORGETTING_MEAN: settings,
+    }
+    without_tasks = {k: v for k, v in logged.items() if k != IN_DOMAIN_ACC} | {VALIDATION_LOSS: 1.0}
+    names = [name for g in panel_groups(without_tasks, 20, (), settings) for name in g.panels]
+    assert "scatter of validation loss against forgetting by rank" in names
+    assert "validation loss by rank" in names
+    assert names.count("validation loss over steps by rank") == 1
+    grouped = [p.groupby for g in groups for p in g.panels.values() if hasattr(p, "groupby")]
+    assert len(grouped) == 3 + 4  # bars, and curves
+    assert {key.name for key in grouped} == {SETTING_GROUP}
+
+
+def test_what_a_sweep_does_not_log_has_no_panel():
+    groups = panel_groups((FORGETTING_MEAN, TRAIN_LOSS), 20, (), ["rank 4"])
+    assert [name for group in groups for name in group.panels] == [
+        "parallel coordinates",
+        "forgetting by rank",
+        "forgetting over steps by rank",
+        "training loss over steps by rank",
+        "parameter importance for forgetting",
+        "run comparer",
+    ]
+
+
+def test_settings_have_logarithmic_axes_and_scores_have_not():
+    [parallel] = [
+        panel
+        for group in panel_groups(scores(0.5, 0.1), 20, (), ["rank 4"])
+        for name, panel in group.panels.items()
+        if name == "parallel coordinates"
+    ]
+    assert [bool(column.log) for column in parallel.columns] == [True] * 3 + [False] * 3
+
+
+def test_a_report_s_panels_fill_its_width_and_none_covers_another():
+    logged = scores(0.5, 0.1) | {VALIDATION_LOSS: 1.0, TRAIN_LOSS: 1.0}
+    counts = set()
+    for group in laid_out(panel_groups(logged, 20, (), ["rank 4"])):
+        places = [panel.layout for panel in group.panels.values()]
+        counts.add(len(places))
+        assert max(place.x + place.w for place in places) == 24
+        cells = [
+            (place.x + x, place.y + y)
+            for place in places
+            for x in range(place.w)
+            for y in range(place.h)
+        ]
+        assert len(set(cells)) == len(cells)
+    assert {1, 2, 5} <= counts

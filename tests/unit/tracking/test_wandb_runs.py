@@ -1,0 +1,203 @@
+"""Runs read back from W&B through its public API, against a server on loopback."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loopback import Reply, Request, json_reply, served
+from synthetic_sweep import SyntheticSweep
+
+from analysis.__main__ import main
+from analysis.frame import trials_frame
+from analysis.sweeps import open_sweeps
+from analysis.tracking.wandb_download import load_wandb_runs
+from trainables.errors import UserError
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
+from tune.tracking.wandb_fields import base_config, best_values, trial_config
+
+KEY = "k" * 40
+ADMITTED = "Basic " + base64.b64encode(f"api:{KEY}".encode()).decode()
+
+
+class Runs:
+    """Answers what `wandb.Api().runs` asks: who am I, and a page of a group's runs.
+
+    Args:
+        runs: group to runs, each with `name`, `config` and `summary`.
+
+    Attributes:
+        asked: variables of each query for runs.
+    """
+
+    def __init__(self, runs: dict[str, list[dict[str, Any]]]) -> None:
+        self._runs, self.asked, self.url = runs, [], ""
+
+    def answer(self, request: Request) -> Reply:
+        body = json.loads(request.content) if request.path == "/graphql" else {"query": ""}
+        variables = body.get("variables") or {}
+        if request.headers.get("authorization") != ADMITTED:
+            return json_reply({"errors": [{"message": "user is not logged in"}]}, 403)
+        if variables.get("project") == "private":
+            return json_reply({"errors": [{"message": "permission denied"}]}, 403)
+        return json_reply({"data": self._data(body["query"], variables)})
+
+    def _data(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        if "runs(" not in query:
+            viewer = {"id": "1", "entity": "me", "username": "me", "email": "", "flags": "{}"}
+            return {"viewer": {**viewer, "teams": {"edges": []}}}
+        self.asked.append(variables)
+        if variables["project"] != "sweeps":
+            return {"project": None}
+        found = self._runs.get(json.loads(variables["filters"])["group"], [])
+        start = int(variables["cursor"] or 0)
+        page = found[start : start + 3]  # a server may send fewer than it is asked for
+        edges = [
+            {"node": self._node(run), "cursor": str(start + i + 1)} for i, run in enumerate(page)
+        ]
+        end = start + len(page)
+        info = {"endCursor": str(end), "hasNextPage": end < len(found)}
+        runs = {"edges": edges, "pageInfo": info}
+        project = {"internalId": "1", "runCount": len(found), "readOnly": False, "runs": runs}
+        return {"project": project}
+
+    def _node(self, run: dict[str, Any]) -> dict[str, Any]:
+        config = {key: {"value": value, "desc": None} for key, value in run["config"].items()}
+        config["_wandb"] = {"value": {"cli_version": "0.31"}}
+        return {
+            "id": run["name"],
+            "projectId": "1",
+            "tags": [],
+            "name": run["name"],
+            "displayName": run["name"],
+            "state": "finished",
+            "config": json.dumps(config),
+            "systemMetrics": "{}",
+            "summaryMetrics": json.dumps({**_sent(run["summary"]), "_step": 7, "_runtime": 1.5}),
+            "historyLineCount": 1,
+            "user": {"name": "me", "username": "me"},
+            "readOnly": False,
+            "createdAt": "2026-01-01T00:00:00Z",
+            "heartbeatAt": "2026-01-01T00:00:00Z",
+            "historyKeys": None,
+            **dict.fromkeys(("sweepName", "group", "jobType", "commit", "description", "notes")),
+        }
+
+
+def _sent(summary: dict[str, Any]) -> dict[str, Any]:
+    """Whole numbers come without a point, as from W&B's server."""
+    whole = {k: int(v) for k, v in summary.items() if isinstance(v, float) and v.is_integer()}
+    return summary | whole
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    synthetic = SyntheticSweep(trials=8, failures={3: TrialStatus.FAILED})
+    ledger = Ledger(synthetic.write(tmp_path_factory.mktemp("sweep")))
+    other = ledger.trials()[5]  # whose length epochs set, and whose settings are all its own
+    train = {"steps": None, "epochs": 3, "batch_size": 32, "warmup": 0.2, "weight_decay": 0.3}
+    lora = other.config.lora.model_copy(update={"dropout": 0.1, "rslora": True, "dora": True})
+    own = {"seed": 8, "lora": lora, "train": other.config.train.model_copy(update=train)}
+    config = other.config.model_copy(update=own)
+    more = {"config": config, "attempt": 3, "best": {IN_DOMAIN_ACC: 0.9}}
+    ledger.write_trial(other.model_copy(update=more))
+    return open_sweeps([ledger.folder.root])[0]
+
+
+@pytest.fixture(scope="module")
+def server(sweep):
+    """Has the runs that the sweep's listener would have logged, the base first."""
+    base = {"name": "base", "config": base_config(sweep.record, sweep.base)}
+    logged = [{**base, "summary": {**sweep.base.metrics, "status": "COMPLETE", "base/seconds": 2}}]
+    for record in reversed(sweep.trials):
+        final = record.last.metrics if record.last else {}
+        verdict = {"status": record.status.value, "reason": record.reason}
+        summary = {**final, **best_values(record), **verdict}
+        name, config = record.config.trial_id, trial_config(record)
+        logged.append({"name": name, "config": config, "summary": summary})
+    runs = Runs({"a-sweep": logged, "base": logged[:1]})
+    with served(runs.answer) as runs.url:
+        yield runs
+
+
+@pytest.fixture
+def api(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    return server
+
+
+def test_runs_come_back_as_the_folder_has_them(api, sweep):
+    trials = load_wandb_runs("me/sweeps", "a-sweep")
+    expected = trials_frame([sweep])
+    assert list(trials.index) == list(expected.index)
+    shared = [column for column in trials.columns if column in expected.columns]
+    assert {IN_DOMAIN_ACC, FORGETTING_MEAN, "lora/rank", "learning_rate", "status"} <= set(shared)
+    assert not [c for c in trials.columns if c.startswith(("_", "best/", "base/"))]
+    for column in shared:
+        if column != "sweep":
+            assert trials[column].fillna("none").tolist() == pytest.approx(
+                expected[column].fillna("none").tolist()
+            ), column
+    assert len(api.asked) > 1
+    assert json.loads(api.asked[0]["filters"]) == {"group": "a-sweep"}
+
+
+@pytest.mark.parametrize(
+    ("project", "group", "says"),
+    [
+        ("me/sweeps", "nothing", "me/sweeps has no runs in the group nothing"),
+        ("me/sweeps", "base", "the group base has no trial yet"),
+        ("me/private", "a-sweep", "cannot read me/private from W&B: permission denied"),
+        ("me/elsewhere", "a-sweep", "cannot read me/elsewhere from W&B: Could not find project"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_a_reason(api, project, group, says):
+    with pytest.raises(UserError) as caught:
+        load_wandb_runs(project, group)
+    assert says in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+def test_a_key_that_is_refused_is_told_and_not_shown(api, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "beef" * 10)
+    with pytest.raises(UserError, match="PROJECT: cannot read me/sweeps from W&B: ") as caught:
+        load_wandb_runs("me/sweeps", "a-sweep")
+    assert "user is not logged in" in str(caught.value)
+    assert "beef" not in str(caught.value)
+
+
+def test_the_key_comes_from_the_environment_alone(monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with pytest.raises(UserError, match="WANDB_API_KEY: is not set"):
+        load_wandb_runs("me/sweeps", "a-sweep")
+
+
+def test_the_command_writes_a_table(api, tmp_path):
+    file = tmp_path / "runs.csv"
+    command = [sys.executable, "-m", "analysis", "wandb-runs", "me/sweeps", "a-sweep"]
+    project = Path(__file__).parents[3]
+    done = subprocess.run(
+        [*command, "--to", str(file)], cwd=project, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert file.read_text().startswith("trial_id,sweep,number,confirms,method")
+    assert KEY not in file.read_text() + done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("place", ["", "file/runs.csv"])
+def test_a_place_that_no_table_can_be_written_to_is_told(api, tmp_path, capsys, place):
+    (tmp_path / "file").touch()
+    target = str(tmp_path / place)
+    assert main(["wandb-runs", "me/sweeps", "a-sweep", "--to", target]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: --to: cannot write {target}: ")
+    assert told.endswith("; name a file that can be written\n")

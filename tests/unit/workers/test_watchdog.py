@@ -1,0 +1,53 @@
+"""The watch over trials that report nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from builders import measurement, trial_config
+
+from trainables.config import TrialConfig
+from trainables.process import watchdog as hang_watch
+from trainables.records.schema import TrialResult
+from trainables.workers import trainable as under_ray
+
+
+def test_it_starts_over_where_memory_ran_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smaller batches train from the last checkpoint on, and have all the time for a report."""
+    wound: list[float | None] = []
+
+    def train(trial: TrialConfig, reporter: Any) -> TrialResult:
+        wound.append(trial.train.micro_batch_size)
+        if len(wound) == 2:
+            raise torch.OutOfMemoryError
+        return TrialResult(last=measurement(1))
+
+    monkeypatch.setattr(under_ray, "trial_function", lambda trial: train)
+    monkeypatch.setattr(under_ray, "check_granted_gpus", lambda: None)
+    monkeypatch.setattr(hang_watch, "wind", wound.append)
+    trial = trial_config(minutes_per_report=7.0)
+    under_ray._train(trial, trial, None)
+    batch = trial.train.micro_batch_size
+    assert wound == [7.0, batch, 7.0, batch // 2]
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_a_pass_of_the_model_starts_no_watch_that_is_stopped(
+    is_stopped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process is kept between its trials, and may evaluate a base then."""
+    started: list[float] = []
+    monkeypatch.setattr(
+        hang_watch.faulthandler, "dump_traceback_later", lambda s, **_: started.append(s)
+    )
+    hang_watch.wind(60)
+    if is_stopped:
+        hang_watch.stop()
+    hang_watch.wind(None)  # as a trial does that has no limit
+    monkeypatch.setattr(hang_watch, "_wound_at", hang_watch._wound_at - 2)
+    hang_watch.rewind()
+    hang_watch.rewind()  # within a second
+    hang_watch.stop()
+    assert started == ([3600] if is_stopped else [3600, 3600])

@@ -1,0 +1,122 @@
+"""One point of the search, complete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from trainables.config.eval_config import EvalSuite
+from trainables.config.frozen import Frozen
+from trainables.config.model_and_data import DataConfig, ModelConfig
+from trainables.config.objectives import Objective
+from trainables.config.train_config import DeepSpeedConfig, LoraConfig, TrainConfig
+
+Method = Literal["lora", "full"]
+
+
+class Demands(Frozen):
+    """What a sweep's trials ask of their base that it may not take.
+
+    Attributes:
+        adapters: a small one for each combination of what the search chooses from.
+        recomputes: whether `train.gradient_checkpointing` has it recompute activations.
+    """
+
+    adapters: tuple[LoraConfig, ...] = ()
+    recomputes: bool = False
+
+    def are_within(self, others: Demands) -> bool:
+        """Whether a base that meets the others meets these."""
+        return set(self.adapters) <= set(others.adapters) and self.recomputes <= others.recomputes
+
+
+class TrialConfig(Frozen):
+    """One point of the search, complete: the same config and seed give the same trial.
+
+    Attributes:
+        trial_id: unique over all sweeps; the W&B run's id.
+        number: position in the sweep, from 0.
+        method: `lora` or `full`; the field `lora` is set if and only if the method is `lora`.
+        seed: of weights, dropout and data order.
+        data_seed: of the train/validation split, the same for every trial of a sweep.
+        learning_rate: peak of the schedule.
+        deepspeed: for `full` only.
+        workers: processes training this trial together.
+        gpus_per_worker, cpus_per_worker: resources each of them holds.
+        output_dir: folder of this attempt; weights, checkpoints and per-item results go there.
+        published_dir: object store address that `output_dir` is published to; None without one.
+        earlier_attempts: their folders; the trial resumes from the newest checkpoint there.
+        objective: metric that selects the best evaluation, whose weights are kept beside the final
+            ones; None keeps none.
+        minutes_per_report: a trial that for this long neither reports nor runs its model ends its
+            process.
+        base_dir: folder with the base model's evaluation (see `evaluation.base`).
+    """
+
+    trial_id: str
+    number: int = Field(ge=0)
+    seed: int
+    data_seed: int
+    method: Method
+    learning_rate: float = Field(gt=0)
+    lora: LoraConfig | None = None
+    deepspeed: DeepSpeedConfig | None = None
+    model: ModelConfig
+    data: DataConfig
+    eval: EvalSuite
+    train: TrainConfig
+    workers: int = Field(default=1, ge=1)
+    gpus_per_worker: float = Field(default=0, ge=0)
+    cpus_per_worker: float = Field(default=1, gt=0)
+    output_dir: str
+    published_dir: str | None = None
+    earlier_attempts: tuple[str, ...] = ()
+    objective: Objective | None = None
+    minutes_per_report: float | None = Field(default=None, gt=0)
+    base_dir: str
+
+    @model_validator(mode="after")
+    def _method_has_its_part(self) -> TrialConfig:
+        if (self.method == "lora") != (self.lora is not None):
+            raise ValueError(f"lora must be set exactly where method is lora, got {self.method}")
+        return self
+
+    @property
+    def attempt_dirs(self) -> list[Path]:
+        """Folders of all attempts, this one last; a checkpoint in any of them will do."""
+        return [*map(Path, self.earlier_attempts), Path(self.output_dir)]
+
+    @property
+    def weights_dir(self) -> str:
+        """Where the final adapter or model is saved.
+
+        An address of an object store loads after `fsspec.get`, `aws s3 cp --recursive` or
+        `open_storage(weights_dir).fetch("", folder)` from the local copy.
+        """
+        return f"{self.output_dir}/weights"
+
+    @property
+    def step_size(self) -> float:
+        """Learning rate x scale, by which trials of other alphas compare; of `full` the rate."""
+        return self.learning_rate * (self.lora.scaling if self.lora else 1)
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Forward passes of one worker per optimizer step."""
+        return self.train.batch_size // (self.train.micro_batch_size * self.workers)
+
+    def in_micro_batches(self, most: int) -> Iterator[TrialConfig]:
+        """The same trial in micro-batches of other sizes, from `most` down, at the same batch."""
+        per_worker = self.train.batch_size // self.workers
+        for size in range(most, 0, -1):
+            if per_worker % size == 0:
+                train = self.train.model_copy(update={"micro_batch_size": size})
+                yield self.model_copy(update={"train": train})
+
+    def with_eval_batch(self, size: int) -> TrialConfig:
+        """The same trial with another evaluation batch size."""
+        suite = self.eval.model_copy(update={"batch_size": size})
+        return self.model_copy(update={"eval": suite})

@@ -1,0 +1,1 @@
+"""What a trial learns: rows, chats, templates and token ids."""

@@ -1,0 +1,146 @@
+"""What a tokenizer's chat template makes of an example."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from os.path import commonprefix
+from typing import Any
+
+from jinja2 import TemplateError, TemplateSyntaxError
+
+from trainables.config import DataConfig
+from trainables.data.chats import CARRIED, Example, Turn, Turns, forms_of_calls
+from trainables.data.row_files import UnusableRow
+from trainables.errors import Fault, UserError
+
+
+def prompt_text(tokenizer: Any, data: DataConfig, example: Example) -> str:
+    """The text before the completion: the prompt, in the chat template if one is used."""
+    if isinstance(example.prompt, str) and not data.is_chat:
+        return example.prompt
+    return _as_chat(tokenizer, data, example, example.asked, add_generation_prompt=True)
+
+
+def _as_chat(
+    tokenizer: Any, data: DataConfig, example: Example, turns: Turns, **options: bool
+) -> str:
+    """Turns of an example as the tokenizer's chat template writes them, told of its tools.
+
+    Raises:
+        UnusableRow: the template refuses them, such as a system's turn or two of a user in a row.
+        UserError: it is malformed.
+    """
+    # Templates introduce even an empty list.
+    tools: Mapping[str, Any] = {"tools": example.tools} if example.tools else {}
+    refusals: list[Exception] = []
+    for form in forms_of_calls(turns):
+        try:
+            return str(tokenizer.apply_chat_template(form, tokenize=False, **tools, **options))
+        except TemplateSyntaxError as error:
+            rule = f"the model's chat template is no valid template: {error}"
+            raise UserError([Fault(data.chat_field, rule, "set model.chat_template")]) from error
+        except (TemplateError, TypeError) as error:  # TypeError: of arguments in another form
+            refusals.append(error)
+    # On a form of calls that it cannot take, a template may fail before its `raise_exception`.
+    refusal = next((each for each in refusals if type(each) is TemplateError), refusals[-1])
+    rule = f"the model's chat template refuses {_in_words(turns)}: {refusal}"
+    remedy = "change such rows, or set model.chat_template"
+    raise UnusableRow([Fault(data.chat_field, rule, remedy)]) from refusal
+
+
+def _in_words(turns: Turns) -> str:
+    begins = textwrap.shorten(str(turns[0].get("content")), 60, placeholder=" ...")
+    return f"the turns {', '.join(str(turn['role']) for turn in turns)} of {begins!r}"
+
+
+def chat_parts(
+    tokenizer: Any, data: DataConfig, example: Example, context: str
+) -> tuple[str, str, bool]:
+    """Context, what the chat template writes after it for the answer, and whether it ends the turn.
+
+    The template may write the context, or the answer itself, differently once there is an answer.
+    Then the answer is learned as it is, without an opening that the context has already. One with
+    tool calls or thoughts is learned from where the renderings differ.
+    """
+    answer = example.answer
+    if isinstance(answer, str):
+        answer = {"role": "assistant", "content": answer}
+    whole = _as_chat(tokenizer, data, example, [*example.asked, answer])
+    content = str(answer.get("content") or "")
+    if _carries(tokenizer, data, example, answer, whole):
+        context = commonprefix([context, whole])  # noqa: RUF071 - of texts
+        is_ended = bool(_end_of_turns(tokenizer, data, example).strip())
+        return context, whole.removeprefix(context), is_ended
+    turn = whole.removeprefix(context)
+    if whole.startswith(context) and content.strip() in turn:
+        return context, turn, not turn.rstrip().endswith(content.rstrip())
+    bare = _as_chat(tokenizer, data, example, example.asked)
+    request = context.removeprefix(bare) if context.startswith(bare) else ""
+    rest = _without_opening(request, content)
+    if rest == content:
+        return context, content, False
+    end = _end_of_turns(tokenizer, data, example)
+    if not (whole.startswith(context) and "".join(rest.split()) in "".join(turn.split())):
+        turn = rest.rstrip() + end
+    return context, turn, bool(end.strip())
+
+
+def _without_opening(request: str, content: str) -> str:
+    """An answer without the tags that it is asked for with, such as `<think>`, if it has them."""
+    asked, text = request.rstrip(), content.lstrip()
+    for start, letter in enumerate(asked):  # the longest first
+        opening = asked[start:]
+        if letter in "<[" and opening[-1] in ">]" and text.startswith(opening):
+            rest = text.removeprefix(opening)
+            return rest if asked == request else rest.lstrip()
+    return content
+
+
+def _carries(tokenizer: Any, data: DataConfig, example: Example, answer: Turn, whole: str) -> bool:
+    """Whether an answer has more than a content.
+
+    Raises:
+        UnusableRow: the chat template leaves some of it out.
+    """
+    has_more = False
+    for less, written in _lesser(answer):
+        has_more = True
+        if _as_chat(tokenizer, data, example, [*example.asked, less]) == whole:
+            rule = f"the model's chat template writes {written}: {_in_words(example.asked)}"
+            remedy = "write it into `content`, or leave it out"
+            raise UnusableRow([Fault(data.chat_field, rule, remedy)])
+    return has_more
+
+
+def _lesser(answer: Turn) -> Iterator[tuple[Turn, str]]:
+    """The answer without each thing that it carries, and how to say that a template omits that."""
+    for names in CARRIED:
+        given = [name for name in names if name in answer]
+        if given:
+            less = {name: value for name, value in answer.items() if name not in given}
+            yield less | {"content": less.get("content") or ""}, f"no {given[0]}"
+    calls = answer.get("tool_calls") or []
+    if len(calls) > 1:  # gpt-oss's template takes the first
+        yield answer | {"tool_calls": calls[:-1]}, f"fewer than the {len(calls)} tool_calls"
+
+
+def _end_of_turns(tokenizer: Any, data: DataConfig, example: Example) -> str:
+    """What the chat template writes after an assistant's turn."""
+    turns = [*example.asked, {"role": "assistant", "content": "answer"}]
+    return _as_chat(tokenizer, data, example, turns).rpartition("answer")[2]
+
+
+def opening_of_answers(tokenizer: Any) -> str:
+    """What the chat template writes before an answer, but not where it asks for one.
+
+    An empty thought is an example. Tasks only ask, so their answers begin without it.
+    """
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+    try:
+        asked = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError:  # it wants a system's turn, for example
+        return ""
+    opening = whole.removeprefix(asked).rpartition("answer")[0]
+    return opening.strip() if whole.startswith(asked) else ""

@@ -1,0 +1,81 @@
+"""A trial's inputs besides its model: the tokenizer, and the data as token ids.
+
+A sweep tokenises its data once, beside the base's evaluation; its trials memory-map them from
+there, so that a node holds them once. They are Arrow files, without pickle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, List, Value, load_from_disk
+from pyarrow.compute import list_value_length
+
+from trainables.config import DataConfig, ModelConfig, TrialConfig
+from trainables.data.dataset import Sample, TokenizedData, tokenize
+from trainables.models.loading import load_tokenizer
+
+DATA_FOLDER = "data"
+DATA_RECORD = "data.json"  # written last
+_SPLITS = ("train", "validation")  # files of their own
+_FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
+
+
+def inputs_of(trial: TrialConfig) -> tuple[Any, TokenizedData]:
+    """The trial's tokenizer and data, made once for the trials of a process.
+
+    Raises:
+        UserError: see `tokenize`, used for trials whose sweep has stored no data.
+    """
+    return _inputs(trial.model, trial.data, trial.data_seed, trial.base_dir)
+
+
+@lru_cache(maxsize=1)
+def _inputs(
+    model: ModelConfig, data: DataConfig, seed: int, base_dir: str
+) -> tuple[Any, TokenizedData]:
+    tokenizer, folder = load_tokenizer(model), Path(base_dir) / DATA_FOLDER
+    if (folder / DATA_RECORD).exists():
+        return tokenizer, read_data(folder)
+    return tokenizer, tokenize(data, tokenizer, seed)
+
+
+def write_data(tokenized: TokenizedData, folder: Path) -> None:
+    """Write data for `read_data`."""
+    _write(tokenized.train, folder / "train")
+    if tokenized.validation:  # the format allows no empty one
+        _write(tokenized.validation, folder / "validation")
+    rest = {name: value for name, value in vars(tokenized).items() if name not in _SPLITS}
+    (folder / DATA_RECORD).write_text(json.dumps(rest))
+
+
+def read_data(folder: Path) -> TokenizedData:
+    """Data as `tokenize` returned them; training samples stay in the files, memory-mapped."""
+    held_out = folder / "validation"
+    return TokenizedData(
+        train=load_from_disk(str(folder / "train")),
+        validation=list(load_from_disk(str(held_out))) if held_out.exists() else [],
+        **json.loads((folder / DATA_RECORD).read_text()),
+    )
+
+
+def as_dataset(samples: Sequence[Sample]) -> Dataset:
+    """The samples as a data set, which stored ones are already."""
+    if isinstance(samples, Dataset):
+        return samples
+    return Dataset.from_list([dict(sample) for sample in samples])
+
+
+def longest(dataset: Dataset, count: int) -> list[int]:
+    """The numbers of the longest samples, by decreasing length; of their lengths alone."""
+    lengths_N = list_value_length(dataset.data.column("input_ids")).to_numpy()
+    numbers: list[int] = (-lengths_N).argsort(kind="stable")[:count].tolist()
+    return numbers
+
+
+def _write(samples: Sequence[Sample], folder: Path) -> None:
+    Dataset.from_list([dict(sample) for sample in samples], features=_FEATURES).save_to_disk(folder)

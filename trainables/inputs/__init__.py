@@ -1,1 +1,0 @@
-"""What a trial is given: the base model and the training data."""

@@ -1,0 +1,1 @@
+"""The base model: loading it, quantisation, adapters, and what it cannot do."""

@@ -1,0 +1,152 @@
+"""PEFT's adapter on the base that a process shares, put on and removed again.
+
+Shapes: I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import peft
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch.nn import Linear
+from transformers.pytorch_utils import Conv1D
+
+from trainables.config import LoraConfig
+from trainables.errors import Fault, UserError
+from trainables.models.four_bit import thaw
+
+# PEFT refuses LoRA on these layers of these families, whose kernels take a layer's weights past its
+# adapter (`_check_lora_target_modules_mamba` in its `tuners_utils`, 0.21).
+_REFUSED = r".*\.(out_proj|conv1d)"
+_OF_FAMILIES = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
+
+
+def adapt(base: Any, lora: LoraConfig | None) -> Any:
+    """PEFT's model of this process's base with a fresh adapter, which `restore` removes.
+
+    PEFT adapts layer by layer; where it fails, or finds no memory, the base is as before.
+
+    Raises:
+        UserError: the base has some of the target modules but not others, which PEFT passes over.
+        ValueError: PEFT refuses, for example dropout on experts.
+    """
+    config = peft_config(lora)
+    are_named = config.target_modules != "all-linear"
+    config.exclude_modules = unadapted(base, are_named)
+    try:
+        adapted = peft.get_peft_model(base, config)
+    except Exception:
+        # As `unload` does for a whole, put the adapted layers back, what is within another first.
+        for name, module in reversed(list(base.named_modules())):
+            if isinstance(module, BaseTunerLayer):
+                base.set_submodule(name, module.base_layer)
+        _clean(base)
+        raise
+    if are_named and (absent := _absent_targets(adapted)):
+        restore(base, adapted)
+        rule = f"the model has no {', '.join(absent)}"
+        remedy = f"it has {', '.join(linear_layers(base))}"
+        raise UserError([Fault("search.lora.target_modules", rule, remedy)])
+    return adapted
+
+
+def _absent_targets(adapted: Any) -> list[str]:
+    """The target modules that no adapted layer is named by."""
+    wanted = adapted.peft_config["default"].target_modules  # experts' have other names there
+    names = [f".{name}" for name in adapted.base_model.targeted_module_names]
+    return sorted(name for name in wanted if not any(n.endswith(f".{name}") for n in names))
+
+
+def text_decoder(base: Any) -> str | None:
+    """The name of the part that reads text in a model that also takes images or sound.
+
+    None if there is nothing else.
+    """
+    if base.config.get_text_config() is base.config:
+        return None
+    decoder = base.get_decoder()
+    return next(name for name, module in base.named_modules() if module is decoder) or None
+
+
+def unadapted(base: Any, are_named: bool = False) -> str | None:
+    """PEFT's `exclude_modules`, as a regular expression; None if it may adapt all linear layers.
+
+    They are those that text does not pass through, those that are linear by their class alone, such
+    as some mixtures' routers, whose output is several tensors, and those that PEFT refuses. Where
+    target modules `are_named` it is left to refuse these, and says why.
+    """
+    decoder = text_decoder(base)
+    left = [] if decoder is None else [rf"(?!{re.escape(decoder)}\.).*"]
+    if not are_named and base.config.model_type in _OF_FAMILIES:
+        left.append(_REFUSED)
+    classes: dict[type, bool] = {torch.nn.Linear: True}
+    for name, module in base.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            kind = type(module)
+            if kind not in classes:
+                classes[kind] = _works_as_linear(module, base.dtype)
+            left += [] if classes[kind] else [re.escape(name)]
+    return "|".join(left) or None
+
+
+@torch.no_grad()
+def _works_as_linear(module: torch.nn.Linear, dtype: torch.dtype) -> bool:
+    weight = module.weight
+    dtype = weight.dtype if weight.is_floating_point() else dtype  # of 4 bits it is in bytes
+    x_1I = torch.zeros(1, module.in_features, dtype=dtype, device=weight.device)
+    try:
+        with torch.random.fork_rng():
+            y_1O = module(x_1I)
+    except (IndexError, RuntimeError, TypeError, ValueError):
+        return False
+    return isinstance(y_1O, torch.Tensor) and y_1O.shape == (1, module.out_features)
+
+
+def linear_layers(base: Any) -> list[str]:
+    """The names, each once, of the base's linear layers that LoRA can adapt."""
+    head, left = base.get_output_embeddings(), unadapted(base)
+    linear = (
+        name
+        for name, module in base.named_modules()
+        if isinstance(module, (Linear, Conv1D))
+        and module is not head
+        and not (left and re.fullmatch(left, name))
+    )
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
+
+
+def peft_config(lora: LoraConfig | None) -> peft.LoraConfig:
+    """The adapter as PEFT's configuration."""
+    assert lora is not None  # noqa: S101 - TrialConfig sees to it
+    modules = lora.target_modules
+    return peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=modules if isinstance(modules, str) else list(modules),
+        lora_dropout=lora.dropout,
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+        task_type="CAUSAL_LM",
+    )
+
+
+def restore(base: Any, adapted: Any) -> None:
+    """Remove the adapter from the shared base, whatever happened."""
+    adapted.unload()
+    _clean(base)
+
+
+def _clean(base: Any) -> None:
+    """Undo what adapting and training leave in a base beside its adapted layers."""
+    # PEFT leaves its configuration; TRL its fused head, wrapped around it once more at every trial.
+    for name in ("peft_config", "forward", "model_tags"):
+        vars(base).pop(name, None)
+    base.gradient_checkpointing_disable()
+    base.disable_input_require_grads()
+    # TRL and Transformers both hook the embedding for checkpointing; one hook is never removed.
+    base.get_input_embeddings()._forward_hooks.clear()
+    thaw(base)
+    base.zero_grad(set_to_none=True)

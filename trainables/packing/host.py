@@ -1,0 +1,376 @@
+"""A process that holds one base and its slots, and serves trials that live elsewhere.
+
+Trials are identified by their ids, and whatever is asked or answered can be pickled, so any
+remote-call layer can be put in front of it. A trial joins, listens until it receives an outcome,
+and may leave at any time.
+
+An event is `{"measurement": ...}` at each report, and at the end `{"result": ...}` or
+`{"error": the exception}`; `{"unknown": True}` if the trial is not here, for example after the
+process has died and restarted. By asking for the next event a trial confirms that the measurements
+before are recorded. If nobody records an evaluation, the trial leaves, and the attempt that resumes
+from its checkpoint evaluates again. Who listens gives a name of its own, as a process that was cut
+off from the cluster may live on and would answer for the trial's next attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import cache, partial
+from importlib import import_module
+from itertools import pairwise
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from trainables.config import TrainConfig, TrialConfig
+from trainables.errors import EvaluationOutOfMemory, OutOfMemory, first_line, traced
+from trainables.gc_pause import collector_paused
+from trainables.packing.packed_client import Guest
+from trainables.packing.planning import Speed
+from trainables.process import watchdog as hang_watch
+from trainables.process.lost_process import end_with_lost_device
+from trainables.records.schema import Measurement
+from trainables.training.attempt_folder import (
+    clear_node,
+    on_this_node,
+    publish_items,
+    publish_results,
+)
+from trainables.training.reporter import StopTrial
+
+MEASUREMENT = "measurement"
+RESULT = "result"
+ERROR = "error"
+UNKNOWN = "unknown"
+Event = dict[str, Any]
+_LOG = logging.getLogger(__name__)
+
+
+class _Unheard(Exception):
+    """Nobody records what a trial measures."""
+
+
+class _Mailbox:
+    """A slot's reporter: hands measurements from the engine's thread to the listening trial."""
+
+    def __init__(
+        self, guest: Guest, loop: asyncio.AbstractEventLoop, stop_requested: Callable[[int], bool]
+    ) -> None:
+        self._guest, self._loop = guest, loop
+        self.stop_requested = partial(stop_requested, guest.trial.number)
+
+    def report(self, measurement: Measurement) -> None:
+        guest, total = self._guest, measurement.total_steps
+        hang_watch.wind(guest.trial.minutes_per_report)
+        publish_items(guest.trial)
+        event = {MEASUREMENT: measurement}
+        assert total is not None  # noqa: S101 - `Measuring` tells it
+        if measurement.step not in _steps_to_record(guest.trial.train, total):
+            self._loop.call_soon_threadsafe(guest.events.put_nowait, event)
+            return
+        hang_watch.stop()  # Tune may take long to accept the report
+        is_recorded = asyncio.run_coroutine_threadsafe(guest.record(event), self._loop).result()
+        hang_watch.wind(guest.trial.minutes_per_report)
+        if not is_recorded:  # its checkpoint must not say that the evaluation is
+            raise _Unheard
+
+
+@cache
+def _steps_to_record(train: TrainConfig, total: int) -> frozenset[int]:
+    """Steps that a trial trains on from only once they are recorded.
+
+    Evaluations are, and what is reported last before them: a resumed trial goes on from the
+    evaluation's checkpoint and reports nothing before it again. All other reports may be on their
+    way, since waiting for each of them would take a few percent of a small model's time.
+    """
+    evaluated = train.report_steps(total)
+    reported = sorted(evaluated | train.log_steps(total))
+    return evaluated | {step for step, following in pairwise(reported) if following in evaluated}
+
+
+class SlotHost:
+    """Slots for trials of one model; a trial that finds none free waits for the next.
+
+    All methods must be called on one event loop. The engine runs in a thread of its own; trials
+    join and leave between its passes.
+
+    Args:
+        stop_requested: whether all trials should save a checkpoint and end, or that of this number.
+    """
+
+    def __init__(self, stop_requested: Callable[[int | None], bool] = lambda trial: False) -> None:
+        self._stop_requested = stop_requested
+        self._slots = 1
+        self._fits = sys.maxsize
+        self._engine: Any = None
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._guests: dict[str, Guest] = {}
+        self._waiting: deque[Guest] = deque()
+        self._leaving: list[Guest] = []
+        self._running: asyncio.Task[None] | None = None
+        self._minutes: float | None = None
+        self._is_retired = False
+
+    async def load(self) -> int | None:
+        """Number of trials here, including waiting ones; None if no more are accepted."""
+        return None if self._is_retired or self._stop_requested(None) else len(self._guests)
+
+    async def load_libraries(self) -> None:
+        """Import what training needs, before there is anything to train."""
+        await self._in_thread(collector_paused()(import_module), "trainables.packing.engine")
+
+    async def reason_against(self, trial: TrialConfig) -> str | None:
+        """Why trials like this one cannot share the base; None if they can.
+
+        Raises:
+            UserError: the model cannot be loaded, or lacks a target module, or cannot
+                recompute activations as asked.
+        """
+        from trainables.packing.packable import NotBatchable
+
+        try:
+            await self._in_thread(self._engine_for, trial)
+        except NotBatchable as error:
+            return str(error)
+        return None
+
+    async def probe(
+        self, trial: TrialConfig, most: int, passes: int, slot_seconds: float
+    ) -> list[Speed]:
+        """Measure how fast numbers of slots train; see `trainables.packing.probe`.
+
+        This neither reads the trial's folders nor leaves anything in them.
+
+        Raises:
+            UserError: the model cannot be loaded, or lacks a target module.
+        """
+        from trainables.packing.probe import probe
+
+        def measure() -> list[Speed]:
+            with TemporaryDirectory() as scratch:
+                elsewhere = {"output_dir": scratch, "published_dir": None, "earlier_attempts": ()}
+                config = on_this_node(trial).model_copy(update=elsewhere)
+                return probe(self._engine_for(config), config, most, passes, slot_seconds)
+
+        speeds: list[Speed] = await self._in_thread(measure)
+        return speeds
+
+    async def join(
+        self,
+        trial: TrialConfig,
+        slots: int,
+        may_wait: bool = True,
+        listener: str = "",
+        suspect_at: int | None = None,
+    ) -> bool:
+        """Accept a trial; an earlier attempt at it, which nobody listens to any more, leaves.
+
+        Args:
+            trial: of LoRA.
+            slots: trials that may train here at a time.
+            may_wait: whether to accept it even if all slots are taken.
+            listener: who will ask for its events.
+            suspect_at: the step beyond which it has not got since a host's process ended, by which
+                it may have done that. One such trial is accepted at a time, until a later step is
+                recorded: of those that were there together, each would else be held to account for
+                the one that does it again.
+
+        Returns:
+            Whether it was accepted.
+        """
+        self._slots = slots
+        await self.leave(trial.trial_id)
+        if self._is_retired or (len(self._guests) >= slots and not may_wait):
+            return False
+        suspects = [guest for guest in self._guests.values() if guest.suspect_at is not None]
+        if suspect_at is not None and suspects:
+            return False
+        self._minutes = trial.minutes_per_report
+        guest = Guest(trial, listener, suspect_at)
+        self._guests[trial.trial_id] = guest
+        self._waiting.append(guest)
+        if self._running is None:
+            self._running = asyncio.create_task(self._run_or_die())
+        return True
+
+    async def next_event(self, trial_id: str, listener: str = "") -> Event:
+        """Wait for the next event of a trial that this listener had join."""
+        guest = self._guests.get(trial_id)
+        if guest is None or guest.listener != listener:
+            return {UNKNOWN: True}
+        event = await guest.next_event()
+        if MEASUREMENT in event:
+            guest.told_step = event[MEASUREMENT].step
+        if RESULT in event or ERROR in event:
+            self._remove(guest)
+        return event
+
+    async def leave(self, trial_id: str, listener: str | None = None) -> None:
+        """End a trial, whether it is waiting or training, if this listener, or any, had it join."""
+        guest = self._guests.get(trial_id)
+        if guest is None or listener not in (None, guest.listener):
+            return
+        self._remove(guest)
+        guest.let_go()
+        guest.events.put_nowait({UNKNOWN: True})  # else who asks for its events waits for ever
+        if guest in self._waiting:
+            self._waiting.remove(guest)
+        else:
+            self._leaving.append(guest)
+
+    async def retire(self) -> bool:
+        """Accept no more trials if there is none; return whether it is so."""
+        self._is_retired = not self._guests
+        return self._is_retired
+
+    def _remove(self, guest: Guest) -> None:
+        """Know the trial no more, unless a later attempt at it has taken this one's place."""
+        if self._guests.get(guest.trial.trial_id) is guest:
+            del self._guests[guest.trial.trial_id]
+
+    async def at_rest(self) -> None:
+        """Wait until no trial trains here and those that left are cleaned up."""
+        if self._running is not None:
+            await asyncio.wait([self._running])
+
+    async def _run_or_die(self) -> None:
+        """Exit if a pass fails: its state cannot be trusted, so the trials continue elsewhere."""
+        try:
+            await self._run()
+        except Exception:
+            traceback.print_exc()
+            os._exit(1)
+
+    async def _run(self) -> None:
+        """Run pass after pass for as long as there are trials to train."""
+        busy: dict[Any, Guest] = {}
+        while busy or self._waiting:
+            for guest in self._leaving:
+                if busy.pop(guest.slot, None):
+                    await self._uncharged(self._engine.leave, guest.slot)
+                    guest.slot = None
+                    self._fits = sys.maxsize
+                    await self._uncharged(clear_node, guest.trial)
+            self._leaving.clear()
+            while self._waiting and len(busy) < min(self._slots, self._fits):
+                guest = self._waiting.popleft()
+                if await self._admit(guest, len(busy)):
+                    busy[guest.slot] = guest
+            await self._end_waiting()
+            if busy:
+                await self._pass(busy)
+        self._running = None
+
+    async def _end_waiting(self) -> None:
+        """End those that wait for a slot and are asked to: it may take others hours to leave."""
+        for guest in [*self._waiting]:
+            # It may have left by itself while the one before it was seen off.
+            if guest in self._waiting and self._stop_requested(guest.trial.number):
+                self._waiting.remove(guest)
+                await self._end(guest, StopTrial())
+
+    async def _pass(self, busy: dict[Any, Guest]) -> None:
+        """Run one pass; trials that ended with it are released before the next."""
+        for ended in await self._in_thread(self._engine.step):
+            guest = busy.pop(ended.slot)
+            guest.slot = None
+            self._fits = sys.maxsize
+            if ended.error is not None:
+                await self._end(guest, ended.error)
+            else:
+                await self._tell(guest, {RESULT: ended.result})
+
+    async def _admit(self, guest: Guest, busy: int) -> bool:
+        """Give a trial a slot, or handle the error that prevents it."""
+        mailbox = _Mailbox(guest, asyncio.get_running_loop(), self._stop_requested)
+        try:
+            guest.trial = await self._uncharged(on_this_node, guest.trial)
+            guest.slot = await self._in_thread(
+                lambda: self._engine_for(guest.trial).join(guest.trial, mailbox)
+            )
+        except Exception as error:  # one trial's error must never end its neighbours
+            await self._end(guest, traced(error), busy)
+            return False
+        return True
+
+    async def _end(self, guest: Guest, error: Exception, busy: int = 0) -> None:
+        """Let a trial continue with smaller batches if it ran out of memory, else end it.
+
+        Its best weights are published first, for an attempt that goes on from its checkpoint.
+        If nobody listens to it any more, nothing of it is kept here, as if it had left.
+
+        `busy`: slots that others held when there was no memory for its own.
+        """
+        await self._in_thread(end_with_lost_device)
+        if guest.is_gone:
+            self._remove(guest)
+            guest.events.put_nowait({UNKNOWN: True})  # to who was slow, and is there after all
+            await self._uncharged(clear_node, guest.trial)
+            return
+        final = self._try_smaller(guest, error, busy)
+        if final is not None:
+            await self._tell(guest, {ERROR: final})
+
+    async def _tell(self, guest: Guest, ending: Event) -> None:
+        """Tell a trial how it ended once its results are published, or that they cannot be."""
+        try:
+            await self._uncharged(publish_results, guest.trial)
+        except OSError as of_storage:
+            ending = {ERROR: traced(of_storage)}
+        # A trial that was ended by hand, while the others go on, does not come back.
+        is_last = isinstance(ending.get(ERROR), StopTrial) and not self._stop_requested(None)
+        if RESULT in ending or is_last:
+            await self._uncharged(clear_node, guest.trial)
+        guest.events.put_nowait(ending)
+
+    def _try_smaller(self, guest: Guest, error: Exception, busy: int) -> Exception | None:
+        """Have a trial that ran out of memory wait for a slot anew, or return what it ends with."""
+        from trainables.process.out_of_memory import is_out_of_memory, with_smaller_batches
+
+        if not is_out_of_memory(error):
+            return error
+        if busy and not isinstance(error, EvaluationOutOfMemory):
+            self._fits = busy  # it waits until one of those is free
+        else:
+            try:
+                guest.trial = with_smaller_batches(guest.trial, guest.tried, error)
+            except OutOfMemory as final:  # no error of torch's, which the trial's process lacks
+                return final
+        _LOG.warning("%s waits for a slot anew: %s", guest.trial.trial_id, first_line(error))
+        self._waiting.appendleft(guest)
+        return None
+
+    def _engine_for(self, trial: TrialConfig) -> Any:
+        if self._engine is None:
+            from trainables.packing.engine import SlotEngine
+
+            assert trial.lora is not None  # noqa: S101 - none but LoRA trials come here
+            recomputes, longest = trial.train.gradient_checkpointing, trial.data.max_length
+            self._engine = SlotEngine(trial.model, trial.lora, recomputes, longest)
+        return self._engine
+
+    async def _uncharged(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Work between passes, for which the trials in slots wait: on the time of none of them."""
+
+        def apart() -> Any:
+            with self._engine.on_time_of() if self._engine else nullcontext():
+                return work(*arguments)
+
+        return await self._in_thread(apart)
+
+    async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        def watched() -> Any:
+            hang_watch.wind(self._minutes)
+            try:
+                return work(*arguments)
+            finally:
+                hang_watch.stop()
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, watched)

@@ -1,0 +1,337 @@
+"""What a trial will take of GPUs, hosts and disks, from its model's shape; never imports torch.
+
+A worker's peak on its GPU is what stays throughout plus the highest of what comes and goes:
+
+    static      weights, fp32 master copy, adapters, AdamW's two moments (Rajbhandari et al. 2020,
+                ZeRO, 1910.02054, section 3: 2 + 4 + 4 + 4 bytes per parameter in 16 bit)
+    forward     activations kept for the backward pass (Korthikanti et al. 2022, 2205.05198, section
+                4, redone for gated MLPs, RMSNorm and grouped heads), then the loss in tiles
+    backward    gradients, and one layer's activations again under gradient checkpointing
+    update      gradients, and their fp32 copy under DeepSpeed
+    evaluation  a batch in one layer with all layers' keys and values, or logits in tiles
+
+What each library really keeps was found by tracking every tensor of training steps on a CPU; the
+tests repeat this and require the estimate to be within 15 % of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainables.config import LoraConfig, ModelShape, TrialConfig
+from trainables.config.eval_config import GENERAL_TEXT_TOKENS
+from trainables.process.parameter_counts import (
+    adapted_linears,
+    adapter_parameters,
+    linear_sizes,
+    linear_weights,
+    parameters,
+)
+
+_BYTES = {"float32": 4, "bfloat16": 2}
+_FP32 = 4
+
+# TRL's fused head projects this many tokens onto this many words at a time. A test holds that all
+# architectures of `model_shape` are trained by it; of others whose shape is stated it is assumed.
+_TILE_TOKENS, _TILE_WORDS = 4096, 32768
+
+# Most logits that an evaluation's losses compute at a time.
+LOGITS_AT_ONCE = 1 << 26
+
+# DeepSpeed's defaults, in elements: the buffer for exchanging gradients, and the most parameters
+# that ZeRO-3 keeps gathered at a time.
+_BUCKET, _MOST_LIVE = 500_000_000, 1_000_000_000
+
+# CUDA's context and library workspaces, and what fragmentation keeps the allocator from using.
+_CONTEXT = 1 << 30
+_FRAGMENTATION = 0.05
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one GPU; see the module's docstring for the terms.
+
+    Attributes:
+        static: throughout the trial.
+        forward, backward, update, evaluation: in addition, at the peak of each phase.
+    """
+
+    static: float
+    forward: float
+    backward: float
+    update: float
+    evaluation: float
+
+    @property
+    def tensors(self) -> float:
+        """The highest sum of all tensors."""
+        return self.static + max(self.forward, self.backward, self.update, self.evaluation)
+
+    @property
+    def peak(self) -> float:
+        """What the card must hold: tensors, fragmentation, CUDA's context."""
+        return _on_a_card(self.tensors)
+
+    @property
+    def evaluation_peak(self) -> float:
+        """The same for the evaluation alone."""
+        return _on_a_card(self.static + self.evaluation)
+
+    @property
+    def phase(self) -> str:
+        """The phase with the highest peak."""
+        phases = ("forward", "backward", "update", "evaluation")
+        return max(phases, key=lambda phase: float(getattr(self, phase)))
+
+
+def _on_a_card(tensors: float) -> float:
+    return tensors * (1 + _FRAGMENTATION) + _CONTEXT
+
+
+def estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate:
+    """The memory of one worker of a trial, with the longest samples its data may have.
+
+    No less of a trial in a slot: passes that are cut by length pad less, but a micro-batch may be
+    of such samples alone, and that of one slot by itself is never cut. How many slots fit is not
+    estimated, but measured with the longest samples (`slots.probe`).
+    """
+    tokens = trial.train.micro_batch_size * trial.data.max_length
+    lora = trial.lora
+    states = _lora_states(shape, trial, lora) if lora else _full_states(shape, trial)
+    layer = tokens * _activations(shape, trial)
+    transient = _transient(shape, trial, tokens)
+    if trial.train.gradient_checkpointing:
+        kept: float = tokens * shape.layers * shape.hidden * _bytes(trial)
+        transient += layer
+    else:
+        kept = shape.layers * layer
+    kept += tokens * shape.hidden * (_FP32 + 2 * _bytes(trial))  # the last norm
+    earlier = states.gradients if trial.accumulation_steps > 1 else 0.0
+    last_layer = 0.0 if trial.train.gradient_checkpointing else layer
+    return MemoryEstimate(
+        static=states.static,
+        forward=earlier + kept + max(_head(shape, trial, tokens), transient) + states.buffers,
+        backward=states.gradients + last_layer + transient + states.buffers,
+        update=states.gradients + states.update,
+        evaluation=_evaluation(shape, trial) + states.live,
+    )
+
+
+def fitted(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConfig | None:
+    """The trial with the largest batches, up to its own, that fit a card of `card` bytes.
+
+    The evaluation batch is halved as needed. None if not even one sample at a time fits.
+    """
+    while estimate(shape, trial).evaluation_peak > card and trial.eval.batch_size > 1:
+        trial = trial.with_eval_batch(trial.eval.batch_size // 2)
+    smaller = trial.in_micro_batches(trial.train.micro_batch_size)
+    return next((fits for fits in smaller if estimate(shape, fits).peak <= card), None)
+
+
+def base_peak(shape: ModelShape, trial: TrialConfig) -> float:
+    """Bytes that one card needs to evaluate the untouched base, whole, the way trials will be."""
+    return _on_a_card(_base(shape, trial) + _evaluation(shape, trial))
+
+
+def fitted_base(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConfig | None:
+    """The trial with its evaluation batch halved until the base fits a card.
+
+    None if it does not fit even at one sample at a time.
+    """
+    while base_peak(shape, trial) > card:
+        if trial.eval.batch_size == 1:
+            return None
+        trial = trial.with_eval_batch(trial.eval.batch_size // 2)
+    return trial
+
+
+@dataclass(frozen=True)
+class HostEstimate:
+    """Bytes of the nodes' host memory that a full fine-tuning trial takes.
+
+    Attributes:
+        offloaded: per worker, throughout the trial.
+        checkpoint: in addition by the first worker, while a checkpoint is written.
+    """
+
+    offloaded: float
+    checkpoint: float
+
+
+def host_estimate(shape: ModelShape, trial: TrialConfig) -> HostEstimate:
+    """Host memory of what DeepSpeed offloads and of the full copy a checkpoint is written from.
+
+    An offloaded optimizer needs gradients in fp32, as it takes them, and in the model's dtype, as
+    they arrive; below stage 3 also the updated weights, on their way back.
+    """
+    assert trial.deepspeed is not None  # noqa: S101 - a full trial has it
+    deepspeed, count, size = trial.deepspeed, parameters(shape), _bytes(trial)
+    each = size if deepspeed.offload_parameters else 0
+    if deepspeed.offload_optimizer:
+        is_accumulated = deepspeed.zero_stage == 3 or trial.accumulation_steps > 1
+        each += 4 * _FP32 + size * (is_accumulated + (deepspeed.zero_stage < 3))
+    return HostEstimate(offloaded=each * count / trial.workers, checkpoint=3 * _FP32 * count)
+
+
+@dataclass(frozen=True)
+class DiskEstimate:
+    """Bytes of a trial's files.
+
+    Attributes:
+        weights: final ones; those of the best evaluation are as large.
+        checkpoint: each one while it trains.
+    """
+
+    weights: float
+    checkpoint: float
+
+
+def disk_estimate(shape: ModelShape, trial: TrialConfig) -> DiskEstimate:
+    """An adapter in fp32, or the model; in checkpoints both in fp32, and the moments too."""
+    if trial.lora:
+        count = adapter_parameters(shape, trial.lora)
+        return DiskEstimate(weights=_FP32 * count, checkpoint=3 * _FP32 * count)
+    count = parameters(shape)
+    return DiskEstimate(weights=_bytes(trial) * count, checkpoint=3 * _FP32 * count)
+
+
+@dataclass(frozen=True)
+class _States:
+    """Bytes of the parameters' states; `live`: gathered parameters, in every forward pass."""
+
+    static: float
+    gradients: float
+    buffers: float = 0.0
+    update: float = 0.0
+    live: float = 0.0
+
+
+def _lora_states(shape: ModelShape, trial: TrialConfig, lora: LoraConfig) -> _States:
+    """The frozen base in its dtype; the adapter, its gradients and moments in fp32 (PEFT)."""
+    adapter = adapter_parameters(shape, lora)
+    return _States(static=_base(shape, trial) + adapter * 3 * _FP32, gradients=adapter * _FP32)
+
+
+def _base(shape: ModelShape, trial: TrialConfig) -> float:
+    """The frozen base's weights.
+
+    In 4 bits the matrices of its layers have a byte more for each 64 weights, and an fp32 number
+    for each 256 of these bytes (QLoRA, 2305.14314, section 3).
+    """
+    count = parameters(shape)
+    if not trial.model.load_in_4bit:
+        return count * _bytes(trial)
+    quantised = shape.layers * sum(linear_weights(shape))
+    each = 1 / 2 + 1 / 64 + _FP32 / (64 * 256)
+    return (count - quantised) * _bytes(trial) + quantised * each
+
+
+def _full_states(shape: ModelShape, trial: TrialConfig) -> _States:
+    """DeepSpeed: the weights, an fp32 copy and two moments.
+
+    Only stage 0 makes no copy of weights that are fp32 already. Stage 1 shards copy and moments
+    over the workers, stage 2 also gradients, stage 3 also weights. What is offloaded is in host
+    memory; parameters are on the GPU while they are used.
+    """
+    assert trial.deepspeed is not None  # noqa: S101 - a full trial has it
+    deepspeed, count, size = trial.deepspeed, parameters(shape), _bytes(trial)
+    stage, workers = deepspeed.zero_stage, trial.workers
+    weights = 0.0 if deepspeed.offload_parameters else count * size / (workers if stage == 3 else 1)
+    copies = 2 if stage == 0 and size == _FP32 else 3
+    optimizer = 0.0 if deepspeed.offload_optimizer else count * copies * _FP32
+    update = 0.0 if deepspeed.offload_optimizer else float(count * _FP32)
+    shards = workers if stage else 1
+    is_gathered = stage == 3 and (workers > 1 or deepspeed.offload_parameters)
+    live = min(count, _MOST_LIVE) * size if is_gathered else 0.0
+    bucket = _BUCKET * size if stage else 0.0
+    gradients = count * size / (workers if stage >= 2 else 1)
+    if deepspeed.offload_optimizer and stage >= 2:  # each goes to the optimizer as it is made
+        gradients = 0.0
+    stays = stage == 3  # there bucket and gradients are allocated once, elsewhere anew each time
+    return _States(
+        static=weights + optimizer / shards + (bucket + gradients if stays else 0.0),
+        gradients=0.0 if stays else gradients,
+        buffers=live + (0.0 if stays else bucket),
+        update=update / shards,
+        live=live,
+    )
+
+
+def _activations(shape: ModelShape, trial: TrialConfig) -> float:
+    """Bytes per token that one layer keeps for the backward pass.
+
+    Both norms keep their input in fp32; attention keeps query, key, value and output; the MLP keeps
+    gate, its activation and up. A linear layer keeps its input if its weight, or an adapter on it,
+    is trained; an fp32 adapter on a 16-bit base keeps its own copy.
+    """
+    hidden, inner, heads = shape.hidden, shape.intermediate, shape.heads * shape.head_size
+    size = _bytes(trial)
+    kept = 2 * _FP32 * hidden + size * (4 * heads + 3 * inner) + _FP32 * shape.heads
+    if trial.model.attention == "eager":
+        kept += shape.heads * trial.data.max_length * (_FP32 + size)
+    if trial.lora is None:
+        return kept + size * (4 * hidden + inner)
+    linears, adapted = linear_sizes(shape), adapted_linears(shape, trial.lora)
+    kept += size * trial.lora.rank * len(adapted)
+    if trial.lora.dropout:
+        kept += sum((1 + size) * linears[name][1] for name in adapted)
+    if trial.lora.dora:  # which scales the outputs of both, the layer and its adapter
+        kept += sum(2 * size * linears[name][0] for name in adapted)
+    if size < _FP32:
+        return kept + sum(size * linears[name][1] for name in adapted)
+    inputs = {"gate_proj": "mlp", "up_proj": "mlp", "down_proj": "down", "o_proj": None}
+    shared = {inputs.get(name, "attention") for name in adapted} - {None}
+    return kept + sum(size * (inner if name == "down" else hidden) for name in shared)
+
+
+def _transient(shape: ModelShape, trial: TrialConfig, tokens: int) -> float:
+    """Bytes that a layer's backward pass holds only briefly.
+
+    The MLP's gradients, a matrix of 4 bits, and the adapted weight that DoRA builds for its norm.
+    """
+    size = _bytes(trial)
+    cast = _FP32 * shape.intermediate if trial.lora is not None and size < _FP32 else 0
+    gradients = tokens * (size * (shape.intermediate + 2 * shape.hidden) + cast)
+    has_norms = trial.lora is not None and trial.lora.dora
+    of_dora = 2 * _FP32 * max(linear_weights(shape)) if has_norms else 0
+    return gradients + of_dora + _unpacked(shape, trial)
+
+
+def _unpacked(shape: ModelShape, trial: TrialConfig) -> float:
+    """Bytes of the largest matrix of 4 bits in the dtype that its product is computed in."""
+    return max(linear_weights(shape)) * _bytes(trial) if trial.model.load_in_4bit else 0.0
+
+
+def _head(shape: ModelShape, trial: TrialConfig, tokens: int) -> float:
+    """One tile of logits, the hidden states' gradient, and the head's if it is trained."""
+    size = _bytes(trial)
+    tile = min(tokens, _TILE_TOKENS) * _TILE_WORDS * size
+    weight = shape.vocabulary * shape.hidden * _FP32 if trial.method == "full" else 0
+    return tile + tokens * shape.hidden * (_FP32 + size) + weight
+
+
+def _evaluation(shape: ModelShape, trial: TrialConfig) -> float:
+    """The more of two: a batch in one layer with all layers' keys and values, or logits.
+
+    Texts are generated with keys and values; how long a task's prompts are is not known beforehand,
+    so it is taken to be as long as the training data. Logits come after the layers, in the model's
+    dtype, in fp32 if that differs, and as log-softmax: a tile of a loss's tokens, or a batch's
+    tokens that KL drift is measured on. Tasks have them at the tokens they score alone, whose
+    number is not known either.
+    """
+    length, suite, size = trial.data.max_length, trial.eval, _bytes(trial)
+    if suite.general_text:
+        length = max(length, GENERAL_TEXT_TOKENS)
+    tokens = suite.batch_size * length
+    layer = size * (4 * shape.hidden + 3 * shape.intermediate)
+    cache = size * 2 * shape.layers * shape.kv_heads * shape.head_size
+    of_loss = min(tokens * shape.vocabulary, LOGITS_AT_ONCE)
+    of_kl = min(suite.batch_size, suite.kl_prompts) * suite.kl_tokens * shape.vocabulary
+    copies = 2 if size < _FP32 else 1
+    logits = max(of_loss, of_kl) * (size + copies * _FP32)
+    in_a_layer = tokens * (layer + cache) + _unpacked(shape, trial)
+    return float(max(in_a_layer, tokens * 2 * size * shape.hidden + logits))
+
+
+def _bytes(trial: TrialConfig) -> int:
+    return _BYTES[trial.model.dtype]

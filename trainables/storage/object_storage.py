@@ -1,0 +1,330 @@
+"""An object store, such as S3 or GCS, through a pyarrow filesystem.
+
+An object appears when its upload is complete, so every object found is whole. Objects cannot grow:
+a log is a folder of numbered segments, one per line, joined into one when the log is closed. A log
+that came here as a file, with a sweep copied from a disk, becomes the first segment.
+Credentials and addresses come from the environment of the process or of the driver, such as
+`AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`, from the machine's role, or wherever else the store's
+own tools look. A store that asks to slow down, fails or does not answer is asked again for some
+minutes, at doubling intervals; one that denies access is not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from _thread import start_new_thread
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path, PurePosixPath
+from queue import SimpleQueue
+from typing import TypeVar
+from urllib.parse import urlencode, urlsplit
+
+from pyarrow import ArrowException, NativeFile, fs
+
+from trainables.errors import Fault, UserError, first_line
+from trainables.storage.storage import Storage, read_or_none, segments_folder
+
+_PARALLEL_REQUESTS = 32
+_ATTEMPTS = 13  # 3.4 minutes in all, where pyarrow itself would ask for 6 seconds
+_FIRST_WAIT_S = 0.025  # as the AWS SDK has it
+_SETTLING_S = 1.0  # for an upload of the same lock that began at the same time
+# Errors that pass, in pyarrow's words: those without a code that the AWS SDK knows, as of stores
+# that are not Amazon's, and of proxies before them; with those that it knows, and Google's.
+_CODE_UNKNOWN = re.compile(r"AWS Error UNKNOWN \(HTTP status (408|429|50[0234]|52[0-4])\) ")
+_OUT = re.compile(
+    "AWS Error (SLOW_DOWN|THROTTLING|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|NETWORK_CONNECTION"
+    rf"|REQUEST_TIMEOUT) |{_CODE_UNKNOWN.pattern}|Status\(UNAVAILABLE"
+)
+# What a store says, whatever it is: Amazon's and those like it, Google's, Azure's.
+_SAID = re.compile(r"AWS Error |google::cloud::Status\(|Azure Error: ")
+# The address of S3 alone wins over that of all services.
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+T = TypeVar("T")
+
+
+class ObjectStorage(Storage):
+    """Objects under a prefix.
+
+    Args:
+        location: such as `s3://bucket/sweeps/mine`.
+
+    Raises:
+        UserError: the address cannot be read, or that in `AWS_ENDPOINT_URL`.
+    """
+
+    def __init__(self, location: str) -> None:
+        options = _endpoint() if location.startswith("s3://") else {}
+        query = f"?{urlencode(options)}" if options else ""  # pyarrow takes none from a variable
+        try:
+            filesystem, prefix = fs.FileSystem.from_uri(location + query)
+        except ValueError as error:  # before the store is asked
+            what = first_line(error).replace(query, "")
+            remedy = "write one such as s3://bucket/sweeps, with %20 for a space"
+            raise UserError(
+                [Fault("", f"{location} is no address of a store: {what}", remedy)]
+            ) from error
+        self._filesystem = _patient(filesystem, options)
+        self._prefix = PurePosixPath(prefix)
+        self._last_segment: dict[str, int] = {}
+
+    def exists(self, name: str) -> bool:
+        return bool(self._info(name).type == fs.FileType.File)
+
+    def read(self, name: str) -> bytes:
+        with self._opened(self._key(name)) as stream:
+            return bytes(stream.read())
+
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
+        return _in_parallel(partial(read_or_none, self), names)
+
+    def write(self, name: str, content: bytes) -> None:
+        """See `Storage`.
+
+        In a thread, which no signal interrupts: a stream that Ctrl-C left would upload what it has
+        so far, and so put an empty object in the place of a whole one.
+        """
+        _in_parallel(lambda name: _put_again(partial(self._put, content, name)), [name])
+
+    def create(self, name: str, content: bytes) -> bool:
+        """See `Storage`.
+
+        pyarrow offers no conditional writes, so this writes, waits, and reads back: of two that
+        race, both could win if an upload took longer than the wait.
+        """
+        if self.exists(name):
+            return False
+        self.write(name, content)
+        time.sleep(_SETTLING_S)
+        return read_or_none(self, name) == content
+
+    def remove(self, name: str) -> None:
+        info = self._info(name)
+        if info.type == fs.FileType.Directory:
+            with suppress(FileNotFoundError):  # of Google's, an object of the folder's own name
+                self._filesystem.delete_dir(info.path)
+        elif info.type == fs.FileType.File:
+            self._filesystem.delete_file(info.path)
+
+    def append(self, name: str, line: bytes) -> None:
+        number = self._last(name) + 1
+        self.write(_segment(name, number), line)
+        self._last_segment[name] = number
+
+    def read_log(self, name: str) -> bytes:
+        return self.read_logs([name])[0]
+
+    def read_logs(self, names: Sequence[str]) -> list[bytes]:
+        """See `Storage`; a log that was rewritten between its listing and its reading is read anew.
+
+        Else those of its lines that are elsewhere by now would be lacking.
+        """
+        found = _in_parallel(self._parts, names)
+        keys = [(i, part) for i, parts in enumerate(found) for part in parts]
+        logs = [b""] * len(names)
+        rewritten: set[int] = set()
+        for (i, _), content in zip(keys, self.read_all([key for _, key in keys]), strict=True):
+            if content is None:
+                rewritten.add(i)
+            else:
+                logs[i] += content
+        for i in rewritten:
+            logs[i] = self.read_log(names[i])
+        return logs
+
+    def write_log(self, name: str, content: bytes) -> None:
+        """See `Storage`.
+
+        The new segment follows the old ones until these are deleted. Anyone who reads meanwhile
+        sees the lines twice, which makes no difference to a trial's measurements.
+        """
+        self._last(name)  # there are segments from here on, if there are lines
+        old = self._parts(name)
+        self.append(name, content)
+        _in_parallel(self.remove, old)
+
+    def close_log(self, name: str) -> None:
+        if len(self.children(segments_folder(name))) > 1:
+            self.write_log(name, self.read_log(name))
+
+    def children(self, name: str) -> list[str]:
+        key = self._key(name)
+        # Google lists no folders that are but parts of names; what is in them it lists.
+        selector = fs.FileSelector(key, allow_not_found=True, recursive=self._is_google)
+        inside = self._filesystem.get_file_info(selector)
+        return sorted({PurePosixPath(info.path).relative_to(key).parts[0] for info in inside})
+
+    def publish(self, path: Path, name: str, last: str = "") -> None:
+        if path.is_file():
+            self._upload(path, name)
+            return
+        inside = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+        _in_parallel(
+            lambda file: self._upload(path / file, str(PurePosixPath(name, file))),
+            [file for file in inside if file != last],
+        )
+        if last in inside:
+            self._upload(path / last, str(PurePosixPath(name, last)))
+
+    def fetch(self, name: str, folder: Path) -> None:
+        selector = fs.FileSelector(self._key(name), recursive=True)
+        # Not by pyarrow's own copy of folders: Google lists none that are but parts of names.
+        files = [i.path for i in self._filesystem.get_file_info(selector) if i.is_file]
+        _in_parallel(
+            lambda key: self._download(
+                key, folder / PurePosixPath(key).relative_to(self._key(name))
+            ),
+            files,
+        )
+
+    @property
+    def _is_google(self) -> bool:
+        return bool(self._filesystem.type_name == "gcs")
+
+    def _opened(self, key: str) -> NativeFile:
+        if self._is_google:  # whose files wait for the network with Python's lock held
+            return self._filesystem.open_input_stream(key, compression=None)
+        return self._filesystem.open_input_file(key)  # a stream would take a request for each part
+
+    def _put(self, content: bytes, name: str) -> None:
+        with self._filesystem.open_output_stream(self._key(name), compression=None) as stream:
+            stream.write(content)
+
+    def _upload(self, file: Path, name: str) -> None:
+        here, key = fs.LocalFileSystem(), self._key(name)
+        _put_again(partial(fs.copy_files, str(file), key, here, self._filesystem))
+
+    def _download(self, key: str, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fs.copy_files(key, str(file), self._filesystem, fs.LocalFileSystem())
+
+    def _last(self, log: str) -> int:
+        if log not in self._last_segment:
+            parts = self._parts(log)
+            if parts == [log]:
+                parts = [_segment(log, 1)]
+                self.write(parts[0], self.read(log))
+                self.remove(log)  # a copy on a disk would take it for all
+            self._last_segment[log] = int(PurePosixPath(parts[-1]).stem) if parts else 0
+        return self._last_segment[log]
+
+    def _parts(self, log: str) -> list[str]:
+        """The objects that hold a log's lines, in order."""
+        folder = segments_folder(log)
+        segments = [f"{folder}/{segment}" for segment in self.children(folder)]
+        return segments or [log] * self.exists(log)
+
+    def _info(self, name: str) -> fs.FileInfo:
+        try:
+            return self._filesystem.get_file_info(self._key(name))
+        except ArrowException as error:  # as of Google's credentials that are not there
+            raise OSError(str(error)) from error
+
+    def _key(self, name: str) -> str:
+        return str(self._prefix / name)
+
+
+def is_store_out(error: BaseException) -> bool:
+    """Whether an error is a store that did not answer as it should for as long as it was asked."""
+    return isinstance(error, OSError) and _OUT.search(str(error)) is not None
+
+
+def is_of_store(error: BaseException) -> bool:
+    """Whether an error is a store that failed or refused a request, as where access is denied."""
+    return isinstance(error, OSError) and _SAID.search(str(error)) is not None
+
+
+def _put_again(put: Callable[[], None]) -> None:
+    """Put an object; once more at doubling intervals where the SDK takes the answer for final.
+
+    Some answers it has asked again for as long itself, and tells in the same words.
+    """
+    until = time.monotonic() + _FIRST_WAIT_S * 2**_ATTEMPTS
+    wait = _FIRST_WAIT_S
+    while True:
+        try:
+            put()
+        except OSError as error:
+            if not _CODE_UNKNOWN.search(str(error)) or time.monotonic() >= until:
+                raise
+        else:
+            return
+        time.sleep(wait)
+        wait *= 2
+
+
+def _segment(log: str, number: int) -> str:
+    return f"{segments_folder(log)}/{number:08d}.jsonl"
+
+
+def _patient(filesystem: fs.FileSystem, options: dict[str, str]) -> fs.FileSystem:
+    """The same, asking S3 for longer; Google's client asks for a quarter of an hour by itself.
+
+    Amazon's "standard" strategy would give up early where many requests are asked again at once.
+    """
+    if not isinstance(filesystem, fs.S3FileSystem):
+        return filesystem
+    retries = fs.AwsDefaultS3RetryStrategy(_ATTEMPTS)
+    return fs.S3FileSystem(region=filesystem.region, retry_strategy=retries, **options)
+
+
+def _endpoint() -> dict[str, str]:
+    """Where an S3 that is not Amazon's answers.
+
+    Raises:
+        UserError: the variable holds no such address; pyarrow would ask Amazon instead.
+    """
+    variable = next((name for name in _ENDPOINTS if os.environ.get(name)), None)
+    if variable is None:
+        return {}
+    parts = urlsplit(os.environ[variable])
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
+        rule = "must be the address of a store, with http:// or https:// and without a path"
+        raise UserError([Fault(variable, rule, "write one such as http://host:9000")])
+    return {"endpoint_override": parts.netloc, "scheme": parts.scheme}
+
+
+def _in_parallel(call: Callable[[str], T], names: Iterable[str]) -> list[T]:
+    """Results of the call for each name, in order; threads, as requests wait for the network.
+
+    Ctrl-C leaves it once the requests under way have ended, a second one at once. It is no pool of
+    Python's: where Ctrl-C comes while such a pool holds one of its locks, it waits for ever.
+    """
+    left = deque(enumerate(names))
+    unfinished, found = {i for i, _ in left}, dict[int, T]()
+    errors, ended = list[BaseException](), SimpleQueue[None]()
+
+    def drop() -> None:
+        with suppress(IndexError):
+            while True:
+                unfinished.discard(left.popleft()[0])
+
+    def work() -> None:
+        with suppress(IndexError):
+            while True:
+                i, name = left.popleft()
+                try:
+                    found[i] = call(name)
+                except BaseException as error:
+                    errors.append(error)
+                    drop()
+                unfinished.discard(i)
+                ended.put(None)
+
+    try:
+        for _ in range(min(_PARALLEL_REQUESTS, len(left))):
+            start_new_thread(work, ())
+        while unfinished:
+            ended.get()
+    except BaseException:
+        drop()
+        while unfinished:
+            ended.get()
+        raise
+    if errors:
+        raise errors[0]
+    return [found[i] for i in sorted(found)]

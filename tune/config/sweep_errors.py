@@ -1,0 +1,299 @@
+"""Rewords pydantic's errors about a sweep file in the terms of the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from trainables.errors import Fault, did_you_mean, nearest
+from tune.config.cross_validation import DoNotFit
+from tune.config.key_aliases import IN_WORDS, SAME_MEANING
+from tune.config.sweep_config import SweepConfig
+
+KeyPath = tuple[str | int, ...]
+_Told = TypeVar("_Told")
+
+_RULES = {
+    "greater_than_equal": "must be >= {ge:g}",
+    "greater_than": "must be > {gt:g}",
+    "less_than_equal": "must be <= {le:g}",
+    "less_than": "must be < {lt:.10g}",
+    "finite_number": "must be a finite number",
+    **dict.fromkeys(
+        ("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "must be a whole number"
+    ),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    "string_type": "must be text",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "tuple_type": "must be a list",
+    "too_short": "must hold at least {min_length} value",
+    **dict.fromkeys(("dict_type", "model_type"), "must be a section with keys of its own"),
+}
+_PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9_\-]*$": "must begin with a letter or digit and hold only letters, "
+    "digits, _ and -",
+    r"^[A-Za-z0-9_.\-]+$": "must hold only letters, digits, _ . and -",
+}
+_WANTED: dict[KeyPath, str] = {
+    ("objectives",): "such as [{metric: validation/loss, mode: min}, {metric: forgetting/mean, "
+    "mode: min}], or with tasks in eval.in_domain {metric: in_domain/acc_mean, mode: max}",
+    ("eval",): "such as {retention: [mmlu, hellaswag], limit: 100}, or {} for no tasks",
+    ("constraints",): "such as [forgetting/mean <= 0.05], or [] for none",
+    ("early_stopping", "metrics"): "such as {in_domain/acc_mean: 1, forgetting/mean: -1}",
+    ("deepspeed", "config"): "name a file in deepspeed.config_file",
+}
+# Other tools count these.
+_SHARE_OF: dict[str | int, str] = {"warmup": "steps", "validation_fraction": "rows"}
+_LONGEST_VALUE = 60
+
+
+class _Flag(str):
+    """`true` or `false` where a number belongs."""
+
+    __repr__ = str.__str__
+
+
+def flags_apart(value: Any, place: KeyPath = ()) -> Any:
+    """A value of a sweep file with its flags such that pydantic takes none for 0 or 1."""
+    if isinstance(value, dict):
+        return {key: flags_apart(inner, (*place, key)) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [flags_apart(inner, (*place, i)) for i, inner in enumerate(value)]
+    is_flag = isinstance(value, bool) and _takes_numbers_alone(place)
+    return _Flag(shown(value)) if is_flag else value
+
+
+def faults_of(error: ValidationError, where: Callable[[KeyPath], str]) -> list[Fault]:
+    """One fault for each error.
+
+    Args:
+        error: what pydantic raised for a `SweepConfig`.
+        where: returns `file:line` of a location in the file.
+    """
+    details = [(detail, _written(detail["loc"])) for detail in error.errors()]
+    unknown = [place for detail, place in details if detail["type"] == "extra_forbidden"]
+    misspelt = {meant for place in unknown for meant in _meant(place)}
+    faults: list[Fault] = []
+    for detail, place in details:
+        kind = detail["type"]
+        if kind == "too_short" and any(_is_inside(other, place) for _, other in details):
+            continue  # its items are wrong, not their number
+        if kind == "missing" and place in misspelt:
+            continue
+        if kind == "value_error":
+            faults += _own_faults(detail["ctx"]["error"], place, where)
+        else:
+            faults.append(Fault(dotted(place), _rule(detail), _remedy(detail, place), where(place)))
+    return list(dict.fromkeys(faults))
+
+
+def dotted(location: KeyPath) -> str:
+    """A location as written with `--set`."""
+    return ".".join(map(str, location))
+
+
+def shown(value: Any) -> str:
+    """A value as YAML would write it, cut if long."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        text = "{" + ", ".join(f"{key}: {shown(inner)}" for key, inner in value.items()) + "}"
+    elif isinstance(value, (list, tuple)):
+        text = "[" + ", ".join(map(shown, value)) + "]"
+    else:
+        text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def _written(location: KeyPath) -> KeyPath:
+    """The location without the tags of union members, written `<tag>`."""
+    return tuple(part for part in location if not (isinstance(part, str) and part.startswith("<")))
+
+
+def _is_inside(inner: KeyPath, outer: KeyPath) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
+
+
+def _rule(detail: ErrorDetails) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return "unknown key"
+    if kind == "missing":
+        return "is required and absent"
+    if kind == "literal_error":
+        rule = f"must be {context['expected']}".replace("'", "")
+    elif kind == "string_pattern_mismatch":
+        rule = _PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
+    elif kind in _RULES:
+        rule = _RULES[kind].format(**context)
+    else:
+        rule = detail["msg"].replace("Input should", "must")
+    return f"{rule}, got {shown(detail['input'])}"
+
+
+def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
+    kind, value = detail["type"], detail["input"]
+    if kind == "extra_forbidden":
+        return _of_peers(IN_WORDS, place) or _instead(place)
+    if kind == "missing":
+        choices = [part for part in _parts(_type_at(place)) if isinstance(part, str)]
+        return _WANTED.get(place, f"write {' or '.join(choices)}" if choices else "")
+    if kind == "literal_error" and isinstance(value, str):
+        choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+        # As cosine of cosine_with_restarts, to whose letters constant is nearer.
+        begun = [choice for choice in choices if value.startswith(choice)]
+        return did_you_mean(begun[0] if begun else value, choices, 0.5)
+    if kind in ("too_short", "tuple_type", "dict_type") and place in _WANTED:
+        return _WANTED[place]
+    wholes = [_SHARE_OF[part] for part in place if part in _SHARE_OF]
+    if kind == "less_than" and wholes:
+        return f"it is a share of the {wholes[0]}"
+    is_scalar = isinstance(value, (str, int, float))
+    if kind == "tuple_type" and value is None:  # as where all items are commented out
+        return "write [] for none"
+    if kind == "tuple_type" and isinstance(value, dict) and value:
+        if _models_in(_type_at(place)):
+            return "write a list of such: a line for each, that begins with -"
+        # As low and high, or in other tools values, or min and max beside the distribution's name.
+        lists = [inner for inner in value.values() if isinstance(inner, list)]
+        numbers = [inner for inner in value.values() if not isinstance(inner, str)]
+        items = next(iter(lists), numbers or [*value.values()])
+        return f"write a list, such as {shown(items)}"
+    if kind == "tuple_type" and is_scalar and not isinstance(value, bool):
+        return f"write [{value}]"
+    if kind == "string_type" and isinstance(value, bool):  # it may read no, or on
+        return "put it in quotes"
+    if kind == "string_type" and is_scalar:
+        return f'write "{value}"'
+    if kind == "string_type" and isinstance(value, list) and value:
+        return f"write one alone, such as {shown(value[0])}"
+    if kind == "model_type":
+        if value is None:
+            is_needed = len(place) == 1 and SweepConfig.model_fields[str(place[0])].is_required()
+            return _WANTED.get(place, "fill it in" if is_needed else "fill it in or leave it out")
+        fields = _fields_at(place)
+        main = next((name for name in ("name", "path") if name in fields), None)
+        if main and isinstance(value, str):
+            return f"write {{{main}: {shown(value)}}}"
+        return f"known: {', '.join(fields)}"
+    if kind == "dict_type" and place[-1] == "data_files" and isinstance(value, str):
+        return f"name its split, such as {{test: {shown(value)}}}"
+    return ""
+
+
+def _own_faults(error: ValueError, place: KeyPath, where: Callable[[KeyPath], str]) -> list[Fault]:
+    """Faults raised by one of our validators: some with their fields, or one, `rule; remedy`.
+
+    The latter may begin with the name of a key in its section (`low must be ...`).
+    """
+    if isinstance(error, DoNotFit):
+        return [replace(fault, location=where(split_key(fault.field))) for fault in error.faults]
+    rule, _, remedy = str(error).partition("; ")
+    word, _, rest = rule.partition(" ")
+    if word in _fields_at(place):
+        place, rule = (*place, word), rest
+    return [Fault(dotted(place), rule, remedy, where(place))]
+
+
+def split_key(key: str) -> KeyPath:
+    """The location that a dotted key denotes."""
+    return tuple(int(part) if part.isdigit() else part for part in key.split("."))
+
+
+def _of_peers(table: dict[str, _Told], place: KeyPath) -> _Told | None:
+    """What a table of `peer_names` says of the key at a place."""
+    return table.get(f"{place[0]}.{place[-1]}") or table.get(str(place[-1]))
+
+
+def _instead(place: KeyPath) -> str:
+    """What may be written for an unknown key."""
+    *others, last = [_as_beside(place, meant) for meant in _meant(place)] or [""]
+    either = f"{', '.join(others)} or {last}" if others else last
+    return f"did you mean {either}?" if last else f"known: {', '.join(_known_keys(place))}"
+
+
+def _meant(place: KeyPath) -> list[KeyPath]:
+    """Places of what an unknown key may mean: by its name here or in other tools, else nearly."""
+    if _of_peers(IN_WORDS, place):
+        return []
+    if same := _of_peers(SAME_MEANING, place):
+        return list(dict.fromkeys(_in_section(place, split_key(key)) for key in same))
+    elsewhere, beside = _places_of(place[-1]), _known_keys(place)
+    if elsewhere and len(place) == 1:
+        return elsewhere
+    # One with a letter too many or few, as confirm.seed, rather than that word of another section.
+    near = nearest(place[-1], beside, 0.85 if elsewhere else 0.6)
+    return [(*place[:-1], near)] if near else elsewhere
+
+
+def _in_section(place: KeyPath, meant: KeyPath) -> KeyPath:
+    """A key's place, or that in the same section if this is a part of the other's, as a replay."""
+    beside = (*place[:-1], meant[-1])
+    has_it = meant[0] == place[0] and meant[-1] in _fields_at(place[:-1])
+    return beside if has_it else meant
+
+
+def _places_of(key: str | int) -> list[KeyPath]:
+    """Every place of a key, the less nested first; those within lists are left out."""
+    lists = [place for place, kind in _TYPES.items() if get_origin(kind) is tuple]
+    found = [place for place in _TYPES if place[-1] == key]
+    return sorted((p for p in found if not any(_is_inside(p, outer) for outer in lists)), key=len)
+
+
+def _as_beside(place: KeyPath, meant: KeyPath) -> str:
+    """How a key is named to who wrote another one: in the same section by its last name alone."""
+    if place[:-1] == meant[:-1]:
+        return str(meant[-1])
+    return dotted(meant) if len(meant) > 1 else f"{meant[0]} at the top level"
+
+
+def _known_keys(place: KeyPath) -> list[str]:
+    """Keys that are valid in place of an unknown one."""
+    return [*_fields_at(place[:-1]), *(["extends"] if len(place) == 1 else [])]
+
+
+def _fields_at(place: KeyPath) -> list[str]:
+    """Keys of the section at a location."""
+    return sorted({name for model in _models_in(_type_at(place)) for name in model.model_fields})
+
+
+def _takes_numbers_alone(place: KeyPath) -> bool:
+    kinds = _parts(_type_at(place))
+    return bool not in kinds and any(kind in (int, float) or type(kind) is int for kind in kinds)
+
+
+def _type_at(place: KeyPath) -> Any:
+    """Type of what stands at a location; within a list or a mapping, that of all of it."""
+    names = tuple(part for part in place if isinstance(part, str))
+    while names and names not in _TYPES:
+        names = names[:-1]
+    return _TYPES.get(names, SweepConfig)
+
+
+def _types_in(model: type[BaseModel], place: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    for name, field in model.model_fields.items():
+        yield (*place, name), field.annotation
+        for inner in _models_in(field.annotation):
+            yield from _types_in(inner, (*place, name))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    parts = _parts(annotation)
+    return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+def _parts(annotation: Any) -> list[Any]:
+    """The types and literals that an annotation is made of."""
+    inner = get_args(annotation)
+    return [part for each in inner for part in _parts(each)] if inner else [annotation]
+
+
+# The type of each key by its place, in items of lists without their index.
+_TYPES = dict(_types_in(SweepConfig, ()))
