@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SWEEP ?= quickstart
 
-.PHONY: run test lint unit integration pretended_gpu e2e cluster slow gpu clean
+.PHONY: run test lint unit integration pretended_gpu e2e cluster slow gpu mutants size clean
 
 run: $(INSTALLED)
 	$(BIN)/python tune/run.py $(SWEEP)
@@ -53,6 +53,16 @@ slow: $(INSTALLED)
 # On a machine with a GPU.
 gpu: $(INSTALLED)
 	$(BIN)/pytest tests/integration -m gpu
+
+# Whether the tests notice faults: each of tests/mutants.toml alone, in a copy. About 15 minutes.
+mutants: $(INSTALLED)
+	$(BIN)/python tests/mutants.py
+
+# How much there is to read.
+size:
+	@for part in "tune trainables analysis clusters" tests; do \
+		echo "$$part: $$(git ls-files -- $$part | grep '\.py$$' | xargs cat | wc -l) lines of Python"; done
+	@echo "README.md: $$(wc -w < README.md) words"
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
