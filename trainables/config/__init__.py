@@ -5,15 +5,15 @@ from trainables.config.frozen import Frozen
 from trainables.config.model_and_data import DataConfig, ModelConfig, ModelShape, Replay
 from trainables.config.objectives import ConfirmConfig, Constraint, Objective
 from trainables.config.train_config import DeepSpeedConfig, LoraConfig, TrainConfig
-from trainables.config.trial_config import Demands, Method, TrialConfig
+from trainables.config.trial_config import BaseRequirements, Method, TrialConfig
 
 __all__ = [
     "ROLES",
+    "BaseRequirements",
     "ConfirmConfig",
     "Constraint",
     "DataConfig",
     "DeepSpeedConfig",
-    "Demands",
     "EvalSuite",
     "EvalTask",
     "Frozen",

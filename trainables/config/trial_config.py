@@ -17,20 +17,20 @@ from trainables.config.train_config import DeepSpeedConfig, LoraConfig, TrainCon
 Method = Literal["lora", "full"]
 
 
-class Demands(Frozen):
-    """What a sweep's trials ask of their base that it may not take.
+class BaseRequirements(Frozen):
+    """What the sweep needs from the base model.
 
     Attributes:
-        adapters: a small one for each combination of what the search chooses from.
-        recomputes: whether `train.gradient_checkpointing` has it recompute activations.
+        adapters: a small one for each combination of modules, dropout and DoRA that is searched.
+        recomputes: whether it must support gradient checkpointing.
     """
 
     adapters: tuple[LoraConfig, ...] = ()
     recomputes: bool = False
 
-    def are_within(self, others: Demands) -> bool:
-        """Whether a base that meets the others meets these."""
-        return set(self.adapters) <= set(others.adapters) and self.recomputes <= others.recomputes
+    def are_met_by(self, other: BaseRequirements) -> bool:
+        """Whether a base that meets the other requirements meets these too."""
+        return set(self.adapters) <= set(other.adapters) and self.recomputes <= other.recomputes
 
 
 class TrialConfig(Frozen):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
-from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
+from trainables.config import BaseRequirements, DataConfig, EvalSuite, ModelConfig
 from trainables.data.dataset import TokenizedData, tokenize
 from trainables.data.rows import read_general_text
 from trainables.errors import Fault, UserError, collecting, first_line, named
@@ -59,15 +59,19 @@ class BaseInputs:
 
 
 def load_inputs(
-    model: ModelConfig, data: DataConfig, suite: EvalSuite, seed: int, demands: Demands
+    model: ModelConfig,
+    data: DataConfig,
+    suite: EvalSuite,
+    seed: int,
+    requirements: BaseRequirements,
 ) -> BaseInputs:
     """Load all that a trial will need, so that its faults show before one is spent.
 
     Raises:
-        UserError: every fault found in model, data, tasks and demands.
+        UserError: every fault found in model, data, tasks and requirements.
     """
     model = pinned(model)
-    tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed, demands)
+    tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed, requirements)
     base = shared_base(model)
     check_data(base, tokenizer, tokenized)
     check_lengths(base, tokenized)
@@ -77,7 +81,11 @@ def load_inputs(
 
 
 def _load_all(
-    model: ModelConfig, data: DataConfig, suite: EvalSuite, seed: int, demands: Demands
+    model: ModelConfig,
+    data: DataConfig,
+    suite: EvalSuite,
+    seed: int,
+    requirements: BaseRequirements,
 ) -> tuple[Any, Evaluator, TokenizedData]:
     """Load tokenizer, base, tasks and data, collecting the faults of all of them."""
     faults: list[Fault] = []
@@ -88,7 +96,7 @@ def _load_all(
         tokenizer = load_tokenizer(model)
     if tokenizer is not None:
         with collecting(faults):
-            check_base(model, demands)
+            check_base(model, requirements)
         with collecting(faults):
             _check_chat_template(tokenizer, model, data, suite)
     with collecting(faults):
@@ -106,17 +114,17 @@ def _load_all(
     return tokenizer, evaluator, tokenized
 
 
-def check_base(model: ModelConfig, demands: Demands) -> None:
+def check_base(model: ModelConfig, requirements: BaseRequirements) -> None:
     """Load the base model shared by this process, and check what the trials will ask of it.
 
     Raises:
         UserError: loading fails, or runs out of memory, which no smaller batch would change; or the
-            base does not meet the demands, cannot compute, or looks at later tokens.
+            base does not meet the requirements, cannot compute, or looks at later tokens.
     """
     try:
         base = shared_base(model)
         _check_passes(base, load_tokenizer(model), model)
-        check_adaptable(base, demands)
+        check_adaptable(base, requirements)
     except Exception as error:
         if not is_out_of_memory(error):
             raise

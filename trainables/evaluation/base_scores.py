@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
+from trainables.config import BaseRequirements, DataConfig, EvalSuite, ModelConfig
 from trainables.data.dataset import Sample, typical_sample
 from trainables.data.tokenized import write_data
 from trainables.evaluation.base_inputs import BaseInputs, general_documents, load_inputs
@@ -75,16 +75,16 @@ def evaluate_base(
     seed: int,
     cache: Path,
     data_folder: Path,
-    demands: Demands,
+    requirements: BaseRequirements,
 ) -> Path:
     """Evaluate the base model, or find its evaluation in the cache; returns its folder.
 
     The tokenised data are written to `data_folder`.
 
     Raises:
-        UserError: every fault found in model, data, tasks and demands.
+        UserError: every fault found in model, data, tasks and requirements.
     """
-    inputs = load_inputs(model, data, suite, seed, demands)
+    inputs = load_inputs(model, data, suite, seed, requirements)
     tokenized = inputs.tokenized
     write_data(replace(tokenized, questions=()), data_folder)
     warnings = data_warnings(inputs.base, inputs.tokenizer, tokenized, data, suite)

@@ -6,27 +6,27 @@ from typing import Any
 
 import torch
 
-from trainables.config import Demands, LoraConfig
+from trainables.config import BaseRequirements, LoraConfig
 from trainables.errors import Fault, UserError, as_written, collecting, first_line
 from trainables.models.lora_adapter import adapt, linear_layers, restore
 
 
-def check_adaptable(base: Any, demands: Demands) -> None:
-    """Check that the base meets a sweep's demands; it is left as it was.
+def check_adaptable(base: Any, requirements: BaseRequirements) -> None:
+    """Check that the base meets a sweep's requirements; it is left as it was.
 
     Raises:
         UserError: names all that it does not take.
     """
     faults: list[Fault] = []
     refused: dict[str, LoraConfig] = {}  # the first choice that PEFT refuses for each reason
-    for lora in demands.adapters:
+    for lora in requirements.adapters:
         try:
             with collecting(faults), torch.random.fork_rng():
                 restore(base, adapt(base, lora))
         except ValueError as error:
             refused.setdefault(first_line(error).rstrip("."), lora)
     faults += [_fault_of_refusal(base, lora, reason) for reason, lora in refused.items()]
-    if demands.recomputes:
+    if requirements.recomputes:
         with collecting(faults):
             recompute(base)
         base.gradient_checkpointing_disable()

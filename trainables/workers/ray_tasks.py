@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
+from trainables.config import BaseRequirements, DataConfig, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError, named, noted
 from trainables.gc_pause import collector_paused
 from trainables.process.lost_process import end_with_lost_device
@@ -36,7 +36,7 @@ def evaluate_base_on_worker(
     cache: str,
     target: str,
     marker: str,
-    demands: Demands,
+    requirements: BaseRequirements,
 ) -> UserError | None:
     """Run `evaluate_base` on a worker, for all trials.
 
@@ -57,7 +57,7 @@ def evaluate_base_on_worker(
     log = cache_dir / "base.log"
 
     def evaluate(smaller: EvalSuite) -> Path:
-        return evaluate_base(model, data, smaller, seed, cache_dir, data_folder, demands)
+        return evaluate_base(model, data, smaller, seed, cache_dir, data_folder, requirements)
 
     def work() -> None:
         check_sees(target, marker)
@@ -75,7 +75,7 @@ def evaluate_base_on_worker(
         return _fault_of(work, log)
 
 
-def check_base_on_worker(model: ModelConfig, demands: Demands) -> UserError | None:
+def check_base_on_worker(model: ModelConfig, requirements: BaseRequirements) -> UserError | None:
     """Run `check_base` on a worker, for trials that ask more of a base than was asked before.
 
     Errors are returned.
@@ -86,7 +86,7 @@ def check_base_on_worker(model: ModelConfig, demands: Demands) -> UserError | No
         from trainables.evaluation.base_inputs import check_base
 
     log = node_cache() / "bases" / "base.log"
-    return _fault_of(partial(check_base, model, demands), log)
+    return _fault_of(partial(check_base, model, requirements), log)
 
 
 def _fault_of(work: Callable[[], None], log: Path) -> UserError | None:

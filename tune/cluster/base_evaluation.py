@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from trainables.config import Demands, LoraConfig, ModelConfig, TrainConfig
+from trainables.config import BaseRequirements, LoraConfig, ModelConfig, TrainConfig
 from trainables.errors import UserError
 from trainables.records.ledger import Ledger
 from trainables.records.schema import BaseRecord
@@ -55,7 +55,7 @@ def have_base_evaluated(
             str(cache.absolute()) if isinstance(cache, Path) else "",  # workers run elsewhere
             target,
             marker,
-            _demands(config.search, config.train),
+            _base_requirements(config.search, config.train),
         )
         fault: UserError | None
         if hosts.start():
@@ -87,31 +87,31 @@ def have_base_checked(
     Raises:
         UserError: the base does not take it, or cannot be loaded.
     """
-    demands = _demands(config.search, config.train)
+    requirements = _base_requirements(config.search, config.train)
     last = ledger.sweep().config
     with suppress(ValidationError, KeyError):  # of another version's file
         search = SearchConfig.model_validate(last["search"])
         train = TrainConfig.model_validate(last["train"])
-        if demands.are_within(_demands(search, train)):
+        if requirements.are_met_by(_base_requirements(search, train)):
             return
     model = ledger.base().pinned(config.model)
     tell(f"checking the base {model.name} against what the sweep file asks anew ...")
     held = held_by_worker(config, config.search.methods[0], cluster)
     with answering("the base's check"):
-        answer = as_task(check_base_on_worker, held).remote(model, demands)
+        answer = as_task(check_base_on_worker, held).remote(model, requirements)
         fault: UserError | None = awaited(answer, held, tell)
     if fault is not None:
         raise fault
 
 
-def _demands(search: SearchConfig, train: TrainConfig) -> Demands:
+def _base_requirements(search: SearchConfig, train: TrainConfig) -> BaseRequirements:
     space = search.lora
     choices = product(space.target_modules, space.dropout, space.dora) if space else ()
     adapters = tuple(
         LoraConfig(rank=1, alpha=1, target_modules=modules, dropout=dropout, dora=dora)
         for modules, dropout, dora in choices
     )
-    return Demands(adapters=adapters, recomputes=train.gradient_checkpointing)
+    return BaseRequirements(adapters=adapters, recomputes=train.gradient_checkpointing)
 
 
 def time_of_evaluations(config: SweepConfig, base: BaseRecord) -> str | None:

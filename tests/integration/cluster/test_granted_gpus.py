@@ -24,7 +24,7 @@ SCRIPT = """
 import json, os, sys
 from pathlib import Path
 import ray
-from trainables.config import Demands, TrialConfig
+from trainables.config import BaseRequirements, TrialConfig
 from trainables.errors import TrialError, UserError
 from trainables.training.reporter import ListReporter
 from trainables.workers.worker_group import worker_actor
@@ -41,7 +41,7 @@ def base(gpus):
     of_base = as_task(evaluate_base_on_worker, {"CPU": 1, "GPU": gpus})
     with marker_in(Path(folder, "base")) as marker:
         places = (f"{folder}/cache", f"{folder}/base", marker)
-        arguments = (trial.model, trial.data, trial.eval, 0, *places, Demands())
+        arguments = (trial.model, trial.data, trial.eval, 0, *places, BaseRequirements())
         fault = ray.get(of_base.remote(*arguments))
     if fault is not None:
         raise fault

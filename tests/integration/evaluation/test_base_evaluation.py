@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from evaluated import NO_DEMANDS, evaluated_base
+from evaluated import NO_REQUIREMENTS, evaluated_base
 from faults import faults
 from transformers import AutoTokenizer
 
-from trainables.config import Demands, LoraConfig
+from trainables.config import BaseRequirements, LoraConfig
 from trainables.data.tokenized import DATA_FOLDER, read_data
 from trainables.errors import UserError
 from trainables.evaluation import base_inputs
@@ -49,7 +49,7 @@ def evaluated_on_worker(config: SweepConfig, cache: Path, target: Path) -> UserE
             str(cache),
             str(target),
             marker,
-            NO_DEMANDS,
+            NO_REQUIREMENTS,
         )
 
 
@@ -370,9 +370,9 @@ def test_adapters_that_the_base_does_not_take_are_told_of_with_all_else(
     config = load(*FEW, OBJECTIVE, "eval.ood=[no_such_task]")
     asked = (("q_proj",), ("q_proj", "v_porj"), ("nothing_like_this",), "all-linear")
     adapters = tuple(LoraConfig(rank=1, alpha=1, target_modules=modules) for modules in asked)
-    demands = Demands(adapters=adapters)
+    requirements = BaseRequirements(adapters=adapters)
     with pytest.raises(UserError) as caught:
-        evaluated_base(config, tmp_path, demands)
+        evaluated_base(config, tmp_path, requirements)
     of_adapters = [f for f in caught.value.faults if f.field.startswith("search.lora")]
     misspelt, absent = of_adapters
     assert misspelt.rule == "the model has no v_porj"

@@ -15,7 +15,7 @@ from faults import faults
 from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
-from trainables.config import Demands, ModelConfig
+from trainables.config import BaseRequirements, ModelConfig
 from trainables.errors import UserError
 from trainables.evaluation.base_inputs import check_base
 
@@ -51,7 +51,7 @@ def test_one_that_looks_at_later_tokens_is_refused(
     kind: str, options: dict[str, Any], dtype: str, saved: Callable[..., ModelConfig]
 ) -> None:
     model = saved(kind, dtype, options)
-    (fault,) = faults(check_base, model, Demands())
+    (fault,) = faults(check_base, model, BaseRequirements())
     rule = f"must predict a token from those before it; {model.name} looks at later ones, too"
     assert (fault.field, fault.rule) == ("model.name", rule)
 
@@ -68,7 +68,7 @@ def test_one_that_looks_at_later_tokens_is_refused(
 def test_one_that_looks_at_earlier_tokens_alone_is_taken(
     kind: str, options: dict[str, Any], dtype: str, saved: Callable[..., ModelConfig]
 ) -> None:
-    check_base(saved(kind, dtype, options), Demands())
+    check_base(saved(kind, dtype, options), BaseRequirements())
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_one_that_cannot_compute_is_told_with_the_setting_at_fault(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = saved(kind, dtype, options)
-    (fault,) = faults(check_base, model, Demands())
+    (fault,) = faults(check_base, model, BaseRequirements())
     assert str(fault).startswith(told.format(model.name))
     assert f"modeling_{kind}.py" in caplog.text  # the traceback, which may lead to their own code
 
@@ -108,7 +108,7 @@ def test_one_without_an_embedding_of_a_token_is_told_of_it(
 ) -> None:
     """A GPU would say that an assertion failed, and be lost."""
     with pytest.raises(UserError, match="is used, and the model embeds 3 tokens"):
-        check_base(saved("llama", "float32", {"vocab_size": 3}), Demands())
+        check_base(saved("llama", "float32", {"vocab_size": 3}), BaseRequirements())
 
 
 def test_the_process_ends_where_it_is_the_device_that_cannot_compute(
@@ -123,4 +123,4 @@ def test_the_process_ends_where_it_is_the_device_that_cannot_compute(
     monkeypatch.setattr(torch.cuda, "synchronize", lost)
     monkeypatch.setattr(os, "_exit", sys.exit)
     with pytest.raises(SystemExit):
-        check_base(saved("xmod", "float32", {}), Demands())
+        check_base(saved("xmod", "float32", {}), BaseRequirements())

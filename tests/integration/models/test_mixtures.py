@@ -29,7 +29,7 @@ from trainables.packing.packable import NotBatchable, check_batchable, resolve_t
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
-from tune.cluster.base_evaluation import _demands
+from tune.cluster.base_evaluation import _base_requirements
 from tune.config.search_config import LoraSpace, SearchConfig
 
 if TYPE_CHECKING:
@@ -106,7 +106,9 @@ def test_choices_that_peft_refuses_on_experts_are_named(
     before = {name: id(module) for name, module in base.named_modules()}
     choices = {"target_modules": modules, "rank": [2, 4], "alpha": 8, axis: values}
     space = LoraSpace(**choices, learning_rate=1e-3)
-    (fault,) = faults(check_adaptable, base, _demands(SearchConfig(lora=space), TrainConfig()))
+    (fault,) = faults(
+        check_adaptable, base, _base_requirements(SearchConfig(lora=space), TrainConfig())
+    )
     told = f"PEFT cannot adapt the model with target_modules all-linear, {asked}: "
     assert fault.rule.startswith(told)
     assert "ParamWrapper" in fault.rule
@@ -114,7 +116,7 @@ def test_choices_that_peft_refuses_on_experts_are_named(
     assert {name: id(module) for name, module in base.named_modules()} == before
     choices = {"target_modules": [ATTENTION], "rank": [2, 4], "alpha": 8, axis: values}
     space = LoraSpace(**choices, learning_rate=1e-3)
-    check_adaptable(base, _demands(SearchConfig(lora=space), TrainConfig()))
+    check_adaptable(base, _base_requirements(SearchConfig(lora=space), TrainConfig()))
 
 
 def test_all_that_peft_refuses_is_told_at_once() -> None:
@@ -122,7 +124,9 @@ def test_all_that_peft_refuses_is_told_at_once() -> None:
     choices = {"target_modules": modules, "dropout": [0.1, 0.2], "rank": 2, "alpha": 4}
     space = LoraSpace(**choices, learning_rate=1e-3)
     with pytest.raises(UserError) as caught:
-        check_adaptable(network("mixtral"), _demands(SearchConfig(lora=space), TrainConfig()))
+        check_adaptable(
+            network("mixtral"), _base_requirements(SearchConfig(lora=space), TrainConfig())
+        )
     assert [f.rule.split(":")[0] for f in caught.value.faults] == [
         "the model has no proj, v_porj",
         "PEFT cannot adapt the model with target_modules all-linear, dropout 0.1",

@@ -12,7 +12,7 @@ from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from trainables.config import LoraConfig, ModelConfig
-from trainables.config.trial_config import Demands
+from trainables.config.trial_config import BaseRequirements
 from trainables.models.adaptable import check_adaptable
 from trainables.models.lora_adapter import linear_layers
 
@@ -77,9 +77,9 @@ def test_a_refused_layer_that_is_named_is_told_of_with_those_that_are_not(kind: 
     options = {**SHAPE, "vocab_size": 60, **FAMILIES[kind]}
     base = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **options))
     named = LoraConfig(rank=2, alpha=4, target_modules=("in_proj", "out_proj"))
-    (fault,) = faults(check_adaptable, base, Demands(adapters=(named,)))
+    (fault,) = faults(check_adaptable, base, BaseRequirements(adapters=(named,)))
     assert "Module 'out_proj' is incompatible with Mamba" in fault.rule
     layers = linear_layers(base)
     assert fault.remedy.endswith(f"or name linear layers: {', '.join(layers)}")
     taken = named.model_copy(update={"target_modules": tuple(layers)})
-    check_adaptable(base, Demands(adapters=(taken,)))
+    check_adaptable(base, BaseRequirements(adapters=(taken,)))

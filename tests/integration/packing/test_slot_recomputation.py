@@ -14,7 +14,7 @@ from test_slot_loss import SHAPE, model
 from test_slots import alone
 from transformers import AutoConfig, LlamaForCausalLM
 
-from trainables.config import Demands, LoraConfig
+from trainables.config import BaseRequirements, LoraConfig
 from trainables.errors import UserError
 from trainables.models.adaptable import check_adaptable
 from trainables.models.loading import shared_base
@@ -184,13 +184,13 @@ def test_a_model_that_cannot_recompute_is_told_of_and_left_as_it_was() -> None:
 def test_whether_a_model_can_recompute_is_told_with_what_adapters_it_takes() -> None:
     base = model("gpt_neox_japanese")
     adapters = (LoraConfig(rank=1, alpha=1, target_modules=("nothing_like_this",)),)
-    check_adaptable(base, Demands())
+    check_adaptable(base, BaseRequirements())
     with pytest.raises(UserError) as caught:
-        check_adaptable(base, Demands(adapters=adapters, recomputes=True))
+        check_adaptable(base, BaseRequirements(adapters=adapters, recomputes=True))
     asked = ("search.lora.target_modules", "train.gradient_checkpointing")
     assert tuple(fault.field for fault in caught.value.faults) == asked
     able = model("llama")
-    check_adaptable(able, Demands(recomputes=True))
+    check_adaptable(able, BaseRequirements(recomputes=True))
     assert not able.is_gradient_checkpointing
     assert hooks(base) == hooks(able) == 0
 
