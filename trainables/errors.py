@@ -131,7 +131,7 @@ def traced(error: Exception) -> Exception:
     return error
 
 
-def let_go_of_frames(error: BaseException) -> None:
+def release_frames(error: BaseException) -> None:
     """Clear the variables of the frames that an error came from; its traceback stays."""
     for each in causes(error):
         traceback.clear_frames(each.__traceback__)

@@ -38,7 +38,7 @@ def serving(name: str, model: ModelConfig, adapter: Mapping[str, Any] | None) ->
     whole = [*trusts, *(dtype if is_fp32 else [])]
     if adapter is None:
         return _command("PATH", *whole)
-    if reason := _reason_against(adapter):
+    if reason := _why_not_served(adapter):
         merged = f"vLLM may refuse this adapter ({reason}): export the trial with `--merge`, then"
         return f"{merged}\n\n{_command('PATH', *whole)}"
     base, revision = adapter["base_model_name_or_path"], adapter["revision"]
@@ -59,7 +59,7 @@ def _command(*arguments: str) -> str:
     return f"```sh\n{shlex.join(['vllm', 'serve', *arguments])}\n```"
 
 
-def _reason_against(adapter: Mapping[str, Any]) -> str:
+def _why_not_served(adapter: Mapping[str, Any]) -> str:
     """Why vLLM may refuse it; empty if it does not."""
     reasons = [reason for setting, reason in _REFUSED.items() if adapter.get(setting)]
     if _max_rank(adapter) is None:

@@ -29,7 +29,7 @@ from trainables.models.load_errors import (
 )
 from trainables.models.model_shape import config_of
 from trainables.models.quantised_files import READ_AS_PLAIN, faults_of_files, method_of
-from trainables.process import watchdog as hang_watch
+from trainables.process import watchdog
 from trainables.storage.disk import content_digest, whole_folder
 from trainables.storage.locations import absence, expanded, is_local, node_cache, resolve
 
@@ -145,7 +145,7 @@ def load_model(
     _check_is_whole(model, loaded, told["missing_keys"])
     keep_trainable(loaded)
     with suppress(NotImplementedError):  # a model's own code may not say which they are
-        loaded.get_input_embeddings().register_forward_pre_hook(lambda *_: hang_watch.rewind())
+        loaded.get_input_embeddings().register_forward_pre_hook(lambda *_: watchdog.reset())
     text = loaded.config.get_text_config()
     if hasattr(text, "output_router_logits"):
         text.output_router_logits = False

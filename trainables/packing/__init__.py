@@ -1,7 +1,7 @@
 """Many LoRA trials on one frozen base, trained in the same forward and backward passes.
 
     planning    which trials can have a slot, and how many slots are fastest, as `probe` measures
-    host        a process that holds a base, which trials, its guests, join and leave
+    host        a process that holds a base, which trials, its clients, join and leave
     engine      the loop of passes over its busy slots
     slot        one trial's state: what TRL's trainer is to a trial that trains alone
     passes      which samples share a pass

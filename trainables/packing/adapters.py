@@ -90,7 +90,7 @@ class Adapter:
         for name, view in self.views(parameters_P).items():
             self.tensors[name].data = view
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Hold no memory, in particular not the group's, of which its tensors are a small part."""
         for parameter in (self.flat_P, *self.tensors.values()):
             parameter.data = parameter.data.new_empty(0)

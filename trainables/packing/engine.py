@@ -15,7 +15,7 @@ import torch
 
 from trainables.config import LoraConfig, ModelConfig, TrialConfig
 from trainables.data.tokenized import inputs_of
-from trainables.errors import let_go_of_frames, traced
+from trainables.errors import release_frames, traced
 from trainables.evaluation.evaluator import Evaluator
 from trainables.models.four_bit import thaw
 from trainables.models.loading import shared_base
@@ -95,7 +95,7 @@ class SlotEngine:
             with self._alone(slot):  # which sees what was restored
                 slot.begin()
         except BaseException as error:
-            let_go_of_frames(error)  # leaving takes memory, which they may hold
+            release_frames(error)  # leaving takes memory, which they may hold
             self.leave(slot)
             raise
         return slot
@@ -111,7 +111,7 @@ class SlotEngine:
         try:
             self._groups[rank] = AdapterGroup([*members, slot.adapter], self._dtype)
         except BaseException:  # else its tensors stay until Python next looks for cycles
-            slot.let_go()
+            slot.release()
             raise
         return slot
 
@@ -121,12 +121,12 @@ class SlotEngine:
         self._short.discard(slot.adapter)
         rank = slot.adapter.rank
         rest = [adapter for adapter in self._groups[rank].adapters if adapter is not slot.adapter]
-        slot.adapter.let_go()  # else those that end in one step keep a matrix alive each
+        slot.adapter.release()  # else those that end in one step keep a matrix alive each
         if rest:
             self._groups[rank] = AdapterGroup(rest, self._dtype)
         else:
             del self._groups[rank]
-        slot.let_go()
+        slot.release()
 
     def step(self) -> list[Ended]:
         """Train each busy slot on a micro-batch, and take an optimizer step where one is due."""
@@ -227,7 +227,7 @@ class SlotEngine:
     def clear(self) -> None:
         """Free all slots."""
         for slot in self.slots:
-            slot.let_go()
+            slot.release()
         self._slots.clear()
         self._groups.clear()
         self._largest_pass = 0

@@ -32,9 +32,9 @@ from typing import Any
 from trainables.config import TrainConfig, TrialConfig
 from trainables.errors import EvaluationOutOfMemory, OutOfMemory, first_line, traced
 from trainables.gc_pause import collector_paused
-from trainables.packing.packed_client import Guest
+from trainables.packing.packed_client import PackedClient
 from trainables.packing.planning import Speed
-from trainables.process import watchdog as hang_watch
+from trainables.process import watchdog
 from trainables.process.lost_process import end_with_lost_device
 from trainables.records.schema import Measurement
 from trainables.training.attempt_folder import (
@@ -61,23 +61,26 @@ class _Mailbox:
     """A slot's reporter: hands measurements from the engine's thread to the listening trial."""
 
     def __init__(
-        self, guest: Guest, loop: asyncio.AbstractEventLoop, stop_requested: Callable[[int], bool]
+        self,
+        client: PackedClient,
+        loop: asyncio.AbstractEventLoop,
+        stop_requested: Callable[[int], bool],
     ) -> None:
-        self._guest, self._loop = guest, loop
-        self.stop_requested = partial(stop_requested, guest.trial.number)
+        self._client, self._loop = client, loop
+        self.stop_requested = partial(stop_requested, client.trial.number)
 
     def report(self, measurement: Measurement) -> None:
-        guest, total = self._guest, measurement.total_steps
-        hang_watch.wind(guest.trial.minutes_per_report)
-        publish_items(guest.trial)
+        client, total = self._client, measurement.total_steps
+        watchdog.start(client.trial.minutes_per_report)
+        publish_items(client.trial)
         event = {MEASUREMENT: measurement}
         assert total is not None  # noqa: S101 - `Measuring` tells it
-        if measurement.step not in _steps_to_record(guest.trial.train, total):
-            self._loop.call_soon_threadsafe(guest.events.put_nowait, event)
+        if measurement.step not in _steps_to_record(client.trial.train, total):
+            self._loop.call_soon_threadsafe(client.events.put_nowait, event)
             return
-        hang_watch.stop()  # Tune may take long to accept the report
-        is_recorded = asyncio.run_coroutine_threadsafe(guest.record(event), self._loop).result()
-        hang_watch.wind(guest.trial.minutes_per_report)
+        watchdog.stop()  # Tune may take long to accept the report
+        is_recorded = asyncio.run_coroutine_threadsafe(client.record(event), self._loop).result()
+        watchdog.start(client.trial.minutes_per_report)
         if not is_recorded:  # its checkpoint must not say that the evaluation is
             raise _Unheard
 
@@ -111,22 +114,22 @@ class SlotHost:
         self._fits = sys.maxsize
         self._engine: Any = None
         self._thread = ThreadPoolExecutor(max_workers=1)
-        self._guests: dict[str, Guest] = {}
-        self._waiting: deque[Guest] = deque()
-        self._leaving: list[Guest] = []
+        self._clients: dict[str, PackedClient] = {}
+        self._waiting: deque[PackedClient] = deque()
+        self._leaving: list[PackedClient] = []
         self._running: asyncio.Task[None] | None = None
         self._minutes: float | None = None
         self._is_retired = False
 
     async def load(self) -> int | None:
         """Number of trials here, including waiting ones; None if no more are accepted."""
-        return None if self._is_retired or self._stop_requested(None) else len(self._guests)
+        return None if self._is_retired or self._stop_requested(None) else len(self._clients)
 
     async def load_libraries(self) -> None:
         """Import what training needs, before there is anything to train."""
         await self._in_thread(collector_paused()(import_module), "trainables.packing.engine")
 
-    async def reason_against(self, trial: TrialConfig) -> str | None:
+    async def why_not_packed(self, trial: TrialConfig) -> str | None:
         """Why trials like this one cannot share the base; None if they can.
 
         Raises:
@@ -187,53 +190,53 @@ class SlotHost:
         """
         self._slots = slots
         await self.leave(trial.trial_id)
-        if self._is_retired or (len(self._guests) >= slots and not may_wait):
+        if self._is_retired or (len(self._clients) >= slots and not may_wait):
             return False
-        suspects = [guest for guest in self._guests.values() if guest.suspect_at is not None]
+        suspects = [client for client in self._clients.values() if client.suspect_at is not None]
         if suspect_at is not None and suspects:
             return False
         self._minutes = trial.minutes_per_report
-        guest = Guest(trial, listener, suspect_at)
-        self._guests[trial.trial_id] = guest
-        self._waiting.append(guest)
+        client = PackedClient(trial, listener, suspect_at)
+        self._clients[trial.trial_id] = client
+        self._waiting.append(client)
         if self._running is None:
             self._running = asyncio.create_task(self._run_or_die())
         return True
 
     async def next_event(self, trial_id: str, listener: str = "") -> Event:
         """Wait for the next event of a trial that this listener had join."""
-        guest = self._guests.get(trial_id)
-        if guest is None or guest.listener != listener:
+        client = self._clients.get(trial_id)
+        if client is None or client.listener != listener:
             return {UNKNOWN: True}
-        event = await guest.next_event()
+        event = await client.next_event()
         if MEASUREMENT in event:
-            guest.told_step = event[MEASUREMENT].step
+            client.told_step = event[MEASUREMENT].step
         if RESULT in event or ERROR in event:
-            self._remove(guest)
+            self._remove(client)
         return event
 
     async def leave(self, trial_id: str, listener: str | None = None) -> None:
         """End a trial, whether it is waiting or training, if this listener, or any, had it join."""
-        guest = self._guests.get(trial_id)
-        if guest is None or listener not in (None, guest.listener):
+        client = self._clients.get(trial_id)
+        if client is None or listener not in (None, client.listener):
             return
-        self._remove(guest)
-        guest.let_go()
-        guest.events.put_nowait({UNKNOWN: True})  # else who asks for its events waits for ever
-        if guest in self._waiting:
-            self._waiting.remove(guest)
+        self._remove(client)
+        client.release()
+        client.events.put_nowait({UNKNOWN: True})  # else who asks for its events waits for ever
+        if client in self._waiting:
+            self._waiting.remove(client)
         else:
-            self._leaving.append(guest)
+            self._leaving.append(client)
 
     async def retire(self) -> bool:
         """Accept no more trials if there is none; return whether it is so."""
-        self._is_retired = not self._guests
+        self._is_retired = not self._clients
         return self._is_retired
 
-    def _remove(self, guest: Guest) -> None:
+    def _remove(self, client: PackedClient) -> None:
         """Know the trial no more, unless a later attempt at it has taken this one's place."""
-        if self._guests.get(guest.trial.trial_id) is guest:
-            del self._guests[guest.trial.trial_id]
+        if self._clients.get(client.trial.trial_id) is client:
+            del self._clients[client.trial.trial_id]
 
     async def at_rest(self) -> None:
         """Wait until no trial trains here and those that left are cleaned up."""
@@ -250,19 +253,19 @@ class SlotHost:
 
     async def _run(self) -> None:
         """Run pass after pass for as long as there are trials to train."""
-        busy: dict[Any, Guest] = {}
+        busy: dict[Any, PackedClient] = {}
         while busy or self._waiting:
-            for guest in self._leaving:
-                if busy.pop(guest.slot, None):
-                    await self._uncharged(self._engine.leave, guest.slot)
-                    guest.slot = None
+            for client in self._leaving:
+                if busy.pop(client.slot, None):
+                    await self._uncharged(self._engine.leave, client.slot)
+                    client.slot = None
                     self._fits = sys.maxsize
-                    await self._uncharged(clear_node, guest.trial)
+                    await self._uncharged(clear_node, client.trial)
             self._leaving.clear()
             while self._waiting and len(busy) < min(self._slots, self._fits):
-                guest = self._waiting.popleft()
-                if await self._admit(guest, len(busy)):
-                    busy[guest.slot] = guest
+                client = self._waiting.popleft()
+                if await self._admit(client, len(busy)):
+                    busy[client.slot] = client
             await self._end_waiting()
             if busy:
                 await self._pass(busy)
@@ -270,37 +273,37 @@ class SlotHost:
 
     async def _end_waiting(self) -> None:
         """End those that wait for a slot and are asked to: it may take others hours to leave."""
-        for guest in [*self._waiting]:
+        for client in [*self._waiting]:
             # It may have left by itself while the one before it was seen off.
-            if guest in self._waiting and self._stop_requested(guest.trial.number):
-                self._waiting.remove(guest)
-                await self._end(guest, StopTrial())
+            if client in self._waiting and self._stop_requested(client.trial.number):
+                self._waiting.remove(client)
+                await self._end(client, StopTrial())
 
-    async def _pass(self, busy: dict[Any, Guest]) -> None:
+    async def _pass(self, busy: dict[Any, PackedClient]) -> None:
         """Run one pass; trials that ended with it are released before the next."""
         for ended in await self._in_thread(self._engine.step):
-            guest = busy.pop(ended.slot)
-            guest.slot = None
+            client = busy.pop(ended.slot)
+            client.slot = None
             self._fits = sys.maxsize
             if ended.error is not None:
-                await self._end(guest, ended.error)
+                await self._end(client, ended.error)
             else:
-                await self._tell(guest, {RESULT: ended.result})
+                await self._tell(client, {RESULT: ended.result})
 
-    async def _admit(self, guest: Guest, busy: int) -> bool:
+    async def _admit(self, client: PackedClient, busy: int) -> bool:
         """Give a trial a slot, or handle the error that prevents it."""
-        mailbox = _Mailbox(guest, asyncio.get_running_loop(), self._stop_requested)
+        mailbox = _Mailbox(client, asyncio.get_running_loop(), self._stop_requested)
         try:
-            guest.trial = await self._uncharged(on_this_node, guest.trial)
-            guest.slot = await self._in_thread(
-                lambda: self._engine_for(guest.trial).join(guest.trial, mailbox)
+            client.trial = await self._uncharged(on_this_node, client.trial)
+            client.slot = await self._in_thread(
+                lambda: self._engine_for(client.trial).join(client.trial, mailbox)
             )
         except Exception as error:  # one trial's error must never end its neighbours
-            await self._end(guest, traced(error), busy)
+            await self._end(client, traced(error), busy)
             return False
         return True
 
-    async def _end(self, guest: Guest, error: Exception, busy: int = 0) -> None:
+    async def _end(self, client: PackedClient, error: Exception, busy: int = 0) -> None:
         """Let a trial continue with smaller batches if it ran out of memory, else end it.
 
         Its best weights are published first, for an attempt that goes on from its checkpoint.
@@ -309,28 +312,28 @@ class SlotHost:
         `busy`: slots that others held when there was no memory for its own.
         """
         await self._in_thread(end_with_lost_device)
-        if guest.is_gone:
-            self._remove(guest)
-            guest.events.put_nowait({UNKNOWN: True})  # to who was slow, and is there after all
-            await self._uncharged(clear_node, guest.trial)
+        if client.is_gone:
+            self._remove(client)
+            client.events.put_nowait({UNKNOWN: True})  # to who was slow, and is there after all
+            await self._uncharged(clear_node, client.trial)
             return
-        final = self._try_smaller(guest, error, busy)
+        final = self._try_smaller(client, error, busy)
         if final is not None:
-            await self._tell(guest, {ERROR: final})
+            await self._tell(client, {ERROR: final})
 
-    async def _tell(self, guest: Guest, ending: Event) -> None:
+    async def _tell(self, client: PackedClient, ending: Event) -> None:
         """Tell a trial how it ended once its results are published, or that they cannot be."""
         try:
-            await self._uncharged(publish_results, guest.trial)
+            await self._uncharged(publish_results, client.trial)
         except OSError as of_storage:
             ending = {ERROR: traced(of_storage)}
         # A trial that was ended by hand, while the others go on, does not come back.
         is_last = isinstance(ending.get(ERROR), StopTrial) and not self._stop_requested(None)
         if RESULT in ending or is_last:
-            await self._uncharged(clear_node, guest.trial)
-        guest.events.put_nowait(ending)
+            await self._uncharged(clear_node, client.trial)
+        client.events.put_nowait(ending)
 
-    def _try_smaller(self, guest: Guest, error: Exception, busy: int) -> Exception | None:
+    def _try_smaller(self, client: PackedClient, error: Exception, busy: int) -> Exception | None:
         """Have a trial that ran out of memory wait for a slot anew, or return what it ends with."""
         from trainables.process.out_of_memory import is_out_of_memory, with_smaller_batches
 
@@ -340,11 +343,11 @@ class SlotHost:
             self._fits = busy  # it waits until one of those is free
         else:
             try:
-                guest.trial = with_smaller_batches(guest.trial, guest.tried, error)
+                client.trial = with_smaller_batches(client.trial, client.tried, error)
             except OutOfMemory as final:  # no error of torch's, which the trial's process lacks
                 return final
-        _LOG.warning("%s waits for a slot anew: %s", guest.trial.trial_id, first_line(error))
-        self._waiting.appendleft(guest)
+        _LOG.warning("%s waits for a slot anew: %s", client.trial.trial_id, first_line(error))
+        self._waiting.appendleft(client)
         return None
 
     def _engine_for(self, trial: TrialConfig) -> Any:
@@ -367,10 +370,10 @@ class SlotHost:
 
     async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         def watched() -> Any:
-            hang_watch.wind(self._minutes)
+            watchdog.start(self._minutes)
             try:
                 return work(*arguments)
             finally:
-                hang_watch.stop()
+                watchdog.stop()
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, watched)

@@ -14,7 +14,7 @@ _LONGEST_S = 600.0
 
 
 @dataclass(eq=False)
-class Guest:
+class PackedClient:
     """A trial on a host; all methods must be called on the host's event loop."""
 
     trial: TrialConfig
@@ -46,7 +46,7 @@ class Guest:
             self.suspect_at = None
         return await self.events.get()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Nobody listens any more."""
         self.is_gone = True
         self._recorded.set()

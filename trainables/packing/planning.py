@@ -11,7 +11,7 @@ from trainables.config import TrialConfig
 _LEAST_GAIN = 1.05
 
 
-def reason_against(trial: TrialConfig) -> str | None:
+def why_not_packed(trial: TrialConfig) -> str | None:
     """Why a trial must train alone; None if it can have a slot."""
     if trial.lora is None:
         return "full fine-tuning changes the base"

@@ -202,7 +202,7 @@ class Slot:
         """Save the adapter."""
         return conclude(self.trial, self.measuring.last, self._best)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Break reference cycles, so that the slot's tensors are freed with it."""
         del self.measuring, self._checkpoints, self._best
 

@@ -73,7 +73,7 @@ class SlotHostActor(host.SlotHost):
         Ray restarts it, on another node if its own is going away.
         """
         event = await super().next_event(trial_id, listener)
-        if await self.load() is None and not self._guests:
+        if await self.load() is None and not self._clients:
             asyncio.get_running_loop().call_later(_EXIT_S, os._exit, 0)
         return event
 

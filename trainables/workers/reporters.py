@@ -11,7 +11,7 @@ from collections.abc import Callable
 import ray.tune
 
 from trainables.config import TrialConfig
-from trainables.process import watchdog as hang_watch
+from trainables.process import watchdog
 from trainables.records.schema import Measurement
 from trainables.training.attempt_folder import publish_items
 from trainables.workers.stop_request import stop_is_requested
@@ -38,19 +38,19 @@ class Watched:
     def __init__(self, trial: TrialConfig, report: Report) -> None:
         self._trial = trial
         self._report = report
-        hang_watch.wind(trial.minutes_per_report)
+        watchdog.start(trial.minutes_per_report)
 
     def report(self, measurement: Measurement) -> None:
         """Pass the measurement on and restart the watch for the next one."""
         publish_items(self._trial)
-        hang_watch.stop()  # Tune may take long to accept the report
+        watchdog.stop()  # Tune may take long to accept the report
         try:
             self._report(measurement)
         except BaseException:  # Tune has stopped the trial
-            hang_watch.wind(MINUTES_TO_LEAVE)
+            watchdog.start(MINUTES_TO_LEAVE)
             raise
         if measurement.step != measurement.total_steps:
-            hang_watch.wind(self._trial.minutes_per_report)
+            watchdog.start(self._trial.minutes_per_report)
 
     def stop_requested(self) -> bool:
         """Whether the trial should save a checkpoint and end."""

@@ -15,8 +15,8 @@ import ray.tune
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.gc_pause import collector_paused
-from trainables.packing.planning import reason_against
-from trainables.process import watchdog as hang_watch
+from trainables.packing.planning import why_not_packed
+from trainables.process import watchdog
 from trainables.process.lost_process import end_with_lost_device
 from trainables.records.schema import BASE_RECORD, Outcome, TrialResult, TrialStatus
 from trainables.training.attempt_folder import (
@@ -51,7 +51,7 @@ def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> No
     use_credentials()
     try:
         check_sees(trial.base_dir, BASE_RECORD)
-        if slot_hosts is not None and not reason_against(trial):
+        if slot_hosts is not None and not why_not_packed(trial):
             in_slot = partial(train_in_slot, slot_hosts, suspect_at=config["suspect_at"])
         waits = trial.workers > 1 or in_slot is not None
         here = beside_workers(trial) if waits else on_this_node(trial)
@@ -93,7 +93,7 @@ def _outcome(trial: TrialConfig, here: TrialConfig, in_slot: Train | None) -> Ou
         end_with_lost_device(lambda: publish_rest(here))
         return verdict(here, error)
     finally:
-        hang_watch.stop()
+        watchdog.stop()
     return Outcome(
         status=TrialStatus.COMPLETE,
         weights_dir=result.weights_dir,

@@ -14,7 +14,7 @@ import ray
 from trainables.config import TrialConfig
 from trainables.errors import Diverged
 from trainables.gc_pause import collector_paused
-from trainables.process import watchdog as hang_watch
+from trainables.process import watchdog
 from trainables.process.background import in_background
 from trainables.process.lost_process import end_with_lost_device
 from trainables.records.schema import BASE_RECORD, Measurement, TrialResult
@@ -134,7 +134,7 @@ class Worker:
             with in_background(publish):  # else the group would not wait for it
                 raise
         finally:
-            hang_watch.stop()
+            watchdog.stop()
 
     @ray.method(concurrency_group=_REPORTS)
     def next_report(self) -> Measurement:

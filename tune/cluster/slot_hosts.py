@@ -34,7 +34,7 @@ from tune.resources.capacity import (
 )
 from tune.search.searcher import MakeTrial
 from tune.search.space import largest_point, planned_trials
-from tune.search.trial_ids import reason_against_slots
+from tune.search.trial_ids import why_no_trial_is_packed
 
 logger = logging.getLogger(__name__)
 
@@ -112,12 +112,12 @@ class HostPool(SweepListener):
         largest = largest_point(self._config, "lora")
         trial = self._make_trial(0, largest, 1, self._config.seed)
         with answering("a host of slots"):
-            if reason := self._answer("reason_against", trial):
+            if reason := self._answer("why_not_packed", trial):
                 self._give_up(reason)
                 return None
             # The first host's node, if newly started, has more room.
             self._start_for(at_once(self._config))
-            answers = [actor.reason_against.remote(trial) for actor in self._actors]
+            answers = [actor.why_not_packed.remote(trial) for actor in self._actors]
             # All load the model now, except those whose nodes are not up yet.
             ray.wait(answers, num_returns=len(answers), timeout=_LOAD_S)
             wanted = self._config.resources.lora.slots
@@ -132,7 +132,7 @@ class HostPool(SweepListener):
         if self._actors or not self._is_wanted:
             return bool(self._actors)
         fits = hosts_that_fit(config, self._cluster, nodes_up())
-        if reason := reason_against_slots(config) or (None if fits else _NO_ROOM):
+        if reason := why_no_trial_is_packed(config) or (None if fits else _NO_ROOM):
             self._give_up(reason)
             return False
         self._start_for(at_once(config))

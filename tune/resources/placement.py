@@ -10,7 +10,7 @@ import ray
 from ray.tune import PlacementGroupFactory
 
 from trainables.config import Method, TrialConfig
-from trainables.packing.planning import reason_against
+from trainables.packing.planning import why_not_packed
 from trainables.workers.gpu_types import SMALLEST_SHARE, reserved, type_of
 from tune.resources.capacity import taken_up
 
@@ -95,7 +95,7 @@ class Placement:
         return next(filter(None, map(type_of, self.held[method])), "")
 
     def _is_in_slot(self, trial: TrialConfig) -> bool:
-        return self.slots > 0 and not reason_against(trial)
+        return self.slots > 0 and not why_not_packed(trial)
 
 
 class Room:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.config import Method, TrialConfig
-from trainables.packing.planning import reason_against
+from trainables.packing.planning import why_not_packed
 from trainables.records.record_paths import SweepFolder
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import gpus_per_worker
@@ -77,14 +77,14 @@ class TrialMaker:
         )
 
 
-def reason_against_slots(config: SweepConfig) -> str | None:
+def why_no_trial_is_packed(config: SweepConfig) -> str | None:
     """Why some LoRA point of the search cannot train in a slot; None if all can."""
     space = config.search.lora
     if space is None:
         return "LoRA is not searched"
     if len(space.target_modules) > 1:
         return "search.lora.target_modules differ, and slots of one base adapt the same layers"
-    return reason_against(largest_trial(config, "lora"))
+    return why_not_packed(largest_trial(config, "lora"))
 
 
 def largest_trial(config: SweepConfig, method: Method) -> TrialConfig:

@@ -21,7 +21,7 @@ from tune.config.training_warnings import training_warnings
 from tune.search.earlier_trials import EarlierTrials, trials_as_known
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import grid_size, planned_trials
-from tune.search.trial_ids import TrialMaker, reason_against_slots
+from tune.search.trial_ids import TrialMaker, why_no_trial_is_packed
 
 _POINTS_SHOWN = 8
 
@@ -153,7 +153,7 @@ def _resources(config: SweepConfig) -> list[str]:
         together = f"trials train together in slots of one base, {number} at a time"
         if config.search.full:
             together += ", if the cluster has room for it beside a full trial"
-        alone = reason_against_slots(config)
+        alone = why_no_trial_is_packed(config)
         lines.append(f"lora: {f'each trial trains by itself: {alone}' if alone else together}")
     return lines
 

@@ -63,7 +63,7 @@ def in_group(gpus):
 def in_slot(gpus):
     host = start_slot_host({"CPU": 1, "GPU": gpus})
     try:
-        ray.get(host.reason_against.remote(trial))
+        ray.get(host.why_not_packed.remote(trial))
     finally:
         ray.kill(host)
 

@@ -11,7 +11,7 @@ import torch
 from test_slot_host import follow
 
 from trainables.packing.host import ERROR, MEASUREMENT, RESULT, UNKNOWN, SlotHost
-from trainables.packing.packed_client import Guest
+from trainables.packing.packed_client import PackedClient
 from trainables.training.checkpoint_files import checkpoint_dir, evaluated
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
@@ -43,7 +43,7 @@ def test_a_trial_trains_on_from_an_evaluation_only_once_it_is_recorded(
     async def until(host: SlotHost, step: int) -> None:
         await listen_until(host, trial.trial_id, step)
         while host._running and not any(
-            "Guest.record" in str(t.get_coro()) for t in asyncio.all_tasks()
+            "PackedClient.record" in str(t.get_coro()) for t in asyncio.all_tasks()
         ):
             await asyncio.sleep(0.01)  # until it waits, or has run to its end
 
@@ -142,17 +142,17 @@ def test_only_a_trial_that_somebody_listens_to_starts_again(
     make_trial: MakeTrial, is_there: bool
 ) -> None:
     async def run() -> bool:
-        host, guest = SlotHost(), Guest(make_trial())
-        host._guests[guest.trial.trial_id] = guest
-        asked = asyncio.create_task(host.next_event(guest.trial.trial_id))
+        host, client = SlotHost(), PackedClient(make_trial())
+        host._clients[client.trial.trial_id] = client
+        asked = asyncio.create_task(host.next_event(client.trial.trial_id))
         await asyncio.sleep(0)
         if not is_there:
-            guest.let_go()
-        await host._end(guest, torch.OutOfMemoryError("no more"))
+            client.release()
+        await host._end(client, torch.OutOfMemoryError("no more"))
         if not is_there:
             assert await asyncio.wait_for(asked, 10.0) == {UNKNOWN: True}
             assert await host.load() == 0
-        return list(host._waiting) == [guest]
+        return list(host._waiting) == [client]
 
     assert asyncio.run(run()) == is_there
 
@@ -161,13 +161,13 @@ def test_a_dead_process_that_asked_for_the_end_does_not_take_the_next_attempt_s(
     make_trial: MakeTrial,
 ) -> None:
     async def run() -> None:
-        host, old, new = SlotHost(), Guest(make_trial()), Guest(make_trial())
-        host._guests[old.trial.trial_id] = old
+        host, old, new = SlotHost(), PackedClient(make_trial()), PackedClient(make_trial())
+        host._clients[old.trial.trial_id] = old
         asked = asyncio.create_task(host.next_event(old.trial.trial_id))
         await asyncio.sleep(0)
-        host._guests[new.trial.trial_id] = new
+        host._clients[new.trial.trial_id] = new
         old.events.put_nowait({ERROR: ZeroDivisionError()})
         await asked
-        assert host._guests == {new.trial.trial_id: new}
+        assert host._clients == {new.trial.trial_id: new}
 
     asyncio.run(run())

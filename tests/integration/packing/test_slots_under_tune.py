@@ -15,7 +15,7 @@ from measured import OF_THE_PROCESS
 from ray.exceptions import ActorUnavailableError, RayActorError
 
 from trainables.packing.host import MEASUREMENT
-from trainables.packing.packed_client import Guest
+from trainables.packing.packed_client import PackedClient
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.workers.packed_trials import (
@@ -108,10 +108,10 @@ def test_a_trial_that_ends_its_host_each_time_fails_alone(
     run_sweep: RunSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Host(SlotHostActor):
-        async def _admit(self, guest: Guest, busy: int) -> bool:
-            if guest.trial.number == 0:
+        async def _admit(self, client: PackedClient, busy: int) -> bool:
+            if client.trial.number == 0:
                 os._exit(1)
-            return await super()._admit(guest, busy)
+            return await super()._admit(client, busy)
 
     def start(held: dict[str, float]) -> Any:
         return ray.remote(Host).options(num_cpus=2, max_restarts=-1, max_concurrency=100).remote()
@@ -346,7 +346,7 @@ def test_a_host_that_is_lost_while_it_loads_the_model_is_asked_again(
         ray.get(actor.load.remote())
         (process,) = set(host_processes()) - others
         with ThreadPoolExecutor() as pool:
-            asked = "reason_against", (make_trial(),), {"CPU": 0.5}, print
+            asked = "why_not_packed", (make_trial(),), {"CPU": 0.5}, print
             answer = pool.submit(answer_of, [actor], *asked)
             time.sleep(0.5)  # it loads the model
             process.kill()

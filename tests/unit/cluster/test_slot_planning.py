@@ -20,8 +20,8 @@ from sweep_files import edited
 from analysis.results.confirmation import unconfirmed, winners
 from trainables.config import LoraConfig
 from trainables.packing.host import UNKNOWN, SlotHost
-from trainables.packing.packed_client import Guest
-from trainables.packing.planning import Speed, best, may_pay, reason_against
+from trainables.packing.packed_client import PackedClient
+from trainables.packing.planning import Speed, best, may_pay, why_not_packed
 from trainables.records.schema import TrialRecord
 from trainables.workers.ray_tasks import trial_process_seconds
 from tune.cluster import waiting
@@ -59,7 +59,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_plain_lora_can_have_a_slot() -> None:
-    assert reason_against(trial_config()) is None
+    assert why_not_packed(trial_config()) is None
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_plain_lora_can_have_a_slot() -> None:
     ],
 )
 def test_what_cannot_be_batched_says_why(changes: dict[str, Any], word: str) -> None:
-    assert word in (reason_against(trial_config(**changes)) or "")
+    assert word in (why_not_packed(trial_config(**changes)) or "")
 
 
 @pytest.mark.parametrize(
@@ -418,21 +418,21 @@ def test_a_host_that_has_died_and_started_anew_knows_no_trial() -> None:
 
 def test_no_slot_waits_for_a_trial_that_has_left_before_it_measures() -> None:
     async def record() -> bool:
-        guest = Guest(trial_config())
-        guest.let_go()
-        return await asyncio.wait_for(guest.record({}), timeout=5)
+        client = PackedClient(trial_config())
+        client.release()
+        return await asyncio.wait_for(client.record({}), timeout=5)
 
     assert not asyncio.run(record())
 
 
 def test_an_evaluation_is_recorded_once_more_is_asked_for_than_was_on_its_way() -> None:
     async def listen() -> list[bool]:
-        guest = Guest(trial_config())
-        guest.events.put_nowait({"measurement": 3})
-        recorded = asyncio.create_task(guest.record({"measurement": 4}))
+        client = PackedClient(trial_config())
+        client.events.put_nowait({"measurement": 3})
+        recorded = asyncio.create_task(client.record({"measurement": 4}))
         seen = []
         for _ in range(3):
-            asked = asyncio.create_task(guest.next_event())
+            asked = asyncio.create_task(client.next_event())
             await asyncio.sleep(0.01)
             seen.append(recorded.done())
         asked.cancel()

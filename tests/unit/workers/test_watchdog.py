@@ -9,28 +9,28 @@ import torch
 from builders import measurement, trial_config
 
 from trainables.config import TrialConfig
-from trainables.process import watchdog as hang_watch
+from trainables.process import watchdog
 from trainables.records.schema import TrialResult
 from trainables.workers import trainable as under_ray
 
 
 def test_it_starts_over_where_memory_ran_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Smaller batches train from the last checkpoint on, and have all the time for a report."""
-    wound: list[float | None] = []
+    calls: list[float | None] = []
 
     def train(trial: TrialConfig, reporter: Any) -> TrialResult:
-        wound.append(trial.train.micro_batch_size)
-        if len(wound) == 2:
+        calls.append(trial.train.micro_batch_size)
+        if len(calls) == 2:
             raise torch.OutOfMemoryError
         return TrialResult(last=measurement(1))
 
     monkeypatch.setattr(under_ray, "trial_function", lambda trial: train)
     monkeypatch.setattr(under_ray, "check_granted_gpus", lambda: None)
-    monkeypatch.setattr(hang_watch, "wind", wound.append)
+    monkeypatch.setattr(watchdog, "start", calls.append)
     trial = trial_config(minutes_per_report=7.0)
     under_ray._train(trial, trial, None)
     batch = trial.train.micro_batch_size
-    assert wound == [7.0, batch, 7.0, batch // 2]
+    assert calls == [7.0, batch, 7.0, batch // 2]
 
 
 @pytest.mark.parametrize("is_stopped", [True, False])
@@ -40,14 +40,14 @@ def test_a_pass_of_the_model_starts_no_watch_that_is_stopped(
     """A process is kept between its trials, and may evaluate a base then."""
     started: list[float] = []
     monkeypatch.setattr(
-        hang_watch.faulthandler, "dump_traceback_later", lambda s, **_: started.append(s)
+        watchdog.faulthandler, "dump_traceback_later", lambda s, **_: started.append(s)
     )
-    hang_watch.wind(60)
+    watchdog.start(60)
     if is_stopped:
-        hang_watch.stop()
-    hang_watch.wind(None)  # as a trial does that has no limit
-    monkeypatch.setattr(hang_watch, "_wound_at", hang_watch._wound_at - 2)
-    hang_watch.rewind()
-    hang_watch.rewind()  # within a second
-    hang_watch.stop()
+        watchdog.stop()
+    watchdog.start(None)  # as a trial does that has no limit
+    monkeypatch.setattr(watchdog, "_started_at", watchdog._started_at - 2)
+    watchdog.reset()
+    watchdog.reset()  # within a second
+    watchdog.stop()
     assert started == ([3600] if is_stopped else [3600, 3600])
