@@ -30,8 +30,6 @@ from trainables.storage.storage import Location, is_address
 from tune.config.deepspeed_settings import faults_of_deepspeed
 from tune.config.input_files import named_inputs, named_paths
 from tune.config.sweep_config import SweepConfig
-from tune.config.task_names import faults_of_task_names
-from tune.config.task_rows import faults_of_task_rows
 
 
 def check_files(config: SweepConfig, output_dir: Location) -> int | None:
@@ -50,11 +48,9 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
         samples = samples and samples + replay.beside(samples)
     if missing := _missing_paths(config):
         faults += missing
-    else:
-        if config.eval.general_text is not None:
-            with collecting(faults):
-                read_general_text(config.eval.general_text)
-        faults += [*faults_of_task_names(config.eval), *faults_of_task_rows(config.eval)]
+    elif config.eval.general_text is not None:
+        with collecting(faults):
+            read_general_text(config.eval.general_text)
     faults += faults_of_deepspeed(config)
     if config.model.load_in_4bit and find_spec("bitsandbytes") is None:
         rule = "needs bitsandbytes, which is not installed"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 from analysis.results.formatting import how_many
 from analysis.results.sample_size import (
@@ -18,11 +17,9 @@ from trainables.config import Frozen, Method, TrainConfig
 from trainables.config.train_config import step_at
 from trainables.metric_keys import TRAIN_LOSS, VALIDATION_LOSS
 from trainables.records.schema import BaseRecord
-from trainables.storage.locations import resolve
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_errors import shown
 from tune.config.sweep_metrics import named_metrics
-from tune.config.task_files import asked_split, task_named
 
 _FEWEST_HELD_OUT = 30
 _LARGEST_SHARE_HELD_OUT = 0.5  # more is better trained on
@@ -32,7 +29,6 @@ def training_warnings(config: SweepConfig, samples: int | None) -> Iterator[str]
     """What trainings of so many samples, if known, would not do as their sweep file may want it."""
     yield from _of_replaced(config)
     yield from _of_chat_template(config)
-    yield from _of_asked_rows(config)
     if samples is not None:
         yield from _of_batches(config, samples)
         yield from _of_early_stopping(config, samples)
@@ -69,23 +65,6 @@ def _of_chat_template(config: SweepConfig) -> Iterator[str]:
             f"model.chat_template_args is {shown(given)}, which has no effect, as neither data nor "
             f"tasks take the chat template: set {fields} to true, or leave it out"
         )
-
-
-def _of_asked_rows(config: SweepConfig) -> Iterator[str]:
-    """Files that are trained on, and whose rows tasks ask."""
-    data, folders = config.data, [Path(resolve(folder)) for folder in config.eval.task_dirs]
-    trained = {"data.path": data.path}
-    if data.replay:
-        trained["data.replay.path"] = data.replay.path
-    for role, task in config.eval.tasks():
-        files = task.data_files or {}
-        usual = "test" if "test" in files else "validation"
-        split = asked_split(task_named(task.task, folders)) or usual
-        if fields := [field for field, file in trained.items() if file == files.get(split)]:
-            yield (
-                f"eval.{role}.{task.label}.data_files.{split} is the file of "
-                f"{' and '.join(fields)}: its scores tell what is memorised; name one of other rows"
-            )
 
 
 def _of_batches(config: SweepConfig, samples: int) -> Iterator[str]:

@@ -119,42 +119,6 @@ def test_evaluations_that_come_too_late_to_stop_a_trial_early_are_told_of(
 
 
 @pytest.mark.parametrize(
-    ("files", "split", "field"),
-    [
-        ({"test": "rows.jsonl"}, "test", "data.path"),
-        ({"validation": "rows.jsonl"}, "validation", "data.path"),
-        ({"test": "general.jsonl"}, "test", "data.replay.path"),
-        ({"test": "other.jsonl", "validation": "rows.jsonl"}, None, None),  # of few-shot examples
-        ({"train": "rows.jsonl"}, None, None),
-        ({"train": "rows.jsonl", "few": "other.jsonl"}, "train", "data.path"),  # as its YAML says
-        ({"train": "other.jsonl", "test": "rows.jsonl"}, None, None),
-    ],
-)
-def test_tasks_that_ask_the_rows_of_a_file_that_is_trained_on_are_told_of(
-    files: dict[str, str], split: str | None, field: str | None, tmp_path: Path
-) -> None:
-    if len(files) > 1 and "train" in files:
-        (tmp_path / "a.yaml").write_text("task: a\ntest_split: train\n")
-    task = {"task": "a", "data_files": files}
-    data = {"path": "rows.jsonl", "replay": {"path": "general.jsonl", "share": 0.1}}
-    told = (
-        f"eval.in_domain.a.data_files.{split} is the file of {field}: its scores tell what is "
-        "memorised; name one of other rows"
-    )
-    suite = {"in_domain": [task], "retention": ["b"], "task_dirs": [str(tmp_path)]}
-    config = sweep_config(data=data, eval=suite)
-    assert [*training_warnings(config, None)] == ([told] if field else [])
-
-
-def test_a_task_of_a_file_that_is_trained_on_and_replayed_is_told_of_both() -> None:
-    task = {"task": "a", "data_files": {"test": "rows.jsonl"}}
-    data = {"path": "rows.jsonl", "replay": {"path": "rows.jsonl", "share": 0.1}}
-    suite = {"in_domain": [task], "retention": ["b"]}
-    (told,) = training_warnings(sweep_config(data=data, eval=suite), None)
-    assert "is the file of data.path and data.replay.path: " in told
-
-
-@pytest.mark.parametrize(
     ("data", "is_told"),
     [
         ({"validation_path": "held.jsonl", "validation_fraction": 0.1}, True),

@@ -481,10 +481,6 @@ BAD: dict[str, Any] = {
         [f"model.name={RUN.parent}"],
         f"model.name: holds no config.json of a model: {RUN.parent}; paths are relative to ",
     ),
-    "misspelt task": (
-        ["eval.retention=[hellaswagg]"],
-        "eval.retention: no task named hellaswagg in the harness; did you mean hellaswag?",
-    ),
     "no trials": (["--num-trials", "0"], "budget.trials: must be >= 1, got 0 (--num-trials 0)"),
 }
 
