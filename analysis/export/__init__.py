@@ -1,1 +1,1 @@
-"""A trial taken out of its sweep: its weights, with a model card and the licence."""
+"""A trial taken out of its sweep: its weights, with a model card."""

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
-from analysis.export.licence import licence_of
 from analysis.export.serving import serving
 from analysis.results.formatting import ABSENT, goals_in_words, metric_text, one_line, rate, setting
 from analysis.results.pareto import Goals, is_no_worse, losses_of
@@ -20,7 +19,7 @@ from analysis.sweeps import Sweep
 from trainables import metric_keys
 from trainables.config import DataConfig, ModelConfig
 from trainables.models.model_shape import config_of
-from trainables.models.quantised_files import READ_AS_PLAIN, method_of
+from trainables.models.quantised_files import quantisation_method
 from trainables.records.schema import BaseRecord, SweepRecord, TrialRecord
 from trainables.storage.locations import is_local
 
@@ -53,8 +52,8 @@ from transformers import AutoTokenizer{imported}
 # Loads the base, too.
 model = AutoPeftModelForCausalLM.from_pretrained("PATH", dtype="{dtype}"{passed})
 """
-_IN_4_BITS = """\
-BitsAndBytesConfig(
+_IN_4_BITS = """
+config = BitsAndBytesConfig(
     load_in_4bit=True,
     bnb_4bit_quant_type="nf4",
     bnb_4bit_use_double_quant=True,
@@ -139,7 +138,6 @@ def _front_matter(kind: Kind, record: TrialRecord, base: BaseRecord) -> str:
         # The hub accepts only names of its own.
         base_model=None if is_local(config.model.name) else config.model.name,
         datasets=list(dict.fromkeys(on_hub)) or None,
-        license=licence_of(config.model),
         library_name="peft" if kind == "adapter" else "transformers",
         pipeline_tag="text-generation",
         tags=[*method, "sft", "forgetting-sweeps"],
@@ -215,12 +213,14 @@ def _plain_loading(kind: Kind, model: ModelConfig) -> str:
             'model = AutoModelForCausalLM.from_pretrained("PATH")\n'
             'tokenizer = AutoTokenizer.from_pretrained("PATH")'
         )
-    read_as = _base_read_as(model)
+    # Files in 4 bits say so themselves.
+    method = quantisation_method(config_of(model, may_fetch=False))
+    quantises = model.load_in_4bit and method is None
     code = _ADAPTER.format(
-        imported=f", {read_as.partition('(')[0]}" if read_as else "",
-        quantization=f"\nconfig = {read_as}" if read_as else "",
+        imported=", BitsAndBytesConfig" if quantises else "",
+        quantization=_IN_4_BITS.format(dtype=model.dtype) if quantises else "",
         dtype=model.dtype,
-        passed=", quantization_config=config" if read_as else "",
+        passed=", quantization_config=config" if quantises else "",
     )
     if not model.has_own_tokenizer:
         code += 'base = model.peft_config["default"].base_model_name_or_path\n'
@@ -228,14 +228,6 @@ def _plain_loading(kind: Kind, model: ModelConfig) -> str:
     code += 'tokenizer = AutoTokenizer.from_pretrained("PATH")'
     ends = "\nmodel.generation_config.eos_token_id = tokenizer.eos_token_id"
     return code + (ends if model.eos_token is not None else "")
-
-
-def _base_read_as(model: ModelConfig) -> str | None:
-    """The quantisation to read an adapter's base with, as Python, if its files do not tell it."""
-    method = method_of(config_of(model, may_fetch=False))
-    if method in READ_AS_PLAIN:
-        return f"{READ_AS_PLAIN[method]}(dequantize=True)"
-    return _IN_4_BITS.format(dtype=model.dtype) if model.load_in_4bit and method is None else None
 
 
 def _written_by(kind: Kind, model: ModelConfig, settings: Mapping[str, Any]) -> str:

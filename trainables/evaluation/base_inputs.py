@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
+import torch
+
 from trainables.config import BaseRequirements, DataConfig, EvalSuite, ModelConfig
 from trainables.data.dataset import TokenizedData, tokenize
 from trainables.data.rows import read_general_text
@@ -15,7 +17,6 @@ from trainables.evaluation.evaluator import Evaluator, shared_evaluator
 from trainables.evaluation.positions import check_lengths
 from trainables.evaluation.vocabulary import check_data, only_embedded
 from trainables.models.adaptable import check_adaptable
-from trainables.models.causality import check_causal
 from trainables.models.loading import fingerprint, load_tokenizer, pinned, shared_base
 from trainables.process.lost_process import end_with_lost_device
 from trainables.process.out_of_memory import is_out_of_memory
@@ -119,7 +120,7 @@ def check_base(model: ModelConfig, requirements: BaseRequirements) -> None:
 
     Raises:
         UserError: loading fails, or runs out of memory, which no smaller batch would change; or the
-            base does not meet the requirements, cannot compute, or looks at later tokens.
+            base does not meet the requirements, or cannot compute.
     """
     try:
         base = shared_base(model)
@@ -140,7 +141,9 @@ def _check_passes(base: Any, tokenizer: Any, model: ModelConfig) -> None:
     """Have the base compute for the first time: what it cannot do is told before all else."""
     try:
         with only_embedded(base, tokenizer):
-            check_causal(base, tokenizer, model)
+            tokens_1S = tokenizer("1 2 3", return_tensors="pt")["input_ids"].to(base.device)
+            with torch.no_grad():
+                base(input_ids=tokens_1S, use_cache=False)
     except Exception as error:  # models run their own code: anything
         if isinstance(error, UserError) or is_out_of_memory(error):
             raise

@@ -39,7 +39,6 @@ from trainables.metric_keys import (
     RETENTION_RATIO,
     VALIDATION_LOSS,
 )
-from trainables.models.lora_reach import left_by_lora
 from trainables.records.item_records import read_items, write_items
 from trainables.records.schema import BASE_ITEMS, BASE_RECORD, BaseRecord, ItemScore, SampleText
 from trainables.storage.disk import flush, give_usual_modes
@@ -188,8 +187,6 @@ def _warnings(base: Any, evaluation: Evaluation) -> Iterator[str]:
                 f"retention task {label}: the base scores {score.value:.3f}, {where}; it cannot "
                 f"show forgetting, and {RETENTION_RATIO} leaves it out unless all are"
             )
-    if left := left_by_lora(base):
-        yield left
 
 
 def _store(

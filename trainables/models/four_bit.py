@@ -57,12 +57,6 @@ def plain_weight(linear: torch.nn.Linear) -> torch.Tensor:
     return dequantize_4bit(weight.data, weight.quant_state)
 
 
-def count(parameter: Any) -> int:
-    """How many weights a parameter holds, of which two of 4 bits are one element."""
-    shape: torch.Size = parameter.quant_state.shape if _is_packed(parameter) else parameter.shape
-    return int(shape.numel())
-
-
 def plain_weights(base: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Each of the base's weights by its name, on the CPU in a dtype; those of 4 bits (O, I)."""
     return {

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from filelock import FileLock
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HTTPError
@@ -28,7 +27,7 @@ from trainables.models.load_errors import (
     fault_of_tokenizer,
 )
 from trainables.models.model_shape import config_of
-from trainables.models.quantised_files import READ_AS_PLAIN, faults_of_files, method_of
+from trainables.models.quantised_files import quantisation_faults, quantisation_method
 from trainables.process import watchdog
 from trainables.storage.disk import content_digest, whole_folder
 from trainables.storage.locations import absence, expanded, is_local, node_cache, resolve
@@ -123,13 +122,9 @@ def load_model(
     """
     options = {"dtype": getattr(torch, model.dtype), "attn_implementation": model.attention}
     config = config_of(model, may_fetch=True)
-    if faults := faults_of_files(model, config):  # at once, as weights may take minutes
+    if faults := quantisation_faults(model, config):  # at once, as weights may take minutes
         raise UserError(faults)
-    if (method := method_of(config)) in READ_AS_PLAIN:
-        # Where there are kernels for it, Transformers would else compute in a way not trained.
-        as_plain = getattr(transformers, READ_AS_PLAIN[method])
-        options["quantization_config"] = as_plain(dequantize=True)
-    elif model.load_in_4bit and method is None:
+    if model.load_in_4bit and quantisation_method(config) is None:
         options["quantization_config"] = quantisation(options["dtype"])
     if model.load_in_4bit:
         # By its number, as Accelerate trains no 4 bits on a GPU other than where they are.

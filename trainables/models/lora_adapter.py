@@ -9,7 +9,6 @@ import re
 from typing import Any
 
 import peft
-import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import Linear
 from transformers.pytorch_utils import Conv1D
@@ -17,11 +16,6 @@ from transformers.pytorch_utils import Conv1D
 from trainables.config import LoraConfig
 from trainables.errors import Fault, UserError
 from trainables.models.four_bit import thaw
-
-# PEFT refuses LoRA on these layers of these families, whose kernels take a layer's weights past its
-# adapter (`_check_lora_target_modules_mamba` in its `tuners_utils`, 0.21).
-_REFUSED = r".*\.(out_proj|conv1d)"
-_OF_FAMILIES = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
 
 
 def adapt(base: Any, lora: LoraConfig | None) -> Any:
@@ -34,8 +28,8 @@ def adapt(base: Any, lora: LoraConfig | None) -> Any:
         ValueError: PEFT refuses, for example dropout on experts.
     """
     config = peft_config(lora)
-    are_named = config.target_modules != "all-linear"
-    config.exclude_modules = unadapted(base, are_named)
+    if decoder := text_decoder(base):  # text does not pass through the rest
+        config.exclude_modules = rf"(?!{re.escape(decoder)}\.).*"
     try:
         adapted = peft.get_peft_model(base, config)
     except Exception:
@@ -45,7 +39,7 @@ def adapt(base: Any, lora: LoraConfig | None) -> Any:
                 base.set_submodule(name, module.base_layer)
         _clean(base)
         raise
-    if are_named and (absent := _absent_targets(adapted)):
+    if config.target_modules != "all-linear" and (absent := _absent_targets(adapted)):
         restore(base, adapted)
         rule = f"the model has no {', '.join(absent)}"
         remedy = f"it has {', '.join(linear_layers(base))}"
@@ -71,49 +65,13 @@ def text_decoder(base: Any) -> str | None:
     return next(name for name, module in base.named_modules() if module is decoder) or None
 
 
-def unadapted(base: Any, are_named: bool = False) -> str | None:
-    """PEFT's `exclude_modules`, as a regular expression; None if it may adapt all linear layers.
-
-    They are those that text does not pass through, those that are linear by their class alone, such
-    as some mixtures' routers, whose output is several tensors, and those that PEFT refuses. Where
-    target modules `are_named` it is left to refuse these, and says why.
-    """
-    decoder = text_decoder(base)
-    left = [] if decoder is None else [rf"(?!{re.escape(decoder)}\.).*"]
-    if not are_named and base.config.model_type in _OF_FAMILIES:
-        left.append(_REFUSED)
-    classes: dict[type, bool] = {torch.nn.Linear: True}
-    for name, module in base.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            kind = type(module)
-            if kind not in classes:
-                classes[kind] = _works_as_linear(module, base.dtype)
-            left += [] if classes[kind] else [re.escape(name)]
-    return "|".join(left) or None
-
-
-@torch.no_grad()
-def _works_as_linear(module: torch.nn.Linear, dtype: torch.dtype) -> bool:
-    weight = module.weight
-    dtype = weight.dtype if weight.is_floating_point() else dtype  # of 4 bits it is in bytes
-    x_1I = torch.zeros(1, module.in_features, dtype=dtype, device=weight.device)
-    try:
-        with torch.random.fork_rng():
-            y_1O = module(x_1I)
-    except (IndexError, RuntimeError, TypeError, ValueError):
-        return False
-    return isinstance(y_1O, torch.Tensor) and y_1O.shape == (1, module.out_features)
-
-
 def linear_layers(base: Any) -> list[str]:
     """The names, each once, of the base's linear layers that LoRA can adapt."""
-    head, left = base.get_output_embeddings(), unadapted(base)
+    head, decoder = base.get_output_embeddings(), text_decoder(base) or ""
     linear = (
         name
         for name, module in base.named_modules()
-        if isinstance(module, (Linear, Conv1D))
-        and module is not head
-        and not (left and re.fullmatch(left, name))
+        if isinstance(module, (Linear, Conv1D)) and module is not head and name.startswith(decoder)
     )
     return list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
 

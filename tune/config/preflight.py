@@ -17,7 +17,7 @@ from trainables.data.rows import (
 from trainables.errors import Fault, UserError, collecting
 from trainables.models.load_errors import FETCH_AGAIN, fault_of_adapter
 from trainables.models.model_shape import config_of, faults_of_modules
-from trainables.models.quantised_files import faults_of_files
+from trainables.models.quantised_files import quantisation_faults
 from trainables.storage.locations import (
     PACKAGE_SCHEME,
     RELATIVE,
@@ -56,7 +56,7 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
         rule = "needs bitsandbytes, which is not installed"
         faults.append(Fault("model.load_in_4bit", rule, "pip install bitsandbytes, on every node"))
     # A hub is asked once for what the memory estimate reads, too; one that is silent costs seconds.
-    faults += faults_of_files(config.model, config_of(config.model, may_fetch=True))
+    faults += quantisation_faults(config.model, config_of(config.model, may_fetch=True))
     if config.search.lora:
         choices = config.search.lora.target_modules
         named = [name for modules in choices if modules != "all-linear" for name in modules]

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import peft
 import pytest
 import torch
-from evaluated import evaluated_base
 from faults import faults
 from in_slots import engine_for, measured_in_slots
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from peft.tuners.lora import LoraModel
 from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from trainables.config import LoraConfig, ModelConfig, TrainConfig
 from trainables.errors import UserError
-from trainables.evaluation.base_scores import Base
 from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.harness_model import HarnessModel, Layouts
 from trainables.models.adaptable import check_adaptable
-from trainables.models.loading import load_model, load_tokenizer, shared_base
-from trainables.models.lora_adapter import adapt, peft_config, restore
-from trainables.models.lora_reach import left_by_lora
-from trainables.packing.packable import NotBatchable, check_batchable, resolve_targets
+from trainables.models.loading import load_tokenizer, shared_base
+from trainables.packing.packable import NotBatchable, resolve_targets
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
@@ -62,29 +56,6 @@ def saved(tokenizer: Any, tmp_path: Path) -> Callable[..., ModelConfig]:
         return ModelConfig(name=str(folder), dtype="float32")
 
     return save
-
-
-@pytest.mark.parametrize(
-    ("kind", "left"),
-    [
-        ("llama", None),
-        ("mixtral", None),
-        ("qwen3_moe", None),
-        ("olmoe", None),
-        ("gpt_oss", "GptOssExperts"),
-        ("granitemoe", "GraniteMoeExperts"),
-    ],
-)
-def test_experts_that_lora_leaves_as_they_are_are_named(kind: str, left: str | None) -> None:
-    base = network(kind)
-    before = [(name, type(module)) for name, module in base.named_modules()]
-    told = left_by_lora(base)
-    assert [(name, type(module)) for name, module in base.named_modules()] == before
-    adapted = peft.get_peft_model(base, peft_config(LORA))
-    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
-    has_experts = any("experts" in name for name, _ in before)
-    assert any("experts" in name for name in trained) == (has_experts and left is None)
-    assert told is None if left is None else f"{left}, no linear layers" in str(told)
 
 
 ATTENTION = ("k_proj", "q_proj")
@@ -132,38 +103,6 @@ def test_all_that_peft_refuses_is_told_at_once() -> None:
         "PEFT cannot adapt the model with target_modules all-linear, dropout 0.1",
         "PEFT cannot adapt the model with target_modules [q_porj], dropout 0.1",
     ]
-
-
-def test_the_share_is_that_of_all_parameters_in_the_layers() -> None:
-    base = network("granitemoe")
-    sizes = {n: p.numel() for n, p in base.named_parameters() if ".layers." in n or ".norm" in n}
-    attention = sum(size for name, size in sizes.items() if ".self_attn." in name)
-    assert f"adapts {attention / sum(sizes.values()):.1%} of" in str(left_by_lora(base))
-
-
-def test_the_share_is_the_same_in_4_bits(saved: Callable[..., ModelConfig]) -> None:
-    model = saved("granitemoe")
-    told = left_by_lora(load_model(model))
-    assert told is not None
-    assert left_by_lora(load_model(model.model_copy(update={"load_in_4bit": True}))) == told
-
-
-def test_of_a_base_that_peft_cannot_adapt_nothing_is_told() -> None:
-    without_layers = SHAPE | {"num_hidden_layers": 0}
-    config = AutoConfig.for_model("llama", vocab_size=60, **without_layers)
-    base = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(ValueError, match="No `target_modules`"):
-        peft.get_peft_model(base, peft_config(LORA))
-    assert left_by_lora(base) is None
-
-
-def test_the_base_s_evaluation_warns(
-    load: Callable[..., Any], saved: Callable[..., ModelConfig], tmp_path: Path
-) -> None:
-    config = load("eval.limit=4", "eval.general_text=null")
-    model = saved("granitemoe")
-    folder = evaluated_base(config, tmp_path / "cache", model=model)
-    assert any("GraniteMoeExperts" in told for told in Base.load(folder).record.warnings)
 
 
 def test_the_routers_add_nothing_to_the_loss_alone_and_in_a_slot(
@@ -233,41 +172,6 @@ def test_experts_that_peft_adapts_are_left_to_it() -> None:
         resolve_targets(network("qwen3_moe"), LORA)
 
 
-@pytest.mark.parametrize("kind", ["phimoe", "llama4_text"])
-def test_routers_that_are_linear_by_class_alone_get_no_adapters(kind: str) -> None:
-    """Their output is several tensors."""
-    base = network(kind)
-    adapted = adapt(base, LORA)
-    adapted(input_ids=torch.ones(2, 3, dtype=torch.long))
-    names = adapted.base_model.targeted_module_names
-    assert names
-    assert not [name for name in names if "router" in name]
-    restore(base, adapted)
-    with pytest.raises(UserError, match="the model has no router; it has q_proj") as caught:
-        adapt(base, LoraConfig(rank=2, alpha=4, target_modules=("q_proj", "router")))
-    remedy = str(caught.value.faults[0].remedy)
-    assert "router" not in remedy
-    assert "lm_head" not in remedy
-
-
-def test_one_whose_code_names_a_part_that_it_lacks_is_trained(
-    make_trial: MakeTrial, saved: Callable[..., ModelConfig]
-) -> None:
-    """TRL computes the loss from the output of that part."""
-    model = saved("llama4_text")
-    trial = make_trial().model_copy(update={"model": model})
-    reporter = ListReporter()
-    train_lora(trial, reporter)
-    losses = [m.metrics["train/loss"] for m in reporter.measurements]
-    assert losses[-1] < losses[0]
-
-
-def test_a_mixture_can_be_shared() -> None:
-    base = network("granitemoe")
-    names, _ = resolve_targets(base, LORA)
-    check_batchable(base, names, longest=32)
-
-
 def test_a_trial_that_peft_refuses_leaves_the_base_as_it_was(
     make_trial: MakeTrial, saved: Callable[..., ModelConfig]
 ) -> None:
@@ -282,23 +186,3 @@ def test_a_trial_that_peft_refuses_leaves_the_base_as_it_was(
         engine_for(trial)
     base = shared_base(model)
     assert [(name, type(module)) for name, module in base.named_modules()] == before
-
-
-def test_so_does_one_that_finds_no_memory_for_its_adapters(
-    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where it would train the base itself, PEFT taking the next one's for adapted before."""
-    create, created = LoraModel._create_and_replace, []
-
-    def limited(*arguments: Any, **options: Any) -> None:
-        created.append(1)
-        if len(created) > 3:
-            raise torch.OutOfMemoryError("no more")
-        create(*arguments, **options)
-
-    monkeypatch.setattr(LoraModel, "_create_and_replace", limited)
-    trial = make_trial()
-    with pytest.raises(torch.OutOfMemoryError):
-        train_lora(trial, ListReporter())
-    base = shared_base(trial.model)
-    assert not any("lora" in name for name, _ in base.named_modules())

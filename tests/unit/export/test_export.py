@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,6 @@ from safetensors.numpy import load_file, save_file
 from small_disk import fill, small_disk
 
 from analysis.__main__ import main
-from analysis.export.licence import _of_package, licence_of
 from analysis.export.model_card import Kind, _loading, _prompting, model_card
 from analysis.export.serving import serving
 from analysis.export.weights import export
@@ -629,65 +627,6 @@ def test_a_half_written_export_of_before_is_no_obstacle(sweep: Path, tmp_path: P
     to = export(sweep, tmp_path / "out")
     assert not (to / "rubbish").exists()
     assert not left.exists()
-
-
-def test_the_licence_is_read_from_the_models_card_or_its_package(tmp_path: Path) -> None:
-    assert licence_of(ModelConfig(name=str(tmp_path))) is None
-    (tmp_path / "README.md").write_text("---\nlicense: MIT\n---\n# Model\n")
-    assert licence_of(ModelConfig(name=str(tmp_path))) == "mit"
-    assert licence_of(ModelConfig(name=str(tmp_path / "model.gguf"))) == "mit"
-    (tmp_path / "README.md").write_text("---\nlicense: [unclosed\n---\n")
-    assert licence_of(ModelConfig(name=str(tmp_path))) is None
-    assert licence_of(ModelConfig(name="package://trainables/embedded/model")) == "apache-2.0"
-    assert licence_of(ModelConfig(name="no hub's/name")) is None
-    # Of the hub, an owner by a package's name is another.
-    assert licence_of(ModelConfig(name="trainables/embedded")) is None
-
-
-@pytest.mark.parametrize("told", ["[mit, gpl-3.0]", "see the file LICENSE", "''", "null"])
-def test_a_licence_that_is_no_identifier_is_unknown(tmp_path: Path, told: str) -> None:
-    (tmp_path / "README.md").write_text(f"---\nlicense: {told}\n---\n# Model\n")
-    assert licence_of(ModelConfig(name=str(tmp_path))) is None
-    (tmp_path / "README.md").write_text("# Model\n")
-    assert licence_of(ModelConfig(name=str(tmp_path))) is None
-
-
-def test_the_licence_of_a_package_is_that_of_a_distribution_that_tells_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    fields = {
-        "silent": {},
-        "old": {"license": " MIT\n"},
-        "new": {"license_expression": "0BSD"},
-        "forgetting-sweeps": {"license": "Apache-2.0"},  # stands in for this project's package only
-    }
-
-    def metadata(distribution: str) -> SimpleNamespace:
-        if distribution not in fields:
-            raise PackageNotFoundError
-        return SimpleNamespace(json=fields[distribution])
-
-    of = {"one": ["gone", "silent", "old"], "other": ["new", "old"]}
-    monkeypatch.setattr("analysis.export.licence.packages_distributions", lambda: of)
-    monkeypatch.setattr("analysis.export.licence.metadata", metadata)
-    found = [_of_package(package) for package in ("one", "other", "of no distribution")]
-    assert found == ["mit", "0bsd", None]
-
-
-def test_the_licence_of_a_model_of_the_hub_is_that_of_its_revision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    for revision, licence in (("main", "MIT"), ("old", "Apache-2.0")):
-        card = tmp_path / "models--some--model" / "snapshots" / f"of-{revision}" / "README.md"
-        card.parent.mkdir(parents=True)
-        card.write_text(f"---\nlicense: {licence}\n---\n")
-        reference = tmp_path / "models--some--model" / "refs" / revision
-        reference.parent.mkdir(exist_ok=True)
-        reference.write_text(f"of-{revision}")
-    assert licence_of(ModelConfig(name="some/model")) == "mit"
-    assert licence_of(ModelConfig(name="some/model", revision="old")) == "apache-2.0"
-    assert licence_of(ModelConfig(name="other/model")) is None
 
 
 @pytest.mark.parametrize("command", [["export", "--to", "x"], ["inspect"], ["watch"]])
