@@ -28,6 +28,7 @@ def adapt(base: Any, lora: LoraConfig | None) -> Any:
         ValueError: PEFT refuses, for example dropout on experts.
     """
     config = peft_config(lora)
+    are_named = config.target_modules != "all-linear"  # PEFT writes the names into it
     if decoder := text_decoder(base):  # text does not pass through the rest
         config.exclude_modules = rf"(?!{re.escape(decoder)}\.).*"
     try:
@@ -39,7 +40,7 @@ def adapt(base: Any, lora: LoraConfig | None) -> Any:
                 base.set_submodule(name, module.base_layer)
         _clean(base)
         raise
-    if config.target_modules != "all-linear" and (absent := _absent_targets(adapted)):
+    if are_named and (absent := _absent_targets(adapted)):
         restore(base, adapted)
         rule = f"the model has no {', '.join(absent)}"
         remedy = f"it has {', '.join(linear_layers(base))}"
