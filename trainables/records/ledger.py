@@ -41,13 +41,8 @@ from trainables.records.schema import (
     TrialRecord,
     TrialStatus,
 )
-from trainables.storage.storage import (
-    SEE_THE_STORE,
-    Location,
-    is_address,
-    open_storage,
-    read_or_none,
-)
+from trainables.storage.base_storage import read_or_none
+from trainables.storage.storage import SEE_THE_STORE, Location, is_address, open_storage
 
 
 class Ledger:
@@ -272,7 +267,7 @@ class Ledger:
     def _write(self, file: Path, record: Frozen) -> None:
         with self._writing():
             content = record.model_dump_json(indent=2).encode()
-            self.storage.write(self.folder.name(file), content)
+            self.storage.write(self.folder.name(file), content, self._may_write)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,14 +30,19 @@ _ABSOLUTE_PATH = re.compile(r"(?<![\w/])/[^\s'\":,]+")
 
 
 @contextmanager
-def whole_file(file: Path) -> Iterator[Path]:
+def whole_file(file: Path, may_replace: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Yields a temporary file that replaces `file` on success; on failure it is removed.
 
     It is on the disk before it has its name, so that no crash of the machine leaves it empty.
+
+    Args:
+        file: the file to create or replace.
+        may_replace: called just before it is replaced; raises if it must not be.
     """
     with beside(file) as unfinished:
         yield unfinished
         flush(unfinished)
+        may_replace()
         unfinished.replace(file)
 
 

@@ -12,36 +12,35 @@ minutes, at doubling intervals; one that denies access is not.
 from __future__ import annotations
 
 import os
+import random
 import re
 import time
-from _thread import start_new_thread
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path, PurePosixPath
-from queue import SimpleQueue
 from typing import TypeVar
 from urllib.parse import urlencode, urlsplit
+from uuid import uuid4
 
 from pyarrow import ArrowException, NativeFile, fs
 
 from trainables.errors import Fault, UserError, first_line
-from trainables.storage.storage import Storage, read_or_none, segments_folder
+from trainables.storage.base_storage import Storage, read_or_none, segments_folder
 
 _PARALLEL_REQUESTS = 32
 _ATTEMPTS = 13  # 3.4 minutes in all, where pyarrow itself would ask for 6 seconds
-_FIRST_WAIT_S = 0.025  # as the AWS SDK has it
-_SETTLING_S = 1.0  # for an upload of the same lock that began at the same time
-# Errors that pass, in pyarrow's words: those without a code that the AWS SDK knows, as of stores
-# that are not Amazon's, and of proxies before them; with those that it knows, and Google's.
-_CODE_UNKNOWN = re.compile(r"AWS Error UNKNOWN \(HTTP status (408|429|50[0234]|52[0-4])\) ")
+_CLAIM_LASTS = timedelta(minutes=1)  # older claims are those of processes that have died
+# Errors that pass, as pyarrow words them: Amazon's codes, HTTP status codes of other stores and
+# of proxies, and Google's.
 _OUT = re.compile(
     "AWS Error (SLOW_DOWN|THROTTLING|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|NETWORK_CONNECTION"
-    rf"|REQUEST_TIMEOUT) |{_CODE_UNKNOWN.pattern}|Status\(UNAVAILABLE"
+    r"|REQUEST_TIMEOUT|UNKNOWN \(HTTP status (408|429|50[0234]|52[0-4])\)) |Status\(UNAVAILABLE"
 )
-# What a store says, whatever it is: Amazon's and those like it, Google's, Azure's.
-_SAID = re.compile(r"AWS Error |google::cloud::Status\(|Azure Error: ")
+# How each store's errors begin: Amazon's and those like it, Google's, Azure's.
+_OF_STORE = re.compile(r"AWS Error |google::cloud::Status\(|Azure Error: ")
 # The address of S3 alone wins over that of all services.
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 T = TypeVar("T")
@@ -82,25 +81,47 @@ class ObjectStorage(Storage):
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
         return _in_parallel(partial(read_or_none, self), names)
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(
+        self, name: str, content: bytes, may_write: Callable[[], None] = lambda: None
+    ) -> None:
         """See `Storage`.
 
         In a thread, which no signal interrupts: a stream that Ctrl-C left would upload what it has
         so far, and so put an empty object in the place of a whole one.
         """
-        _in_parallel(lambda name: _put_again(partial(self._put, content, name)), [name])
+        may_write()
+        _in_parallel(partial(self._put, content), [name])
 
     def create(self, name: str, content: bytes) -> bool:
         """See `Storage`.
 
-        pyarrow offers no conditional writes, so this writes, waits, and reads back: of two that
-        race, both could win if an upload took longer than the wait.
+        pyarrow has no conditional writes, so each creator first puts a claim beside the object and
+        lists all claims. Stores list an object as soon as it is written (S3 since December 2020),
+        so of two creators at least one sees the other's claim, withdraws and tries again later.
         """
-        if self.exists(name):
-            return False
-        self.write(name, content)
-        time.sleep(_SETTLING_S)
-        return read_or_none(self, name) == content
+        claims, own = f"{name}.claims", uuid4().hex
+        while not self.exists(name):
+            to_remove = f"{claims}/{own}"
+            self.write(to_remove, b"")
+            try:
+                if self._is_alone(claims, own) and not self.exists(name):
+                    self.write(name, content)
+                    to_remove = claims
+                    return True
+            finally:
+                self.remove(to_remove)
+            time.sleep(random.uniform(0.0, 0.5))  # noqa: S311 - not for cryptography
+        return False
+
+    def _is_alone(self, claims: str, own: str) -> bool:
+        """Whether there is no other claim; removes those of creators that have died."""
+        found = self._filesystem.get_file_info(fs.FileSelector(self._key(claims)))
+        written = {info.base_name: info.mtime for info in found}  # by the store's clock
+        others = written.keys() - {own}
+        if own in written:  # else this process stood still, and another removed its claim
+            latest = written[own] - _CLAIM_LASTS
+            _in_parallel(self.remove, [f"{claims}/{n}" for n in others if written[n] < latest])
+        return written.keys() == {own}
 
     def remove(self, name: str) -> None:
         info = self._info(name)
@@ -195,8 +216,7 @@ class ObjectStorage(Storage):
             stream.write(content)
 
     def _upload(self, file: Path, name: str) -> None:
-        here, key = fs.LocalFileSystem(), self._key(name)
-        _put_again(partial(fs.copy_files, str(file), key, here, self._filesystem))
+        fs.copy_files(str(file), self._key(name), fs.LocalFileSystem(), self._filesystem)
 
     def _download(self, key: str, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -235,26 +255,7 @@ def is_store_out(error: BaseException) -> bool:
 
 def is_of_store(error: BaseException) -> bool:
     """Whether an error is a store that failed or refused a request, as where access is denied."""
-    return isinstance(error, OSError) and _SAID.search(str(error)) is not None
-
-
-def _put_again(put: Callable[[], None]) -> None:
-    """Put an object; once more at doubling intervals where the SDK takes the answer for final.
-
-    Some answers it has asked again for as long itself, and tells in the same words.
-    """
-    until = time.monotonic() + _FIRST_WAIT_S * 2**_ATTEMPTS
-    wait = _FIRST_WAIT_S
-    while True:
-        try:
-            put()
-        except OSError as error:
-            if not _CODE_UNKNOWN.search(str(error)) or time.monotonic() >= until:
-                raise
-        else:
-            return
-        time.sleep(wait)
-        wait *= 2
+    return isinstance(error, OSError) and _OF_STORE.search(str(error)) is not None
 
 
 def _segment(log: str, number: int) -> str:
@@ -289,42 +290,6 @@ def _endpoint() -> dict[str, str]:
 
 
 def _in_parallel(call: Callable[[str], T], names: Iterable[str]) -> list[T]:
-    """Results of the call for each name, in order; threads, as requests wait for the network.
-
-    Ctrl-C leaves it once the requests under way have ended, a second one at once. It is no pool of
-    Python's: where Ctrl-C comes while such a pool holds one of its locks, it waits for ever.
-    """
-    left = deque(enumerate(names))
-    unfinished, found = {i for i, _ in left}, dict[int, T]()
-    errors, ended = list[BaseException](), SimpleQueue[None]()
-
-    def drop() -> None:
-        with suppress(IndexError):
-            while True:
-                unfinished.discard(left.popleft()[0])
-
-    def work() -> None:
-        with suppress(IndexError):
-            while True:
-                i, name = left.popleft()
-                try:
-                    found[i] = call(name)
-                except BaseException as error:
-                    errors.append(error)
-                    drop()
-                unfinished.discard(i)
-                ended.put(None)
-
-    try:
-        for _ in range(min(_PARALLEL_REQUESTS, len(left))):
-            start_new_thread(work, ())
-        while unfinished:
-            ended.get()
-    except BaseException:
-        drop()
-        while unfinished:
-            ended.get()
-        raise
-    if errors:
-        raise errors[0]
-    return [found[i] for i in sorted(found)]
+    """Results of the call for each name, in order; threads, as requests wait for the network."""
+    with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
+        return list(pool.map(call, names))

@@ -18,9 +18,10 @@ from filelock import FileLock
 
 from trainables.config import TrialConfig
 from trainables.records.schema import BASE_RECORD
+from trainables.storage.base_storage import Storage, read_or_none
 from trainables.storage.disk import whole_folder, write_whole
 from trainables.storage.locations import node_cache
-from trainables.storage.storage import Storage, is_address, open_storage, read_or_none
+from trainables.storage.storage import is_address, open_storage
 from trainables.training.checkpoint_files import (
     BEST,
     BEST_EVALUATION,

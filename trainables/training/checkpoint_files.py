@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from trainables.config import Frozen
 from trainables.storage.disk import write_whole
-from trainables.storage.storage import LocalStorage
+from trainables.storage.local_storage import LocalStorage
 
 CHECKPOINTS, BEST, FILES = "checkpoints", "best", "files.json"
 _EVALUATED = "evaluated.json"

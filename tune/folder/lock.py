@@ -1,15 +1,12 @@
 """One driver at a time: a lock on a sweep's folder, with an owner and a heartbeat.
 
-`lock.json` names the driver that holds the sweep. The sweep of a dead driver is taken over: at once
-if its process is seen to be gone, else once its heartbeat has stood still for long enough. Who
-takes it over creates `lock.TOKEN.json`, with the token of the driver before it; the last of this
-chain holds the sweep. No file of it is ever rewritten, as a driver may stand still before any write
-and make it when the sweep is no longer its own. Heartbeats have files of their own.
+`lock.json` names the driver that holds the sweep. Another driver takes the sweep over at once if
+that process is gone, else after its heartbeat has stopped for long enough. To do so it creates
+`lock.TOKEN.json`, with the token of the driver before it; the last of this chain holds the sweep.
+A lock is only created, never rewritten, because a driver may be suspended before any write and
+wake up after it has lost the sweep. Heartbeats have files of their own.
 
-On a local disk and on NFS, creation is exclusive. An object store silently overwrites objects, so
-there a driver writes, waits and reads back; two drivers that start within that wait could both
-proceed if a write took longer. The heartbeat ends that within one interval: the driver that finds
-the other's name in the lock stops.
+A driver that was suspended for longer than this limit reads the lock before it writes again.
 """
 
 from __future__ import annotations
@@ -72,7 +69,7 @@ class LockRecord(Frozen):
 
 
 class SweepLock:
-    """Holds a sweep within a context.
+    """Holds a sweep within a `with` block.
 
     Args:
         location: the sweep's folder, or its address in an object store.
@@ -80,7 +77,7 @@ class SweepLock:
 
     Raises:
         UserError: on entry, another driver holds the sweep or its folder cannot be written to.
-        SweepLost: on exit, another has taken it over as this one gave no sign of life too long.
+        SweepLost: on exit, another driver has taken it over.
     """
 
     def __init__(self, location: Location, interval: float = _INTERVAL_S) -> None:
@@ -117,10 +114,15 @@ class SweepLock:
 
         Raises:
             SweepLost: the sweep was taken over.
+            UserError: this process was suspended for so long that another driver may hold the
+                sweep, and the lock cannot be read.
         """
         if abs(time.time() - self._renewed) > _MISSED_BEATS * self._interval:
-            with self._renewing:  # it stood still for so long that another may hold the sweep
-                self._try_to_renew()
+            with self._renewing:
+                try:
+                    self._renew()
+                except OSError as error:
+                    raise cannot_write(self._folder.location, error) from error
         if self._thief is not None:
             raise self._lost(self._thief)
 
@@ -174,8 +176,8 @@ class SweepLock:
 
     def _stands_still(self, holder: LockRecord) -> bool:
         """Watch for a heartbeat: the clocks of two machines may differ by more than the limit."""
-        watched = "%s: held by %s; taking it over unless there is a newer one within %.0f s"
-        logger.warning(watched, self._folder.location, holder, _MISSED_BEATS * holder.interval)
+        message = "%s: held by %s; taking it over unless there is a newer one within %.0f s"
+        logger.warning(message, self._folder.location, holder, _MISSED_BEATS * holder.interval)
         for _ in range(_MISSED_BEATS):
             time.sleep(holder.interval)
             now = self._holder()
@@ -190,20 +192,17 @@ class SweepLock:
             with self._renewing:
                 if self._thief is not None:
                     return  # the main thread knows
-                self._try_to_renew()
+                try:
+                    self._renew()
+                except Exception as error:  # a disk that fails now may answer at the next beat
+                    logger.warning("the lock cannot be renewed: %s", error)
                 if self._thief is not None and not self._ended.is_set():
                     # Acts like Ctrl-C and wakes the main thread from whatever it waits for.
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                     return
 
-    def _try_to_renew(self) -> None:
-        try:
-            self._renew()
-        except Exception as error:  # a disk that fails now may answer at the next beat
-            logger.warning("the lock cannot be renewed: %s", error)
-
     def _renew(self) -> None:
-        # Without a lock, whoever took the sweep over has ended, or someone deleted it by hand.
+        # Without a lock, the driver that took the sweep over has ended, or a user deleted the lock.
         holder = self._holder() or self._read(self._folder.lock_after(self._token))
         if holder is None and not self._create(self._folder.lock):
             holder = self._holder()
@@ -235,25 +234,17 @@ class SweepLock:
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            fault = Fault(
-                self._folder.place(file),
-                "is no lock that this version knows",
-                "if no other driver runs this sweep, delete the file",
-            )
-            raise UserError([fault]) from error
+            rule, remedy = "is not a lock", "if no other driver runs this sweep, delete the file"
+            raise UserError([Fault(self._folder.place(file), rule, remedy)]) from error
 
     def _held(self, holder: LockRecord) -> UserError:
         limit = _MISSED_BEATS * holder.interval
-        remedy = (
-            "wait for it or stop it; if its machine is gone, start again "
-            f"{limit:.0f} s after the last sign of life"
-        )
-        return UserError(
-            [Fault(str(self._folder.location), f"another driver runs it: {holder}", remedy)]
-        )
+        after = f"start again {limit:.0f} s after the last sign of life"
+        remedy = f"wait for it or stop it; if its machine is gone, {after}"
+        rule = f"another driver runs it: {holder}"
+        return UserError([Fault(str(self._folder.location), rule, remedy)])
 
     def _lost(self, thief: LockRecord) -> SweepLost:
-        rule = f"was taken over by another driver while this one stood still: {thief}"
-        return SweepLost(
-            [Fault(str(self._folder.location), rule, "this one has stopped; nothing is lost")]
-        )
+        rule = f"was taken over by another driver while this one was suspended: {thief}"
+        remedy = "this one has stopped; nothing is lost"
+        return SweepLost([Fault(str(self._folder.location), rule, remedy)])

@@ -38,9 +38,15 @@ class Process(Frozen):
         if not self.space or (self.host, self.space) != (platform.node(), _space()):
             return None
         try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:  # it is another user's
+            pass
+        try:
             return _started(self.pid) != self.started
-        except OSError:  # there is none, or /proc hides it, as `hidepid` does other users'
-            return None if _is_taken(self.pid) else True
+        except OSError:  # /proc hides it, as `hidepid` does other users' processes
+            return None
 
 
 def _space() -> str:
@@ -59,14 +65,3 @@ def _started(pid: int) -> str:
     """
     fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     return "" if fields[0] in ("Z", "X") else fields[_START_TIME]
-
-
-def _is_taken(pid: int) -> bool:
-    """Whether there is a process with that id, seen or not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -21,7 +21,7 @@ from trainables.errors import UserError
 from trainables.records.item_records import write_items
 from trainables.records.ledger import Ledger
 from trainables.records.schema import ItemScore
-from trainables.storage.storage import LocalStorage
+from trainables.storage.local_storage import LocalStorage
 from tune.cli import main
 from tune.config.input_files import digests
 from tune.config.sweep_file import load_sweep
@@ -281,7 +281,7 @@ def test_a_disk_that_fills_up_is_named(sweep: Ledger, monkeypatch: pytest.Monkey
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("trainables.storage.storage.os.fsync", full)
+    monkeypatch.setattr("trainables.storage.disk.os.fsync", full)
     with pytest.raises(UserError, match="No space left on device; make room"):
         sweep.write_trial(running(0))
     monkeypatch.undo()

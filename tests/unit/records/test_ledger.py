@@ -20,7 +20,7 @@ from trainables.records.schema import (
     SweepRecord,
     TrialStatus,
 )
-from trainables.storage import storage as storage_module
+from trainables.storage import disk
 from trainables.storage.storage import Location
 
 
@@ -97,7 +97,7 @@ def test_a_crash_while_writing_leaves_the_record_before_it(
     def crash(_: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(storage_module.os, "fsync", crash)
+    monkeypatch.setattr(disk.os, "fsync", crash)
     with pytest.raises(KeyboardInterrupt):
         ledger.write_trial(trial())
     assert [record.status for record in ledger.trials()] == [TrialStatus.RUNNING]
