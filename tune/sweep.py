@@ -27,7 +27,7 @@ from trainables.workers.stop_request import StopRequest
 from trainables.workers.trainable import run_trial
 from tune.cluster.base_evaluation import have_base_checked, have_base_evaluated
 from tune.cluster.inspections import inspect_trials
-from tune.cluster.memory_fit import memory_fit
+from tune.cluster.memory_fit import cards_by_method, check_memory
 from tune.cluster.node_checks import (
     ask_nodes,
     check_nodes,
@@ -135,7 +135,7 @@ class Sweep:
         check_nodes(self._nodes, self._ledger.folder.location)
         startable = [kind for report in self._nodes for kind in report.worker_types]
         check_resources(self._config, self._all, nodes_up(), startable)
-        resized = self._memory.check(self._config, self._has_base)
+        check_memory(self._config, self._cards, self._has_base)
         make_trial = self._trial_maker(self._config.name)
         left = with_trials_left(self._config, self._finished)
         if warning := warning_of_driver():
@@ -149,13 +149,13 @@ class Sweep:
             base = self._evaluate_base(hosts)
             if self._has_unseen_gpus:
                 self._ask_nodes()
-                resized = self._memory.check(self._config, has_base=True)
+                check_memory(self._config, self._cards, has_base=True)
             self._model = base.pinned(self._model)
             check_metrics(self._config, base)
             of_training = training_warnings(self._config, base.train_samples)
             of_data = held_out_warnings(self._config, base)
             of_items = item_warnings(self._config, base, planned_trials(self._config))
-            sweep = self._write_sweep((*of_training, *of_data, *of_items, *resized))
+            sweep = self._write_sweep((*of_training, *of_data, *of_items))
             return self._run_trials(sweep, base, hosts, request)
 
     def _tell(self, message: str) -> None:
@@ -241,7 +241,7 @@ class Sweep:
     def _ask_nodes(self) -> None:
         location = self._ledger.folder.location
         self._nodes = ask_nodes(location, paths_of_trials(self._config))
-        self._memory = memory_fit(self._config, partial(smallest_gpu, self._nodes))
+        self._cards = cards_by_method(self._config, partial(smallest_gpu, self._nodes))
 
     @property
     def _has_unseen_gpus(self) -> bool:
@@ -249,7 +249,7 @@ class Sweep:
 
         The base's evaluation brings the first of them up.
         """
-        is_seen = len(self._memory.cards) == len(self._config.search.methods)
+        is_seen = len(self._cards) == len(self._config.search.methods)
         return not is_seen and self._cluster.get("GPU", 0) > 0
 
     @property
@@ -293,7 +293,7 @@ class Sweep:
 
         def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
             trial = make_trial(number, params, attempt, seed)
-            return self._memory.resized(trial.model_copy(update={"model": self._model}))
+            return trial.model_copy(update={"model": self._model})
 
         return make
 

@@ -1,4 +1,4 @@
-"""What a trial will take of GPUs, hosts and disks, from its model's shape; never imports torch.
+"""What a trial will take of GPUs and disks, from its model's shape; never imports torch.
 
 A worker's peak on its GPU is what stays throughout plus the highest of what comes and goes:
 
@@ -10,13 +10,13 @@ A worker's peak on its GPU is what stays throughout plus the highest of what com
     update      gradients, and their fp32 copy under DeepSpeed
     evaluation  a batch in one layer with all layers' keys and values, or logits in tiles
 
-What each library really keeps was found by tracking every tensor of training steps on a CPU; the
-tests repeat this and require the estimate to be within 15 % of it.
+The tests track every tensor of training steps on a CPU: the estimate is within 15 % of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from trainables.config import LoraConfig, ModelShape, TrialConfig
 from trainables.config.eval_config import GENERAL_TEXT_TOKENS
@@ -49,154 +49,66 @@ _FRAGMENTATION = 0.05
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one GPU; see the module's docstring for the terms.
-
-    Attributes:
-        static: throughout the trial.
-        forward, backward, update, evaluation: in addition, at the peak of each phase.
-    """
+    """Bytes on one GPU: `static` throughout, and the peaks of training and evaluation beside it."""
 
     static: float
-    forward: float
-    backward: float
-    update: float
+    training: float
     evaluation: float
 
     @property
     def tensors(self) -> float:
         """The highest sum of all tensors."""
-        return self.static + max(self.forward, self.backward, self.update, self.evaluation)
+        return self.static + max(self.training, self.evaluation)
 
     @property
     def peak(self) -> float:
         """What the card must hold: tensors, fragmentation, CUDA's context."""
-        return _on_a_card(self.tensors)
-
-    @property
-    def evaluation_peak(self) -> float:
-        """The same for the evaluation alone."""
-        return _on_a_card(self.static + self.evaluation)
-
-    @property
-    def phase(self) -> str:
-        """The phase with the highest peak."""
-        phases = ("forward", "backward", "update", "evaluation")
-        return max(phases, key=lambda phase: float(getattr(self, phase)))
-
-
-def _on_a_card(tensors: float) -> float:
-    return tensors * (1 + _FRAGMENTATION) + _CONTEXT
+        return self.tensors * (1 + _FRAGMENTATION) + _CONTEXT
 
 
 def estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate:
     """The memory of one worker of a trial, with the longest samples its data may have.
 
-    No less of a trial in a slot: passes that are cut by length pad less, but a micro-batch may be
-    of such samples alone, and that of one slot by itself is never cut. How many slots fit is not
-    estimated, but measured with the longest samples (`slots.probe`).
+    How many slots fit is not estimated, but measured (`packing.probe`).
     """
     tokens = trial.train.micro_batch_size * trial.data.max_length
-    lora = trial.lora
-    states = _lora_states(shape, trial, lora) if lora else _full_states(shape, trial)
+    states = _lora_states(shape, trial, trial.lora) if trial.lora else _full_states(shape, trial)
     layer = tokens * _activations(shape, trial)
     transient = _transient(shape, trial, tokens)
+    kept, last_layer = shape.layers * layer, layer
     if trial.train.gradient_checkpointing:
-        kept: float = tokens * shape.layers * shape.hidden * _bytes(trial)
+        kept, last_layer = tokens * shape.layers * shape.hidden * _bytes(trial), 0.0
         transient += layer
-    else:
-        kept = shape.layers * layer
     kept += tokens * shape.hidden * (_FP32 + 2 * _bytes(trial))  # the last norm
     earlier = states.gradients if trial.accumulation_steps > 1 else 0.0
-    last_layer = 0.0 if trial.train.gradient_checkpointing else layer
+    forward = earlier + kept + max(_head(shape, trial, tokens), transient) + states.buffers
+    backward = states.gradients + last_layer + transient + states.buffers
     return MemoryEstimate(
         static=states.static,
-        forward=earlier + kept + max(_head(shape, trial, tokens), transient) + states.buffers,
-        backward=states.gradients + last_layer + transient + states.buffers,
-        update=states.gradients + states.update,
+        training=max(forward, backward, states.gradients + states.update),
         evaluation=_evaluation(shape, trial) + states.live,
     )
 
 
-def fitted(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConfig | None:
-    """The trial with the largest batches, up to its own, that fit a card of `card` bytes.
-
-    The evaluation batch is halved as needed. None if not even one sample at a time fits.
-    """
-    while estimate(shape, trial).evaluation_peak > card and trial.eval.batch_size > 1:
-        trial = trial.with_eval_batch(trial.eval.batch_size // 2)
-    smaller = trial.in_micro_batches(trial.train.micro_batch_size)
-    return next((fits for fits in smaller if estimate(shape, fits).peak <= card), None)
+def base_estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate:
+    """The memory of the process that evaluates the whole base as the trial will be."""
+    return MemoryEstimate(_base(shape, trial), 0.0, _evaluation(shape, trial))
 
 
-def base_peak(shape: ModelShape, trial: TrialConfig) -> float:
-    """Bytes that one card needs to evaluate the untouched base, whole, the way trials will be."""
-    return _on_a_card(_base(shape, trial) + _evaluation(shape, trial))
+class DiskEstimate(NamedTuple):
+    """Bytes of a trial's final weights, and of each checkpoint while it trains."""
 
-
-def fitted_base(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConfig | None:
-    """The trial with its evaluation batch halved until the base fits a card.
-
-    None if it does not fit even at one sample at a time.
-    """
-    while base_peak(shape, trial) > card:
-        if trial.eval.batch_size == 1:
-            return None
-        trial = trial.with_eval_batch(trial.eval.batch_size // 2)
-    return trial
-
-
-@dataclass(frozen=True)
-class HostEstimate:
-    """Bytes of the nodes' host memory that a full fine-tuning trial takes.
-
-    Attributes:
-        offloaded: per worker, throughout the trial.
-        checkpoint: in addition by the first worker, while a checkpoint is written.
-    """
-
-    offloaded: float
-    checkpoint: float
-
-
-def host_estimate(shape: ModelShape, trial: TrialConfig) -> HostEstimate:
-    """Host memory of what DeepSpeed offloads and of the full copy a checkpoint is written from.
-
-    An offloaded optimizer needs gradients in fp32, as it takes them, and in the model's dtype, as
-    they arrive; below stage 3 also the updated weights, on their way back.
-    """
-    assert trial.deepspeed is not None  # noqa: S101 - a full trial has it
-    deepspeed, count, size = trial.deepspeed, parameters(shape), _bytes(trial)
-    each = size if deepspeed.offload_parameters else 0
-    if deepspeed.offload_optimizer:
-        is_accumulated = deepspeed.zero_stage == 3 or trial.accumulation_steps > 1
-        each += 4 * _FP32 + size * (is_accumulated + (deepspeed.zero_stage < 3))
-    return HostEstimate(offloaded=each * count / trial.workers, checkpoint=3 * _FP32 * count)
-
-
-@dataclass(frozen=True)
-class DiskEstimate:
-    """Bytes of a trial's files.
-
-    Attributes:
-        weights: final ones; those of the best evaluation are as large.
-        checkpoint: each one while it trains.
-    """
-
-    weights: float
-    checkpoint: float
+    weights: int
+    checkpoint: int
 
 
 def disk_estimate(shape: ModelShape, trial: TrialConfig) -> DiskEstimate:
     """An adapter in fp32, or the model; in checkpoints both in fp32, and the moments too."""
-    if trial.lora:
-        count = adapter_parameters(shape, trial.lora)
-        return DiskEstimate(weights=_FP32 * count, checkpoint=3 * _FP32 * count)
-    count = parameters(shape)
-    return DiskEstimate(weights=_bytes(trial) * count, checkpoint=3 * _FP32 * count)
+    count = adapter_parameters(shape, trial.lora) if trial.lora else parameters(shape)
+    return DiskEstimate((_FP32 if trial.lora else _bytes(trial)) * count, 3 * _FP32 * count)
 
 
-@dataclass(frozen=True)
-class _States:
+class _States(NamedTuple):
     """Bytes of the parameters' states; `live`: gathered parameters, in every forward pass."""
 
     static: float
@@ -208,8 +120,8 @@ class _States:
 
 def _lora_states(shape: ModelShape, trial: TrialConfig, lora: LoraConfig) -> _States:
     """The frozen base in its dtype; the adapter, its gradients and moments in fp32 (PEFT)."""
-    adapter = adapter_parameters(shape, lora)
-    return _States(static=_base(shape, trial) + adapter * 3 * _FP32, gradients=adapter * _FP32)
+    adapter = adapter_parameters(shape, lora) * _FP32
+    return _States(static=_base(shape, trial) + 3 * adapter, gradients=adapter)
 
 
 def _base(shape: ModelShape, trial: TrialConfig) -> float:
@@ -237,24 +149,18 @@ def _full_states(shape: ModelShape, trial: TrialConfig) -> _States:
     deepspeed, count, size = trial.deepspeed, parameters(shape), _bytes(trial)
     stage, workers = deepspeed.zero_stage, trial.workers
     weights = 0.0 if deepspeed.offload_parameters else count * size / (workers if stage == 3 else 1)
+    fp32 = 0.0 if deepspeed.offload_optimizer else count * _FP32 / (workers if stage else 1)
     copies = 2 if stage == 0 and size == _FP32 else 3
-    optimizer = 0.0 if deepspeed.offload_optimizer else count * copies * _FP32
-    update = 0.0 if deepspeed.offload_optimizer else float(count * _FP32)
-    shards = workers if stage else 1
     is_gathered = stage == 3 and (workers > 1 or deepspeed.offload_parameters)
     live = min(count, _MOST_LIVE) * size if is_gathered else 0.0
     bucket = _BUCKET * size if stage else 0.0
     gradients = count * size / (workers if stage >= 2 else 1)
     if deepspeed.offload_optimizer and stage >= 2:  # each goes to the optimizer as it is made
         gradients = 0.0
-    stays = stage == 3  # there bucket and gradients are allocated once, elsewhere anew each time
-    return _States(
-        static=weights + optimizer / shards + (bucket + gradients if stays else 0.0),
-        gradients=0.0 if stays else gradients,
-        buffers=live + (0.0 if stays else bucket),
-        update=update / shards,
-        live=live,
-    )
+    static = weights + copies * fp32
+    if stage == 3:  # allocates bucket and gradients once, the others anew each time
+        return _States(static + bucket + gradients, 0.0, live, fp32, live)
+    return _States(static, gradients, bucket, fp32)
 
 
 def _activations(shape: ModelShape, trial: TrialConfig) -> float:
@@ -293,8 +199,8 @@ def _transient(shape: ModelShape, trial: TrialConfig, tokens: int) -> float:
     cast = _FP32 * shape.intermediate if trial.lora is not None and size < _FP32 else 0
     gradients = tokens * (size * (shape.intermediate + 2 * shape.hidden) + cast)
     has_norms = trial.lora is not None and trial.lora.dora
-    of_dora = 2 * _FP32 * max(linear_weights(shape)) if has_norms else 0
-    return gradients + of_dora + _unpacked(shape, trial)
+    dora = 2 * _FP32 * max(linear_weights(shape)) if has_norms else 0
+    return gradients + dora + _unpacked(shape, trial)
 
 
 def _unpacked(shape: ModelShape, trial: TrialConfig) -> float:
@@ -313,11 +219,8 @@ def _head(shape: ModelShape, trial: TrialConfig, tokens: int) -> float:
 def _evaluation(shape: ModelShape, trial: TrialConfig) -> float:
     """The more of two: a batch in one layer with all layers' keys and values, or logits.
 
-    Texts are generated with keys and values; how long a task's prompts are is not known beforehand,
-    so it is taken to be as long as the training data. Logits come after the layers, in the model's
-    dtype, in fp32 if that differs, and as log-softmax: a tile of a loss's tokens, or a batch's
-    tokens that KL drift is measured on. Tasks have them at the tokens they score alone, whose
-    number is not known either.
+    Prompts are taken to be as long as the training data. Logits are in the model's dtype, in fp32
+    if that differs, and as log-softmax: a tile of a loss's tokens, or those of KL drift.
     """
     length, suite, size = trial.data.max_length, trial.eval, _bytes(trial)
     if suite.general_text:

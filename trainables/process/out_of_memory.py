@@ -36,9 +36,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def train_within_memory(train: Callable[[TrialConfig], T], config: TrialConfig) -> T:
     """Run a trial; if memory runs out, resume from its newest checkpoint with smaller batches.
 
-    In training the micro-batch is halved and gradients are accumulated over more of them, so the
-    optimizer sees the same batches; in an evaluation its batch is halved. Steps between the
-    checkpoint and the failure are trained, and reported, again.
+    Steps between the checkpoint and the failure are trained, and reported, again.
 
     Raises:
         OutOfMemory: even at batches of one sample; names the sizes that were tried.
@@ -81,7 +79,8 @@ def with_smaller_batches(
 ) -> TrialConfig:
     """The trial with the batch that was too large for memory halved.
 
-    `tried`: the batches that were too large before, in words; this one is added.
+    In training that is the micro-batch: gradients are accumulated over more of them, so the
+    optimizer sees the same batches. `tried`: the sizes that were too large; this one is added.
 
     Raises:
         OutOfMemory: it was one sample already.
@@ -109,11 +108,7 @@ def with_smaller_batches(
 
 
 def free_memory() -> None:
-    """Release memory that is no longer used.
-
-    A trainer and its callbacks reference each other, so Python frees them late; and an error keeps
-    the frames that hold the graph until its handler is left.
-    """
+    """Release memory that is no longer used, such as of a trainer and its callbacks."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.table import Table
 
-from trainables.config import Method, ModelConfig, ModelShape, TrialConfig
+from trainables.config import Method, ModelConfig, TrialConfig
 from trainables.errors import Fault, UserError
 from trainables.models.model_shape import architecture, read_shape
-from trainables.process import memory_estimate as forecast
+from trainables.process.memory_estimate import base_estimate, disk_estimate, estimate
 from trainables.process.parameter_counts import parameters
-from tune.config.search_config import SearchConfig
 from tune.config.sweep_config import SweepConfig
 from tune.search.space import planned_runs
 from tune.search.trial_ids import largest_trial
@@ -23,7 +21,10 @@ _CHECKPOINTS = 3  # a trial keeps two, and writes the next
 
 
 def memory_table(config: SweepConfig) -> Table | str:
-    """Which micro-batch of each method fits which card, or a sentence if that is unknown."""
+    """Which card the trials of each method fit, or a sentence if that is unknown.
+
+    Where only smaller batches fit, they are halved as memory runs out.
+    """
     shape = read_shape(config.model)
     if shape is None:
         return f"memory: {_why_unknown(config.model)}"
@@ -36,21 +37,24 @@ def memory_table(config: SweepConfig) -> Table | str:
         padding=(0, 1, 0, 0),
     )
     table.add_column("method", no_wrap=True)
-    for heading in ("GiB", "peak in", *(f"{card} GiB" for card in _CARDS_GIB)):
+    for heading in ("GiB", *(f"{card} GiB" for card in _CARDS_GIB)):
         table.add_column(heading, justify="right")
     for method in _estimated(config):
         trial = largest_trial(config, method)
-        estimate = forecast.estimate(shape, trial)
-        cells = [
-            _cell(trial, forecast.fitted(shape, trial, _share_of(card * _GIB, trial)))
-            for card in _CARDS_GIB
-        ]
-        table.add_row(_label(trial), f"{estimate.peak / _GIB:.1f}", estimate.phase, *cells)
+        needs = [estimate(shape, each).peak for each in (trial, _with_one_sample(trial))]
+        table.add_row(_label(trial), *_cells(needs, trial.gpus_per_worker))
     trial = largest_trial(config, config.search.methods[0])
-    cells = [_cell(trial, forecast.fitted_base(shape, trial, card * _GIB)) for card in _CARDS_GIB]
-    peak = f"{forecast.base_peak(shape, trial) / _GIB:.1f}"
-    table.add_row("base, on 1 GPU", peak, "evaluation", *cells)
+    needs = [base_estimate(shape, each).peak for each in (trial, _with_one_sample(trial))]
+    table.add_row("base, on 1 GPU", *_cells(needs, 1.0))
     return table
+
+
+def _cells(needs: Sequence[float], gpus: float) -> list[str]:
+    """The need in GiB, and what fits each card: the batches as they are, smaller ones, or none."""
+    whole, least = (need / _GIB for need in needs)
+    cards = [_share(card, gpus) for card in _CARDS_GIB]
+    fits = ["fits" if whole <= card else "smaller" if least <= card else "no" for card in cards]
+    return [f"{whole:.1f}", *fits]
 
 
 def _why_unknown(model: ModelConfig) -> str:
@@ -63,23 +67,6 @@ def _why_unknown(model: ModelConfig) -> str:
     return f"the shape of {model.name} is not known here; {fetch}give model.shape"
 
 
-def host_memory(config: SweepConfig) -> list[str]:
-    """What full fine-tuning needs of the nodes' own memory, which nothing checks."""
-    shape = read_shape(config.model)
-    if shape is None or "full" not in _estimated(config):
-        return []
-    trial = largest_trial(config, "full")
-    host = forecast.host_estimate(shape, trial)
-    line = f"full: a checkpoint takes {_gib(host.checkpoint)} of its node's own memory"
-    if host.offloaded:
-        together = host.checkpoint + trial.workers * host.offloaded
-        line += (
-            f" beside {_gib(host.offloaded)} that each worker offloads, "
-            f"{_gib(together)} where all {trial.workers} are on one node"
-        )
-    return [f"{line}; whether it has that is not checked"]
-
-
 def disk_space(config: SweepConfig) -> list[str]:
     """What trials of each method leave on the disk, and take while they train."""
     shape = read_shape(config.model)
@@ -88,7 +75,7 @@ def disk_space(config: SweepConfig) -> list[str]:
     lines, runs = [], planned_runs(config)
     for method in config.search.methods:
         trial = largest_trial(config, method)
-        disk = forecast.disk_estimate(shape, trial)
+        disk = disk_estimate(shape, trial)
         best = trial.train.save_weights * disk.weights
         lines.append(
             f"{method}: a trial takes up to {_gib(_CHECKPOINTS * disk.checkpoint + best)} of disk "
@@ -103,102 +90,10 @@ def _gib(size: float) -> str:
     return f"{gib:,.0f} GiB" if gib >= 10 else f"{gib:.2g} GiB"
 
 
-@dataclass(frozen=True)
-class MemoryFit:
-    """Makes trials fit the smallest GPU that a cluster has for them.
-
-    Attributes:
-        shape: shape of the model; None if unknown, in which case nothing is checked.
-        cards: bytes of that GPU by method; methods without an entry are not checked.
-    """
-
-    shape: ModelShape | None
-    cards: Mapping[Method, int]
-
-    def check(self, config: SweepConfig, has_base: bool = False) -> list[str]:
-        """A sentence on each method whose batches are made smaller.
-
-        A base that has been evaluated, perhaps on larger GPUs, need not fit.
-
-        Raises:
-            UserError: a method or the base's evaluation does not fit even one sample at a time.
-        """
-        shape = self.shape
-        if shape is None:
-            return []
-        notices, faults = [], []
-        for method in [method for method in _estimated(config) if method in self.cards]:
-            trial = largest_trial(config, method)
-            smaller = forecast.fitted(shape, trial, self._share(trial))
-            if smaller is None:
-                faults.append(self._fault(shape, trial, config.search))
-            elif smaller != trial:
-                need = f"{_need(shape, trial)} GiB would not fit"
-                notices.append(f"{_label(trial)}: {_portions(trial, smaller)}, as {need}")
-        if not has_base and (base_fault := self._base_fault(shape, config)):
-            faults.append(base_fault)
-        if faults:
-            raise UserError(faults)
-        return notices
-
-    def resized(self, trial: TrialConfig) -> TrialConfig:
-        """The trial with the largest micro-batch and eval batch that fit; its batch size stays."""
-        if self.shape is None or trial.method not in self.cards or not _is_known(trial):
-            return trial
-        return forecast.fitted(self.shape, trial, self._share(trial)) or trial
-
-    def _share(self, trial: TrialConfig) -> float:
-        return _share_of(self.cards[trial.method], trial)
-
-    def _base_fault(self, shape: ModelShape, config: SweepConfig) -> Fault | None:
-        """The fault if the base does not fit: a single process evaluates it, despite `workers`."""
-        method = config.search.methods[0]
-        trial, card = largest_trial(config, method), self.cards.get(method)
-        if card is None or forecast.fitted_base(shape, trial, card):
-            return None
-        need = forecast.base_peak(shape, _with_one_sample(trial)) / _GIB
-        smaller = "" if config.model.dtype == "bfloat16" else " or model.dtype: bfloat16"
-        smaller += _or_4_bits(trial, config.search)
-        return Fault(
-            "the base's evaluation",
-            f"one process makes it, with the whole model on its GPU: about {need:.1f} GiB at one "
-            f"sample at a time, and it has {card / _GIB:.1f} GiB",
-            f"take a smaller model{smaller} or larger GPUs",
-        )
-
-    def _fault(self, shape: ModelShape, trial: TrialConfig, search: SearchConfig) -> Fault:
-        need = _need(shape, _with_one_sample(trial))
-        return Fault(
-            f"search.{trial.method}",
-            f"a worker needs about {need} GiB at one sample at a time, and has "
-            f"{self._share(trial) / _GIB:.1f} GiB",
-            self._remedy(shape, trial, search),
-        )
-
-    def _remedy(self, shape: ModelShape, trial: TrialConfig, search: SearchConfig) -> str:
-        card = self._share(trial)
-        train = trial.train.model_copy(update={"gradient_checkpointing": True})
-        recomputing = trial.model_copy(update={"train": train})
-        if forecast.fitted(shape, recomputing, card):
-            return "set train.gradient_checkpointing: true, with which it fits"
-        if trial.lora and search.lora:
-            fits = [r for r in search.lora.rank if forecast.fitted(shape, _of_rank(trial, r), card)]
-            drop = f"drop the largest search.lora.rank (up to {max(fits)} fits), " if fits else ""
-            smaller = f"a smaller model{_or_4_bits(trial, search)} or larger GPUs"
-            return f"{drop}lower data.max_length, or take {smaller}"
-        assert trial.deepspeed is not None  # noqa: S101 - a full trial has it
-        offloads = trial.deepspeed.offload_optimizer and trial.deepspeed.offload_parameters
-        more = "raise deepspeed.zero_stage or resources.full.workers"
-        return more if offloads else f"{more}, or offload"
-
-
-def _or_4_bits(trial: TrialConfig, search: SearchConfig) -> str:
-    is_possible = not search.full and not trial.model.load_in_4bit
-    return " or model.load_in_4bit: true" if is_possible else ""
-
-
-def memory_fit(config: SweepConfig, smallest_gpu: Callable[[str | None], int | None]) -> MemoryFit:
-    """The check for a sweep on a cluster.
+def cards_by_method(
+    config: SweepConfig, smallest_gpu: Callable[[str | None], int | None]
+) -> dict[Method, int]:
+    """Bytes of the smallest GPU that each method may get; methods without one are left out.
 
     `smallest_gpu` gives the bytes of the cluster's smallest GPU of a type, or of any type.
     """
@@ -208,7 +103,56 @@ def memory_fit(config: SweepConfig, smallest_gpu: Callable[[str | None], int | N
         has_none = 0 in (resources.gpus_per_worker, config.resources.max_gpus)
         if not has_none and (card := smallest_gpu(resources.accelerator_type)):
             cards[method] = card
-    return MemoryFit(read_shape(config.model) if cards else None, cards)
+    return cards
+
+
+def check_memory(config: SweepConfig, cards: Mapping[Method, int], has_base: bool) -> None:
+    """Check that trials fit the GPUs of `cards_by_method`, one sample at a time if need be.
+
+    A base that has been evaluated, perhaps on larger GPUs, need not fit.
+
+    Raises:
+        UserError: a method or the base's evaluation does not fit.
+    """
+    shape = read_shape(config.model) if cards else None
+    if shape is None:
+        return
+    faults = []
+    for method in [method for method in _estimated(config) if method in cards]:
+        trial = _with_one_sample(largest_trial(config, method))
+        need, card = estimate(shape, trial).peak, _share(cards[method], trial.gpus_per_worker)
+        if need > card:
+            rule = f"a worker needs about {need / _GIB:.1f} GiB at one sample at a time"
+            rule += f", and has {card / _GIB:.1f} GiB"
+            faults.append(Fault(f"search.{method}", rule, _remedy(trial, config)))
+    first = config.search.methods[0]
+    need = base_estimate(shape, _with_one_sample(largest_trial(config, first))).peak
+    if not has_base and first in cards and need > cards[first]:
+        rule = (
+            f"one process makes it, with the whole model on its GPU: about {need / _GIB:.1f} GiB "
+            f"at one sample at a time, and it has {cards[first] / _GIB:.1f} GiB"
+        )
+        faults.append(Fault("the base's evaluation", rule, _smaller_model(config)))
+    if faults:
+        raise UserError(faults)
+
+
+def _remedy(trial: TrialConfig, config: SweepConfig) -> str:
+    remedies = ["lower data.max_length"]
+    if not trial.train.gradient_checkpointing:
+        remedies.insert(0, "set train.gradient_checkpointing: true")
+    if trial.lora:
+        remedies.append("lower search.lora.rank")
+    else:
+        remedies.append("raise deepspeed.zero_stage or resources.full.workers, or offload")
+    return f"{', '.join(remedies)}, or {_smaller_model(config)}"
+
+
+def _smaller_model(config: SweepConfig) -> str:
+    smaller = "" if config.model.dtype == "bfloat16" else ", model.dtype: bfloat16"
+    if not (config.search.full or config.model.load_in_4bit):
+        smaller += ", model.load_in_4bit: true"
+    return f"take a smaller model{smaller} or larger GPUs"
 
 
 def _estimated(config: SweepConfig) -> list[Method]:
@@ -217,43 +161,13 @@ def _estimated(config: SweepConfig) -> list[Method]:
     return [method for method in config.search.methods if method == "lora" or not own]
 
 
-def _is_known(trial: TrialConfig) -> bool:
-    return trial.deepspeed is None or trial.deepspeed.config is None
-
-
-def _need(shape: ModelShape, trial: TrialConfig) -> str:
-    return f"{forecast.estimate(shape, trial).peak / _GIB:.1f}"
-
-
-def _share_of(card: float, trial: TrialConfig) -> float:
+def _share(card: float, gpus: float) -> float:
     """A worker's share of a card, which several may share."""
-    return card * min(1.0, trial.gpus_per_worker or 1.0)
-
-
-def _of_rank(trial: TrialConfig, rank: int) -> TrialConfig:
-    assert trial.lora is not None  # noqa: S101 - a LoRA trial has it
-    lora = trial.lora.model_copy(update={"rank": rank})
-    return trial.model_copy(update={"lora": lora})
+    return card * min(1.0, gpus or 1.0)
 
 
 def _with_one_sample(trial: TrialConfig) -> TrialConfig:
     return next(trial.with_eval_batch(1).in_micro_batches(1))
-
-
-def _cell(trial: TrialConfig, smaller: TrialConfig | None) -> str:
-    """What fits a card of the table: the trial as it is, smaller batches or nothing."""
-    if smaller is None:
-        return "no"
-    return _portions(trial, smaller) or "fits"
-
-
-def _portions(trial: TrialConfig, smaller: TrialConfig) -> str:
-    """The batch sizes that are smaller in the second trial."""
-    sizes = {
-        "micro-batch": (trial.train.micro_batch_size, smaller.train.micro_batch_size),
-        "eval batch": (trial.eval.batch_size, smaller.eval.batch_size),
-    }
-    return ", ".join(f"{name} {after}" for name, (before, after) in sizes.items() if after < before)
 
 
 def _label(trial: TrialConfig) -> str:

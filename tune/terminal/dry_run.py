@@ -15,7 +15,7 @@ from analysis.results.formatting import how_many, setting
 from trainables.config import TrialConfig
 from trainables.records.schema import TrialRecord
 from trainables.storage.storage import Location
-from tune.cluster.memory_fit import disk_space, host_memory, memory_table
+from tune.cluster.memory_fit import disk_space, memory_table
 from tune.config.sweep_config import SweepConfig
 from tune.config.training_warnings import training_warnings
 from tune.search.earlier_trials import EarlierTrials, trials_as_known
@@ -76,7 +76,7 @@ def print_plan(
     settings = config.model_dump(mode="json")
     plan = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).rstrip()
     runs = _runs(config, earlier, retry_failed)
-    lines = [*host_memory(config), *disk_space(config), *_resources(config)]
+    lines = [*disk_space(config), *_resources(config)]
     if runs.points:
         lines.append(_estimate(config, runs, samples))
     lines += [f"warning: {told}" for told in training_warnings(config, samples)]

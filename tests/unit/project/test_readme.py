@@ -15,7 +15,7 @@ from analysis.results.sample_size import FEWEST_OF_RANK, items_needed, level_of_
 from trainables.config import Constraint, TrainConfig
 from trainables.data.chats import Example
 from trainables.data.rows import learned
-from trainables.process import memory_estimate as forecast
+from trainables.process.memory_estimate import estimate
 from trainables.storage.locations import resolve
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
@@ -44,7 +44,7 @@ def test_its_trials_fit_the_gpus_that_it_says(tmp_path: Path) -> None:
     for method in sweep.search.methods:
         trial = largest_trial(sweep, method)
         assert paper.shape is not None
-        assert forecast.fitted(paper.shape, trial, int(gib) << 30) == trial
+        assert estimate(paper.shape, trial).peak <= int(gib) << 30
 
 
 @pytest.mark.parametrize("sweep", ["my_sweep", "paper_llama31_8b", "paper_qwen25_7b"])
