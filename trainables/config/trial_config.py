@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,14 +23,20 @@ class BaseRequirements(Frozen):
     Attributes:
         adapters: a small one for each combination of modules, dropout and DoRA that is searched.
         recomputes: whether it must support gradient checkpointing.
+        deepspeed: the user's own settings for full fine-tuning, which DeepSpeed must accept.
     """
 
     adapters: tuple[LoraConfig, ...] = ()
     recomputes: bool = False
+    deepspeed: dict[str, Any] | None = None
 
     def are_met_by(self, other: BaseRequirements) -> bool:
         """Whether a base that meets the other requirements meets these too."""
-        return set(self.adapters) <= set(other.adapters) and self.recomputes <= other.recomputes
+        return (
+            set(self.adapters) <= set(other.adapters)
+            and self.recomputes <= other.recomputes
+            and self.deepspeed in (None, other.deepspeed)
+        )
 
 
 class TrialConfig(Frozen):

@@ -49,7 +49,7 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
     if torch.cuda.is_available():  # a LoRA trial in this process may have left its base there
         shared_base.cache_clear()
         free_memory()
-    with _deepspeed_process():
+    with deepspeed_process():
         model, arguments = prepare(config, len(tokenized.train), deepspeed_settings(config))
         if config.workers > 1:
             _gather_experts_together(model, config.deepspeed or DeepSpeedConfig())
@@ -168,7 +168,7 @@ def _of_stage(deepspeed: DeepSpeedConfig) -> dict[str, Any]:
 
 
 @contextmanager
-def _deepspeed_process() -> Iterator[None]:
+def deepspeed_process() -> Iterator[None]:
     """Set up the process for DeepSpeed, and undo what would affect a later LoRA trial.
 
     The process group itself stays: DeepSpeed caches its sub-groups for the life of the process.

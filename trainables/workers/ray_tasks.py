@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -61,6 +60,7 @@ def evaluate_base_on_worker(
 
     def work() -> None:
         check_sees(target, marker)
+        _check_deepspeed(requirements)
         folder = evaluated_within_memory(evaluate, suite)
         # Else another did this too, as where this node is cut off and lives on: trials may use it.
         check_sees(target, marker)
@@ -86,7 +86,19 @@ def check_base_on_worker(model: ModelConfig, requirements: BaseRequirements) -> 
         from trainables.evaluation.base_inputs import check_base
 
     log = node_cache() / "bases" / "base.log"
-    return _fault_of(partial(check_base, model, requirements), log)
+
+    def work() -> None:
+        _check_deepspeed(requirements)
+        check_base(model, requirements)
+
+    return _fault_of(work, log)
+
+
+def _check_deepspeed(requirements: BaseRequirements) -> None:
+    if requirements.deepspeed is not None:
+        from trainables.training.deepspeed_check import check_deepspeed_settings
+
+        check_deepspeed_settings(requirements.deepspeed)
 
 
 def _fault_of(work: Callable[[], None], log: Path) -> UserError | None:

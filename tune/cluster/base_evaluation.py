@@ -9,7 +9,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from trainables.config import BaseRequirements, LoraConfig, ModelConfig, TrainConfig
+from trainables.config import (
+    BaseRequirements,
+    DeepSpeedConfig,
+    LoraConfig,
+    ModelConfig,
+    TrainConfig,
+)
 from trainables.errors import UserError
 from trainables.records.ledger import Ledger
 from trainables.records.schema import BaseRecord
@@ -55,7 +61,7 @@ def have_base_evaluated(
             str(cache.absolute()) if isinstance(cache, Path) else "",  # workers run elsewhere
             target,
             marker,
-            _base_requirements(config.search, config.train),
+            _base_requirements(config.search, config.train, config.deepspeed),
         )
         fault: UserError | None
         if hosts.start():
@@ -87,12 +93,13 @@ def have_base_checked(
     Raises:
         UserError: the base does not take it, or cannot be loaded.
     """
-    requirements = _base_requirements(config.search, config.train)
+    requirements = _base_requirements(config.search, config.train, config.deepspeed)
     last = ledger.sweep().config
     with suppress(ValidationError, KeyError):  # of another version's file
         search = SearchConfig.model_validate(last["search"])
         train = TrainConfig.model_validate(last["train"])
-        if requirements.are_met_by(_base_requirements(search, train)):
+        deepspeed = DeepSpeedConfig.model_validate(last["deepspeed"])
+        if requirements.are_met_by(_base_requirements(search, train, deepspeed)):
             return
     model = ledger.base().pinned(config.model)
     tell(f"checking the base {model.name} against what the sweep file asks anew ...")
@@ -104,14 +111,20 @@ def have_base_checked(
         raise fault
 
 
-def _base_requirements(search: SearchConfig, train: TrainConfig) -> BaseRequirements:
+def _base_requirements(
+    search: SearchConfig, train: TrainConfig, deepspeed: DeepSpeedConfig | None = None
+) -> BaseRequirements:
     space = search.lora
     choices = product(space.target_modules, space.dropout, space.dora) if space else ()
     adapters = tuple(
         LoraConfig(rank=1, alpha=1, target_modules=modules, dropout=dropout, dora=dora)
         for modules, dropout, dora in choices
     )
-    return BaseRequirements(adapters=adapters, recomputes=train.gradient_checkpointing)
+    return BaseRequirements(
+        adapters=adapters,
+        recomputes=train.gradient_checkpointing,
+        deepspeed=deepspeed.config if deepspeed and search.full else None,
+    )
 
 
 def time_of_evaluations(config: SweepConfig, base: BaseRecord) -> str | None:

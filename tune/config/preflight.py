@@ -27,7 +27,7 @@ from trainables.storage.locations import (
     resolve,
 )
 from trainables.storage.storage import Location, is_address
-from tune.config.deepspeed_settings import faults_of_deepspeed
+from tune.config.deepspeed_settings import deepspeed_faults
 from tune.config.input_files import named_inputs, named_paths
 from tune.config.sweep_config import SweepConfig
 
@@ -51,7 +51,7 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
     elif config.eval.general_text is not None:
         with collecting(faults):
             read_general_text(config.eval.general_text)
-    faults += faults_of_deepspeed(config)
+    faults += deepspeed_faults(config)
     if config.model.load_in_4bit and find_spec("bitsandbytes") is None:
         rule = "needs bitsandbytes, which is not installed"
         faults.append(Fault("model.load_in_4bit", rule, "pip install bitsandbytes, on every node"))

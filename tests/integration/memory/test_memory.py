@@ -27,7 +27,7 @@ from trainables.models.lora_adapter import peft_config
 from trainables.models.model_shape import read_shape
 from trainables.process import memory_estimate
 from trainables.process.memory_estimate import estimate
-from trainables.training.full_sft import _deepspeed_process, deepspeed_settings, prepare
+from trainables.training.full_sft import deepspeed_process, deepspeed_settings, prepare
 from trainables.training.reporter import ListReporter
 from trainables.training.run import _adapter_kept, sft_config
 
@@ -127,7 +127,7 @@ def samples(trial: TrialConfig) -> Dataset:
 def measure(trial: TrialConfig, tokenizer: Any) -> _Watch:
     """Train as a trial does, without its reports."""
     full = trial.method == "full"
-    with _deepspeed_process() if full else nullcontext():
+    with deepspeed_process() if full else nullcontext():
         count = trial.train.batch_size * STEPS
         if full:
             settings = deepspeed_settings(trial)
