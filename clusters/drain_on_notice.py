@@ -1,9 +1,9 @@
-"""Drains this machine's Ray node once its cloud has announced that it takes the machine away.
+"""Drain this machine's Ray node once its cloud has announced that it takes the machine away.
 
     python drain_on_notice.py {aws,gcp} --address HEAD:6379
 
-A cloud tells of that on the machine alone, to whoever asks there, and Ray does not ask. Drained,
-the node has its trials save a checkpoint and go on elsewhere while the machine still stands.
+A cloud announces this on the machine alone, to those who ask there, and Ray does not ask. On a
+drained node trials save a checkpoint and go on elsewhere while the machine still stands.
 """
 
 from __future__ import annotations
@@ -16,119 +16,74 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 logger = logging.getLogger(__name__)
 
-Notice = Callable[[], float | None]
-Drain = Callable[[int], bool]
-
+# Metadata services by cloud, and seconds between two questions: what the cloud recommends, or what
+# its short notice requires.
+SERVICES = {"aws": "http://169.254.169.254", "gcp": "http://metadata.google.internal"}
+EVERY_S = {"aws": 5.0, "gcp": 1.0}
+_PATIENCE_S = 60.0  # for the first answer; a service that answered once is asked forever
 _ANSWER_S = 2.0
 _DRAINED_S = 20.0
-# The last seconds are the operating system's, which ends every process before it goes itself.
-_MARGIN_S = 5.0
-# Also where something answers that is no metadata service.
+_MARGIN_S = 5.0  # the operating system ends every process before it goes itself
 _NO_ANSWER = (OSError, HTTPException, ValueError, KeyError, TypeError)
-# Through a proxy it would be the proxy's machine that answers.
-_opener = build_opener(ProxyHandler({}))
+_opener = build_opener(ProxyHandler({}))  # a proxy's machine would answer for itself
 
 
-class Cloud(NamedTuple):
-    """How a cloud announces it.
+def seconds_left(cloud: str, url: str, length_s: float) -> float | None:
+    """Seconds until the cloud takes this machine; None without a notice.
 
-    Attributes:
-        url: of its metadata service.
-        every_s: seconds between two questions, as the cloud recommends or its notice requires.
-        notice: given the URL and the length of a notice, seconds that are left; None without one.
+    AWS announces the time; Google announces that it begins, `length_s` before the end.
     """
-
-    url: str
-    every_s: float
-    notice: Callable[[str, float], float | None]
-
-
-class SilentService(Exception):
-    """Nothing answers as a cloud's metadata service does."""
-
-
-def aws_notice(url: str, length_s: float) -> float | None:
-    """Seconds until EC2 takes its spot instance back, which it says to the second."""
+    if cloud == "gcp":
+        answer = _ask(f"{url}/computeMetadata/v1/instance/preempted", {"Metadata-Flavor": "Google"})
+        return length_s if answer.strip() == "TRUE" else None
     ttl = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
-    token = _ask(f"{url}/latest/api/token", ttl, "PUT")
+    token = {"X-aws-ec2-metadata-token": _ask(f"{url}/latest/api/token", ttl, "PUT")}
     try:
-        notice = _ask(
-            f"{url}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token}
-        )
+        notice = json.loads(_ask(f"{url}/latest/meta-data/spot/instance-action", token))
     except HTTPError as error:
         if error.code == 404:
             return None
         raise
-    return (datetime.fromisoformat(json.loads(notice)["time"]) - datetime.now(UTC)).total_seconds()
+    return (datetime.fromisoformat(notice["time"]) - datetime.now(UTC)).total_seconds()
 
 
-def gcp_notice(url: str, length_s: float) -> float | None:
-    """Seconds until Google takes its spot machine back, which it says as it begins with it."""
-    preempted = _ask(f"{url}/computeMetadata/v1/instance/preempted", {"Metadata-Flavor": "Google"})
-    return length_s if preempted.strip() == "TRUE" else None
-
-
-CLOUDS = {
-    "aws": Cloud("http://169.254.169.254", 5.0, aws_notice),
-    "gcp": Cloud("http://metadata.google.internal", 1.0, gcp_notice),
-}
-
-
-def watch(notice: Notice, drain: Drain, every_s: float, patience_s: float) -> None:
-    """Ask until there is a notice, and drain until that is done.
-
-    Args:
-        notice: seconds that are left, None without a notice.
-        drain: takes the seconds in which the node has to be empty; whether it drains now.
-        every_s: seconds between two questions.
-        patience_s: seconds to wait for the first answer. What answered once is asked for ever.
-
-    Raises:
-        SilentService: there was none.
-    """
-    give_up, end = time.monotonic() + patience_s, math.inf
+def watch(options: argparse.Namespace) -> bool:
+    """Ask until there is a notice, then drain until Ray does; False if no service answers."""
+    give_up, end = time.monotonic() + options.patience, math.inf
     while True:
+        left = None
         try:
-            left = notice()
+            left = seconds_left(options.cloud, options.metadata, options.seconds)
             give_up = math.inf
         except _NO_ANSWER as error:
-            left = None
             if time.monotonic() >= give_up:
-                raise SilentService(f"{type(error).__name__}: {error}") from error
+                logger.error(
+                    "no metadata service of %s answers at %s (%s: %s): this machine will end "
+                    "without notice, and its trials will go on from their last checkpoints",
+                    *(options.cloud, options.metadata, type(error).__name__, error),
+                )
+                return False
         if left is not None:
             end = min(end, time.monotonic() + left)
-            if drain(max(0, int(end - time.monotonic() - _MARGIN_S))):
-                return
-        time.sleep(every_s)
+            if drain(options.address, max(0, int(end - time.monotonic() - _MARGIN_S))):
+                return True
+        time.sleep(options.every)
 
 
-def drain_node(address: str, node: str | None, seconds: int) -> bool:
-    """Have Ray drain a node; whether it does.
-
-    Which node that is, is found out here and not before: Ray may have been started anew meanwhile,
-    and it takes the request for a node that is no more without a word.
-
-    Args:
-        address: of the cluster's head.
-        node: its id; None for the one that runs here.
-        seconds: in which it has to be empty.
-    """
-    ray = Path(sys.executable).with_name("ray")
-    command = [str(ray), "drain-node", "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+def drain(address: str, seconds: int) -> bool:
+    """Have Ray drain the node that runs here now within these seconds; whether it does."""
+    command = [str(Path(sys.executable).with_name("ray")), "drain-node"]
+    command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION"]
     command += ["--reason-message", "its cloud takes the machine away"]
     command += ["--deadline-remaining-seconds", str(seconds)]
-    command += ["--node-id", node] if node else []
     try:
         done = subprocess.run(  # noqa: S603 - a fixed command
             command,
@@ -138,49 +93,25 @@ def drain_node(address: str, node: str | None, seconds: int) -> bool:
             timeout=_DRAINED_S,
             check=False,
         )
+        problem = done.stderr.strip() if done.returncode else ""
     except (OSError, subprocess.TimeoutExpired) as error:
-        logger.error("cannot drain the node, trying again: %s", error)
+        problem = str(error)
+    if problem:
+        logger.error("cannot drain the node, trying again: %s", problem)
         return False
-    if done.returncode != 0:
-        logger.error("cannot drain the node, trying again: %s", done.stderr.strip())
-        return False
-    logger.info("there is a notice: the node drains, and has %d s for it", seconds)
+    logger.info("the cloud has given notice: the node drains within %d s", seconds)
     return True
 
 
-def main(arguments: list[str]) -> int:
-    """Watch, or look once; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    cloud = CLOUDS[options.cloud]
-    url = options.metadata or cloud.url
-    notice = partial(cloud.notice, url.rstrip("/"), options.seconds)
-    if options.once:
-        return _look(notice)
-    drain = partial(drain_node, options.address, options.node_id)
+def may_start(options: argparse.Namespace) -> bool:
+    """Whether Ray may start here, as there is no notice."""
     try:
-        watch(notice, drain, options.every or cloud.every_s, options.patience)
-    except SilentService as error:
-        logger.error(
-            "no metadata service of %s answers at %s (%s): this machine's end will come without "
-            "notice, and its trials will go on from their last checkpoints",
-            options.cloud,
-            url,
-            error,
-        )
-        return 1
-    return 0
-
-
-def _look(notice: Notice) -> int:
-    """1 where there is a notice, so that Ray is not started where it would soon end, else 0."""
-    try:
-        left = notice()
+        left = seconds_left(options.cloud, options.metadata, options.seconds)
     except _NO_ANSWER:
-        return 0
-    if left is None:
-        return 0
-    logger.error("the cloud takes this machine away in %d s: Ray shall not start here", left)
-    return 1
+        return True
+    if left is not None:
+        logger.error("Ray is not started: the cloud takes this machine away in %d s", left)
+    return left is None
 
 
 def _ask(url: str, headers: dict[str, str], method: str = "GET") -> str:
@@ -190,42 +121,24 @@ def _ask(url: str, headers: dict[str, str], method: str = "GET") -> str:
     return text
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Drain this machine's Ray node once its cloud has announced its end."
-    )
-    parser.add_argument("cloud", choices=CLOUDS)
+def main(arguments: list[str]) -> int:
+    """Watch, or look once; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cloud", choices=SERVICES)
+    parser.add_argument("--address", default="auto", metavar="HOST:PORT", help="the cluster's head")
+    parser.add_argument("--once", action="store_true", help="look once; exit with 1 on a notice")
     parser.add_argument(
-        "--address",
-        default="auto",
-        metavar="HOST:PORT",
-        help="the cluster's head (default: of the Ray that was started here last)",
-    )
-    parser.add_argument(
-        "--once",
-        action="store_true",
-        help="look once, drain nothing, and exit with 1 where there is a notice",
-    )
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        default=30.0,
-        metavar="S",
-        help="length of a notice, which AWS tells by itself (default: 30, Google's shortest)",
+        "--seconds", type=float, default=30.0, help="length of Google's notice (default: 30)"
     )
     parser.add_argument("--metadata", metavar="URL", help="of another metadata service")
-    parser.add_argument("--every", type=float, metavar="S", help="seconds between two questions")
+    parser.add_argument("--every", type=float, help="seconds between two questions")
     parser.add_argument(
-        "--patience",
-        type=float,
-        default=60.0,
-        metavar="S",
-        help="seconds to wait for the service's first answer (default: 60)",
+        "--patience", type=float, default=_PATIENCE_S, help="seconds to wait for the first answer"
     )
-    parser.add_argument(
-        "--node-id", metavar="HEX", help="of the node, where more than one runs on this machine"
-    )
-    return parser
+    options = parser.parse_args(arguments)
+    options.metadata = (options.metadata or SERVICES[options.cloud]).rstrip("/")
+    options.every = options.every or EVERY_S[options.cloud]
+    return 0 if (may_start if options.once else watch)(options) else 1
 
 
 if __name__ == "__main__":

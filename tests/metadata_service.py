@@ -1,36 +1,33 @@
-"""A cloud's metadata service on this machine's loopback, for the tests: AWS's and Google's."""
+"""A cloud's metadata service on this machine's loopback: AWS's and Google's."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
 
 from loopback import Reply, Request, served
 
 
 @dataclass
 class MetadataService:
-    """What it says, and what it was asked.
+    """A service that says when the machine is taken away, as both clouds document it.
 
     Attributes:
-        end: when the cloud takes the machine away; None while it does not mean to.
+        end: when that is; None without a notice.
         status: of all answers, for a service that is out of order.
-        asked: how often whether the machine is taken away.
+        asked: how often it was asked.
     """
 
     url: str = ""
     end: datetime | None = None
     status: int = 200
     asked: int = 0
-    _tokens: set[str] = field(default_factory=set)
 
     def announce(self, seconds: float) -> None:
-        """Give the machine notice."""
         self.end = datetime.now(UTC) + timedelta(seconds=seconds)
 
     def wait_until_asked(self, times: int, timeout_s: float = 30) -> None:
@@ -41,28 +38,26 @@ class MetadataService:
             time.sleep(0.01)
 
     def answer(self, request: Request) -> Reply:
-        """As both clouds document it."""
-        status, text = self._answer(request.method, request.path, request.headers)
+        status, text = self._answer(request)
         return Reply(status, text.encode())
 
-    def _answer(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str]:
+    def _answer(self, request: Request) -> tuple[int, str]:
         if self.status != 200:
             return self.status, "out of order"
-        match method, path:
-            case "PUT", "/latest/api/token" if "x-aws-ec2-metadata-token-ttl-seconds" in headers:
-                self._tokens.add(token := uuid4().hex)
-                return 200, token
+        match request.method, request.path:
+            case "PUT", "/latest/api/token":
+                known = "x-aws-ec2-metadata-token-ttl-seconds" in request.headers
+                return (200, "token") if known else (400, "Bad Request")
             case "GET", "/latest/meta-data/spot/instance-action":
-                if headers.get("x-aws-ec2-metadata-token") not in self._tokens:
+                if request.headers.get("x-aws-ec2-metadata-token") != "token":
                     return 401, "Unauthorized"
                 self.asked += 1
                 if self.end is None:
                     return 404, "Not Found"
-                when = f"{self.end:%Y-%m-%dT%H:%M:%SZ}"
-                return 200, json.dumps({"action": "terminate", "time": when})
+                return 200, json.dumps({"action": "stop", "time": f"{self.end:%Y-%m-%dT%H:%M:%SZ}"})
             case "GET", "/computeMetadata/v1/instance/preempted":
-                if headers.get("metadata-flavor") != "Google":
-                    return 403, "Missing required header: Metadata-Flavor"
+                if request.headers.get("metadata-flavor") != "Google":
+                    return 403, "Forbidden"
                 self.asked += 1
                 return 200, "FALSE" if self.end is None else "TRUE"
         return 400, "Bad Request"

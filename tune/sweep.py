@@ -26,6 +26,7 @@ from trainables.workers.packed_trials import SlotHosts
 from trainables.workers.stop_request import StopRequest
 from trainables.workers.trainable import run_trial
 from tune.cluster.base_evaluation import have_base_checked, have_base_evaluated
+from tune.cluster.cloud import autoscaler_limits
 from tune.cluster.inspections import inspect_trials
 from tune.cluster.memory_fit import cards_by_method, check_memory
 from tune.cluster.node_checks import (
@@ -115,7 +116,8 @@ class Sweep:
         self._trainable = trainable
         self._model = config.model
         self._ask_nodes()
-        self._all = largest_cluster(nodes_up(), self._nodes)
+        self._limits = autoscaler_limits()
+        self._all = largest_cluster(nodes_up(), self._limits.most)
         self._cluster = within_limit(config, self._all)
         self._beside_driver = beside_driver()
         self._inputs = digests(config)  # before the base is measured with them
@@ -133,8 +135,7 @@ class Sweep:
         """
         self._listeners = listeners
         check_nodes(self._nodes, self._ledger.folder.location)
-        startable = [kind for report in self._nodes for kind in report.worker_types]
-        check_resources(self._config, self._all, nodes_up(), startable)
+        check_resources(self._config, self._all, nodes_up(), self._limits.types)
         check_memory(self._config, self._cards, self._has_base)
         make_trial = self._trial_maker(self._config.name)
         left = with_trials_left(self._config, self._finished)

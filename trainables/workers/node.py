@@ -14,7 +14,6 @@ from trainables.config import Frozen
 from trainables.errors import Fault, UserError, named
 from trainables.storage.object_storage import is_store_out
 from trainables.storage.storage import open_storage
-from trainables.workers.autoscaler import configuration, most_workers, worker_types
 from trainables.workers.credentials import use_credentials
 from trainables.workers.gpu_types import gpu_types
 from trainables.workers.granted_gpus import ask_nvidia_smi
@@ -35,10 +34,8 @@ class NodeReport(Frozen):
         python: Python version of its processes, such as 3.11.9.
         gpu_bytes: memory of its smallest GPU; None if it has none.
         gpu_types: as Ray names them.
-        most_workers: resources of all workers that the autoscaler may start, if it runs here.
-        worker_types: resources of one worker of each type that it may start.
         storage_fault: why it cannot work in the sweep's folder; None if it can.
-        absent: files and folders that it was asked for and does not have.
+        absent: paths it was asked for and does not have.
     """
 
     address: str
@@ -46,8 +43,6 @@ class NodeReport(Frozen):
     python: str
     gpu_bytes: int | None = None
     gpu_types: list[str] = Field(default_factory=list)
-    most_workers: dict[str, float] = Field(default_factory=dict)
-    worker_types: list[dict[str, float]] = Field(default_factory=list)
     storage_fault: str | None = None
     absent: list[str] = Field(default_factory=list)
 
@@ -63,7 +58,7 @@ def report_node(location: str, marker: str, paths: list[str]) -> NodeReport:
 
     Args:
         location: of the sweep's folder.
-        marker: a file that the driver has written there, with its own name in it.
+        marker: name of a file that the driver has written there.
         paths: files and folders that trials read.
     """
     use_credentials()
@@ -108,16 +103,13 @@ def check_sees(location: str, name: str) -> None:
             raise
         reason = named(error)
     if reason is not None:
-        node = ray.util.get_node_ip_address()
-        rule = f"node {node} cannot use {location}: {reason}"
+        rule = f"node {ray.util.get_node_ip_address()} cannot use {location}: {reason}"
         raise UserError([Fault("--output-dir", rule, SHARE_STORAGE)])
 
 
 def this_node() -> NodeReport:
     """The report of this process's node."""
-    context = ray.get_runtime_context()
-    autoscaler = configuration(context.gcs_address)
-    here = context.get_node_id()
+    here = ray.get_runtime_context().get_node_id()
     resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
     return NodeReport(
         address=ray.util.get_node_ip_address(),
@@ -125,15 +117,13 @@ def this_node() -> NodeReport:
         python=platform.python_version(),
         gpu_bytes=gpu_bytes(int(resources.get("GPU", 0))),
         gpu_types=gpu_types(resources),
-        most_workers=most_workers(autoscaler),
-        worker_types=worker_types(autoscaler),
     )
 
 
 def gpu_bytes(count: int) -> int | None:
-    """Bytes of the smallest of this node's `count` largest GPUs, in use or not; None if not known.
+    """Bytes of the smallest of this node's `count` largest GPUs, busy or not; None if unknown.
 
-    The driver tells of all GPUs, but not which of them Ray was started with.
+    The driver lists all GPUs, but not which of them Ray was started with.
     """
     sizes = [int(size) << 20 for size in ask_nvidia_smi("memory.total") if size.isdigit()]
     return min(sorted(sizes, reverse=True)[:count], default=None)

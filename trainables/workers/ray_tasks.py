@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -128,14 +127,6 @@ def clear_trials(addresses: list[str]) -> None:
 
     for address in addresses:
         clear_trial(address)
-
-
-@ray.remote(num_cpus=0)
-def trial_process_seconds() -> float:
-    """CPU seconds that a trial's process takes to start up, with all that it imports."""
-    import trainables.workers.trainable  # noqa: F401 - Ray sends this function without its module
-
-    return time.process_time()
 
 
 def inspect_on_worker(sweep_dir: str, number: int) -> str | None:

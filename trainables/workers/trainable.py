@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -68,6 +69,11 @@ def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> No
     ray.tune.report({OUTCOME: outcome.model_dump(mode="json")})
     if leaves:  # Tune has it, and must give no other trial to a process whose node, or a worker's
         os._exit(0)  # node, is going away
+
+
+def trial_process_seconds() -> float:
+    """CPU seconds that this process took to start and to import what a trial needs."""
+    return time.process_time()
 
 
 def _outcome(trial: TrialConfig, here: TrialConfig, in_slot: Train | None) -> Outcome:

@@ -103,23 +103,20 @@ def check_nodes(reports: Sequence[NodeReport], location: Location) -> None:
 
 
 def largest_cluster(
-    nodes: Sequence[Mapping[str, float]], reports: Sequence[NodeReport]
+    nodes: Sequence[Mapping[str, float]], most_workers: Mapping[str, float]
 ) -> dict[str, float]:
     """Resources of the cluster at the largest its autoscaler may make it; it grows on demand.
 
     Args:
         nodes: resources of the nodes that are up, the head included.
-        reports: reports of the same nodes.
+        most_workers: resources of all workers that the autoscaler may start.
     """
     now: Counter[str] = Counter()
     for node in nodes:
         now.update(node)
     head = next((node for node in nodes if _HEAD in node), {})
-    largest: dict[str, float] = dict(now)
-    for report in reports:
-        for kind, amount in report.most_workers.items():
-            largest[kind] = max(largest.get(kind, 0.0), head.get(kind, 0.0) + amount)
-    return largest
+    largest = {kind: head.get(kind, 0.0) + amount for kind, amount in most_workers.items()}
+    return dict(now) | {kind: max(now[kind], amount) for kind, amount in largest.items()}
 
 
 def nodes_up() -> list[dict[str, float]]:

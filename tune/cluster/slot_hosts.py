@@ -17,9 +17,9 @@ from analysis.results.confirmation import planned_repeats, repeats_to_begin
 from trainables.config import TrialConfig
 from trainables.packing.planning import best
 from trainables.records.schema import TrialRecord
-from trainables.workers.gpu_types import as_options
 from trainables.workers.packed_trials import SlotHosts, has_process, start_slot_host
-from trainables.workers.ray_tasks import trial_process_seconds
+from trainables.workers.ray_tasks import as_task
+from trainables.workers.trainable import trial_process_seconds
 from tune.cluster.node_checks import nodes_up
 from tune.cluster.ray_cluster import usable_cpus
 from tune.cluster.waiting import answer_of, answering
@@ -137,7 +137,7 @@ class HostPool(SweepListener):
             return False
         self._start_for(at_once(config))
         if config.resources.lora.slots == "auto":
-            measure = trial_process_seconds.options(**as_options(self._waiting))
+            measure = as_task(trial_process_seconds, self._waiting)
             self._process_seconds = measure.remote()
         return True
 

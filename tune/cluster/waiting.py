@@ -14,9 +14,9 @@ from ray.tune.experiment import Trial
 
 from trainables.config import Method, TrialConfig
 from trainables.errors import Fault, UserError, first_line
-from trainables.workers.autoscaler import last_failure
 from trainables.workers.packed_trials import SlotHosts, has_process, life_of
 from trainables.workers.trial_outcome import LOST
+from tune.cluster.cloud import last_launch_failure
 from tune.cluster.node_checks import nodes_up
 from tune.resources.capacity import wording, workers_on
 
@@ -143,7 +143,7 @@ def _config_of(trial: Trial) -> TrialConfig:
 def _tell_of_wait(held: Mapping[str, float], tell: Callable[[str], None], workers: int = 1) -> None:
     wanted = {kind: amount for kind, amount in held.items() if amount}
     if workers_on(wanted, nodes_up()) < workers:  # however busy they are
-        failure = last_failure(ray.get_runtime_context().gcs_address)
+        failure = last_launch_failure()
         tell(f"waiting for a node with {wording(wanted)}{f': {failure}' if failure else ''}")
 
 

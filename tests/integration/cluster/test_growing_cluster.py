@@ -1,25 +1,25 @@
-"""Ray's own autoscaler, over nodes that are processes here: it makes what trials ask for."""
+"""Ray's own autoscaler, with processes as nodes, starts what trials ask for and ends it."""
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from subprocess import Popen
 
 import psutil
 import pytest
 from conftest import SMALL
-from crowd import Driver, gpus_of, looked_at
 from lone_head import free_port, head, share_token
 
+from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("base_dir")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("base_dir")]
 
 TRIALS = 8
 MIXED = (
@@ -63,81 +63,54 @@ CLUSTER = {
 }
 
 
-class GrowingCluster:
-    """A head without a GPU, whose autoscaler may start nodes that have some.
-
-    Attributes:
-        address: of the head.
-    """
-
-    def __init__(self, address: str, process: Popen[bytes]) -> None:
-        self.address = address
-        self._head = psutil.Process(process.pid)
-
-    def workers(self) -> Counter[int]:
-        """How many there are, by their GPUs."""
-        return Counter(gpus for gpus in map(_gpus, self._head.children(recursive=True)) if gpus)
+def workers(head: psutil.Process) -> Counter[int]:
+    """How many nodes there are, by their GPUs."""
+    found: Counter[int] = Counter()
+    for process in head.children(recursive=True):
+        with suppress(psutil.Error):
+            command = " ".join(process.cmdline())
+            if node := re.search(r"raylet .*--static_resource_list=\S*GPU,(\d+)", command):
+                found[int(node[1])] += 1
+    return found
 
 
-def _processes(port: int) -> dict[str, object]:
-    """Ray's provider for tests of its autoscaler; `port` is the head's."""
-    return {
+def test_a_cluster_grows_by_what_trials_ask_for_and_shrinks(
+    tmp_path: Path, base_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share_token(monkeypatch)
+    monkeypatch.setenv("RAY_FAKE_CLUSTER", "1")
+    monkeypatch.setenv("RAY_enable_autoscaler_v2", "0")  # as in cluster.yaml
+    monkeypatch.setenv("AUTOSCALER_UPDATE_INTERVAL_S", "1")
+    port, config = free_port(), tmp_path / "cluster.json"
+    provider = {
         "type": "fake_multinode",
         "gcs_address": f"127.0.0.1:{port}",
         "use_node_id_as_ip": True,
         "disable_node_updaters": True,
         "disable_launch_config_check": True,
     }
-
-
-def _gpus(process: psutil.Process) -> int:
-    """Of the node whose raylet the process is; 0 for any other."""
-    with suppress(psutil.Error):
-        found = re.search(
-            r"raylet .*--static_resource_list=\S*GPU,(\d+)", " ".join(process.cmdline())
-        )
-        return int(found[1]) if found else 0
-    return 0
-
-
-@pytest.fixture
-def growing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GrowingCluster]:
-    share_token(monkeypatch)
-    monkeypatch.setenv("RAY_FAKE_CLUSTER", "1")
-    monkeypatch.setenv("RAY_enable_autoscaler_v2", "0")  # as in cluster.yaml
-    monkeypatch.setenv("AUTOSCALER_UPDATE_INTERVAL_S", "1")
-    port, config = free_port(), tmp_path / "cluster.json"
-    config.write_text(json.dumps(CLUSTER | {"provider": _processes(port)}))
+    config.write_text(json.dumps(CLUSTER | {"provider": provider}))
     options = ["--num-cpus", "0", "--resources", json.dumps({"driver": 1})]
     options += ["--autoscaling-config", str(config)]
     # Else each node starts a worker for each of its cores, and nobody needs as many.
     options += ["--system-config", json.dumps({"prestart_worker_first_driver": False})]
-    with head(port, *options) as (address, process):
-        yield GrowingCluster(address, process)
-
-
-@pytest.mark.slow
-def test_a_cluster_grows_by_what_trials_ask_for_and_shrinks(
-    growing: GrowingCluster, tmp_path: Path, base_cache: Path
-) -> None:
-    assert growing.workers() == {}
-    with looked_at(growing.workers) as seen:
-        driver = Driver(
-            growing.address,
-            tmp_path / "s",
-            base_cache,
-            0.5,
-            MIXED,
-            *("--num-trials", str(TRIALS)),
-        )
-        records, left = driver.wait(timeout_s=150)
-        deadline = time.monotonic() + 60
-        while growing.workers() and time.monotonic() < deadline:
+    (tmp_path / ".base").symlink_to(base_cache)
+    program = Path(__file__).parents[1] / "fake_command.py"
+    seen: Counter[int] = Counter()
+    with head(port, *options) as (address, ray):
+        command = [sys.executable, program, "quickstart", "--address", address]
+        command += ["--output-dir", tmp_path, "--num-trials", str(TRIALS)]
+        command += [word for setting in MIXED for word in ("--set", setting)]
+        driver = subprocess.Popen(command)
+        while driver.poll() is None:
+            seen |= workers(psutil.Process(ray.pid))
             time.sleep(0.2)
-    assert [record.number for record in records] == list(range(TRIALS))
+        deadline = time.monotonic() + 60
+        while left := workers(psutil.Process(ray.pid)):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)
+    assert driver.returncode == 0
+    records = Ledger(tmp_path / "quickstart").trials()
     assert TrialStatus.RUNNING not in {record.status for record in records}
-    assert {gpus_of(record) for record in records} == {1, 4}
-    most = {gpus: max(workers[gpus] for workers in seen) for gpus in MOST}
-    assert most == MOST  # full fine-tuning has the large node, and both small ones were needed
-    assert left == []
-    assert growing.workers() == {}
+    assert {record.config.method for record in records} == {"lora", "full"}
+    assert seen == MOST  # full fine-tuning has the large node, and both small ones were needed

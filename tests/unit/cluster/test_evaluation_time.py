@@ -48,11 +48,6 @@ def test_a_training_is_evaluated_at_equal_shares_of_its_length(share: float) -> 
         assert train.log_steps(total) >= set(steps)
 
 
-def test_a_share_shorter_than_a_step_is_every_step() -> None:
-    assert TrainConfig(report_every=1e-12).report_steps(4) == {1, 2, 3, 4}
-    assert TrainConfig(report_every=0.25).report_steps(458) == {114, 229, 344, 458}
-
-
 def test_a_base_that_is_evaluated_anew_is_the_one_that_trials_were_trained_from(
     tmp_path: Path,
 ) -> None:

@@ -1,34 +1,39 @@
-"""What a cluster that starts on this machine is told of it, and what Tune is told."""
+"""Starting a cluster on this machine, and joining one that runs."""
 
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
-from ray.exceptions import ActorDiedError
+import ray
+from ray._private.utils import check_version_info
+from ray.exceptions import ActorDiedError, RpcError
 from ray.tune.experiment import Trial
 
 from trainables.errors import UserError
 from trainables.workers.reporters import MINUTES_TO_LEAVE
+from tune.cluster import ray_cluster as settings
 from tune.cluster.other_users import _own_folder
-from tune.cluster.ray_cluster import _ENVIRONMENT, _WORKER_ENVIRONMENT, usable_cpus
+from tune.cluster.ray_cluster import _ENVIRONMENT, _WORKER_ENVIRONMENT, ray_cluster, usable_cpus
 
 
 @pytest.mark.parametrize(("counted_by_ray", "expected"), [(64, 3), (2, 2)])
-def test_it_has_the_cpus_that_the_command_may_use(
+def test_a_cluster_has_the_cpus_that_the_command_may_use(
     counted_by_ray: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of what Slurm gives Ray counts the whole machine, of what a container has its share."""
+    """Under Slurm Ray counts the whole machine, in a container its share."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7})
     monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda **asked: counted_by_ray)
     assert usable_cpus() == expected
 
 
-def test_tune_leaves_the_trial_of_a_preempted_node_to_its_next_attempt(
+def test_tune_does_not_restart_the_trial_of_a_preempted_node(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in _ENVIRONMENT.items():
@@ -39,11 +44,8 @@ def test_tune_leaves_the_trial_of_a_preempted_node_to_its_next_attempt(
     trial = Trial("any", stub=True)
     trial.handle_error(lost)
     assert not trial.should_recover()
-
-
-def test_a_process_that_a_stopped_trial_does_not_leave_ends_before_tune_loses_the_next() -> None:
-    tune_waits = float(_WORKER_ENVIRONMENT["TUNE_FUNCTION_THREAD_TIMEOUT_S"])
-    assert tune_waits > 2 * 60 * MINUTES_TO_LEAVE
+    # And Tune waits longer for a stopped trial to leave its process than the watchdog.
+    assert float(_WORKER_ENVIRONMENT["TUNE_FUNCTION_THREAD_TIMEOUT_S"]) > 120 * MINUTES_TO_LEAVE
 
 
 STARTED = """
@@ -54,9 +56,8 @@ with ray_cluster(None):
     address = ray.get_runtime_context().gcs_address
     asks = f"from ray._raylet import GcsClient; GcsClient({address!r})"
     other = os.environ | {"RAY_AUTH_TOKEN": "f" * 64}
-    for asker in (os.environ, other):
-        asked = subprocess.run([sys.executable, "-c", asks], env=asker, capture_output=True)
-        print(asked.returncode, b"AuthenticationError" in asked.stderr)
+    asked = subprocess.run([sys.executable, "-c", asks], env=other, capture_output=True)
+    print(asked.returncode, b"AuthenticationError" in asked.stderr)
     print(ray._private.worker.global_worker.node.get_session_dir_path())
 """
 
@@ -70,13 +71,13 @@ def test_other_users_of_the_machine_cannot_use_a_cluster_that_starts_here(tmp_pa
         text=True,
         check=True,
     )
-    own, others, session = ended.stdout.splitlines()
-    assert (own, others) == ("0 False", "1 True")
+    others, session = ended.stdout.splitlines()
+    assert others == "1 True"
     assert any(parent.stat().st_mode & 0o077 == 0 for parent in Path(session).parents)
     assert [*tmp_path.rglob("*token*")] == []
 
 
-@pytest.mark.parametrize("made_by", ["nobody", "this user", "another user", "a link"])
+@pytest.mark.parametrize("made_by", ["this user", "another user", "a link"])
 def test_the_folder_of_a_cluster_is_the_users_own(
     made_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,19 +85,18 @@ def test_the_folder_of_a_cluster_is_the_users_own(
     monkeypatch.setattr(os, "getuid", lambda: user)
     folder = tmp_path / f"ray-of-{user}"
     if made_by == "a link":
-        (tmp_path / "elsewhere").mkdir()
-        folder.symlink_to("elsewhere")
-    elif made_by != "nobody":
+        folder.symlink_to(tmp_path)
+    else:
         folder.mkdir(mode=0o755)
-    if made_by in ("nobody", "this user"):
+    if made_by == "this user":
         assert _own_folder(tmp_path) == folder
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     else:
-        with pytest.raises(UserError, match=f"must be this user's own, {folder} is not; set RAY"):
+        with pytest.raises(UserError, match=rf"must be this user's own, {folder} is not.*RAY_TMP"):
             _own_folder(tmp_path)
 
 
-def test_a_cluster_that_does_not_start_is_told_of_with_a_remedy(tmp_path: Path) -> None:
+def test_a_cluster_that_does_not_start_is_reported_with_a_remedy(tmp_path: Path) -> None:
     """A socket's path has at most 107 characters, so in such a folder Ray starts nothing."""
     environment = {**os.environ, "RAY_TMPDIR": str(tmp_path / ("x" * 100))}
     command = [sys.executable, "tune/run.py", "--output-dir", str(tmp_path / "sweeps")]
@@ -105,3 +105,59 @@ def test_a_cluster_that_does_not_start_is_told_of_with_a_remedy(tmp_path: Path) 
     assert "Ray: does not start on this machine" in ended.stderr
     assert "set RAY_TMPDIR to a folder with a short name" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def refusal(address: str) -> str:
+    with pytest.raises(UserError) as caught, ray_cluster(address):
+        pass
+    return str(caught.value)
+
+
+@pytest.mark.timeout(20)
+def test_an_address_where_no_cluster_answers_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settings, "_set_unless_given", lambda variables: None)
+    monkeypatch.setattr(settings, "_CONNECT_TIMEOUT_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stranger = f"127.0.0.1:{server.getsockname()[1]}"
+        assert f"no Ray cluster answers at {stranger}: what listens" in refusal(stranger)
+    assert "--address: no Ray cluster answers at 127.0.0.1:1: [Errno 111]" in refusal("127.0.0.1:1")
+    assert "must be auto or HOST:PORT, got somewhere" in refusal("somewhere")
+    assert "driven from outside its cluster, got ray://head:10001" in refusal("ray://head:10001")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda temp_dir: None)
+    assert "no Ray cluster answers at auto: none runs on this machine" in refusal("auto")
+
+
+def _other_version() -> Exception:
+    """What Ray says of a head of another version."""
+    theirs = {"ray_version": "2.59.1", "python_version": "3.11.9"}
+    with pytest.raises(RuntimeError) as caught:
+        check_version_info(theirs, "this process")
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("error", "facts"),
+    [
+        (RpcError("timed out"), ["no Ray cluster answers at head:6379: timed out", "start one"]),
+        (ValueError("bad"), ["cluster at head:6379 answers", "ValueError: bad", "`ray status`"]),
+        (_other_version(), ["runs Ray 2.59.1 and Python 3.11.9", f"command Ray {ray.__version__}"]),
+        (ConnectionError("InvalidAuthToken"), ["asks for a token", "ray get-auth-token"]),
+    ],
+    ids=["no answer", "another error", "another version", "another token"],
+)
+def test_a_refusal_of_ray_is_explained(
+    error: Exception, facts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**options: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(settings, "_check_answers", lambda address: None)
+    monkeypatch.setattr(settings, "_set_unless_given", lambda variables: None)
+    text = refusal("head:6379")
+    for fact in facts:
+        assert fact in text

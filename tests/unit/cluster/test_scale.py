@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import pytest
 from benchmarks.scale import SAMPLERS, SETTINGS, Point, Window, measured, points
-from benchmarks.scale_clock import OURS, RAY, TUNE, DriverClock
-from benchmarks.scale_cluster import BUSY, STARTING, Future, SimulatedCluster, Timings, Usage
-from benchmarks.scale_history import COMPLETE, MINUTES, REPORTS, STEPS, measurement, training
+from benchmarks.scale_clock import DriverClock
+from benchmarks.scale_cluster import BUSY, SimulatedCluster, Timings
+from benchmarks.scale_history import COMPLETE, STEPS, measurement
 from benchmarks.scale_sweep import SimulatedSweep
 
 from trainables.workers.reporters import MEASUREMENT, OUTCOME
@@ -23,19 +22,6 @@ from tune.config.sweep_file import load_sweep
 
 TRAINS_FOR = 90.0
 NO_TIME = Timings(fresh=0, reused=0, call=0, get=0, wait=0, wait_for_each=0, fsync=0)
-
-
-class Processor:
-    """Seconds that something has computed, when told so."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-    def compute(self, seconds: float) -> None:
-        self.seconds += seconds
 
 
 def one_report(
@@ -68,67 +54,12 @@ def test_gpus_idle_for_as_long_as_their_next_trial_takes_to_start(tmp_path: Path
     assert found.starting_share == pytest.approx(10 / 100)
 
 
-def test_a_gpu_waits_for_each_of_the_four_answers_between_two_trials(tmp_path: Path) -> None:
-    """To its report, to how it ended, to its return, and to the next trial's being taken in."""
-    found = window(tmp_path, 1, replace(NO_TIME, reused=6.0, get=1.0), ends=3)
-    assert found.seconds == pytest.approx(3 * (TRAINS_FOR + 6 + 4))
-    assert found.idle_share == pytest.approx(10 / 100)
-    assert found.starting_share == pytest.approx(6 / 100)
-    assert sum(found.spent.values()) == pytest.approx(3 * 4)
-
-
 def test_more_gpus_than_the_driver_has_time_for_wait_for_one_another(tmp_path: Path) -> None:
     """It has four answers to give for each trial, of a second each, and gives one at a time."""
     found = window(tmp_path, 3, replace(NO_TIME, get=1.0), ends=50, seconds=1.0)
     assert found.seconds == pytest.approx(50 * 4, rel=0.05)
     assert found.idle_share == pytest.approx(1 - 1 / (3 * 4), rel=0.01)
     assert found.starting_share == 0
-
-
-def test_a_wait_skips_to_what_is_ready_first_and_a_busy_driver_comes_late() -> None:
-    processor = Processor()
-    clock = DriverClock(processor)
-    cluster = SimulatedCluster(clock, NO_TIME, one_report)
-    late, early = Future(ready=9.0), Future(ready=2.0)
-    assert cluster.wait([late, early], num_returns=1, timeout=1.0) == ([], [late, early])
-    assert clock.now() == 1.0
-    assert cluster.wait([late, early], num_returns=1, timeout=5.0) == ([early], [late])
-    assert clock.now() == 2.0
-    processor.compute(10.0)
-    assert cluster.wait([late, early], num_returns=1, timeout=5.0) == ([late], [early])
-    assert clock.now() == 12.0
-
-
-def test_only_what_the_driver_computes_takes_time_and_each_second_has_one_owner() -> None:
-    processor = Processor()
-    clock = DriverClock(processor)
-    clock.attribute(processor, OURS, "compute")
-    clock.kind = "report"
-    processor.compute(2.0)
-    processor.seconds += 1.0
-    with clock.stopped():
-        processor.compute(50.0)
-    clock.charge(RAY, 4.0)
-    clock.sleep(8.0)
-    assert clock.now() == 15.0
-    assert clock.spent == {("report", OURS): 2.0, ("report", TUNE): 1.0, ("report", RAY): 4.0}
-
-
-def test_usage_counts_the_part_of_a_span_that_lies_in_the_window() -> None:
-    usage = Usage()
-    for begin, end in ((0, 4), (3, 6), (8, 20), (30, 40)):
-        usage.add(BUSY, begin, end)
-    usage.add(STARTING, 4, 5)
-    assert usage.between(2, 10) == {BUSY: 2 + 3 + 2, STARTING: 1}
-
-
-def test_trainings_last_twenty_minutes_on_average_and_report_ten_times() -> None:
-    lengths = []
-    for number in range(6000):
-        seconds, reports = zip(*training({"trial": {"number": number}, "attempt": 1}), strict=True)
-        assert [MEASUREMENT in report for report in reports] == [True] * REPORTS + [False]
-        lengths.append(sum(seconds))
-    assert mean(lengths) == pytest.approx(MINUTES * 60, rel=0.02)
 
 
 def test_the_figures_that_are_kept_are_of_all_sizes_and_add_up() -> None:
