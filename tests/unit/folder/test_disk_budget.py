@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,6 @@ from builders import base_record, sweep_config, sweep_record, trial
 
 from trainables.records.ledger import Ledger
 from trainables.records.schema import Measurement, TrialRecord, TrialStatus
-from trainables.training import checkpoint_files
 from trainables.training.checkpoint_files import (
     BEST_EVALUATION,
     FILES,
@@ -23,9 +19,7 @@ from trainables.training.checkpoint_files import (
     checkpoint_dir,
     checkpoints,
     digest,
-    evaluated,
     keep_newest,
-    mark_evaluated,
     newest_valid,
     set_damaged_aside,
 )
@@ -97,7 +91,7 @@ def left(record: TrialRecord) -> list[str]:
         (TrialStatus.CANCELLED, ALL),
     ],
 )
-def test_each_ending_leaves_what_can_still_be_of_use(
+def test_each_ending_keeps_what_is_still_useful(
     tmp_path: Path, status: TrialStatus, expected: list[str]
 ) -> None:
     record = attempted(tmp_path, 0, status=status)
@@ -115,9 +109,7 @@ def test_each_ending_leaves_what_can_still_be_of_use(
 
 
 @pytest.mark.parametrize("is_told", [True, False], ids=["at once", "by the next start"])
-def test_a_trained_trial_loses_the_checkpoints_of_all_its_attempts(
-    tmp_path: Path, is_told: bool
-) -> None:
+def test_complete_trial_loses_checkpoints_of_all_attempts(tmp_path: Path, is_told: bool) -> None:
     record = attempted(tmp_path, 0, attempts=3, status=TrialStatus.COMPLETE)
     for attempt in record.config.attempt_dirs:
         write_checkpoint(attempt, 10)
@@ -129,7 +121,7 @@ def test_a_trained_trial_loses_the_checkpoints_of_all_its_attempts(
     assert not list(tmp_path.rglob("checkpoints"))
 
 
-def test_a_moved_sweep_is_tidied_and_not_another_where_it_was(tmp_path: Path) -> None:
+def test_moved_sweep_is_tidied_and_not_the_one_in_its_old_place(tmp_path: Path) -> None:
     recorded = attempted(tmp_path / "sweeps", 0, status=TrialStatus.COMPLETE)
     fill(recorded)
     (tmp_path / "sweeps").rename(tmp_path / "archive")
@@ -150,16 +142,6 @@ def test_a_moved_sweep_is_tidied_and_not_another_where_it_was(tmp_path: Path) ->
     assert left(another) == ALL
 
 
-def test_without_a_cap_running_trials_keep_everything(tmp_path: Path) -> None:
-    record = attempted(tmp_path, 0)
-    fill(record)
-    budget = DiskBudget(Ledger(tmp_path), None)
-    budget.trial_started(record)
-    budget.measured(record, Measurement(step=10, metrics={}, time=0))
-    budget.sweep_ended([record])
-    assert left(record) == ["step_00000010", "step_00000005", "best"]
-
-
 @pytest.mark.parametrize(
     ("cap_kib", "expected"),
     [
@@ -170,7 +152,7 @@ def test_without_a_cap_running_trials_keep_everything(tmp_path: Path) -> None:
         (1, [NEWEST, NEWEST, NEWEST]),
     ],
 )
-def test_over_the_cap_the_oldest_trials_give_first(
+def test_oldest_trials_lose_checkpoints_first(
     tmp_path: Path, cap_kib: int, expected: list[list[str]]
 ) -> None:
     records = [attempted(tmp_path, number) for number in range(3)]
@@ -182,7 +164,7 @@ def test_over_the_cap_the_oldest_trials_give_first(
     assert [left(record) for record in records] == expected
 
 
-def test_the_only_whole_checkpoint_stays(tmp_path: Path) -> None:
+def test_only_whole_checkpoint_stays(tmp_path: Path) -> None:
     record = attempted(tmp_path, 0)
     fill(record, steps=(5,))
     write_checkpoint(Path(record.config.output_dir), 10, whole=False)
@@ -194,50 +176,7 @@ def test_the_only_whole_checkpoint_stays(tmp_path: Path) -> None:
     )
 
 
-def test_while_the_newest_cannot_be_read_the_others_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stale(file: Path) -> str:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-
-    record = attempted(tmp_path, 0)
-    fill(record)
-    budget = DiskBudget(Ledger(tmp_path), KIB / GIB)
-    budget.trial_started(record)
-    monkeypatch.setattr(Path, "read_text", stale)
-    budget.measured(record, Measurement(step=10, metrics={}, time=0))
-    assert left(record) == TWO
-
-
-@pytest.mark.parametrize(("cap_kib", "expected"), [(1000, TWO), (1, NEWEST)])
-def test_no_checkpoint_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap_kib: int, expected: list[str]
-) -> None:
-    """Of large models that takes minutes, for which no trial would be heard."""
-    record = attempted(tmp_path, 0)
-    for step in (5, 10):
-        write_checkpoint(Path(record.config.output_dir), step)
-    monkeypatch.setattr(checkpoint_files, "digest", None)
-    budget = DiskBudget(Ledger(tmp_path), cap_kib * KIB / GIB)
-    budget.trial_started(record)
-    budget.measured(record, Measurement(step=10, metrics={}, time=0))
-    assert [folder.name for folder in checkpoints(record.config.attempt_dirs)] == expected
-
-
-@pytest.mark.parametrize("status", [TrialStatus.RUNNING, TrialStatus.FAILED])
-def test_a_trial_that_may_go_on_keeps_what_it_has_if_the_newest_is_damaged(
-    tmp_path: Path, status: TrialStatus
-) -> None:
-    record = attempted(tmp_path, 0, status=status)
-    attempt = Path(record.config.output_dir)
-    whole = write_checkpoint(attempt, 5)
-    write_checkpoint(attempt, 10, whole=False)
-    budget = DiskBudget(Ledger(tmp_path), None)
-    budget.sweep_started(sweep_record(sweep_config()), base_record(), [record])
-    assert newest_valid([attempt]) == whole
-
-
-def test_the_record_forgets_best_weights_that_are_deleted(tmp_path: Path) -> None:
+def test_record_drops_deleted_best_weights(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     record = attempted(tmp_path, 0, status=TrialStatus.COMPLETE)
     fill(record)
@@ -250,20 +189,7 @@ def test_the_record_forgets_best_weights_that_are_deleted(tmp_path: Path) -> Non
     assert ledger.trials() == [record.model_copy(update={"best_weights_dir": None})]
 
 
-def test_a_trial_without_its_best_weights_is_looked_at_no_more(tmp_path: Path) -> None:
-    """Else every look would be into the folders of all trials."""
-    record = attempted(tmp_path, 0, status=TrialStatus.COMPLETE)
-    fill(record)
-    best = best_dir(Path(record.config.output_dir))
-    budget = DiskBudget(Ledger(tmp_path), KIB / GIB)
-    budget.trial_ended(record.model_copy(update={"best_weights_dir": str(best)}))
-    assert not best.exists()
-    write_weights(best.parent)
-    budget.trial_ended(attempted(tmp_path, 1, status=TrialStatus.FAILED))
-    assert best.exists()
-
-
-def test_the_disk_is_looked_at_now_and_then_alone(tmp_path: Path) -> None:
+def test_disk_is_read_every_half_minute(tmp_path: Path) -> None:
     now = 0.0
     record = attempted(tmp_path, 0)
     budget = DiskBudget(Ledger(tmp_path), KIB / GIB, clock=lambda: now)
@@ -279,28 +205,7 @@ def test_the_disk_is_looked_at_now_and_then_alone(tmp_path: Path) -> None:
     assert left(record) == ["step_00000010"]
 
 
-def test_a_folder_may_vanish_while_it_is_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Workers delete checkpoints, too."""
-    record = attempted(tmp_path, 0)
-    fill(record)
-    gone = checkpoint_dir(Path(record.config.output_dir), 5)
-    stat = Path.stat
-
-    def deleting(path: Path, **options: bool) -> os.stat_result:
-        if path.parent == gone:
-            shutil.rmtree(gone, ignore_errors=True)
-        return stat(path, **options)
-
-    monkeypatch.setattr(Path, "stat", deleting)
-    budget = DiskBudget(Ledger(tmp_path), 1.0)
-    budget.trial_started(record)
-    budget.measured(record, Measurement(step=10, metrics={}, time=0))
-    assert not gone.exists()
-
-
-def test_newest_checkpoints_are_counted_over_all_attempts(tmp_path: Path) -> None:
+def test_newest_checkpoints_are_kept_over_all_attempts(tmp_path: Path) -> None:
     attempts = attempted(tmp_path, 0, attempts=3).config.attempt_dirs
     for attempt, step in [(0, 5), (0, 10), (1, 10), (2, 15)]:
         write_checkpoint(attempts[attempt], step)
@@ -312,9 +217,7 @@ def test_newest_checkpoints_are_counted_over_all_attempts(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_damaged_checkpoints_do_not_take_the_place_of_whole_ones(
-    whole: bool, tmp_path: Path
-) -> None:
+def test_damaged_checkpoints_do_not_replace_whole_ones(whole: bool, tmp_path: Path) -> None:
     attempts = attempted(tmp_path, 0, attempts=2).config.attempt_dirs
     write_checkpoint(attempts[0], 5, whole=whole)
     for step in (10, 15):
@@ -325,16 +228,6 @@ def test_damaged_checkpoints_do_not_take_the_place_of_whole_ones(
     made_now = write_checkpoint(attempts[1], 6)
     keep_newest(attempts, 2)
     assert newest_valid(attempts) == made_now
-
-
-def test_an_evaluated_step_is_known_and_a_damaged_note_is_none(tmp_path: Path) -> None:
-    checkpoint = write_checkpoint(tmp_path, 5)
-    assert evaluated(checkpoint) is None
-    mark_evaluated(checkpoint, {"losses": [], "seconds": 1.5})
-    assert evaluated(checkpoint) == {"losses": [], "seconds": 1.5}
-    (checkpoint / "evaluated.json").write_text('{"losses": [')
-    assert evaluated(checkpoint) is None
-    assert newest_valid([tmp_path]) == checkpoint
 
 
 def test_best_weights_of_the_latest_attempt_come_first(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import pwd
 import traceback
@@ -16,15 +15,12 @@ from rich.console import Console
 from small_disk import fill, small_disk
 
 from trainables.errors import Fault, UserError
-from trainables.records.ledger import Ledger, cannot_write
+from trainables.records.ledger import Ledger
 from trainables.storage.disk import write_whole
-from trainables.storage.object_storage import ObjectStorage
 from trainables.workers import ray_tasks as tasks
 from tune import cli as command_line
-from tune.cluster.node_checks import marker_in
 from tune.folder.lock import SweepLock
 
-OUT = "AWS Error SLOW_DOWN during PutObject operation: reduce your request rate"
 DENIED = "When deleting: AWS Error ACCESS_DENIED during DeleteObjects operation: no"
 
 
@@ -37,15 +33,6 @@ def test_it_says_that_the_same_command_goes_on(
     monkeypatch.setattr(command_line, "load_sweep", interrupted)
     assert command_line.main(["quickstart"]) == command_line.INTERRUPTED
     assert capsys.readouterr().err == "interrupted; the same command goes on\n"
-
-
-def test_a_second_driver_is_refused_before_ray_starts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with SweepLock(tmp_path / "quickstart"):
-        arguments = ["quickstart", "--output-dir", str(tmp_path)]
-        assert command_line.main(arguments) == command_line.BAD_INPUT
-    assert f"another driver runs it: process {os.getpid()}" in capsys.readouterr().err
 
 
 def test_a_user_without_a_home_is_told_to_set_one(
@@ -85,26 +72,6 @@ def test_without_a_head_it_says_what_to_start_again(
     assert codes == [command_line.HEAD_LOST]
 
 
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (OSError(OUT), f"{OUT}; see that the store answers"),
-        (cannot_write(Path("sweep"), OSError(errno.EROFS, "Read-only")), "sweep: Read-only; make"),
-    ],
-    ids=["a store that is out", "a disk that is read-only"],
-)
-def test_a_record_that_cannot_be_written_is_told_in_a_line(
-    error: Exception, told: str, bucket: str
-) -> None:
-    ledger = Ledger(f"{bucket}/out")
-    with (
-        pytest.raises(UserError, match=told),
-        SweepLock(ledger.folder.location) as lock,
-        command_line._cleared_on_fault(ledger, bucket, lock, is_new=False),
-    ):
-        as_tune_does(error)
-
-
 def as_tune_does(error: Exception) -> NoReturn:
     """What a listener raises becomes the traceback's text in an error of Tune's own."""
     try:
@@ -134,21 +101,6 @@ def test_what_a_store_denies_is_told_in_a_line(
     )
 
 
-@pytest.mark.parametrize("place", ["a store", "a disk"])
-def test_an_error_that_is_not_the_sweeps_store_s_keeps_its_traceback(
-    place: str, bucket: str, tmp_path: Path
-) -> None:
-    error = OSError(DENIED if place == "a disk" else "a library's own")
-    ledger = Ledger(tmp_path / "sweep" if place == "a disk" else f"{bucket}/other")
-    with (
-        pytest.raises(OSError) as caught,
-        SweepLock(ledger.folder.location) as lock,
-        command_line._cleared_on_fault(ledger, bucket, lock, is_new=False),
-    ):
-        raise error
-    assert caught.value is error
-
-
 @pytest.mark.parametrize("is_new", [True, False])
 def test_the_folder_of_a_sweep_that_is_refused_goes_again_if_it_is_new(
     is_new: bool, tmp_path: Path
@@ -162,26 +114,6 @@ def test_the_folder_of_a_sweep_that_is_refused_goes_again_if_it_is_new(
     ):
         raise UserError([Fault("resources.full", "asks for 64 GPUs, the cluster has 0")])
     assert output_dir.exists() != is_new
-
-
-def test_where_nothing_may_be_deleted_what_is_at_fault_is_told_all_the_same(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither the driver's marker for the nodes, nor the folder of a sweep that is new."""
-    ledger = Ledger(f"{bucket}/undeletable")
-
-    def deny(storage: ObjectStorage, name: str) -> NoReturn:
-        raise OSError(DENIED)
-
-    monkeypatch.setattr(ObjectStorage, "remove", deny)
-    with marker_in(ledger.folder.location) as marker:
-        assert ledger.storage.exists(marker)
-    with (
-        pytest.raises(UserError, match="node 1 cannot"),
-        SweepLock(ledger.folder.location) as lock,
-        command_line._cleared_on_fault(ledger, bucket, lock, is_new=True),
-    ):
-        raise UserError([Fault("", "node 1 cannot")])
 
 
 @pytest.fixture
@@ -199,15 +131,3 @@ def test_a_disk_that_is_full_in_the_base_s_evaluation_is_told_with_its_room(tmp_
         f"the base's evaluation: disk full: {disk} has 0.0 MiB free of 0.1 MiB; make room and run "
         "the same command again: it goes on where it stopped"
     )
-
-
-@pytest.mark.usefixtures("without_ray")
-@pytest.mark.parametrize("told", [OUT, DENIED])
-def test_so_is_a_store_with_what_to_see_to(told: str, tmp_path: Path) -> None:
-    fault = tasks._fault_of(lambda: as_it_is(OSError(told)), tmp_path / "base.log")
-    assert str(fault) == (
-        f"the base's evaluation: failed: OSError: {told}; see that the store answers and may be "
-        f"written to; then the same command goes on; the traceback is in {tmp_path / 'base.log'}"
-    )
-    other = tasks._fault_of(lambda: as_it_is(OSError("other")), tmp_path / "base.log")
-    assert str(other).endswith(f"failed: OSError: other; the traceback is in {tmp_path}/base.log")

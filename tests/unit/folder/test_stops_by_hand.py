@@ -61,24 +61,6 @@ def test_a_trial_is_asked_until_it_has_ended_and_others_never(tmp_path: Path) ->
     assert requests(tmp_path) == []
 
 
-def test_a_request_is_withdrawn_with_its_file(tmp_path: Path) -> None:
-    driver = Driver(tmp_path, 7)
-    ask_to_stop(tmp_path, 7)
-    driver.look()
-    (tmp_path / "stop" / "0007").unlink()
-    driver.look()
-    assert driver.asked == [{7}, set()]
-
-
-def test_a_request_that_came_too_late_is_dropped(tmp_path: Path) -> None:
-    driver = Driver(tmp_path, 7)
-    ask_to_stop(tmp_path, 7)
-    driver.unfinished = set()
-    driver.look()
-    assert driver.asked == [set()]
-    assert requests(tmp_path) == []
-
-
 def test_the_end_leaves_the_requests_that_the_next_start_is_to_meet(tmp_path: Path) -> None:
     driver = Driver(tmp_path, 6, 7)
     ask_to_stop(tmp_path, 6)
@@ -86,34 +68,6 @@ def test_the_end_leaves_the_requests_that_the_next_start_is_to_meet(tmp_path: Pa
     driver.stops.sweep_ended([running(6), trial(7)])
     assert requests(tmp_path) == ["0006"]
     assert driver.stops.left_for({6, 7}) == {6}
-
-
-def test_a_request_for_a_trial_that_does_not_go_on_is_removed_at_the_start(tmp_path: Path) -> None:
-    driver = Driver(tmp_path, 6, 7)
-    ask_to_stop(tmp_path, 7)
-    assert driver.stops.left_for({6}) == set()
-    assert requests(tmp_path) == []
-
-
-def test_a_request_that_cannot_be_removed_leaves_the_others_heard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    driver = Driver(tmp_path, 6, 7)
-
-    def denied(name: str) -> None:
-        raise PermissionError(name)
-
-    ask_to_stop(tmp_path, 7)
-    with monkeypatch.context() as patch:
-        patch.setattr(driver.stops._storage, "remove", denied)
-        assert driver.stops.left_for({6}) == set()
-        ask_to_stop(tmp_path, 6)
-        driver.unfinished = {6}
-        driver.look()
-        assert driver.asked == [{6}]
-    assert requests(tmp_path) == ["0006", "0007"]
-    driver.look()
-    assert requests(tmp_path) == ["0006"]
 
 
 def test_a_driver_that_has_lost_the_sweep_removes_no_request(tmp_path: Path) -> None:
@@ -125,36 +79,6 @@ def test_a_driver_that_has_lost_the_sweep_removes_no_request(tmp_path: Path) -> 
     with pytest.raises(UserError):
         StopsByHand(ledger, lambda asked: None, lost).left_for(set())
     assert requests(tmp_path) == ["0007"]
-
-
-@pytest.mark.parametrize("name", ["7²", "0007.tmp", ".nfs01", "seven"])
-def test_other_files_are_no_requests(tmp_path: Path, name: str) -> None:
-    driver = Driver(tmp_path, 7)
-    (tmp_path / "stop").mkdir()
-    (tmp_path / "stop" / name).touch()
-    driver.look()
-    assert driver.asked == []
-    (tmp_path / "stop" / "7").touch()  # as one may write it by hand
-    driver.look()
-    driver.unfinished = set()
-    driver.look()
-    assert driver.asked == [{7}, set()]
-    assert requests(tmp_path) == [name]
-
-
-def test_looks_are_rare_and_an_unfinished_request_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    driver = Driver(tmp_path, 7)
-    (tmp_path / "stop").mkdir()
-    (tmp_path / "stop" / ".0007.12-ab").touch()
-    driver.look()
-    assert driver.asked == []
-    monkeypatch.setattr(driver.stops, "_requests", lambda: {7: "0007"})
-    driver.look(after=4.9)
-    assert driver.asked == []
-    driver.look(after=0.1)
-    assert driver.asked == [{7}]
 
 
 def test_a_request_is_heard_on_a_disk_and_in_an_object_store(location: Location) -> None:
@@ -172,25 +96,6 @@ def test_a_request_is_heard_on_a_disk_and_in_an_object_store(location: Location)
     assert asked == [{7}]
     stops.sweep_ended([trial(7)])
     assert ledger.storage.children("stop") == []
-
-
-def test_a_storage_that_does_not_answer_is_asked_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    driver = Driver(tmp_path, 7)
-    ask_to_stop(tmp_path, 7)
-    driver.look()
-
-    def out() -> dict[int, str]:
-        raise OSError("out")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(driver.stops, "_requests", out)
-        driver.look()
-        driver.stops.sweep_ended([trial(7)])
-    assert driver.stops.asked == {7}
-    driver.look()
-    assert driver.asked == [{7}, {7}]
 
 
 def test_the_command_asks_for_one_trial_and_writes_nothing_else(
@@ -225,15 +130,3 @@ def test_what_cannot_be_stopped_is_told_and_leaves_no_request(
     assert told.format(*[tmp_path / name] * 2) in capsys.readouterr().err
     assert snapshot(tmp_path) == before
     assert not (tmp_path / name / "stop").exists()
-
-
-def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
-    record_sweep(tmp_path, running(7))
-    (tmp_path / "stop").write_text("no folder")
-    with pytest.raises(UserError, match=f"cannot write to {tmp_path}: File exists"):
-        ask_to_stop(tmp_path, 7)
-
-
-def test_a_folder_that_cannot_be_read_is_told() -> None:
-    with pytest.raises(UserError, match="unknown://there is no address of a store"):
-        ask_to_stop("unknown://there", 7)

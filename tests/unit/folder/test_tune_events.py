@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 import traceback
 from collections.abc import Sequence
 from functools import partial
@@ -102,14 +101,6 @@ class Attempts:
         self.events.on_trial_error(0, [], trial)
 
 
-def test_a_measurement_is_of_when_it_arrived_and_not_of_what_a_workers_clock_says() -> None:
-    attempts, before = Attempts(retries=0), time.time()
-    attempts.start(step=5)
-    (record,) = attempts.events.running
-    assert record.last is not None
-    assert before <= record.last.time <= time.time()
-
-
 @pytest.mark.parametrize("ended", [True, False])
 def test_measurements_are_in_the_order_of_arrival_where_the_clock_was_set_back(
     monkeypatch: pytest.MonkeyPatch, ended: bool
@@ -125,28 +116,6 @@ def test_measurements_are_in_the_order_of_arrival_where_the_clock_was_set_back(
         times = [Measurement.model_validate_json(line).time for line in lines]
         assert [2e9, *times] == sorted({2e9, *times})
         assert times == pytest.approx([max(2e9, now)] * 3, abs=10.0)
-
-
-def test_a_trial_takes_as_long_by_a_clock_that_is_behind_that_of_an_earlier_start() -> None:
-    ahead = recorded(7).after(Measurement(step=1, metrics={}, time=time.time() + 3600))
-    attempts = Attempts(0, [ahead], [])
-    trial = attempts.start(step=5)
-    outcome = Outcome(status=TrialStatus.COMPLETE)
-    attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
-    (record,) = attempts.heard.ended
-    assert record.seconds is not None
-    assert record.seconds < 60
-
-
-def test_a_trial_takes_as_long_as_its_machine_slept_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    attempts = Attempts(0)
-    trial = attempts.start(step=5)
-    gettime = time.clock_gettime
-    monkeypatch.setattr("tune.tune_events.time.clock_gettime", lambda clock: gettime(clock) + 28800)
-    outcome = Outcome(status=TrialStatus.COMPLETE)
-    attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
-    (record,) = attempts.heard.ended
-    assert record.seconds == pytest.approx(28800, abs=60)
 
 
 def test_a_lost_process_counts_only_where_the_trial_came_no_further_since_the_last() -> None:
@@ -194,17 +163,6 @@ def test_a_trial_that_is_lost_too_often_says_so_before_ray_s_last_words(
     assert not re.match(r"\w+\.", ended.reason or "")  # no module before the error's name
 
 
-def test_ray_s_last_words_are_not_told_to_their_end(tmp_path: Path) -> None:
-    attempts = Attempts(retries=0)
-    attempts.folder = tmp_path
-    attempts.lose(5, RayActorError(error_msg="It is dead, as " + "you see, " * 200))
-    (interrupted,) = attempts.heard.records
-    assert interrupted.reason is not None
-    assert interrupted.reason.startswith("its process or node was lost: It is dead, as you see,")
-    assert interrupted.reason.endswith("[...]")
-    assert 300 <= len(interrupted.reason) <= 330
-
-
 @pytest.mark.parametrize("user_stops", [False, True])
 def test_a_trial_that_stops_with_its_node_goes_on_at_once(user_stops: bool) -> None:
     attempts = Attempts(retries=0)
@@ -239,15 +197,6 @@ def test_a_trial_that_is_to_stop_by_hand_ends_with_its_process(retries: int) -> 
     attempts.lose(step=3)
     (ended,) = attempts.heard.ended
     assert (ended.status, ended.reason) == (TrialStatus.CANCELLED, "ended by hand")
-
-
-def test_a_trial_that_is_complete_before_it_is_stopped_by_hand_stays_so() -> None:
-    attempts = Attempts(retries=0, by_hand=[0])
-    trial = attempts.start(step=3)
-    outcome = Outcome(status=TrialStatus.COMPLETE)
-    attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
-    (ended,) = attempts.heard.ended
-    assert (ended.status, ended.reason) == (TrialStatus.COMPLETE, None)
 
 
 def test_what_may_be_stopped_by_hand_are_trials_that_have_begun_and_not_ended() -> None:

@@ -64,23 +64,6 @@ def test_any_cut_in_the_last_line_is_seen_and_costs_no_other_line(
     assert found.measurements == (written if is_whole else written[:-1])
 
 
-@given(HISTORIES, st.binary(max_size=200))
-def test_any_bytes_behind_whole_lines_cost_none_of_them(
-    written: list[Measurement], garbage: bytes
-) -> None:
-    content = b"".join(map(to_line, written))
-    found = read_lines(content + garbage, "metrics.jsonl")
-    assert found.measurements[: len(written)] == written
-
-
-@given(HISTORIES)
-def test_a_single_line_flipped_anywhere_leaves_no_wrong_number(written: list[Measurement]) -> None:
-    """Exhaustive over the bits of one line: it is dropped, or it is what was written."""
-    content = to_line(written[0])
-    for bit in range(8 * len(content)):
-        assert read_lines(flipped(content, bit), "m").measurements in ([], [written[0]])
-
-
 @contextmanager
 def fresh(kind: str, bucket: str) -> Iterator[Location]:
     """A place of its own for one example."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 
 import pytest
-from builders import base_record, measurement, running, trial
+from builders import measurement, running, trial
 
 from trainables.errors import Fault, UserError
 from trainables.records.item_records import items_file
 from trainables.records.ledger import Ledger
 from trainables.records.schema import (
-    BaseRecord,
     ItemScore,
     Measurement,
     Provenance,
@@ -69,13 +66,6 @@ def test_trials_come_back_by_number_in_their_newest_state(location: Location) ->
     assert found[1] == done
 
 
-@pytest.mark.parametrize("status", [TrialStatus.COMPLETE, TrialStatus.FAILED])
-def test_metrics_of_a_complete_trial_are_those_that_it_ended_with(status: TrialStatus) -> None:
-    record = trial(metrics={"train/loss": 1.0}, status=status)
-    newer = record.with_newest([measurement(5, {"train/loss": 2.0})])
-    assert newer.metric("train/loss") == (1.0 if status is TrialStatus.COMPLETE else 2.0)
-
-
 def test_one_trial_is_read_without_the_others(location: Location) -> None:
     ledger = Ledger(location)
     ledger.write_trial(running(3))
@@ -105,20 +95,6 @@ def test_a_crash_while_writing_leaves_the_record_before_it(
     ledger.write_trial(trial(status=TrialStatus.FAILED))
     assert [record.status for record in ledger.trials()] == [TrialStatus.FAILED]
     assert [path.name for path in ledger.folder.trial(0).iterdir()] == ["trial.json"]
-
-
-def test_every_line_is_a_json_object_for_other_tools(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    for step in (5, 10):
-        ledger.append(3, measurement(step, {"train/loss": 0.5}))
-    lines = ledger.folder.metrics(3).read_text().splitlines()
-    assert [json.loads(line)["metrics"] for line in lines] == [{"train/loss": 0.5}] * 2
-    ledger.write_trial(running(3))
-    assert json.loads(ledger.folder.trial_json(3).read_text())["config"]["number"] == 3
-
-
-def test_a_trial_without_measurements_has_none(location: Location) -> None:
-    assert Ledger(location).measurements(0) == []
 
 
 def test_measurements_come_back_in_order(location: Location) -> None:
@@ -164,22 +140,6 @@ def test_a_driver_that_lost_its_sweep_writes_nothing(location: Location) -> None
     assert Ledger(location).warm_start() == []
 
 
-def test_trials_of_other_sweeps_come_back(location: Location) -> None:
-    ledger = Ledger(location)
-    ledger.write_warm_start([running(3), running(4)])
-    ledger.write_warm_start([running(5)])
-    assert Ledger(location).warm_start() == [running(5)]
-
-
-def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    for step in (5, 10):
-        ledger.append(0, measurement(step))
-    file = ledger.folder.metrics(0)
-    file.write_bytes(file.read_bytes()[:-30])
-    assert ledger.measurements(0) == [measurement(5)]
-
-
 def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     for step in (5, 10, 15):
@@ -191,16 +151,6 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
         ledger.measurements(0)
     assert str(caught.value).startswith(f"{file}:2: is not JSON")
     assert "restore the line from a copy" in str(caught.value)
-
-
-def test_damaged_items_of_a_trial_are_an_error(location: Location) -> None:
-    ledger = Ledger(location)
-    record = running(last=measurement(5))
-    file = items_file(ledger.folder.attempt(record.number, 1), 5)
-    ledger.storage.write(ledger.folder.name(file), b"{")
-    place = re.escape(ledger.folder.place(file))
-    with pytest.raises(UserError, match=f"{place}:1: is not JSON: .*; restore it from a copy"):
-        ledger.items(record)
 
 
 def test_a_whole_line_with_a_key_of_a_newer_version_is_no_damage(location: Location) -> None:
@@ -257,13 +207,6 @@ def test_a_number_that_json_has_not_never_makes_a_sweep_unreadable(
     assert ledger.trials()[0].last == last
     (found,) = ledger.measurements(0)
     assert found.metrics == {"kl/base_to_tuned": 0.5}
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_nor_does_one_of_the_base(value: float) -> None:
-    base = base_record(metrics={"ood/own/perplexity": value, "ood/own/acc": 0.5})
-    assert BaseRecord.model_validate_json(base.model_dump_json()) == base
-    assert base.metrics == {"ood/own/acc": 0.5}
 
 
 def test_the_log_of_a_driver_on_another_machine_is_not_lost(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from trainables import metric_keys as keys
-from trainables.config import ROLES
 from trainables.metric_keys import METRICS
 
 CONSTANTS = {
@@ -26,12 +25,3 @@ def test_a_metric_has_namespace_unit_and_meaning(key: str) -> None:
     assert name
     assert METRICS[key].unit
     assert METRICS[key].meaning
-
-
-def test_means_of_roles_are_among_them() -> None:
-    assert {keys.role_mean(role) for role in ROLES} == {
-        keys.IN_DOMAIN_ACC,
-        keys.RETENTION_ACC,
-        keys.OOD_ACC,
-    }
-    assert {keys.role_mean(role) for role in ROLES} <= set(METRICS)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import EVAL, GAIN, LOSS, change_config, measurement, sweep_record, trial
+from builders import EVAL, LOSS, measurement, sweep_record, trial
 from faults import faults
 from simulated_search import Judge, judge, run, searcher_of, sweep
 
@@ -18,13 +17,11 @@ from trainables.records.schema import TrialRecord, TrialStatus
 from tune.config.same_sweep import check_same_sweep
 from tune.config.sweep_config import SweepConfig
 from tune.search.earlier_trials import (
-    LEFT_OUTSIDE,
     EarlierTrials,
     earlier_trials,
     import_trials,
     own_trials,
 )
-from tune.search.searcher import OptunaSearcher
 from tune.search.space import params_of
 
 PLAIN: dict[str, Any] = {
@@ -60,70 +57,13 @@ def refused(config: SweepConfig, records: list[TrialRecord]) -> list[str]:
 
 
 @pytest.mark.parametrize("ratios", [[1, 2], [0.1, 0.3, 3.3]])
-def test_every_point_comes_back_under_its_own_parameters(ratios: list[float]) -> None:
+def test_params_of_gives_back_each_point(ratios: list[float]) -> None:
     modules = ["all-linear", ["q_proj", "v_proj"]]
     lora = PLAIN["lora"] | {"alpha_ratio": ratios, "target_modules": modules, "dropout": [0, 0.1]}
     lora |= {"warmup": [0, 0.1], "weight_decay": [0, 0.01]}
     config = sweep("random", trials=40, search=PLAIN | {"lora": lora})
     for record in finished(config):
         assert params_of(config.search, config.train, record.config) == record.params
-
-
-def test_the_same_file_is_the_same_sweep() -> None:
-    config = sweep()
-    check_same_sweep(config.model_dump(mode="json"), config, Path("here"))
-
-
-def test_the_same_modules_in_another_order_are_the_same_point() -> None:
-    def of(*modules: str) -> SweepConfig:
-        return sweep(search={"lora": PLAIN["lora"] | {"target_modules": [list(modules)]}})
-
-    (record,) = run(searcher_of(of("q", "v")), trials=1)
-    told = record.model_dump_json().replace('["q","v"]', '["v","q"]')
-    assert '["v","q"]' in told
-    for config in (of("q", "v"), of("v", "q")):
-        before = TrialRecord.model_validate_json(told)
-        assert own_trials(config, [before]) == [record]
-
-
-def test_a_sweep_of_a_version_with_fewer_settings_goes_on() -> None:
-    config = sweep()
-    earlier = config.model_dump(mode="json")
-    del earlier["data"]["validation_split"]
-    earlier["resources"]["lora"]["gpus_per_worker"] = 2  # which was taken then
-    check_same_sweep(earlier, config, Path("here"))
-
-
-def test_a_sweep_of_a_version_with_more_settings_goes_on_where_none_of_them_is_used() -> None:
-    config = sweep()
-    later = config.model_dump(mode="json")
-    later["eval"]["of_later"] = None
-    check_same_sweep(later, config, Path("here"))
-    later["eval"]["of_later"] = 3
-    with pytest.raises(UserError, match=r"started with eval\.of_later 3, not null"):
-        check_same_sweep(later, config, Path("here"))
-
-
-def test_a_sweep_goes_on_that_was_begun_with_another_way_to_its_files(tmp_path: Path) -> None:
-    """Through a link, or with `..` in it, as earlier versions recorded it."""
-    folder, rows = tmp_path / "folder", tmp_path / "rows.jsonl"
-    folder.mkdir()
-    rows.touch()
-    data, tasks = {"path": str(rows)}, {"task_dirs": [str(folder)]}
-    config = sweep(data=data, eval=EVAL | tasks)
-    earlier = config.model_dump(mode="json")
-    earlier["data"]["path"] = f"{folder}/../rows.jsonl"
-    (tmp_path / "link").symlink_to(folder)
-    earlier["eval"]["task_dirs"] = [str(tmp_path / "link")]
-    check_same_sweep(earlier, config, Path("here"))
-    other = sweep(data={"path": str(tmp_path / "others.jsonl")}, eval=EVAL | tasks)
-    with pytest.raises(UserError, match="started with data"):
-        check_same_sweep(earlier, other, Path("here"))
-
-
-def test_a_sweep_with_more_kl_prompts_than_one_version_took_goes_on() -> None:
-    config = sweep(eval={**EVAL, "kl_prompts": 2000})
-    check_same_sweep(config.model_dump(mode="json"), config, Path("here"))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +92,7 @@ def test_a_sweep_with_more_kl_prompts_than_one_version_took_goes_on() -> None:
         ("name", "other", 'name "tiny", not "other"'),  # of a folder that was renamed
     ],
 )
-def test_another_question_is_another_sweep(section: str, value: object, told: str) -> None:
+def test_edit_that_changes_the_question_is_refused(section: str, value: object, told: str) -> None:
     with pytest.raises(UserError) as caught:
         check_same_sweep(
             sweep().model_dump(mode="json"), sweep(**{section: value}), Path("sweeps/tiny")
@@ -163,7 +103,7 @@ def test_another_question_is_another_sweep(section: str, value: object, told: st
     assert "sweeps/tiny" in fault.rule
 
 
-def test_an_edited_deepspeed_file_makes_another_sweep_and_a_moved_one_does_not() -> None:
+def test_edited_deepspeed_file_is_refused_and_a_moved_one_accepted() -> None:
     def of(file: str, clipping: int, **further: Any) -> SweepConfig:
         own = {"zero_optimization": {"stage": 1}, "gradient_clipping": clipping, **further}
         return sweep(deepspeed={"config_file": file, "config": own})
@@ -187,9 +127,7 @@ def test_an_edited_deepspeed_file_makes_another_sweep_and_a_moved_one_does_not()
         ("model", {"name": "some/model", "shape": SHAPE}),
     ],
 )
-def test_what_trials_hold_in_memory_may_change(
-    section: str, value: dict[str, Any], tmp_path: Path
-) -> None:
+def test_settings_of_memory_may_change(section: str, value: dict[str, Any], tmp_path: Path) -> None:
     """As where memory ran out: `--retry-failed` runs those again then."""
     config = sweep(**{section: value})
     check_same_sweep(sweep().model_dump(mode="json"), config, Path("here"))
@@ -198,7 +136,7 @@ def test_what_trials_hold_in_memory_may_change(
     assert found
 
 
-def test_a_wider_search_takes_every_trial_with_it() -> None:
+def test_wider_search_keeps_all_trials() -> None:
     lora = PLAIN["lora"] | {"rank": [2, 4, 8, 32, 64], "dropout": [0.0, 0.1]}
     config = sweep(search=PLAIN | {"lora": lora}, objectives=[{"metric": LOSS, "mode": "min"}])
     records = finished(sweep())
@@ -210,7 +148,7 @@ def test_a_wider_search_takes_every_trial_with_it() -> None:
     assert len(run(searcher_of(sweep(trials=30, search=PLAIN | {"lora": lora}), found))) == 6
 
 
-def test_a_search_that_leaves_a_trial_outside_is_refused_with_the_reason() -> None:
+def test_search_that_excludes_a_trial_is_refused() -> None:
     records = finished(sweep())
     first, *others = [r for r in records if r.last and r.config.lora and r.config.lora.rank < 32]
     told = refused(sweep(search=PLAIN | {"lora": PLAIN["lora"] | {"rank": [32, 64]}}), records)
@@ -235,7 +173,7 @@ def failing(trial: Any) -> Any:
     return TrialStatus.FAILED, {}
 
 
-def test_a_misspelt_value_can_be_mended_where_no_trial_measured_anything(tmp_path: Path) -> None:
+def test_misspelt_value_can_be_corrected_if_no_trial_measured_anything(tmp_path: Path) -> None:
     config, mended = on("nope", trials=3), on("q_proj", trials=3)
     failed = run(searcher_of(config), failing)
     begun = failed[2].model_copy(update={"status": TrialStatus.RUNNING, "ended": None})
@@ -257,20 +195,7 @@ def test_a_misspelt_value_can_be_mended_where_no_trial_measured_anything(tmp_pat
         earlier_trials(mended, ledger, {})
 
 
-def test_what_a_search_left_outside_goes_on_once_it_is_inside_again(tmp_path: Path) -> None:
-    narrow, wide = on("q_proj", trials=3), on("v_proj", trials=3)
-    begun = run(searcher_of(wide))[0].model_copy(
-        update={"status": TrialStatus.RUNNING, "last": None, "best": {}, "ended": None}
-    )
-    ledger = Ledger(written(tmp_path / "own", wide, [begun]))
-    assert earlier_trials(narrow, ledger, {}).outside == [begun]
-    left = begun.ended_as(LEFT_OUTSIDE, begun.began)
-    ledger.write_trial(left)
-    found = earlier_trials(wide, ledger, {})
-    assert (found.ended(False), found.to_go_on(False)) == ([], [left])
-
-
-def test_what_was_interrupted_goes_on_and_what_failed_if_that_is_asked_for() -> None:
+def test_interrupted_trials_go_on_and_failed_ones_on_request() -> None:
     own = [trial(number, status=status) for number, status in enumerate(TrialStatus)]
     found = EarlierTrials(own, [], [], is_warm_new=False)
     failed = {TrialStatus.FAILED, TrialStatus.CANCELLED, TrialStatus.OUT_OF_MEMORY}
@@ -280,32 +205,7 @@ def test_what_was_interrupted_goes_on_and_what_failed_if_that_is_asked_for() -> 
         assert found.ended(retry_failed) == [record for record in own if record not in going_on]
 
 
-def seen(searcher: OptunaSearcher) -> list[Any]:
-    return [(trial.state, trial.values, trial.constraints) for trial in searcher.study.trials]
-
-
-@pytest.mark.parametrize("goals", [{}, {"constraints": ["kl/base_to_tuned <= 1"]}])
-@pytest.mark.parametrize("without", [range(1), range(2, 3), range(24)])
-def test_a_sweep_goes_on_beside_trials_whose_metric_was_not_finite(
-    goals: dict[str, Any], without: range
-) -> None:
-    def overflowing(trial: Any) -> Any:
-        status, metrics = judge(trial)
-        if trial.number in without:
-            return status, metrics | {LOSS: math.inf, "kl/base_to_tuned": math.nan}
-        return status, metrics | {"kl/base_to_tuned": 0.1}
-
-    config = sweep(**goals)
-    live = searcher_of(config)
-    whole = run(live, overflowing)
-    for done in (1, 20):
-        known = own_trials(config, whole[:done])
-        after = run(searcher_of(config, known), overflowing)
-        assert [r.params for r in [*known, *after]] == [r.params for r in whole]
-    assert seen(searcher_of(config, whole)) == seen(live)
-
-
-def test_a_warm_start_takes_what_fits_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+def test_warm_start_takes_what_fits_and_reports_the_rest(tmp_path: Path) -> None:
     def measuring_at_the_end(trial: Any) -> Any:
         status, metrics = judge(trial)
         return status, metrics if status is TrialStatus.COMPLETE else {}
@@ -326,39 +226,7 @@ def test_a_warm_start_takes_what_fits_and_says_what_it_leaves_out(tmp_path: Path
     assert "has rank 32" in line
 
 
-@pytest.mark.parametrize("began_as", [None, "tpe", "grid"])
-def test_a_grid_takes_no_warm_start(tmp_path: Path, began_as: str | None) -> None:
-    """Its points would count as run: with another seed none was left."""
-    earlier = written(tmp_path / "earlier", sweep(), finished(sweep()))
-    methods = {"lora": PLAIN["lora"] | {"learning_rate": [1e-4]}}
-    if began_as:
-        warm = sweep(began_as, search=methods, warm_start=[str(earlier)])
-        written(tmp_path / "own", warm, [])
-    own = Ledger(tmp_path / "own")
-    config = sweep("grid", search=methods, warm_start=[str(earlier)])
-    with pytest.raises(UserError, match="warm_start: must not be given to a grid"):
-        earlier_trials(config, own, {})
-    without = earlier_trials(sweep("grid", search=methods), own, {})
-    assert (without.is_warm_new, without.warm) == (True, []) if began_as else without.is_warm_new
-
-
-def test_a_warm_start_leaves_out_trials_of_another_optimizer(tmp_path: Path) -> None:
-    """Of full fine-tuning alone; sharding otherwise changes no result."""
-    other = {"config": {"optimizer": {"type": "OneBitAdam"}, "gradient_clipping": 0.1}}
-    trained = sweep(deepspeed=other)
-    records = finished(trained)
-    earlier = str(written(tmp_path / "earlier", trained, records))
-    found, (line,) = import_trials(sweep(warm_start=[earlier]), {})
-    assert {record.config.method for record in found} == {"lora"}
-    assert "was trained with another deepspeed.config" in line
-    other["config"]["zero_optimization"] = {"stage": 3}
-    sharded = sweep(warm_start=[earlier], deepspeed=other)
-    taken, left_out = import_trials(sharded, {})
-    assert not left_out
-    assert {record.config.method for record in taken} == {"lora", "full"}
-
-
-def test_a_warm_start_from_another_question_or_from_nothing_is_refused(tmp_path: Path) -> None:
+def test_warm_start_from_another_question_or_nothing_is_refused(tmp_path: Path) -> None:
     other = written(tmp_path / "other", sweep(model={"name": "other"}), [])
     with pytest.raises(UserError) as caught:
         import_trials(sweep(warm_start=[str(other), str(tmp_path / "nothing")]), {})
@@ -370,7 +238,7 @@ def test_a_warm_start_from_another_question_or_from_nothing_is_refused(tmp_path:
     assert "no sweep in" in second
 
 
-def test_a_warm_start_whose_trials_are_known_already_is_refused(tmp_path: Path) -> None:
+def test_warm_start_with_known_trials_is_refused(tmp_path: Path) -> None:
     """The sampler would count them twice, and later ones have other seeds."""
     config = sweep()
     own, copy = (written(tmp_path / name, config, finished(config)) for name in ("own", "copy"))
@@ -382,34 +250,13 @@ def test_a_warm_start_whose_trials_are_known_already_is_refused(tmp_path: Path) 
         earlier_trials(twice, Ledger(tmp_path / "new"), {})
 
 
-def test_a_warm_start_from_before_an_edit_of_its_files_is_refused(tmp_path: Path) -> None:
-    earlier = written(tmp_path / "earlier", sweep(), finished(sweep()))
-    ledger, config = Ledger(earlier), sweep(warm_start=[str(earlier)])
-    record = ledger.sweep()
-    ledger.write_sweep(record.model_copy(update={"inputs": {"data.path": "a", "model.name": "m"}}))
-    assert import_trials(config, {"data.path": "a", "eval.general_text": "g"})[0]
-    with pytest.raises(UserError, match=r"was started with other content in data\.path: "):
-        import_trials(config, {"data.path": "b"})
-
-
-def test_a_warm_start_from_another_version_is_one_with_another_section(tmp_path: Path) -> None:
-    earlier = written(tmp_path / "earlier", sweep(), finished(sweep()))
-    ledger, config = Ledger(earlier), sweep(warm_start=[str(earlier)])
-    of_before = {"path": "rows.jsonl"}  # before there were the others
-    change_config(ledger, data=of_before)
-    assert import_trials(config, {})[0]
-    change_config(ledger, data={**of_before, "shuffled": True})
-    with pytest.raises(UserError, match=r"was started with data\."):
-        import_trials(config, {})
-
-
 def nothing_taken(config: SweepConfig) -> str:
     (fault,) = faults(import_trials, config, {})
     assert fault.field == "warm_start"
     return fault.rule
 
 
-def test_a_warm_start_that_takes_no_trial_is_refused(tmp_path: Path) -> None:
+def test_warm_start_without_a_usable_trial_is_refused(tmp_path: Path) -> None:
     """The search would begin from nothing, and only its log would say so."""
     records = finished(sweep(train={"steps": 50}))
     earlier = written(tmp_path / "earlier", sweep(train={"steps": 50}), records)
@@ -420,26 +267,3 @@ def test_a_warm_start_that_takes_no_trial_is_refused(tmp_path: Path) -> None:
     begun = written(tmp_path / "begun", sweep(train={"steps": 50}), failed)
     rule = nothing_taken(sweep(train={"steps": 50}, warm_start=[str(begun)]))
     assert rule == "must take a trial at least, got none: none there has ended well"
-
-
-def test_a_sweep_that_began_with_such_a_warm_start_goes_on(tmp_path: Path) -> None:
-    earlier = written(tmp_path / "earlier", sweep(), [])
-    config = sweep(warm_start=[str(earlier)])
-    found = earlier_trials(config, Ledger(written(tmp_path / "own", config, [])), {})
-    assert (found.warm, found.in_words()) == ([], [])
-
-
-def test_trials_of_another_seed_warm_start(tmp_path: Path) -> None:
-    records = finished(sweep(trials=5))
-    earlier = written(tmp_path / "earlier", sweep(trials=5), records)
-    found, left_out = import_trials(sweep(seed=3, warm_start=[str(earlier)]), {})
-    complete = [record for record in records if record.status is TrialStatus.COMPLETE]
-    assert ([record.params for record in found], left_out) == ([r.params for r in complete], [])
-
-
-def test_complete_trials_without_an_objective_do_not_warm_start(tmp_path: Path) -> None:
-    def half(trial: Any) -> Any:
-        return TrialStatus.COMPLETE, {GAIN: 0.5}
-
-    earlier = written(tmp_path / "earlier", sweep(), finished(sweep(trials=3), half))
-    assert f"never logged {LOSS}" in nothing_taken(sweep(warm_start=[str(earlier)]))

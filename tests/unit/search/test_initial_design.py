@@ -36,22 +36,22 @@ def of(records: list[TrialRecord], method: str) -> list[TrialRecord]:
     return [record for record in records if record.config.method == method]
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_every_rank_is_tried_before_any_twice(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_every_rank_is_tried_before_any_is_repeated(seed: int) -> None:
     ranks = [record.params["lora/rank"] for record in of(drawn(sweep(seed), 11), "lora")][:8]
     assert sorted(ranks) == RANKS
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_points_to_try_first_leave_the_others_as_they_are(count: int) -> None:
+@pytest.mark.parametrize("count", [1, 3])
+def test_first_points_do_not_change_the_design(count: int) -> None:
     points = [{"method": "full", "learning_rate": 1e-4 / index} for index in range(1, count + 1)]
     config = sweep(**sweep().search.model_dump(exclude_unset=True), first=points)
     records = drawn(config, count + 12)
     assert [r.params for r in records[count:]] == [r.params for r in drawn(sweep(), 12)]
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_learning_rates_of_a_method_lie_apart(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_learning_rates_are_stratified(seed: int) -> None:
     for method, count in (("lora", 16), ("full", 4)):
         rates = [r.config.learning_rate for r in of(drawn(sweep(seed), 22), method)][:count]
         strata = [int(count * log(rate / LOW) / log(HIGH / LOW)) for rate in rates]
@@ -65,51 +65,9 @@ def test_methods_take_turns_in_proportion_to_their_axes() -> None:
     assert {later - earlier for earlier, later in pairwise(fulls)} == {4}
 
 
-def test_a_method_without_axes_is_tried_too() -> None:
-    config = sweep(
-        lora={"rank": RANKS, "alpha_ratio": 2, "learning_rate": {"low": LOW, "high": HIGH}},
-        full={"learning_rate": 1e-5},
-    )
-    assert Counter(record.config.method for record in drawn(config, 3)) == {"lora": 2, "full": 1}
-
-
-def test_seeds_start_elsewhere() -> None:
-    first, second = (drawn(sweep(seed), 8) for seed in (0, 1))
-    rates = {record.config.learning_rate for record in (*first, *second)}
-    assert len(rates) == 16
-
-
-def test_rates_stay_within_their_range() -> None:
-    narrow = {"low": LOW, "high": LOW * (1 + 1e-15)}
-    config = sweep(lora={"rank": RANKS, "alpha_ratio": 2, "learning_rate": narrow})
-    for record in drawn(config, 16):
-        assert narrow["low"] <= record.config.learning_rate <= narrow["high"]
-
-
-def test_it_ends_once_there_are_results_to_learn_from() -> None:
+def test_design_ends_after_ten_results() -> None:
     config = small_sweep(trials=12)
     records = run(searcher_of(config), completing)
     elsewhere = drawn(config, 12)
     same = [a.params == b.params for a, b in zip(records, elsewhere, strict=True)]
     assert same == [True] * 10 + [False] * 2
-
-
-def test_a_point_that_is_known_is_not_tried_again() -> None:
-    config = sweep(
-        lora={"rank": [2, 4], "alpha_ratio": [1, 2], "learning_rate": [1e-4, 2e-4, 4e-4]}
-    )
-    points = {frozenset(record.params.items()) for record in drawn(config, 8)}
-    assert len(points) == 8
-
-
-@pytest.mark.parametrize("sampler", ["random", "nsga2", "grid"])
-def test_other_samplers_start_as_they_do_in_optuna(sampler: str) -> None:
-    config = sweep_config(
-        8,
-        sampler=sampler,
-        search={"lora": {"rank": RANKS, "alpha_ratio": 2, "learning_rate": [1e-5, 1e-4]}},
-    )
-    ranks = [{record.params["lora/rank"] for record in drawn(config, 8)}]
-    seeds = [config.model_copy(update={"seed": seed}) for seed in range(1, 5)]
-    ranks += [{record.params["lora/rank"] for record in drawn(each, 8)} for each in seeds]
-    assert any(found != set(RANKS) for found in ranks)

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from pydantic import ValidationError
 
 from trainables.config import TrainConfig
 from tune.config.search_config import SearchConfig
@@ -19,9 +18,7 @@ from tune.search.space import (
     axes,
     distributions,
     grid_size,
-    learning_rate,
     lora_config,
-    method_of,
     suggest,
     train_config,
 )
@@ -72,7 +69,7 @@ def points(space: SearchConfig) -> Iterator[Params]:
         yield suggest(space, choose)
 
 
-def test_each_methods_axes_are_asked_for_only_where_it_is_chosen() -> None:
+def test_only_axes_of_the_chosen_method_are_drawn() -> None:
     space = search(LORA, FULL)
 
     def choosing(method: str) -> Params:
@@ -87,32 +84,6 @@ def test_each_methods_axes_are_asked_for_only_where_it_is_chosen() -> None:
     assert choosing("full").keys() == {"method", "full/learning_rate"}
 
 
-def test_a_single_method_is_not_searched() -> None:
-    params = suggest(search(LORA), choose_first)
-    assert "method" not in params
-    assert method_of(search(LORA), params) == "lora"
-    assert method_of(search(full=FULL), suggest(search(full=FULL), choose_first)) == "full"
-
-
-def test_axes_of_one_value_are_not_searched() -> None:
-    assert list(axes(lora(), "lora")) == []
-    assert suggest(lora(), choose_first) == {}
-
-
-def test_ranges_are_searched_on_a_log_scale() -> None:
-    (found,) = [d for name, d in axes(search(LORA), "lora") if name == "lora/learning_rate"]
-    assert found == FloatDistribution(1e-5, 1e-3, log=True)
-
-
-def test_constants_make_the_adapter() -> None:
-    space = lora(dropout=0.1, rslora=True, dora=True)
-    assert space.lora is not None
-    config = lora_config(space.lora, {})
-    assert (config.rank, config.alpha, config.dropout) == (8, 16.0, 0.1)
-    assert (config.rslora, config.dora, config.target_modules) == (True, True, "all-linear")
-    assert learning_rate(space, {}) == 1e-4
-
-
 @given(st.sampled_from([4, 8, 16]), st.sampled_from([0.5, 1.0, 2.0]))
 def test_alpha_is_the_ratio_times_the_rank(rank: int, ratio: float) -> None:
     space = lora(rank=[4, 8, 16], alpha_ratio=[0.5, 1, 2])
@@ -122,7 +93,7 @@ def test_alpha_is_the_ratio_times_the_rank(rank: int, ratio: float) -> None:
     assert config.scaling == ratio
 
 
-def test_alpha_may_be_given_instead_of_its_ratio() -> None:
+def test_alpha_may_be_searched_instead_of_its_ratio() -> None:
     space = lora(alpha=[16, 32], alpha_ratio=None, rank=[4, 8])
     assert space.lora is not None
     assert "lora/alpha" in dict(axes(space, "lora"))
@@ -137,7 +108,7 @@ def test_alpha_may_be_given_instead_of_its_ratio() -> None:
         [["q_proj"], ["q_proj", "v_proj"], ["mlp.down_proj"]],
     ],
 )
-def test_lists_of_modules_survive_as_parameters(choices: list[Any]) -> None:
+def test_lists_of_modules_come_back_from_parameters(choices: list[Any]) -> None:
     space = lora(target_modules=choices)
     assert space.lora is not None
     found = [lora_config(space.lora, params).target_modules for params in points(space)]
@@ -145,30 +116,12 @@ def test_lists_of_modules_survive_as_parameters(choices: list[Any]) -> None:
     assert sorted(found, key=str) == sorted(wanted, key=str)
 
 
-def test_one_list_of_modules_is_a_constant() -> None:
-    space = lora(target_modules=[["q_proj", "v_proj"]])
-    assert space.lora is not None
-    assert suggest(space, choose_first) == {}
-    assert lora_config(space.lora, {}).target_modules == ("q_proj", "v_proj")
-
-
-def test_a_searched_batch_size_or_length_replaces_that_of_the_training() -> None:
+def test_searched_training_settings_replace_fixed_ones() -> None:
     space = lora(batch_size=[16, 32], epochs=[1, 2])
     train = TrainConfig(batch_size=8, micro_batch_size=8, steps=100, warmup=0.2)
     made = train_config(space, train, {"lora/batch_size": 32, "lora/epochs": 2.0})
     assert (made.batch_size, made.epochs, made.steps, made.warmup) == (32, 2.0, None, 0.2)
     assert train_config(lora(), train, {}) == train
-
-
-def test_so_do_a_searched_warm_up_and_weight_decay() -> None:
-    space = lora(warmup=[0, 0.1], weight_decay=[0, 0.01])
-    train = TrainConfig(warmup=0.2, weight_decay=0.3)
-    made = {train_config(space, train, params) for params in points(space)}
-    found = {(config.warmup, config.weight_decay) for config in made}
-    assert found == {(0, 0), (0, 0.01), (0.1, 0), (0.1, 0.01)}
-    for wrong in ({"warmup": 1}, {"weight_decay": -0.1}):
-        with pytest.raises(ValidationError):
-            lora(**wrong)
 
 
 one_or_more = st.integers(1, 3)
@@ -194,13 +147,13 @@ def grids(draw: st.DrawFn) -> SearchConfig:
 
 
 @given(grids())
-def test_the_size_of_a_grid_is_the_number_of_its_distinct_points(space: SearchConfig) -> None:
+def test_grid_size_equals_a_count_of_points(space: SearchConfig) -> None:
     found = [tuple(sorted(params.items())) for params in points(space)]
     assert len(set(found)) == len(found) == grid_size(space)
 
 
 @given(grids())
-def test_a_points_distributions_are_those_it_was_drawn_from(space: SearchConfig) -> None:
+def test_distributions_are_those_of_the_draw(space: SearchConfig) -> None:
     for params in points(space):
         found = distributions(space, params)
         assert found.keys() == params.keys()
