@@ -24,18 +24,18 @@ SPECTRA, ATTENTION, REPRESENTATION = (
 
 def log_inspection(sweep: Sweep, mode: Literal["online", "offline"]) -> None:
     """Add the tables to the trials' runs, each only once; not to runs that were deleted at W&B."""
-    done_file = sweep.ledger.folder.root / "wandb" / "inside.json"
+    done_file = sweep.ledger.folder.root / "wandb" / "inspection.json"
     done: dict[str, Any] = json.loads(done_file.read_bytes()) if done_file.exists() else {}
     for trial, found in inspected(sweep, sweep.trials):
         tables = tables_of(found)
-        told = [found.key, *tables]  # a second look at the same model may have found more
-        if tables and done.get(trial.config.trial_id) != told:
+        logged = [found.key, *tables]  # inspecting the same model again may have found more
+        if tables and done.get(trial.config.trial_id) != logged:
             try:
                 _log(sweep, trial, mode, tables)
             except wandb.Error as error:
                 if DELETED not in str(error):
                     raise
-            done[trial.config.trial_id] = told
+            done[trial.config.trial_id] = logged
             write_whole(done_file, json.dumps(done))
 
 

@@ -72,7 +72,7 @@ def panel_groups(
         ),
         PanelGroup("Runs side by side", {"run comparer": wr.RunComparer(diff_only="split")}),
         PanelGroup(
-            "Inspection the models",
+            "Inside the models",
             {table: wr.WeavePanelSummaryTable(table_name=table) for table in tables},
         ),
     ]

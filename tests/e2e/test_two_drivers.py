@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from command import PROJECT, wait_for
+from logged_runs import logged_runs
 
 from trainables.records.ledger import Ledger
 from tune.folder.lock import LockRecord
-from tune.tracking.wandb_parts import is_whole, parts_of, steps_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -65,7 +65,7 @@ def test_it_writes_no_more_and_says_who_has_the_sweep(tmp_path: Path) -> None:
     assert not ledger.folder.results_csv.exists()
     assert not ledger.folder.study.exists()
     # W&B would show a run that ends as finished, while the other driver trains it.
-    (begun,) = parts_of(ledger.folder.root, ledger.trial(0).config.trial_id)
-    assert steps_in(begun)
-    assert not is_whole(begun)
+    [begun] = logged_runs(ledger.folder.root, ledger.trial(0).config.trial_id)
+    assert begun.steps
+    assert begun.exit_codes == []
     assert taken.read_text() == taker.model_dump_json()

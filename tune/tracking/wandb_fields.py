@@ -8,9 +8,6 @@ from analysis.results.wandb_names import BASE_GROUP, SETTING_GROUP, setting_grou
 from trainables.config import Frozen, ModelConfig, TrialConfig
 from trainables.records.schema import BaseRecord, SweepRecord, TrialRecord, TrialStatus
 
-STARTED = "trial/started"
-"""Key of when a trial's first attempt began: another one is of a training from nothing."""
-
 
 def trial_config(record: TrialRecord) -> dict[str, Any]:
     """The trial's configuration under flat keys, by which W&B's tables filter."""
@@ -20,7 +17,6 @@ def trial_config(record: TrialRecord) -> dict[str, Any]:
         **group_of(record),
         "trial/number": config.number,
         "trial/attempt": record.attempt,
-        STARTED: record.started,
         "trial/confirms": record.confirms,
         "seed": config.seed,
         "data/path": config.data.path,

@@ -23,6 +23,7 @@ from trainables.records.schema import (
 from trainables.storage.storage import Location
 from tune.config.sweep_config import WandbConfig
 from tune.listeners import SweepListener
+from tune.tracking.offline_runs import waiting_runs, was_ever_online
 from tune.tracking.wandb_endings import PER_PAGE
 from tune.tracking.wandb_fields import (
     base_config,
@@ -32,7 +33,6 @@ from tune.tracking.wandb_fields import (
     trial_config,
     trial_name,
 )
-from tune.tracking.wandb_parts import waiting_parts, was_ever_online
 from tune.tracking.wandb_runs import WandbRuns
 
 # W&B shows 0 as finished and anything else as failed (254 as crashed); the summary says why a trial
@@ -82,7 +82,7 @@ class WandbListener(SweepListener):
         if self._runs.mode() == "disabled":
             return []
         hints = []
-        if waiting_parts(self._folder):
+        if waiting_runs(self._folder):
             hints.append(upload_command(self._folder / "wandb"))
         if lacking := self._endings.lacking:
             runs = how_many(len(lacking), "run")

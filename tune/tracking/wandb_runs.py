@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
-from pathlib import Path
 from typing import Any, Literal
 
 import wandb
@@ -17,32 +16,15 @@ from analysis.results.wandb_names import DELETED, RUN_SETTINGS
 from trainables import metric_keys
 from trainables.records.record_paths import SweepFolder
 from trainables.records.schema import Measurement
-from trainables.storage.disk import flush
 from trainables.storage.storage import Location
 from tune.config.sweep_config import WandbConfig
+from tune.tracking.offline_runs import discard_waiting, run_folders, uploaded_at
 from tune.tracking.wandb_endings import ENDING, Endings
-from tune.tracking.wandb_fields import STARTED
-from tune.tracking.wandb_parts import (
-    config_of,
-    is_empty,
-    is_offline,
-    is_set_aside,
-    is_whole,
-    mend,
-    parts_of,
-    put_away,
-    set_aside,
-    steps_in,
-)
 from tune.tracking.wandb_settings import asked_mode, keep_entity
 
 logger = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline", "disabled"]
-
-# `finish()` returns some milliseconds before W&B's service has written all, if it can.
-_WRITES_WITHIN_S = 5.0
-_POLL_S = 0.02
 
 _RUN_SETTINGS = {
     **RUN_SETTINGS,
@@ -86,6 +68,7 @@ class WandbRuns:
         self.open: dict[str, Any] = {}
         self.unconnected: set[str] = set()
         self._newest_step: dict[str, int] = {}
+        self._uploaded_at: dict[str, float] = {}
         self._deleted: set[str] = set()
         self._chosen_mode: Mode | None = None
         self._may_ask = False
@@ -103,58 +86,41 @@ class WandbRuns:
         return self._chosen_mode
 
     def start(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> Any:
-        """Open a run; None if W&B is disabled or must not have the run now."""
+        """Open a run; None if W&B is disabled or must not have the run now.
+
+        Offline, what an earlier start logged and nobody uploaded is deleted: the caller logs the
+        run again from the ledger, as one run with one history.
+        """
         if self.mode() == "disabled":
             return None
-        for part in parts_of(self._folder, run_id):
-            mend(part)
-        self._put_replaced_away(run_id, config.get(STARTED))
-        earlier = parts_of(self._folder, run_id)
-        steps = {part: steps_in(part) for part in earlier}
-        was_online = any(steps[part] for part in earlier if not is_offline(part))
-        described = {"id": run_id, "name": name, "job_type": job_type, "config": config}
-        run = self._connect(described, was_online)
-        if run is None:
-            return None
-        self.open[run_id] = run
-        is_online = self.mode() == "online"
-        newest_step = max(chain.from_iterable(steps.values()), default=-1)
-        self._newest_step[run_id] = run.starting_step - 1 if is_online else newest_step
-        for part in earlier:
-            # Online, the server gets all that it lacks from the ledger.
-            if is_online or is_empty(part):
-                set_aside(part)
+        run = self._connect({"id": run_id, "name": name, "job_type": job_type, "config": config})
+        if run is not None:
+            self.open[run_id] = run
+            self._newest_step[run_id] = run.starting_step - 1 if self.mode() == "online" else -1
+            self._uploaded_at[run_id] = uploaded_at(self._folder, run_id)
         return run
 
-    def _put_replaced_away(self, run_id: str, started: float | None) -> None:
-        """Of a trial whose folder was deleted to run it again, W&B gets only the new training."""
-        parts = parts_of(self._folder, run_id)
-        replaced = [part for part in parts if config_of(part).get(STARTED, started) != started]
-        if all(is_offline(part) and not is_set_aside(part) for part in replaced):
-            for part in replaced:
-                put_away(part)
-            return
-        self._warn(
-            f"W&B's run {run_id} keeps the curves of an earlier training, whose folder was deleted "
-            "from the sweep; its configuration, its summary and the report are of the new one"
-        )
-
-    def _connect(self, described: dict[str, Any], was_online: bool) -> Any:
+    def _connect(self, described: dict[str, Any]) -> Any:
+        run_id = described["id"]
+        online = run_folders(self._folder, run_id, "run")
+        discard_waiting(self._folder, run_id)
         try:
             if self.mode() == "online":
                 return self._init(described)
         except Exception as error:
+            for left in set(run_folders(self._folder, run_id, "run")) - set(online):
+                shutil.rmtree(left)
             if DELETED in str(error):
-                self._deleted.add(described["id"])
+                self._deleted.add(run_id)
                 return None
             # The id stays in use in W&B's service process, so only a new service process can take
             # it, and ending the old one would end every open run.
             if self.open:
-                self.unconnected.add(described["id"])
+                self.unconnected.add(run_id)
                 raise
             self._note(f"W&B cannot be reached, logging offline: {error}")
             self.go_offline()
-        return None if was_online else self._init(described)
+        return None if online else self._init(described)
 
     def _init(self, described: dict[str, Any]) -> Any:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -178,12 +144,12 @@ class WandbRuns:
         return run
 
     def log(self, run_id: str, measurement: Measurement) -> bool:
-        """Add a point to an open run unless it already has the step."""
+        """Add a point to an open run unless W&B already has the step."""
         run, step = self.open.get(run_id), measurement.step
         if run is None or step <= self._newest_step[run_id]:
             return False
-        # W&B's own step is set to ours: `wandb sync` keeps it if the parts of a run do not overlap,
-        # and counts on from the last one if they do.
+        if run.offline and measurement.time <= self._uploaded_at[run_id]:
+            return False
         times = {metric_keys.GLOBAL_STEP: step, "_timestamp": measurement.time}
         run.log({**measurement.metrics, **times}, step=step, commit=True)
         self._newest_step[run_id] = step
@@ -200,25 +166,12 @@ class WandbRuns:
             with self.guarded(f"the summary of run {run_id}"):
                 run.summary.update({**summary, ENDING: ending})
             with self.guarded(f"the end of run {run_id}"):
-                is_kept_here, part = run.offline, Path(run.settings.sync_file)
                 run.finish(exit_code=exit_code)
-                if ending is not None and is_kept_here:
-                    self._note_offline_ending(run_id, part)
+                if ending is not None and run.offline:
+                    self.endings.note(run_id)
         elif run_id in self._deleted:
             with self.guarded(f"the end of the deleted run {run_id}"):
                 self.endings.note(run_id)
-
-    def _note_offline_ending(self, run_id: str, newest: Path) -> None:
-        give_up = time.monotonic() + _WRITES_WITHIN_S
-        while not is_whole(newest):
-            if time.monotonic() > give_up:
-                cut = f"W&B's file of run {run_id} is cut short, as where a disk was full"
-                self._note(f"{cut}; the ledger has it all, and the next start logs the rest")
-                return
-            time.sleep(_POLL_S)
-        for part in parts_of(self._folder, run_id):
-            flush(part)  # W&B leaves that to the system
-        self.endings.note(run_id)
 
     def go_offline(self) -> None:
         """Have all later runs kept on disk; those that are open end."""

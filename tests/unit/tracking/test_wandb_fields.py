@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builders
+import pytest
 from builders import base_record, sweep_config, sweep_record, trial
 
 from trainables.config import LoraConfig
@@ -15,11 +16,14 @@ def test_the_base_is_shown_at_the_revision_that_was_measured() -> None:
     assert base_config(sweep, base_record())["model/revision"] == "main"
 
 
-def test_a_trial_is_named_by_its_settings() -> None:
+@pytest.mark.parametrize(
+    ("rate", "text"), [(1e-5, "1e-5"), (3.1623e-4, "3.16e-4"), (0.02, "2e-2"), (1.0, "1e0")]
+)
+def test_a_trial_is_named_by_its_settings(rate: float, text: str) -> None:
     lora = LoraConfig(rank=8, alpha=2.5)
-    named = trial_name(builders.trial_config(7, lora=lora, learning_rate=2e-5))
-    assert named == "lora r=8 alpha=2.5 lr=2e-5 #7"
-    assert trial_name(builders.trial_config(7, "full")) == "full lr=3.2e-4 #7"
+    named = trial_name(builders.trial_config(7, lora=lora, learning_rate=rate))
+    assert named == f"lora r=8 alpha=2.5 lr={text} #7"
+    assert trial_name(builders.trial_config(7, "full", learning_rate=rate)) == f"full lr={text} #7"
 
 
 def test_the_settings_of_a_run_are_those_of_the_trial() -> None:
