@@ -18,7 +18,7 @@ from analysis.shown_sweeps import Results
 from analysis.sweeps import Sweep
 from trainables import metric_keys
 from trainables.config import DataConfig, ModelConfig
-from trainables.models.model_shape import config_of
+from trainables.models.model_shape import config_json
 from trainables.models.quantised_files import quantisation_method
 from trainables.records.schema import BaseRecord, SweepRecord, TrialRecord
 from trainables.storage.locations import is_local
@@ -214,7 +214,7 @@ def _plain_loading(kind: Kind, model: ModelConfig) -> str:
             'tokenizer = AutoTokenizer.from_pretrained("PATH")'
         )
     # Files in 4 bits say so themselves.
-    method = quantisation_method(config_of(model, may_fetch=False))
+    method = quantisation_method(config_json(model, may_fetch=False))
     quantises = model.load_in_4bit and method is None
     code = _ADAPTER.format(
         imported=", BitsAndBytesConfig" if quantises else "",

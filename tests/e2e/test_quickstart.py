@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
 from trainables.config import TrialConfig
-from trainables.data.tokenized import inputs_of
+from trainables.data.tokenized import trial_inputs
 from trainables.evaluation.drift import token_nll
 from trainables.metric_keys import (
     FORGETTING_MEAN,
@@ -187,7 +187,7 @@ def test_saved_adapter_and_model_load_as_they_are(records: list[TrialRecord]) ->
     for method, loader in loaders.items():
         record = next(r for r in records if r.config.method == method)
         assert record.weights_dir is not None
-        _, tokenized = inputs_of(record.config)
+        _, tokenized = trial_inputs(record.config)
         loss = token_nll(loader.from_pretrained(record.weights_dir), tokenized.validation, 16)
         assert loss == pytest.approx(value(record, VALIDATION_LOSS), rel=1e-3)
         assert not list(Path(record.weights_dir).glob("*.bin"))

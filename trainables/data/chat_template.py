@@ -131,7 +131,7 @@ def _end_of_turns(tokenizer: Any, data: DataConfig, example: Example) -> str:
     return _as_chat(tokenizer, data, example, turns).rpartition("answer")[2]
 
 
-def opening_of_answers(tokenizer: Any) -> str:
+def answer_opening(tokenizer: Any) -> str:
     """What the chat template writes before an answer, but not where it asks for one.
 
     An empty thought is an example. Tasks only ask, so their answers begin without it.

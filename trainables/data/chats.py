@@ -66,7 +66,7 @@ _MARKS = ("weight", "train", "training")
 _SHOWN = 80  # characters of the roles or fields that a chat has instead of what it must have
 
 
-def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
+def chat_examples(row: Row, field: str, answers: Answers) -> list[Example]:
     """The last turn of a row's chat, or each of the assistant's, as the answer to those before.
 
     Chats may be JSON text, as in CSV, and so may their tools, which are the row's field `tools`, as

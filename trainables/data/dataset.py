@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, TypedDict, TypeVar
 from trainables.config import DataConfig
 from trainables.data.chat_template import chat_parts, prompt_text
 from trainables.data.chats import Example
-from trainables.data.row_files import UnusableRow, faults_of_most
-from trainables.data.rows import Rendered, Source, as_replay, learned, load_rows
+from trainables.data.row_files import UnusableRow, mostly_unusable
+from trainables.data.rows import Rendered, Source, as_replay, load_rows, row_examples
 from trainables.errors import Fault, UserError
 from trainables.records.schema import SampleText
 
@@ -109,9 +109,9 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         UserError: faults of files and templates, most rows are unusable, or every sample is too
             long.
     """
-    made, unusable = _usable(tokenizer, data, _learned(data, "path"), data.path)
+    made, unusable = _usable(tokenizer, data, _numbered_examples(data, "path"), data.path)
     if data.validation_path:
-        rows = _learned(data, "validation_path")
+        rows = _numbered_examples(data, "validation_path")
         held_out, more = _usable(tokenizer, data, rows, data.validation_path)
         unusable += more
     else:
@@ -154,13 +154,13 @@ def _shuffled(rows: Sequence[T], seed: int) -> list[T]:
     return shuffled
 
 
-def _learned(data: DataConfig, source: Source) -> list[tuple[int, Rendered]]:
+def _numbered_examples(data: DataConfig, source: Source) -> list[tuple[int, Rendered]]:
     """What is learned from each row, with its index.
 
     Raises:
-        UserError: as `learned` and `load_rows`.
+        UserError: as `row_examples` and `load_rows`.
     """
-    return list(enumerate(learned(data, load_rows(data, source), source)))
+    return list(enumerate(row_examples(data, load_rows(data, source), source)))
 
 
 def _usable(
@@ -187,7 +187,7 @@ def _usable(
         except UnusableRow as error:
             unusable.append(error.at(index, location))
     ran_out = samples < wanted  # else these are but the first of the rows
-    if ran_out and (faults := faults_of_most(unusable, len(made) + len(unusable))):
+    if ran_out and (faults := mostly_unusable(unusable, len(made) + len(unusable))):
         raise UserError(faults)
     return made, unusable
 
@@ -211,7 +211,7 @@ def _drawn(
         return _joined([]), []
     replayed = data.replay.as_data(data.max_length)
     try:
-        rows = _shuffled(_learned(replayed, "path"), seed)
+        rows = _shuffled(_numbered_examples(replayed, "path"), seed)
         made, unusable = _usable(tokenizer, replayed, rows, replayed.path, wanted)
     except UserError as error:
         raise UserError(as_replay(error.faults)) from error

@@ -43,7 +43,7 @@ class UnusableRow(UserError):
         return replace(fault, rule=f"{fault.rule}: row {index + 1} of {location}")
 
 
-def faults_of_most(unusable: Sequence[Fault], rows: int) -> list[Fault]:
+def mostly_unusable(unusable: Sequence[Fault], rows: int) -> list[Fault]:
     """The first fault, if more than half of the rows are unusable: then a setting is wrong."""
     if 2 * len(unusable) <= rows:
         return []
@@ -104,7 +104,7 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
             rule = f"each line must be a JSON object, got {problem}"
             faults.append(Fault(field, rule, remedy, location=f"{file}:{number}"))
     if faults:
-        raise UserError(first_of(faults))
+        raise UserError(first_few(faults))
     return rows
 
 
@@ -125,7 +125,7 @@ def parse_json(text: bytes) -> Any:
     return value
 
 
-def first_of(faults: list[Fault]) -> list[Fault]:
+def first_few(faults: list[Fault]) -> list[Fault]:
     """A few of the faults, and how many there are besides."""
     rest = len(faults) - _MAX_FAULTS
     if rest <= 0:
@@ -166,7 +166,7 @@ def _read_json(file: Path, field: str) -> list[Row]:
         if not isinstance(item, dict)
     ]
     if faults:
-        raise UserError(first_of(faults))
+        raise UserError(first_few(faults))
     return list(rows)
 
 

@@ -1,4 +1,4 @@
-"""Training data as rows, and what is asked and learned in each."""
+"""Training data as rows, and the examples that each row gives."""
 
 from __future__ import annotations
 
@@ -8,37 +8,32 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Literal
 
-from jinja2 import Template, TemplateError, UndefinedError, meta
+from jinja2 import Template, TemplateError, UndefinedError
 
 from trainables.config import DataConfig
-from trainables.data.chats import Example, examples_of_chat, without_nulls
-from trainables.data.row_files import Row, UnusableRow, faults_of_most, first_of, read_rows
+from trainables.data.chats import Example, chat_examples, without_nulls
+from trainables.data.row_files import Row, UnusableRow, first_few, mostly_unusable, read_rows
 from trainables.data.row_templates import (
-    ENVIRONMENT,
     NULL_IS_PRINTED,
     TEMPLATE_FAILS,
     WHOLE,
-    names_of,
-    text_of,
+    TemplateTooLarge,
+    compile_template,
+    render,
+    variables,
+    variables_in,
 )
 from trainables.errors import Fault, UserError, as_reason, hub_remedy
 from trainables.records.reading import read_each
 from trainables.storage.locations import RELATIVE, absence, expanded, is_local, resolve
 
 Source = Literal["path", "validation_path"]
+SOURCES: tuple[Source, ...] = ("path", "validation_path")
 # A name in one pair of braces, as Python and others write it.
 _BRACED = re.compile(r"\{([^{}]+)\}")
-SOURCES: tuple[Source, ...] = ("path", "validation_path")
 _BLANK = Fault("data.completion", "the completion is blank", "leave such rows out")
-# What rows such as Alpaca's need, as YAML has it; `input` is blank in many, and some have none.
-_INSTRUCTED = {
-    "data.prompt": (
-        r'write "{{ instruction }}{% if input is defined and input %}\n{{ input }}{% endif %}"'
-    ),
-    "data.completion": 'write " {{ output }}", in chats without the space',
-}
-# What is learned from a row, or why nothing can be.
 Rendered = list[Example] | UnusableRow
+"""What is learned from a row, or why nothing can be."""
 
 
 def load_rows(data: DataConfig, source: Source = "path") -> list[Row]:
@@ -82,8 +77,8 @@ def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
     try:
         hub = datasets.load_dataset(name, data.subset, split=split)
     except (OSError, HTTPError, ValueError, RuntimeError, DatasetsError) as error:
-        told = " ".join(f"{type(error).__name__}: {error} {error.__cause__ or ''}".split())
-        rule, remedy = f"cannot load data set {name}: {as_reason(told)}", hub_remedy(error)
+        reason = " ".join(f"{type(error).__name__}: {error} {error.__cause__ or ''}".split())
+        rule, remedy = f"cannot load data set {name}: {as_reason(reason)}", hub_remedy(error)
         if not isinstance(error, (OSError, ValueError, RuntimeError)):  # as of files unlike others
             remedy = remedy or "name a data.subset of like files, or a file of your own"
         raise UserError([Fault(field, rule, remedy)]) from error
@@ -119,11 +114,11 @@ def read_general_text(location: str) -> list[str]:
     return texts
 
 
-def learned(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> list[Rendered]:
+def row_examples(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> list[Rendered]:
     """What is learned from each row.
 
-    A field that a template uses only if it is defined may be absent, and one of which it makes no
-    text may be null. Null that is all of a completion, as an empty cell is, makes it blank.
+    A field that a template uses only if it is defined may be absent, and one that it does not print
+    may be null. A completion that is null, as an empty cell is, counts as blank.
 
     Raises:
         UserError: a template is malformed or cannot be rendered on a row; a chat or text is absent;
@@ -132,15 +127,15 @@ def learned(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> l
     """
     location = str(getattr(data, source))
     if data.text is None:
-        rendered = _of_templates(data, rows, location)
+        rendered = _template_examples(data, rows, location)
     else:
-        rendered = _of_texts(data.text, rows, location)
+        rendered = _text_examples(data.text, rows, location)
     unusable = [
         made.at(index, location)
         for index, made in enumerate(rendered)
         if isinstance(made, UnusableRow)
     ]
-    if faults := faults_of_most(unusable, len(rows)):
+    if faults := mostly_unusable(unusable, len(rows)):
         raise UserError(faults)
     return rendered
 
@@ -153,12 +148,40 @@ def count_samples(data: DataConfig, rendered: Iterable[Rendered]) -> int | None:
     """
     if data.text is not None:
         return None
-    of_rows = [len(made) for made in rendered if not isinstance(made, UnusableRow)]
-    kept = len(of_rows) - data.held_out(len(of_rows))
-    return round(sum(of_rows) * kept / len(of_rows)) if of_rows else 0
+    counts = [len(made) for made in rendered if not isinstance(made, UnusableRow)]
+    kept = len(counts) - data.held_out(len(counts))
+    return round(sum(counts) * kept / len(counts)) if counts else 0
 
 
-def _of_templates(data: DataConfig, rows: Sequence[Row], location: str) -> list[Rendered]:
+def as_replay(faults: Sequence[Fault]) -> list[Fault]:
+    """Faults of `Replay.as_data`, under the fields where the sweep file has it."""
+    return [
+        replace(
+            fault,
+            field=fault.field.replace("data.", "data.replay.", 1),
+            remedy=fault.remedy.replace("data.messages", "data.replay.messages"),
+        )
+        for fault in faults
+    ]
+
+
+def _text_examples(field: str, rows: Sequence[Row], location: str) -> list[Rendered]:
+    """What is learned from rows of texts; null is an empty one, as in CSV."""
+    for number, row in enumerate(rows, start=1):
+        where = f"row {number} of {location}"
+        if field not in row:
+            raise UserError([_absent_fault("data.text", [field], where, row)])
+        if row[field] is not None and not isinstance(row[field], str):
+            rule = f"must name a text, got a {type(row[field]).__name__} in {where}"
+            remedy = "leave such rows out, or if they are chats name them by data.messages"
+            raise UserError([Fault("data.text", rule, remedy)])
+    texts = [row[field] or "" for row in rows]
+    if not any(map(str.strip, texts)):
+        raise UserError([Fault("data.text", f"names {field}, blank in all rows of {location}")])
+    return [[Example("", text)] if text.strip() else [] for text in texts]
+
+
+def _template_examples(data: DataConfig, rows: Sequence[Row], location: str) -> list[Rendered]:
     """What is learned from rows of chats, or of prompts and completions."""
     texts = _templates(data)
     compiled = read_each(partial(_compiled, name, text, rows[0]) for name, text in texts.items())
@@ -174,27 +197,28 @@ def _of_templates(data: DataConfig, rows: Sequence[Row], location: str) -> list[
         except UserError as error:
             faults += error.faults
             if number == 1:
-                break  # what fails on the first row does so on all, most likely
+                break  # what fails on the first row most likely fails on all
     if faults:
-        raise UserError(first_of(faults))
+        raise UserError(first_few(faults))
     return rendered
 
 
 def _templates(data: DataConfig) -> dict[str, str]:
     """What is rendered on each row, by field."""
-    of_row = {"prompt": data.prompt, "completion": data.completion}
-    of_chat = {"system": data.system} if data.system is not None else {}
-    return of_chat | (of_row if data.messages is None else {})
+    texts = {} if data.system is None else {"system": data.system}
+    if data.messages is None:
+        texts |= {"prompt": data.prompt, "completion": data.completion}
+    return texts
 
 
 def _compiled(name: str, text: str, row: Row) -> Template:
     """A template over rows such as this one.
 
     Raises:
-        UserError: it is malformed, or but a text in which names of fields stand.
+        UserError: it is malformed, or a plain text that holds names of fields.
     """
     try:
-        template = ENVIRONMENT.from_string(text)
+        template = compile_template(text)
     except TemplateError as error:
         rule = f"is no valid template: {text!r} ({error})"
         raise UserError([Fault(f"data.{name}", rule, _how_to_name(row))]) from error
@@ -202,99 +226,6 @@ def _compiled(name: str, text: str, row: Row) -> Template:
         rule = f"is one text for all rows: {text!r}"
         raise UserError([Fault(f"data.{name}", rule, f"write {meant}")])
     return template
-
-
-def _of_texts(field: str, rows: Sequence[Row], location: str) -> list[Rendered]:
-    """What is learned from rows of texts; null is an empty one, as in CSV."""
-    for number, row in enumerate(rows, start=1):
-        where = f"row {number} of {location}"
-        if field not in row:
-            raise UserError([_fault_of_lacking("data.text", [field], where, row)])
-        if row[field] is not None and not isinstance(row[field], str):
-            rule = f"must name a text, got a {type(row[field]).__name__} in {where}"
-            remedy = "leave such rows out, or if they are chats name them by data.messages"
-            raise UserError([Fault("data.text", rule, remedy)])
-    texts = [row[field] or "" for row in rows]
-    if not any(map(str.strip, texts)):
-        raise UserError([Fault("data.text", f"names {field}, blank in all rows of {location}")])
-    return [[Example("", text)] if text.strip() else [] for text in texts]
-
-
-def as_replay(faults: Sequence[Fault]) -> list[Fault]:
-    """Faults of `Replay.as_data`, under the fields where the sweep file has it."""
-    return [
-        replace(
-            fault,
-            field=fault.field.replace("data.", "data.replay.", 1),
-            remedy=fault.remedy.replace("data.messages", "data.replay.messages"),
-        )
-        for fault in faults
-    ]
-
-
-def _fault_of_rendering(
-    field: str, error: Exception, wanted: Set[str], row: Row, where: str
-) -> Fault:
-    """The fault of a template that names the wanted fields and fails on a row."""
-    is_null, named_here = NULL_IS_PRINTED in str(error), names_of(row)
-    without = [name for name in sorted(wanted) if named_here.get(name) is None]
-    lacking = [name for name in without if (name in row) == is_null]
-    if lacking and isinstance(error, UndefinedError):
-        return _fault_of_lacking(field, lacking, where, row)
-    return Fault(field, f"cannot be rendered on {where}: {error}")
-
-
-def _fault_of_lacking(field: str, lacking: Sequence[str], where: str, row: Row) -> Fault:
-    if lacking[0] not in row:
-        has = f"the row has {', '.join(map(str, row)) or 'no fields'}"
-        how = "" if field in ("data.messages", "data.text") else _how_to_name(row)
-        has = "; ".join(filter(None, (has, how, _how_to_learn(field, row))))
-        return Fault(field, f"names {', '.join(lacking)}, absent from {where}", has)
-    rule, remedy = f"prints {', '.join(lacking)}, null in {where}", "leave such rows out"
-    if field != "data.completion":  # which cannot be learned if it is blank
-        remedy += f", or write {{% if {lacking[0]} %}} ... {{% endif %}} around it"
-    return Fault(field, rule, remedy)
-
-
-def _how_to_name(row: Row) -> str:
-    """How a template has a field whose name Jinja does not take for one; empty if there is none."""
-    odd = next((name for name in map(str, row) if not name.isidentifier()), None)
-    return "" if odd is None else f"write {_expression(odd)} for the field {odd}"
-
-
-def _how_to_learn(field: str, row: Row) -> str:
-    """What prompt and completion of rows of chats or instructions take; empty for others."""
-    if field not in _INSTRUCTED:
-        return ""
-    for name, value in row.items():
-        turns = value if isinstance(value, list) else []
-        if turns and all(isinstance(turn, dict) and {"role", "from"} & {*turn} for turn in turns):
-            return f"name chats by data.messages: {name}"
-    return _INSTRUCTED[field] if {"instruction", "output"} <= {*row} else ""
-
-
-def _expression(name: str) -> str:
-    """A field, as a template names it."""
-    return name if name.isidentifier() else f"{WHOLE}[{name!r}]"
-
-
-def _meant(text: str, row: Row) -> str:
-    """What a text that is a field's name, or has some in braces, is meant to print; else empty."""
-    if text.strip() in row:
-        return f"{{{{ {_expression(text.strip())} }}}}"
-    written = [f"{{{{ {_expression(name)} }}}}" for name in _BRACED.findall(text) if name in row]
-    return " and ".join(dict.fromkeys(written))
-
-
-def _is_blank_by_nulls(template: Template, row: Row) -> bool:
-    """Whether a template makes nothing but blanks of a row some of whose fields are null."""
-    if None not in row.values():
-        return False
-    try:
-        empty = {name: "" if value is None else value for name, value in row.items()}
-        return not text_of(template, empty).strip()
-    except TEMPLATE_FAILS:
-        return False
 
 
 def _examples(
@@ -314,14 +245,20 @@ def _examples(
             raise UnusableRow([_BLANK])
         return [Example(texts["prompt"], texts["completion"]).begun_by(texts.get("system"))]
     if data.messages not in row:
-        raise UserError([_fault_of_lacking("data.messages", [data.messages], where, row)])
-    examples = examples_of_chat(row, data.messages, data.answers)
+        raise UserError([_absent_fault("data.messages", [data.messages], where, row)])
+    examples = chat_examples(row, data.messages, data.answers)
     return [example.begun_by(texts.get("system")) for example in examples]
 
 
-@lru_cache  # many rows may lack what a template names
-def _names_in(template: str) -> Set[str]:
-    return meta.find_undeclared_variables(ENVIRONMENT.parse(template))
+def _is_blank_by_nulls(template: Template, row: Row) -> bool:
+    """Whether a template makes nothing but blanks of a row some of whose fields are null."""
+    if None not in row.values():
+        return False
+    try:
+        empty = {name: "" if value is None else value for name, value in row.items()}
+        return not render(template, empty).strip()
+    except TEMPLATE_FAILS:
+        return False
 
 
 def _rendered(
@@ -336,10 +273,64 @@ def _rendered(
     faults: list[Fault] = []
     for name, template in templates.items():
         try:
-            texts[name] = text_of(template, row)
+            texts[name] = render(template, row)
         except TEMPLATE_FAILS as error:
-            wanted = _names_in(_templates(data)[name])
-            faults.append(_fault_of_rendering(f"data.{name}", error, wanted, row, where))
+            used = _used_variables(_templates(data)[name])
+            faults.append(_rendering_fault(f"data.{name}", error, used, row, where))
     if faults:
         raise UserError(faults)
     return texts
+
+
+_used_variables = lru_cache(variables_in)  # many rows may lack what a template names
+
+
+def _rendering_fault(field: str, error: Exception, used: Set[str], row: Row, where: str) -> Fault:
+    """The fault of a template that uses these variables and fails on a row."""
+    is_null, values = NULL_IS_PRINTED in str(error), variables(row)
+    without = [name for name in sorted(used) if values.get(name) is None]
+    lacking = [name for name in without if (name in row) == is_null]
+    if lacking and isinstance(error, UndefinedError):
+        return _absent_fault(field, lacking, where, row)
+    remedy = "write fewer or shorter loops and texts" if isinstance(error, TemplateTooLarge) else ""
+    return Fault(field, f"cannot be rendered on {where}: {error}", remedy)
+
+
+def _absent_fault(field: str, lacking: Sequence[str], where: str, row: Row) -> Fault:
+    if lacking[0] in row:
+        rule, remedy = f"prints {', '.join(lacking)}, null in {where}", "leave such rows out"
+        if field != "data.completion":  # which cannot be learned if it is blank
+            remedy += f", or write {{% if {lacking[0]} %}} ... {{% endif %}} around it"
+        return Fault(field, rule, remedy)
+    hints = [f"the row has {', '.join(map(str, row)) or 'no fields'}"]
+    if field not in ("data.messages", "data.text"):
+        hints += [_how_to_name(row), _how_to_name_chats(row)]
+    rule = f"names {', '.join(lacking)}, absent from {where}"
+    return Fault(field, rule, "; ".join(filter(None, hints)))
+
+
+def _how_to_name(row: Row) -> str:
+    """How a template names a field whose name is no identifier; empty if there is none."""
+    odd = next((name for name in map(str, row) if not name.isidentifier()), None)
+    return "" if odd is None else f"write {_expression(odd)} for the field {odd}"
+
+
+def _how_to_name_chats(row: Row) -> str:
+    for name, value in row.items():
+        turns = value if isinstance(value, list) else []
+        if turns and all(isinstance(turn, dict) and {"role", "from"} & {*turn} for turn in turns):
+            return f"name chats by data.messages: {name}"
+    return ""
+
+
+def _expression(name: str) -> str:
+    """A field, as a template names it."""
+    return name if name.isidentifier() else f"{WHOLE}[{name!r}]"
+
+
+def _meant(text: str, row: Row) -> str:
+    """What a text that is a field's name, or has some in braces, is meant to print; else empty."""
+    if text.strip() in row:
+        return f"{{{{ {_expression(text.strip())} }}}}"
+    written = [f"{{{{ {_expression(name)} }}}}" for name in _BRACED.findall(text) if name in row]
+    return " and ".join(dict.fromkeys(written))

@@ -25,7 +25,7 @@ _SPLITS = ("train", "validation")  # files of their own
 _FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
 
 
-def inputs_of(trial: TrialConfig) -> tuple[Any, TokenizedData]:
+def trial_inputs(trial: TrialConfig) -> tuple[Any, TokenizedData]:
     """The trial's tokenizer and data, made once for the trials of a process.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trainables.config import DataConfig, EvalSuite
-from trainables.data.chat_template import opening_of_answers
+from trainables.data.chat_template import answer_opening
 from trainables.data.dataset import IGNORED_LABEL, Sample, TokenizedData
 from trainables.models.loading import ends
 
@@ -60,7 +60,7 @@ def _of_tasks(tokenizer: Any, data: DataConfig, suite: EvalSuite) -> Iterator[st
             f"data.system is {data.system!r}, and eval.system_instruction "
             f"{suite.system_instruction!r}: the tasks ask otherwise than is trained"
         )
-    if opening := opening_of_answers(tokenizer):
+    if opening := answer_opening(tokenizer):
         yield (
             f"the chat template begins answers with {opening!r}, which the tasks do not ask for: "
             "set model.chat_template_args, such as {enable_thinking: false}"

@@ -37,7 +37,7 @@ from trainables.evaluation.task_loading import (
     seeded,
 )
 from trainables.evaluation.task_metrics import check_is_a_share, read_score
-from trainables.models.chat_date import dated
+from trainables.models.chat_date import chat_date_key
 from trainables.models.loading import load_tokenizer
 from trainables.process.out_of_memory import is_out_of_memory
 from trainables.records.schema import ItemScore, TaskScore
@@ -187,7 +187,7 @@ class Evaluator:
         """Everything besides the model that determines the numbers, as plain data."""
         asking: dict[str, Any] = {"chat_template": self.suite.chat_template}
         if self.suite.chat_template:
-            asking |= dated(self.tokenizer)
+            asking |= chat_date_key(self.tokenizer)
         if self.suite.system_instruction:
             asking["system_instruction"] = self.suite.system_instruction
         return [*map(self._describe, self._loaded), asking]

@@ -16,7 +16,7 @@ from trainables.config import ModelConfig
 from trainables.errors import CannotInspect
 from trainables.models.four_bit import plain_weights
 from trainables.models.loading import load_model, local_folder
-from trainables.models.model_shape import config_of
+from trainables.models.model_shape import config_json
 from trainables.models.quantised_files import quantisation_method
 from trainables.storage.disk import whole_file
 
@@ -111,7 +111,7 @@ def base_weights(model: ModelConfig) -> Weights:
     dtype = getattr(torch, model.dtype)
     if model.load_in_4bit:
         return plain_weights(load_model(model), dtype)
-    if not quantisation_method(config_of(model, may_fetch=True)):
+    if not quantisation_method(config_json(model, may_fetch=True)):
         with suppress(FileNotFoundError):
             return SavedWeights(local_folder(model), dtype)
     return dict(load_model(model).state_dict())

@@ -25,7 +25,7 @@ def freeze_chat_date() -> None:
     vars(chat_template_utils)["datetime"] = _ChatDate
 
 
-def dated(tokenizer: Any) -> dict[str, str]:
+def chat_date_key(tokenizer: Any) -> dict[str, str]:
     """The date in a tokenizer's chats, for keys; empty if its template prints none."""
     prints = "strftime_now" in str(tokenizer.chat_template)
     return {"chat_date": CHAT_DATE.date().isoformat()} if prints else {}

@@ -32,7 +32,7 @@ _OF_ATTENTION = re.compile(r"attn_implementation|flash ?attention|`kernels`", re
 LOAD_ERRORS = (*_OF_TORCH, *_DAMAGED, OSError, ValueError, ImportError, KeyError)
 
 
-def fault_of_loading(model: ModelConfig, error: Exception, attention: str | None) -> Fault | None:
+def loading_fault(model: ModelConfig, error: Exception, attention: str | None) -> Fault | None:
     """The fault that one of `LOAD_ERRORS` tells of; None if it tells of none.
 
     `attention` is what was asked for, if anything was.
@@ -49,13 +49,13 @@ def fault_of_loading(model: ModelConfig, error: Exception, attention: str | None
     return Fault("model.name", f"cannot load {model.name}: {_told(error)}", _remedy(error))
 
 
-def fault_of_adapter(name: str) -> Fault:
+def adapter_fault(name: str) -> Fault:
     """The fault of a model that is a base and an adapter on it."""
     remedy = "merge it into its base, as `python -m analysis export SWEEP_DIR --merge` does"
     return Fault("model.name", f"must be a whole model, is an adapter on one: {name}", remedy)
 
 
-def fault_of_tokenizer(name: str) -> Fault:
+def tokenizer_fault(name: str) -> Fault:
     """The fault of a folder of weights alone, for which Transformers makes an empty tokenizer."""
     rule = f"has no tokenizer, or an empty one, which makes no tokens of a text: {name}"
     return Fault("model.name", rule, _SAVE_TOKENIZER)

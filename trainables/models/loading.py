@@ -22,11 +22,11 @@ from trainables.models.four_bit import compute_in, keep_trainable, quantisation
 from trainables.models.load_errors import (
     FETCH_AGAIN,
     LOAD_ERRORS,
-    fault_of_adapter,
-    fault_of_loading,
-    fault_of_tokenizer,
+    adapter_fault,
+    loading_fault,
+    tokenizer_fault,
 )
-from trainables.models.model_shape import config_of
+from trainables.models.model_shape import config_json
 from trainables.models.quantised_files import quantisation_faults, quantisation_method
 from trainables.process import watchdog
 from trainables.storage.disk import content_digest, whole_folder
@@ -54,7 +54,7 @@ def load_tokenizer(model: ModelConfig) -> Any:
     # Mistral's own kind, which is read from its own file alone, knows no added tokens.
     added: dict[str, int] = getattr(tokenizer, "get_added_vocab", dict)()
     if tokenizer.get_vocab().keys() <= added.keys():
-        raise UserError([fault_of_tokenizer(model.name)])
+        raise UserError([tokenizer_fault(model.name)])
     if model.eos_token is not None:
         if model.eos_token not in tokenizer.get_vocab():
             rule = f"the tokenizer of {model.name} has no token {model.eos_token}"
@@ -121,7 +121,7 @@ def load_model(
             its files are quantised in a way that is not trained, or other than the sweep file says.
     """
     options = {"dtype": getattr(torch, model.dtype), "attn_implementation": model.attention}
-    config = config_of(model, may_fetch=True)
+    config = config_json(model, may_fetch=True)
     if faults := quantisation_faults(model, config):  # at once, as weights may take minutes
         raise UserError(faults)
     if model.load_in_4bit and quantisation_method(config) is None:
@@ -134,7 +134,7 @@ def load_model(
         options["device_map"] = {"": "meta"}
     loaded, told = _load(architecture, model, **options, output_loading_info=True)
     if getattr(loaded, "_hf_peft_config_loaded", False):  # trials would take it off, unasked
-        raise UserError([fault_of_adapter(model.name)])
+        raise UserError([adapter_fault(model.name)])
     if model.load_in_4bit:
         compute_in(loaded, options["dtype"])
     _check_is_whole(model, loaded, told["missing_keys"])
@@ -296,7 +296,7 @@ def _load(auto_class: Any, model: ModelConfig, **options: Any) -> Any:
             **options,
         )
     except (*LOAD_ERRORS, HTTPError) as error:
-        fault = fault_of_loading(model, error, options.get("attn_implementation"))
+        fault = loading_fault(model, error, options.get("attn_implementation"))
         if fault is None:
             raise
         raise UserError([fault]) from error

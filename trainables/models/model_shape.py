@@ -30,17 +30,17 @@ def read_shape(model: ModelConfig) -> ModelShape | None:
 
     None if neither states it, or if the architecture is not known here.
     """
-    return _shape(config_of(model, may_fetch=model.shape is None)) or model.shape
+    return _shape(config_json(model, may_fetch=model.shape is None)) or model.shape
 
 
-def faults_of_modules(model: ModelConfig, names: Iterable[str]) -> list[Fault]:
+def target_module_faults(model: ModelConfig, names: Iterable[str]) -> list[Fault]:
     """Target modules of LoRA that the model's own files show it has not.
 
     Loading the model shows it of any architecture, with which a sweep begins on its cluster.
     """
     known = {*_LINEAR, *_BESIDE_LAYERS}
     absent = sorted({name for name in names if name.rpartition(".")[2] not in known})
-    if not absent or _shape(config_of(model, may_fetch=model.shape is None)) is None:
+    if not absent or _shape(config_json(model, may_fetch=model.shape is None)) is None:
         return []
     rule = f"the model has no {', '.join(absent)}"
     return [Fault("search.lora.target_modules", rule, f"it has {', '.join(_LINEAR)}")]
@@ -48,10 +48,10 @@ def faults_of_modules(model: ModelConfig, names: Iterable[str]) -> list[Fault]:
 
 def architecture(model: ModelConfig) -> str | None:
     """The `model_type` of the model's own `config.json`; None if it is not on this machine."""
-    return config_of(model, may_fetch=model.shape is None).get("model_type")
+    return config_json(model, may_fetch=model.shape is None).get("model_type")
 
 
-def config_of(model: ModelConfig, may_fetch: bool) -> dict[str, Any]:
+def config_json(model: ModelConfig, may_fetch: bool) -> dict[str, Any]:
     """The model's `config.json`; empty if there is none, or none that can be read.
 
     A hub model's is fetched alone if it is not on this machine yet and `may_fetch`.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from trainables.config import LoraConfig, ModelConfig, TrialConfig
-from trainables.data.tokenized import inputs_of
+from trainables.data.tokenized import trial_inputs
 from trainables.errors import release_frames, traced
 from trainables.evaluation.evaluator import Evaluator
 from trainables.models.four_bit import thaw
@@ -102,7 +102,7 @@ class SlotEngine:
 
     def _new_slot(self, trial: TrialConfig, reporter: Reporter) -> Slot:
         """Make a trial's state, with its adapter in a group."""
-        tokenizer, tokenized = inputs_of(trial)
+        tokenizer, tokenized = trial_inputs(trial)
         slot = Slot(
             trial, reporter, self._base, tokenizer, tokenized, self._targets, self._resolved
         )

@@ -19,7 +19,7 @@ from trl import SFTConfig
 
 from trainables.config import DeepSpeedConfig, TrialConfig
 from trainables.data.chats import without_nulls
-from trainables.data.tokenized import inputs_of
+from trainables.data.tokenized import trial_inputs
 from trainables.errors import Fault, UserError
 from trainables.models.loading import load_model, shared_base
 from trainables.models.lora_adapter import text_decoder
@@ -45,7 +45,7 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
     Runs in every worker of the trial. A single worker needs no launcher: it creates its own process
     group. Checkpoints stay, and errors are raised, as by `run_training`.
     """
-    tokenizer, tokenized = inputs_of(config)
+    tokenizer, tokenized = trial_inputs(config)
     if torch.cuda.is_available():  # a LoRA trial in this process may have left its base there
         shared_base.cache_clear()
         free_memory()

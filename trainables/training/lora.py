@@ -9,7 +9,7 @@ from typing import Any
 from transformers import set_seed
 
 from trainables.config import ModelConfig, TrialConfig
-from trainables.data.tokenized import inputs_of
+from trainables.data.tokenized import trial_inputs
 from trainables.models.loading import save_own_tokenizer, shared_base
 from trainables.models.lora_adapter import adapt, restore
 from trainables.process.collectives import is_first_worker
@@ -25,7 +25,7 @@ def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
     and errors are raised, as by `run_training`.
     """
     base = shared_base(config.model)
-    tokenizer, tokenized = inputs_of(config)
+    tokenizer, tokenized = trial_inputs(config)
     set_seed(config.seed)
     adapted = adapt(base, config.lora)
     try:

@@ -10,13 +10,13 @@ from trainables.data.rows import (
     SOURCES,
     as_replay,
     count_samples,
-    learned,
     load_rows,
     read_general_text,
+    row_examples,
 )
 from trainables.errors import Fault, UserError, collecting
-from trainables.models.load_errors import FETCH_AGAIN, fault_of_adapter
-from trainables.models.model_shape import config_of, faults_of_modules
+from trainables.models.load_errors import FETCH_AGAIN, adapter_fault
+from trainables.models.model_shape import config_json, target_module_faults
 from trainables.models.quantised_files import quantisation_faults
 from trainables.storage.locations import (
     PACKAGE_SCHEME,
@@ -56,11 +56,11 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
         rule = "needs bitsandbytes, which is not installed"
         faults.append(Fault("model.load_in_4bit", rule, "pip install bitsandbytes, on every node"))
     # A hub is asked once for what the memory estimate reads, too; one that is silent costs seconds.
-    faults += quantisation_faults(config.model, config_of(config.model, may_fetch=True))
+    faults += quantisation_faults(config.model, config_json(config.model, may_fetch=True))
     if config.search.lora:
         choices = config.search.lora.target_modules
         named = [name for modules in choices if modules != "all-linear" for name in modules]
-        faults += faults_of_modules(config.model, named)
+        faults += target_module_faults(config.model, named)
     if config.inspect and isinstance(output_dir, str):
         rule = f"needs the sweep in a folder, got {output_dir}"
         remedy = "leave it out; copy the sweep to a folder afterwards: `python -m analysis inspect`"
@@ -90,7 +90,7 @@ def _check_data(data: DataConfig) -> tuple[int | None, list[Fault]]:
         if path is None or not is_local(path):
             continue
         with collecting(faults):
-            made = learned(data, load_rows(data, source), source)
+            made = row_examples(data, load_rows(data, source), source)
             if source == "path":
                 samples = count_samples(data, made)
     return samples, faults
@@ -115,7 +115,7 @@ def _missing_paths(config: SweepConfig) -> list[Fault]:
         if why := absence(path, "file or folder"):
             faults.append(Fault(field, f"{why}: {path}", RELATIVE))
         elif field == "model.name" and (path / "adapter_config.json").is_file():
-            faults.append(fault_of_adapter(location))
+            faults.append(adapter_fault(location))
         elif field == "model.name" and path.is_dir() and not (path / "config.json").is_file():
             faults.append(Fault(field, f"holds no config.json of a model: {path}", RELATIVE))
         elif field == "model.name" and path.is_dir() and not _has_weights(path):

@@ -17,7 +17,7 @@ from chosen_scores import OBJECTIVE
 
 from trainables.config import Objective
 from trainables.data.dataset import training_order
-from trainables.data.tokenized import inputs_of
+from trainables.data.tokenized import trial_inputs
 from trainables.errors import EvaluationFailed, OutOfMemory
 from trainables.evaluation.evaluator import Evaluator
 from trainables.metric_keys import TRAIN_SECONDS
@@ -318,7 +318,7 @@ def test_a_probe_s_passes_are_padded_as_on_average(
 
     monkeypatch.setattr(SlotEngine, "_plan", spied)
     asyncio.run(SlotHost().probe(trial, 4, 100, 0.0))
-    _, tokenized = inputs_of(trial)
+    _, tokenized = trial_inputs(trial)
     lengths = [len(sample["input_ids"]) for sample in tokenized.train]
     orders = [training_order(len(lengths), 80, trial.seed + slot) for slot in range(4)]
     for count in (1, 2, 4):

@@ -188,7 +188,7 @@ def test_samples_of_one_token_teach_nothing_and_disturb_nobody(
     single: Sample = {"input_ids": [5], "labels": [5]}
     tokenized = TokenizedData([single] * 8, [], 0, [])
     inputs = load_tokenizer(trial.model), tokenized
-    monkeypatch.setattr(slot_engine, "inputs_of", lambda _: inputs)
+    monkeypatch.setattr(slot_engine, "trial_inputs", lambda _: inputs)
     silent, healthy = ListReporter(), ListReporter()
     slot = engine.join(trial, silent)
     start = {
@@ -673,7 +673,7 @@ def test_time_in_which_a_neighbour_joins_or_ends_does_not_count(
     stays = engine.join(make_trial(train={"steps": 8, "report_every": 8}), ListReporter())
     excluded: list[float] = []
     monkeypatch.setattr(stays.measuring, "exclude", excluded.append)
-    monkeypatch.setattr(slot_engine, "inputs_of", slow(slot_engine.inputs_of))
+    monkeypatch.setattr(slot_engine, "trial_inputs", slow(slot_engine.trial_inputs))
     short = make_trial(trial_id="short", number=1, train={"steps": 2, "report_every": 2})
     engine.join(short, ListReporter())
     assert sum(excluded) > 0.5

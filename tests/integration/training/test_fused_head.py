@@ -16,7 +16,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from trainables import metric_keys
 from trainables.data.dataset import training_order
-from trainables.data.tokenized import inputs_of
+from trainables.data.tokenized import trial_inputs
 from trainables.evaluation.drift import token_nll
 from trainables.models import model_shape
 from trainables.models.loading import load_model
@@ -77,7 +77,7 @@ def test_the_loss_is_that_of_the_models_own_logits(
         train={"steps": 1, "batch_size": 4, "micro_batch_size": 2},
         deepspeed={"zero_stage": stage},
     )
-    samples = inputs_of(trial)[1].train
+    samples = trial_inputs(trial)[1].train
     first = [samples[row] for row in training_order(len(samples), 4, trial.seed)]
     own_loss = token_nll(load_model(trial.model), first, batch_size=4)
     measured = run(trial).measurements[-1].metrics[metric_keys.TRAIN_LOSS]
@@ -155,7 +155,7 @@ def test_every_token_of_a_step_counts_alike_in_whatever_micro_batches(
         train = {"steps": 1, "batch_size": 4, "micro_batch_size": size}
         trial = make_trial(method, data={"path": str(file)}, train=train)
         losses += run(trial).curve(metric_keys.TRAIN_LOSS)
-    samples = inputs_of(trial)[1].train
+    samples = trial_inputs(trial)[1].train
     first = [samples[row] for row in training_order(len(samples), 4, trial.seed)]
     own_loss = token_nll(load_model(trial.model), first, batch_size=4)
     assert losses == pytest.approx([own_loss] * 3, abs=ROUNDING["float32"])

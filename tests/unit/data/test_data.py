@@ -13,7 +13,6 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-import yaml
 from byte_tokenizer import of_bytes
 from faults import faults
 from hypothesis import given
@@ -22,7 +21,7 @@ from jinja2 import TemplateError
 from pydantic import ValidationError
 
 from trainables.config import DataConfig, ModelConfig, TrainConfig
-from trainables.data.chat_template import opening_of_answers
+from trainables.data.chat_template import answer_opening
 from trainables.data.chats import Example
 from trainables.data.dataset import (
     IGNORED_LABEL,
@@ -31,7 +30,7 @@ from trainables.data.dataset import (
     training_order,
     typical_sample,
 )
-from trainables.data.rows import as_replay, learned, load_rows, read_general_text
+from trainables.data.rows import as_replay, load_rows, read_general_text, row_examples
 from trainables.errors import Fault, UserError
 
 MODEL = Path(__file__).parents[3] / "trainables" / "embedded" / "model"
@@ -124,7 +123,7 @@ def test_each_line_of_a_plain_text_is_a_row(name: str, tmp_path: Path) -> None:
     texts = [" 1. A text\u2028of two.", "[2]", "{last}"]
     rows = load_rows(config(file, text="text"))
     assert rows == [{"text": text} for text in texts]
-    (fault,) = faults(learned, config(file, text="body"), rows)
+    (fault,) = faults(row_examples, config(file, text="body"), rows)
     assert str(fault).endswith(f"absent from row 1 of {file}; the row has text")
 
 
@@ -291,7 +290,7 @@ def test_a_broken_parquet_file_is_refused(tmp_path: Path) -> None:
 def test_fields_absent_from_a_row_are_named_with_those_it_has() -> None:
     data = config("rows.jsonl", prompt="{{ question }} {{ hint }}", completion="{{ answer }}")
     rows = [{"question": "q", "hint": "h", "answer": "a"}, {"question": "q", "answer": "a"}]
-    (fault,) = faults(learned, data, rows)
+    (fault,) = faults(row_examples, data, rows)
     assert fault.field == "data.prompt"
     assert fault.rule == "names hint, absent from row 2 of rows.jsonl"
     assert fault.remedy == "the row has question, answer"
@@ -299,7 +298,7 @@ def test_fields_absent_from_a_row_are_named_with_those_it_has() -> None:
 
 def remedies(fields: dict[str, Any], row: dict[str, Any]) -> dict[str, str]:
     """By field, what is told after the names of the fields that the row has."""
-    told = faults(learned, config("rows.jsonl", **fields), [row])
+    told = faults(row_examples, config("rows.jsonl", **fields), [row])
     has = f"the row has {', '.join(row)}"
     return {fault.field: fault.remedy.removeprefix(has) for fault in told}
 
@@ -315,33 +314,13 @@ def test_of_rows_of_chats_without_their_field_s_name_it_is_told(role: str) -> No
     assert fault.remedy == "; name chats by data.replay.messages: talk"
 
 
-def test_rows_such_as_alpaca_s_are_told_what_they_need_and_learned_so() -> None:
-    row = {"instruction": "Add.", "input": "1 2", "output": "3"}
-    told = remedies({}, row)
-    fields = {
-        field.removeprefix("data."): yaml.safe_load(remedy.partition("write ")[2].split(", ")[0])
-        for field, remedy in told.items()
-    }
-    rows = [row, row | {"input": ""}, row | {"input": None}, {"instruction": "Go.", "output": "a"}]
-    assert learned(config("rows.jsonl", **fields), rows) == [
-        [Example("Add.\n1 2", " 3")],
-        [Example("Add.", " 3")],
-        [Example("Add.", " 3")],
-        [Example("Go.", " a")],
-    ]
-    assert remedies({"completion": "a", "chat_template": True, "system": "{{ s }}"}, row) == {
-        "data.prompt": told["data.prompt"],
-        "data.system": "",
-    }
-
-
 ODD = {"Full Question": "q", "ground-truth": "a"}
 
 
 def test_fields_whose_names_are_none_in_jinja_are_had_from_the_row() -> None:
     prompt, completion = "{{ row['Full Question'] }}", " {{ row['ground-truth'] }}"
     data = config("rows.jsonl", prompt=prompt, completion=completion)
-    assert learned(data, [ODD, ODD]) == [[Example("q", " a")]] * 2
+    assert row_examples(data, [ODD, ODD]) == [[Example("q", " a")]] * 2
 
 
 @pytest.mark.parametrize(
@@ -352,7 +331,7 @@ def test_fields_whose_names_are_none_in_jinja_are_had_from_the_row() -> None:
     ],
 )
 def test_how_to_have_such_fields_is_told_where_a_template_fails(prompt: str, rule: str) -> None:
-    (fault,) = faults(learned, config("rows.jsonl", prompt=prompt, completion="a"), [ODD])
+    (fault,) = faults(row_examples, config("rows.jsonl", prompt=prompt, completion="a"), [ODD])
     assert fault.rule.startswith(rule)
     assert fault.remedy.endswith("write row['Full Question'] for the field Full Question")
 
@@ -366,7 +345,7 @@ def test_how_to_have_such_fields_is_told_where_a_template_fails(prompt: str, rul
 )
 def test_such_fields_are_checked_in_each_row(last: dict[str, str | None], told: str) -> None:
     data = config("rows.jsonl", prompt="{{ row['Full Question'] }}", completion="a")
-    (fault,) = faults(learned, data, [ODD, last])
+    (fault,) = faults(row_examples, data, [ODD, last])
     assert (fault.field, fault.rule) == (
         "data.prompt",
         f"cannot be rendered on row 2 of rows.jsonl: {told}",
@@ -387,7 +366,7 @@ def test_a_field_s_name_that_no_template_fills_in_is_a_fault(
 ) -> None:
     fields = {"prompt": "{{ n }}", "completion": "{{ n }}", field: text}
     data = config("rows.jsonl", chat_template=True, **fields)
-    (fault,) = faults(learned, data, [{"question": "q", "ground-truth": "a", "n": "1"}])
+    (fault,) = faults(row_examples, data, [{"question": "q", "ground-truth": "a", "n": "1"}])
     assert (fault.field, fault.remedy) == (f"data.{field}", remedy)
     assert fault.rule == f"is one text for all rows: {text!r}"
 
@@ -397,13 +376,13 @@ def test_a_field_s_name_that_no_template_fills_in_is_a_fault(
 )
 def test_a_text_for_all_rows_that_is_meant_so_is_none(prompt: str) -> None:
     data = config("rows.jsonl", prompt=prompt, completion="{{ n }}")
-    ((example,),) = learned(data, [{"question": "q", "n": "1"}])
+    ((example,),) = row_examples(data, [{"question": "q", "n": "1"}])
     assert example.answer == "1"
 
 
 def test_a_field_that_is_called_row_is_the_field() -> None:
     data = config("rows.jsonl", prompt="{{ row }}", completion="a")
-    assert learned(data, [{"row": "r"}]) == [[Example("r", "a")]]
+    assert row_examples(data, [{"row": "r"}]) == [[Example("r", "a")]]
 
 
 @pytest.mark.parametrize("name", ["path", "validation_path"])
@@ -418,7 +397,7 @@ def test_a_folder_is_said_to_be_none_of_the_files(
 
 def test_both_templates_are_checked_and_a_malformed_one_is_a_fault() -> None:
     data = config("rows.jsonl", prompt="{{ question", completion="{{ answer")
-    first, second = faults(learned, data, [{"question": "q"}])
+    first, second = faults(row_examples, data, [{"question": "q"}])
     assert (first.field, second.field) == ("data.prompt", "data.completion")
     assert first.rule.startswith("is no valid template: '{{ question' (unexpected end of template")
 
@@ -426,13 +405,13 @@ def test_both_templates_are_checked_and_a_malformed_one_is_a_fault() -> None:
 def test_a_field_asked_for_only_where_defined_may_be_absent() -> None:
     data = config("rows.jsonl", prompt="{% if hint is defined %}{{ hint }}{% endif %}{{ prompt }}")
     rows = [{"prompt": "p", "completion": "c"}, {"hint": "h", "prompt": "p", "completion": "c"}]
-    assert learned(data, rows) == [[Example("p", "c")], [Example("hp", "c")]]
+    assert row_examples(data, rows) == [[Example("p", "c")], [Example("hp", "c")]]
 
 
 def test_null_is_no_text() -> None:
     data = config("rows.jsonl", prompt="{{ question }}", completion="A: {{ answer }}")
     rows = [{"question": "a", "answer": "b"}, {"question": "a", "answer": None}]
-    (fault,) = faults(learned, data, rows)
+    (fault,) = faults(row_examples, data, rows)
     assert fault.field == "data.completion"
     assert fault.rule == "prints answer, null in row 2 of rows.jsonl"
     assert fault.remedy == "leave such rows out"
@@ -441,7 +420,7 @@ def test_null_is_no_text() -> None:
 def test_a_null_of_the_system_s_turn_may_be_left_out_as_the_turn_then_is() -> None:
     data = config("rows.jsonl", chat_template=True, system="{{ s }}")
     rows: list[dict[str, object]] = [{**row, "s": None} for row in ROWS[:1]]
-    (fault,) = faults(learned, data, rows)
+    (fault,) = faults(row_examples, data, rows)
     assert fault.rule == "prints s, null in row 1 of rows.jsonl"
     assert "{% if s %} ... {% endif %} around it" in fault.remedy
 
@@ -451,7 +430,7 @@ def test_a_null_of_the_system_s_turn_may_be_left_out_as_the_turn_then_is() -> No
 )
 def test_null_is_no_text_for_a_filter_either(answer: str) -> None:
     data = config("rows.jsonl", prompt=answer, completion="{{ question }}")
-    (fault,) = faults(learned, data, [{"question": "a", "answer": None}])
+    (fault,) = faults(row_examples, data, [{"question": "a", "answer": None}])
     assert fault.rule == "prints answer, null in row 1 of rows.jsonl"
 
 
@@ -469,7 +448,7 @@ def test_null_is_no_text_for_a_filter_either(answer: str) -> None:
 )
 def test_null_within_a_field_is_no_text_either(prompt: str) -> None:
     rows = [{"a": {"hint": None, "others": ["x", None]}, "completion": "c"}]
-    (fault,) = faults(learned, config("rows.jsonl", prompt=prompt), rows)
+    (fault,) = faults(row_examples, config("rows.jsonl", prompt=prompt), rows)
     assert fault.rule == "cannot be rendered on row 1 of rows.jsonl: what it prints is null"
 
 
@@ -477,7 +456,7 @@ def test_a_template_may_ask_for_null_within_a_field_and_write_it_as_json() -> No
     asks = "{{ a.hint or 'x' }}{{ a.hint == none }}{{ a.hint is none }}{{ hint == none }}"
     asks += "{{ a.others | reject('none') | join }} {{ a | tojson }}"
     rows = [{"a": {"hint": None, "others": ["y", None]}, "hint": None, "completion": "c"}]
-    ((example,),) = learned(config("rows.jsonl", prompt=asks), rows)
+    ((example,),) = row_examples(config("rows.jsonl", prompt=asks), rows)
     assert example.prompt == 'xTrueTrueTruey {"hint": null, "others": ["y", null]}'
     assert rows[0]["a"] == {"hint": None, "others": ["y", None]}
 
@@ -494,14 +473,14 @@ def test_a_template_may_ask_for_null_within_a_field_and_write_it_as_json() -> No
 def test_what_python_alone_would_write_is_no_text(prompt: str, told: str) -> None:
     """Such as `<built-in method values of dict object at 0x7f>`, other for each row."""
     row = {"a": {"values": "v", "list": ["x"]}, "raw": b"x", "number": float("nan")}
-    (fault,) = faults(learned, config("rows.jsonl", prompt=prompt, completion="c"), [row])
+    (fault,) = faults(row_examples, config("rows.jsonl", prompt=prompt, completion="c"), [row])
     assert fault.rule.startswith(f"cannot be rendered on row 1 of rows.jsonl: {told}")
 
 
 def test_numbers_and_times_are_text() -> None:
     row = {"a": {"values": "v"}, "n": 2.5, "d": date(2024, 7, 26), "t": Decimal("1.50")}
     prompt = "{{ a['values'] }} {{ n }} {{ d }} {{ t }} {{ n > 2 }} {{ d.year }}"
-    ((example,),) = learned(config("rows.jsonl", prompt=prompt, completion="c"), [row])
+    ((example,),) = row_examples(config("rows.jsonl", prompt=prompt, completion="c"), [row])
     assert example.prompt == "v 2.5 2024-07-26 1.50 True 2024"
 
 
@@ -518,7 +497,7 @@ def test_numbers_and_times_are_text() -> None:
 )
 def test_where_what_a_template_lacks_is_not_all_that_is_wrong(prompt: str, rule: str) -> None:
     rows = [{"a": None, "b": None, "completion": "c"}]
-    (fault,) = faults(learned, config("rows.jsonl", prompt=prompt), rows)
+    (fault,) = faults(row_examples, config("rows.jsonl", prompt=prompt), rows)
     assert fault.rule.startswith(rule)
 
 
@@ -527,17 +506,17 @@ def test_null_may_stand_where_the_template_asks_for_it() -> None:
     prompt += "{% if hint is not none %}{{ hint }}{% endif %}"
     data = config("rows.jsonl", prompt=prompt, completion="{{ answer | default('-', true) }}")
     rows = [{"question": "q", "hint": None, "answer": None}]
-    assert learned(data, rows) == [[Example("q!", "-")]]
+    assert row_examples(data, rows) == [[Example("q!", "-")]]
 
 
 def test_functions_of_jinja_are_no_fields() -> None:
     data = config("rows.jsonl", prompt="{% for i in range(2) %}{{ a[i] }}{% endfor %}")
-    learned(data, [{"a": ["x", "y"], "completion": "c"}])
+    row_examples(data, [{"a": ["x", "y"], "completion": "c"}])
 
 
 def test_templates_keep_their_white_space() -> None:
     data = config("rows.jsonl", prompt="{{ a }}\n", completion=" {{ a }}")
-    assert learned(data, [{"a": "x"}]) == [[Example("x\n", " x")]]
+    assert row_examples(data, [{"a": "x"}]) == [[Example("x\n", " x")]]
 
 
 @pytest.mark.parametrize(
@@ -555,7 +534,7 @@ def test_templates_are_sandboxed_and_what_they_raise_names_template_and_row(
 ) -> None:
     data = config("rows.jsonl", prompt="{{ b }}", completion=template)
     rows = [{"a": [1], "b": ""}]
-    (fault,) = faults(learned, data, rows)
+    (fault,) = faults(row_examples, data, rows)
     assert fault.field == "data.completion"
     assert fault.rule.startswith("cannot be rendered on row 1 of rows.jsonl: ")
 
@@ -565,22 +544,22 @@ def test_what_a_template_prints_must_be_text(prompt: object) -> None:
     """As in conversational rows of TRL's: Python's own notation would be learned."""
     row = {"prompt": prompt, "completion": "c"}
     data = config("rows.jsonl")
-    (fault,) = faults(learned, data, [row])
+    (fault,) = faults(row_examples, data, [row])
     assert fault.field == "data.prompt"
     kind = type(prompt).__name__
     told = f"cannot be rendered on row 1 of rows.jsonl: it prints a {kind}, which is no text"
     assert fault.rule == f"{told}; join it, or name chats by `messages`"
     joined = config("rows.jsonl", prompt="{{ prompt | map('string') | join }}{{ prompt | tojson }}")
-    learned(joined, [row])
+    row_examples(joined, [row])
 
 
 def test_what_is_no_text_is_found_in_any_row() -> None:
     rows = [{"prompt": "p", "completion": "c"}] * 3 + [{"prompt": "p", "completion": ["c", "d"]}]
-    (fault,) = faults(learned, config("rows.jsonl"), rows)
+    (fault,) = faults(row_examples, config("rows.jsonl"), rows)
     assert fault.field == "data.completion"
     assert fault.rule.startswith("cannot be rendered on row 4 of rows.jsonl: it prints a list")
     of_pairs = config("rows.jsonl", prompt="{{ {'a': 1}.items() | first }}")
-    (fault,) = faults(learned, of_pairs, rows[:3])
+    (fault,) = faults(row_examples, of_pairs, rows[:3])
     assert fault.rule.startswith("cannot be rendered on row 1 of rows.jsonl: it prints a tuple")
 
 
@@ -588,19 +567,19 @@ def test_several_bad_rows_are_told_at_once_a_few_of_many() -> None:
     good: dict[str, Any] = {"prompt": "p", "completion": "c"}
     bad = [{"prompt": "p", "completion": None}, {"prompt": "p"}, good | {"completion": ["c"]}]
     data = config("rows.jsonl", completion="A: {{ completion }}")
-    assert [fault.rule for fault in faults(learned, data, [good, *bad])] == [
+    assert [fault.rule for fault in faults(row_examples, data, [good, *bad])] == [
         "prints completion, null in row 2 of rows.jsonl",
         "names completion, absent from row 3 of rows.jsonl",
         "cannot be rendered on row 4 of rows.jsonl: it prints a list, which is no text; join it, "
         "or name chats by `messages`",
     ]
-    found = faults(learned, data, [good, *bad * 3])
+    found = faults(row_examples, data, [good, *bad * 3])
     assert (len(found), found[-1].rule) == (6, "4 more like these")
 
 
 def test_a_name_absent_from_the_first_row_is_told_once() -> None:
     rows = [{"question": "q", "completion": "c"}] * 3
-    (fault,) = faults(learned, config("rows.jsonl"), rows)
+    (fault,) = faults(row_examples, config("rows.jsonl"), rows)
     assert fault.rule == "names prompt, absent from row 1 of rows.jsonl"
 
 
@@ -608,7 +587,7 @@ def test_a_template_cannot_change_the_rows() -> None:
     data = config("rows.jsonl", prompt="{{ a.append(1) }}")
     rows = [{"a": [0], "completion": "c"}]
     with pytest.raises(UserError):
-        learned(data, rows)
+        row_examples(data, rows)
     assert rows[0]["a"] == [0]
 
 
@@ -875,7 +854,7 @@ def test_the_beginning_is_not_put_twice(tokenizer: Any, tmp_path: Path) -> None:
 def test_of_a_template_that_asks_in_other_words_or_refuses_a_question_no_opening_is_told(
     template: str,
 ) -> None:
-    assert opening_of_answers(of_bytes(template)) == ""
+    assert answer_opening(of_bytes(template)) == ""
 
 
 THINKING = (
@@ -894,10 +873,10 @@ def test_a_template_that_thinks_first_is_told_of_unless_it_does_so_when_asked(
     shutil.copytree(MODEL, folder)
     (folder / "chat_template.jinja").write_text(THINKING)
     thinking = load_tokenizer(ModelConfig(name=str(folder)))
-    assert opening_of_answers(thinking) == "<think> </think>"
+    assert answer_opening(thinking) == "<think> </think>"
     arguments = {"enable_thinking": False}
     answering = load_tokenizer(ModelConfig(name=str(folder), chat_template_args=arguments))
-    assert opening_of_answers(answering) == ""
+    assert answer_opening(answering) == ""
     data = config(jsonl(tmp_path, [{"prompt": "q", "completion": "7"}]), chat_template=True)
     tokenized = tokenize(data, answering, seed=0)
     assert tokenized.prompts == ["<user> q <assistant> <think> </think> "]

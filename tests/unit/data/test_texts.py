@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from trainables.config import DataConfig
 from trainables.data.chats import Example
 from trainables.data.dataset import IGNORED_LABEL, _pieces, tokenize
-from trainables.data.rows import count_samples, learned
+from trainables.data.rows import count_samples, row_examples
 from trainables.evaluation.drift import kl_context
 
 
@@ -84,14 +84,14 @@ def test_no_text_is_in_both_splits(tmp_path: Path) -> None:
     ],
 )
 def test_rows_without_a_text_are_refused(rows: list[dict[str, Any]], rule: str) -> None:
-    (fault,) = faults(learned, DataConfig(path="rows.jsonl", text="text"), rows)
+    (fault,) = faults(row_examples, DataConfig(path="rows.jsonl", text="text"), rows)
     assert fault.field == "data.text"
     assert fault.rule.startswith(rule)
 
 
 def test_chats_that_are_named_as_texts_are_told_where_to_name_them_once() -> None:
     chat = {"turns": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
-    (fault,) = faults(learned, DataConfig(path="rows.jsonl", text="turns"), [chat] * 9)
+    (fault,) = faults(row_examples, DataConfig(path="rows.jsonl", text="turns"), [chat] * 9)
     assert fault.rule == "must name a text, got a list in row 1 of rows.jsonl"
     assert fault.remedy.endswith("if they are chats name them by data.messages")
 

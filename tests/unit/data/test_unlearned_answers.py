@@ -12,7 +12,7 @@ import pytest
 from byte_tokenizer import of_bytes
 
 from trainables.config import DataConfig, EvalSuite
-from trainables.data.chats import examples_of_chat
+from trainables.data.chats import chat_examples
 from trainables.data.dataset import tokenize
 from trainables.evaluation.data_warnings import data_warnings
 
@@ -70,7 +70,7 @@ def test_a_blank_answer_among_all_is_told_of_and_costs_none_of_the_others(tmp_pa
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"messages": turns}))
     assert told(str(file), answers="all") == (2, ["2 of 4 answers are blank, and not learned"])
-    examples = examples_of_chat({"messages": turns}, "messages", "all")
+    examples = chat_examples({"messages": turns}, "messages", "all")
     assert [(one.prompt, one.answer) for one in examples] == [
         (turns[:3], turns[3]),
         (turns[:5], turns[5]),

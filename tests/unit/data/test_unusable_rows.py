@@ -16,7 +16,7 @@ from faults import faults
 
 from trainables.config import DataConfig, EvalSuite
 from trainables.data.dataset import TokenizedData, tokenize
-from trainables.data.rows import count_samples, learned, load_rows
+from trainables.data.rows import count_samples, load_rows, row_examples
 from trainables.data.tokenized import read_data, write_data
 from trainables.errors import Fault
 from trainables.evaluation.data_warnings import data_warnings
@@ -174,9 +174,9 @@ def test_a_malformed_chat_template_is_a_fault_of_its_own(tmp_path: Path) -> None
 def test_before_the_base_is_loaded_usable_rows_are_counted(tmp_path: Path) -> None:
     data = config(chats(tmp_path, [GOOD, ENDLESS, GOOD]))
     rows = load_rows(data)
-    assert count_samples(data, learned(data, rows)) == 2
+    assert count_samples(data, row_examples(data, rows)) == 2
     mostly = config(chats(tmp_path, [GOOD, ENDLESS, ENDLESS]))
-    (fault,) = faults(learned, mostly, load_rows(mostly))
+    (fault,) = faults(row_examples, mostly, load_rows(mostly))
     assert fault.rule.endswith("2 of 3 rows (67%) cannot be learned")
 
 
@@ -195,15 +195,15 @@ def test_the_counts_are_stored(tmp_path: Path) -> None:
 )
 def test_an_answer_of_calls_or_thoughts_alone_is_not_blank(more: dict[str, Any]) -> None:
     data = config("rows.jsonl")
-    learned(data, [{"messages": chat("q", "", **more)}])
+    row_examples(data, [{"messages": chat("q", "", **more)}])
 
 
 def test_of_all_answers_one_must_not_be_blank_and_of_the_last_the_last() -> None:
     rows = [{"messages": chat("q", "", "r", "b")}, {"messages": chat("q", "a", "r", "")}]
-    learned(config("rows.jsonl", answers="all"), rows)
-    assert len(learned(config("rows.jsonl"), rows[:1])) == 1
+    row_examples(config("rows.jsonl", answers="all"), rows)
+    assert len(row_examples(config("rows.jsonl"), rows[:1])) == 1
     for answers, row in {"all": {"messages": chat("q", "", "r", " ")}, "last": rows[1]}.items():
-        (fault,) = faults(learned, config("rows.jsonl", answers=answers), [row])
+        (fault,) = faults(row_examples, config("rows.jsonl", answers=answers), [row])
         assert fault.rule.startswith("the answers are blank or marked not to be learned: row 1 of")
 
 
@@ -229,13 +229,13 @@ def test_a_blank_completion_is_unusable_like_a_chat(is_chat: bool, tmp_path: Pat
     assert found.first_unusable == f"the completion is blank: row 2 of {data.path}"
     assert any(found.first_unusable in warning for warning in told(found, data))
     rows = load_rows(data)
-    assert count_samples(data, learned(data, rows)) == 2
+    assert count_samples(data, row_examples(data, rows)) == 2
 
 
 def test_where_most_completions_are_blank_they_are_refused(tmp_path: Path) -> None:
     data = of_templates(pairs(tmp_path, ["a", "", " "]))
     fault = refused(data)
-    assert faults(learned, data, load_rows(data)) == [fault]
+    assert faults(row_examples, data, load_rows(data)) == [fault]
     assert (fault.field, fault.remedy) == ("data.completion", "leave such rows out")
     told_so = f"the completion is blank: row 2 of {data.path}; 2 of 3 rows (67%) cannot be learned"
     assert fault.rule == told_so
@@ -265,12 +265,12 @@ def test_a_null_completion_is_as_blank_as_an_empty_one(completion: str, tmp_path
 
 
 def test_completions_that_are_mostly_null_or_lack_a_field_are_refused() -> None:
-    (fault,) = faults(learned, of_templates("rows.jsonl"), [{"q": "q", "a": None}])
+    (fault,) = faults(row_examples, of_templates("rows.jsonl"), [{"q": "q", "a": None}])
     assert fault.rule.startswith("the completion is blank: row 1 of rows.jsonl; 1 of 1 rows")
     rows = [{"q": "q", "a": "b"}, {"q": "q", "a": None, "hint": None}]
     misspelt = of_templates("rows.jsonl", completion="{{ answer }}")
-    (fault,) = faults(learned, misspelt, rows)
+    (fault,) = faults(row_examples, misspelt, rows)
     assert fault.rule == "names answer, absent from row 1 of rows.jsonl"
     in_part = of_templates("rows.jsonl", completion="{{ q }}{{ a }}")
-    (fault,) = faults(learned, in_part, rows)
+    (fault,) = faults(row_examples, in_part, rows)
     assert fault.rule == "prints a, null in row 2 of rows.jsonl"

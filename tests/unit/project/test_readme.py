@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from analysis.results.sample_size import FEWEST_OF_RANK, items_needed, level_of_rank
 from trainables.config import Constraint, TrainConfig
 from trainables.data.chats import Example
-from trainables.data.rows import learned
+from trainables.data.rows import row_examples
 from trainables.process.memory_estimate import estimate
 from trainables.storage.locations import resolve
 from tune.config.sweep_config import SweepConfig
@@ -91,7 +91,7 @@ def test_rows_of_alpaca_are_learned_as_it_says(tmp_path: Path) -> None:
     [completion] = re.findall(r'`(completion: "\{\{ output \}\}")`', README)
     file.write_text(f"extends: quickstart\ndata: {{{prompt}, {completion}}}\n")
     rows = [{"instruction": "Add.", "input": of, "output": "3"} for of in ("1 + 2", "")]
-    assert learned(load_sweep(str(file), []).data, rows) == [
+    assert row_examples(load_sweep(str(file), []).data, rows) == [
         [Example("Add.\n1 + 2\nResponse:\n", "3")],
         [Example("Add.\nResponse:\n", "3")],
     ]
