@@ -34,7 +34,7 @@ def interrupted_as_it_inspects(output_dir: Path) -> None:
     assert driver.stdout is not None
     try:
         for line in driver.stdout:
-            if line.startswith("looking inside"):
+            if line.startswith("inspecting"):
                 driver.send_signal(signal.SIGINT)
                 break
         output, _ = driver.communicate(timeout=60)

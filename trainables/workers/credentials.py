@@ -1,8 +1,7 @@
-"""The driver's credentials and the endpoints they are for, handed to workers in memory.
+"""Hands the driver's credentials, and the endpoints they are for, to workers in memory.
 
-Workers on other nodes do not have the driver's environment. Ray could set it for them, but would
-write it to its logs and show it on its dashboard. Not all of it is secret, but a proxy's address
-may contain a password.
+Ray could set the driver's environment on other nodes, but would write it to its logs and show it
+on its dashboard. Not all of it is secret, but a proxy's address may contain a password.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-# Each group is taken as a whole: a node's own key does not match the driver's secret.
-_TOGETHER = (
+# A worker takes each group as a whole: a node's own key does not match the driver's secret.
+_GROUPS = (
     ("HF_TOKEN",),
     ("HF_ENDPOINT",),
     ("HF_HUB_OFFLINE",),
@@ -36,8 +35,8 @@ def sharing_credentials() -> Iterator[None]:
 
     They are those in its environment, and a token stored by `hf auth login`.
     """
-    names = [name for together in _TOGETHER for name in together]
-    credentials = {name: os.environ[name] for name in names if os.environ.get(name)}
+    names = [name for group in _GROUPS for name in group if os.environ.get(name)]
+    credentials = {name: os.environ[name] for name in names}
     if "HF_TOKEN" not in credentials and (stored := _stored_token()):
         credentials["HF_TOKEN"] = stored
     if not credentials:
@@ -70,9 +69,9 @@ def use_credentials() -> None:
     except ray.exceptions.RayError:  # it does not answer now; the next caller asks again
         return
     _asked_for.add(job)
-    for together in _TOGETHER:
-        if not any(name in os.environ for name in together):
-            os.environ.update({name: shared[name] for name in together if name in shared})
+    for group in _GROUPS:
+        if not any(name in os.environ for name in group):
+            os.environ.update({name: shared[name] for name in group if name in shared})
 
 
 def _stored_token() -> str | None:

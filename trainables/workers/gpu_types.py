@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _KIND = "GPU:"
-_OF_NODE = "accelerator_type:"  # Ray's resource: each node with such GPUs has 1
+_NODE_RESOURCE = "accelerator_type:"  # Ray's resource: each node with such GPUs has 1
 SMALLEST_SHARE = 1e-4  # of any resource that Ray counts: a node has room for ten thousand
 
 
@@ -26,7 +26,7 @@ def type_of(kind: str) -> str | None:
 
 def gpu_types(node: Mapping[str, float]) -> list[str]:
     """The types of GPUs, one or none, of a node with these resources, as Ray counts them."""
-    return [kind.removeprefix(_OF_NODE) for kind in node if kind.startswith(_OF_NODE)]
+    return [kind.removeprefix(_NODE_RESOURCE) for kind in node if kind.startswith(_NODE_RESOURCE)]
 
 
 def counted_by_type(node: Mapping[str, float]) -> dict[str, float]:
@@ -37,7 +37,9 @@ def counted_by_type(node: Mapping[str, float]) -> dict[str, float]:
 def reserved(held: Mapping[str, float]) -> dict[str, float]:
     """Ray resources to request for these amounts; a GPU type becomes a sliver of a node with it."""
     return {kind: amount for kind, amount in held.items() if type_of(kind) is None} | {
-        f"{_OF_NODE}{gpu_type}": SMALLEST_SHARE for kind in held if (gpu_type := type_of(kind))
+        f"{_NODE_RESOURCE}{gpu_type}": SMALLEST_SHARE
+        for kind in held
+        if (gpu_type := type_of(kind))
     }
 
 

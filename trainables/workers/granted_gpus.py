@@ -1,10 +1,9 @@
-"""Checks that this process can use its GPUs from Ray, as it would else train on the CPU."""
+"""Checks that torch can use the GPUs that Ray gave this process; else it would train on the CPU."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import ray
@@ -18,8 +17,8 @@ _ASK_DRIVER_TIMEOUT_S = 30.0
 def check_granted_gpus() -> None:
     """Check that torch can use the GPUs that Ray has given this process, if any.
 
-    GPU numbers beyond this machine's devices are ignored: nodes may declare GPUs they do not have,
-    as in a simulated cluster.
+    GPU numbers beyond this machine's devices are ignored, as nodes of a simulated cluster declare
+    GPUs that they do not have.
 
     Raises:
         UserError: a GPU exists, but torch cannot use it.
@@ -33,12 +32,21 @@ def check_granted_gpus() -> None:
         return
     drivers = ask_nvidia_smi("driver_version")
     devices = len(drivers) or len(list(_DEVICES.glob("nvidia[0-9]*")))
-    if any(_is_there(gpu, devices) for gpu in granted):
-        raise UserError([_fault(drivers, torch.version.cuda)])
+    if any(int(gpu) < devices if gpu.isdigit() else devices for gpu in granted):
+        cuda = torch.version.cuda
+        built = f"for CUDA {cuda}" if cuda else "without CUDA"
+        driver = " ".join(["NVIDIA's driver", *drivers[:1]])
+        fault = Fault(
+            f"node {ray.util.get_node_ip_address()}",
+            f"torch, which is built {built}, cannot use its GPU with {driver}",
+            "install torch for CUDA 13 and NVIDIA's driver >= 580, or for CUDA 12 and a driver "
+            ">= 525 (clusters/README.md)",
+        )
+        raise UserError([fault])
 
 
 def ask_nvidia_smi(field: str) -> list[str]:
-    """Query a field of each GPU of this node, in use or not, such as `memory.total` in MiB.
+    """A field of each GPU of this node, in use or not, such as `memory.total` in MiB.
 
     Empty if no NVIDIA driver answers.
     """
@@ -56,20 +64,3 @@ def ask_nvidia_smi(field: str) -> list[str]:
     except subprocess.TimeoutExpired:
         return []
     return done.stdout.split() if done.returncode == 0 else []
-
-
-def _is_there(gpu: str, devices: int) -> bool:
-    """Whether one of `devices` GPUs has this number; ids that are not numbers exist if any do."""
-    return int(gpu) < devices if gpu.isdigit() else devices > 0
-
-
-def _fault(drivers: Sequence[str], cuda: str | None) -> Fault:
-    """The fault of a node whose driver, of known version or not, does not support torch's CUDA."""
-    built = f"for CUDA {cuda}" if cuda else "without CUDA"
-    driver = " ".join(["NVIDIA's driver", *drivers[:1]])
-    return Fault(
-        f"node {ray.util.get_node_ip_address()}",
-        f"torch, which is built {built}, cannot use its GPU with {driver}",
-        "install torch for CUDA 13 and NVIDIA's driver >= 580, or for CUDA 12 and a driver >= 525 "
-        "(clusters/README.md)",
-    )

@@ -1,4 +1,4 @@
-"""Trials in slots: hosts as actors, and trials that listen to them."""
+"""Packed trials under Ray: slot hosts as actors, and the trials that listen to them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _EXIT_S = 5.0
 
 @dataclass(frozen=True)
 class SlotHosts:
-    """Where LoRA trials train together: handles of `SlotHostActor`, and the slots of each."""
+    """Handles of the `SlotHostActor`s in which LoRA trials train, and the slots of each."""
 
     actors: tuple[Any, ...]
     slots: int
@@ -85,7 +85,7 @@ def start_slot_host(held: Mapping[str, float]) -> Any:
 
 
 def has_process(actor: Any) -> bool:
-    """Whether a host is up: it waits for no node, be it its first or one to restart on."""
+    """Whether a host is up, so it waits for no node."""
     return life_of(actor)[0] == "ALIVE"
 
 
@@ -100,8 +100,8 @@ def train_in_slot(
 ) -> TrialResult:
     """Have a host train the trial alongside others, and pass on its reports.
 
-    One that is suspect has lost its host without getting beyond this step. It may be what ends it,
-    so it joins no other that is.
+    A suspect trial has lost its host without getting beyond this step. It may be the cause, so it
+    joins no other suspect one.
     """
     listener = secrets.token_hex(8)
     actor = _join(slot_hosts, trial, listener, suspect_at)
@@ -117,7 +117,7 @@ def train_in_slot(
             elif host.ERROR in event:
                 raise event[host.ERROR]
             elif host.UNKNOWN in event:
-                raise RayActorError
+                raise RayActorError(error_msg="the slot host was restarted without this trial")
     finally:  # also when Tune stops the trial by ending the thread in its report
         actor.leave.remote(trial.trial_id, listener)
 
@@ -127,10 +127,9 @@ def _join(
 ) -> Any:
     """Have a host accept the trial, preferably one with a free slot.
 
-    There is a slot for each trial that is started, but perhaps on a host that still waits for its
-    node, and a trial in another's queue would not notice when that comes up. So it asks those that
-    are up, again and again. Once all are, some slot is about to be free: it queues, and has it at
-    the next step.
+    There is a slot for each started trial, but perhaps on a host that still waits for its node. So
+    the trial polls the hosts that are up, and queues only once all are: then a slot is about to be
+    free.
 
     Returns:
         The host.
@@ -149,7 +148,7 @@ def _join(
     while True:
         actors = _by_load(slot_hosts, asked)
         for left in [actor.leave.remote(trial.trial_id) for actor in actors]:
-            with suppress(*LOST):  # an earlier attempt whose process died may still train there
+            with suppress(*LOST):  # an earlier attempt may still train there
                 ray.get(left)
         for actor in actors:  # others may have joined since its load was asked
             if _accepts(actor, question, may_wait=False):
@@ -160,15 +159,15 @@ def _join(
         if stop_is_requested(trial.number):
             raise StopTrial
         if all(life_of(actor)[0] == "DEAD" for actor in slot_hosts.actors):
-            raise RayActorError(error_msg="no host of slots is left")
+            raise RayActorError(error_msg="all slot hosts have ended")
         time.sleep(_POLL_S)
 
 
 def _accepts(actor: Any, question: dict[str, Any], *, may_wait: bool) -> bool:
-    """Whether a host takes a trial; one that has just ended does not."""
+    """Whether a host takes a trial."""
     try:
         return bool(ray.get(actor.join.remote(**question, may_wait=may_wait)))
-    except LOST:  # perhaps only its answer, and two hosts would train the trial
+    except LOST:  # perhaps only its answer is lost, and two hosts would train the trial
         actor.leave.remote(question["trial"].trial_id, question["listener"])
         return False
 

@@ -1,11 +1,9 @@
-"""How trials are asked to stop gracefully: one actor that each of their processes waits on.
+"""Asks trials to save a checkpoint and stop: one actor on which each of their processes waits.
 
-There are three reasons to stop. The driver asks all trials, which resume when its command is run
-again. Or it asks one alone, which the user ends by hand. Or a node is going away ("draining" in
-Ray): `ray start --block` announces this when it is terminated, as Kubernetes and systemd do, and
-so does `ray drain-node`. What trains there resumes elsewhere at once; so does a group of workers if
-only its trial's own process is there. A node whose raylet itself is terminated leaves no time: Ray
-kills its workers.
+There are three reasons. The driver asks all trials, which resume when its command is run again; or
+it asks one alone, which the user ends by hand; or a node drains, as after `ray drain-node` or
+where Kubernetes or systemd terminates `ray start --block`. What trains there, or has its trial's
+own process there, resumes elsewhere at once. A raylet that is terminated itself leaves no time.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ _MOST_LISTENERS = 1_000_000
 _NODE_OF_TRIAL = "FORGETTING_SWEEPS_NODE_OF_TRIAL"
 
 
-class _Heard(NamedTuple):
+class _Request(NamedTuple):
     """Who should stop: everyone, or the trials of these numbers."""
 
     everyone: bool = False
@@ -39,11 +37,11 @@ class _Heard(NamedTuple):
 
 
 class _Listener:
-    """What a process has heard, and whether it has heard anything yet."""
+    """The newest request that a process has received, and whether it received any answer."""
 
     def __init__(self) -> None:
-        self.heard = _Heard()
-        self.has_heard = Event()
+        self.request = _Request()
+        self.is_answered = Event()
 
 
 class StopRequest:
@@ -87,24 +85,24 @@ class _StopRequest:
 
     async def make(self) -> None:
         self._made = True
-        await self._tell()
+        await self._notify()
 
     async def ask(self, trials: frozenset[int]) -> None:
         if trials != self._asked:
             self._asked = trials
-            await self._tell()
+            await self._notify()
 
-    async def wait(self, nodes: set[str], known: _Heard | None) -> _Heard:
-        """Return once who should stop is not what is known, on these nodes; at once at first."""
+    async def wait(self, nodes: set[str], known: _Request | None) -> _Request:
+        """The request to processes on these nodes, once it differs from the known one."""
         if self._polling is None:
             self._polling = asyncio.create_task(self._poll())
 
-        def heard() -> _Heard:
-            return _Heard(self._made or bool(nodes & self._leaving), self._asked)
+        def now() -> _Request:
+            return _Request(self._made or bool(nodes & self._leaving), self._asked)
 
         async with self._changed:
-            await self._changed.wait_for(lambda: heard() != known)
-            return heard()
+            await self._changed.wait_for(lambda: now() != known)
+            return now()
 
     async def _poll(self) -> None:
         while True:
@@ -112,25 +110,25 @@ class _StopRequest:
             leaving = set(ray._private.state.state.get_draining_nodes())
             if leaving != self._leaving:
                 self._leaving = leaving
-                await self._tell()
+                await self._notify()
             await asyncio.sleep(_POLL_S)
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
 
 def stop_is_requested(trial: int | None = None) -> bool:
     """Whether this process's trials should save a checkpoint and end, or that of this number."""
-    heard = _listener().heard
-    return heard.everyone or trial in heard.trials
+    request = _listener().request
+    return request.everyone or trial in request.trials
 
 
 def is_ended_by_hand(trial: int) -> bool:
     """Whether the trial of this number was asked to end, and will not resume."""
     listener = _listener()
-    listener.has_heard.wait(_LONGEST_WAIT_S)
-    return trial in listener.heard.trials
+    listener.is_answered.wait(_LONGEST_WAIT_S)
+    return trial in listener.request.trials
 
 
 def stops_with_this_node() -> dict[str, str]:
@@ -144,7 +142,7 @@ def _listener() -> _Listener:
 
 @lru_cache
 def _listen(job: str) -> _Listener:
-    """What this process hears, kept up to date by one thread for all its trials."""
+    """This process's listener, kept up to date by one thread for all its trials."""
     listener = _Listener()
 
     def listen() -> None:
@@ -153,10 +151,10 @@ def _listen(job: str) -> _Listener:
         known = None
         with suppress(ValueError, ray.exceptions.RayError):  # no actor, or it is gone
             actor = ray.get_actor(_STOP)
-            while not listener.heard.everyone:
-                known = listener.heard = ray.get(actor.wait.remote(nodes, known))
-                listener.has_heard.set()
-        listener.has_heard.set()
+            while not listener.request.everyone:
+                known = listener.request = ray.get(actor.wait.remote(nodes, known))
+                listener.is_answered.set()
+        listener.is_answered.set()
 
     Thread(target=listen, name="stop request", daemon=True).start()
     return listener

@@ -38,28 +38,33 @@ def train_on_workers(trial: TrialConfig, report: Report) -> TrialResult:
     If a worker failed by itself, the group is killed and replaced by a new one.
 
     Raises:
-        RayActorError: a worker's process has died, or the workers have lost each other.
+        RayActorError: a worker's process has died, or lost the others; says which one.
         Exception: else the most informative error of the workers.
     """
     try:
         group = _ready_group(trial)
     except RayTaskError as error:
-        raise (_as_lost_process(error.cause) or error) from None
+        raise (_lost_process(error.cause, "a worker, as the group formed") or error) from None
     try:
         return group.train(trial, report)
     except RayError as error:
-        failures = group.failures() or [error]  # none has ended where a worker cannot be reached
-        if len(failures) < trial.workers or not all(isinstance(f, IN_STEP) for f in failures):
+        failures = group.failures()
+        if len(failures) < trial.workers or not all(
+            isinstance(failure, IN_STEP) for failure in failures.values()
+        ):
             _replace(group)
-        cause = most_telling(failures)
+        # None has ended where a worker cannot be reached.
+        cause = most_telling([*failures.values()] or [error])
         traceback.print_exception(cause)
-        raise (_as_lost_process(cause) or cause) from None
+        ranks = [rank for rank, failure in failures.items() if failure is cause]
+        who = f"worker {ranks[0]} of {trial.workers}" if ranks else "a worker"
+        raise (_lost_process(cause, who) or cause) from None
 
 
-def _as_lost_process(cause: BaseException) -> RayActorError | None:
-    """The error of a trial whose process has died, where a worker's was no fault of the trial."""
-    is_lost = is_lost_worker(cause) or isinstance(cause, OutOfMemoryError)
-    return RayActorError(error_msg=named(cause)) if is_lost else None
+def _lost_process(cause: BaseException, who: str) -> RayActorError | None:
+    """The error that has the trial go on in its next attempt, if a worker was lost; says which."""
+    is_lost = is_lost_worker(cause) or isinstance(cause, (RayActorError, OutOfMemoryError))
+    return RayActorError(error_msg=f"{who}: {named(cause)}") if is_lost else None
 
 
 def _ready_group(trial: TrialConfig) -> _Group:
@@ -140,12 +145,14 @@ class _Group:
             self._workers[0].answer.remote(goes_on)
             self._report = self._workers[0].next_report.remote()
 
-    def failures(self) -> list[BaseException]:
-        """The workers' errors, in order of rank."""
+    def failures(self) -> dict[int, BaseException]:
+        """The workers' errors by rank."""
         ended, _ = ray.wait(self._training, num_returns=len(self._training), timeout=_LAST_WORDS_S)
-        failures = [_failure(training) for training in self._training if training in ended]
+        failures = {
+            r: _failure(training) for r, training in enumerate(self._training) if training in ended
+        }
         self._training = []
-        return [failure for failure in failures if failure is not None]
+        return {rank: failure for rank, failure in failures.items() if failure is not None}
 
     def is_ready(self) -> bool:
         """Whether all workers are alive and have finished with the previous trial."""

@@ -1,4 +1,4 @@
-"""Looking inside the models of notable trials, as tasks on the workers."""
+"""Inspects the models of selected trials, as tasks on the workers."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def inspect_trials(
     records: Sequence[TrialRecord],
     tell: Callable[[str], None],
 ) -> None:
-    """Have workers inspect notable trials, as many at once as fit; says so, as it takes minutes."""
+    """Have workers inspect the selected trials, as many at once as fit."""
     notable = set(notable_trials(config, records))
     chosen = [record for record in records if record.number in notable]
     if not chosen:
         return
-    tell(f"looking inside {numbers_text(chosen)} ...")
+    tell(f"inspecting {numbers_text(chosen)} ...")
     methods = {record.config.method for record in chosen}
     held = {method: held_by_worker(config, method, cluster) for method in methods}
     tasks = {method: as_task(inspect_on_worker, held[method]) for method in methods}
@@ -45,12 +45,12 @@ def inspect_trials(
             try:
                 reason = ray.get(reference)
             except RayError as error:
-                logger.warning("the task that looks inside trial %d failed: %s", number, error)
+                logger.warning("the task that inspects trial %d failed: %s", number, error)
                 # A task's own error begins with its process; what it raised is its cause.
                 reason = first_line(getattr(error, "cause", None) or error)
             if reason:
-                logger.warning("cannot look inside trial %d: %s", number, reason)
+                logger.warning("cannot inspect trial %d: %s", number, reason)
                 line = reason.strip().splitlines()[0]
-                tell(f"warning: cannot look inside trial {number}: {line}")
+                tell(f"warning: cannot inspect trial {number}: {line}")
             else:
-                tell(f"looked inside trial {number}")
+                tell(f"inspected trial {number}")

@@ -23,7 +23,7 @@ _HEAD = "node:__internal_head__"  # Ray's resource of that node
 
 
 def ask_nodes(location: Location, paths: list[str]) -> list[NodeReport]:
-    """Reports of all nodes that are up and are to stay, on the sweep's folder and these paths.
+    """Reports of all nodes that are up and not draining, on the sweep's folder and these paths.
 
     Raises:
         UserError: a node cannot run a task or does not answer within a minute.
@@ -70,10 +70,9 @@ def _ask(location: str, marker: str, paths: list[str]) -> list[NodeReport]:
 
 
 def check_nodes(reports: Sequence[NodeReport], location: Location) -> None:
-    """Check that every node runs the driver's versions, works in the sweep's folder and has files.
+    """Check that every node runs the driver's versions, reaches the sweep's folder and has files.
 
-    Ray itself refuses most mixtures, as a joining node must have the head's versions, but misses a
-    node that was changed while Ray ran on it.
+    Ray itself refuses a joining node of other versions, but not one changed while Ray runs there.
 
     Raises:
         UserError: nodes differ, do not reach the folder, or lack files; names all of them.
@@ -86,9 +85,11 @@ def check_nodes(reports: Sequence[NodeReport], location: Location) -> None:
             "install the same on all nodes (clusters/constraints.txt) and start Ray there again",
         )
         for report in reports
-        if _compared(report) != _compared(ours)
+        if _compatibility(report) != _compatibility(ours)
     ]
-    faults += _storage_faults(reports, location)
+    if blind := [f"{r.address} ({r.storage_fault})" for r in reports if r.storage_fault]:
+        rule = f"{len(blind)} of {len(reports)} nodes cannot use {location}: {', '.join(blind)}"
+        faults.append(Fault("--output-dir", rule, SHARE_STORAGE))
     faults += [
         Fault(
             f"node {report.address}",
@@ -120,12 +121,12 @@ def largest_cluster(
 
 
 def nodes_up() -> list[dict[str, float]]:
-    """Resources of each node that is up and is to stay."""
+    """Resources of each node that is up and not draining."""
     return [counted_by_type(node["Resources"]) for node in _staying()]
 
 
 def _staying() -> list[dict[str, Any]]:
-    """Nodes that are up, without those that are going away, which take no more work."""
+    """Nodes that are up and not draining."""
     leaving = ray._private.state.state.get_draining_nodes()  # as in `stop_request`
     return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
 
@@ -140,20 +141,6 @@ def smallest_gpu(reports: Sequence[NodeReport], gpu_type: str | None) -> int | N
     return min(sizes, default=None)
 
 
-def _storage_faults(reports: Sequence[NodeReport], location: Location) -> list[Fault]:
-    """One fault naming all nodes that do not reach the sweep's folder."""
-    blind = [f"{r.address} ({r.storage_fault})" for r in reports if r.storage_fault]
-    if not blind:
-        return []
-    return [
-        Fault(
-            "--output-dir",
-            f"{len(blind)} of {len(reports)} nodes cannot use {location}: {', '.join(blind)}",
-            SHARE_STORAGE,
-        )
-    ]
-
-
 def _unfit(address: str, error: RayError) -> Fault:
     silent = isinstance(error, ray.exceptions.GetTimeoutError)
     cause = getattr(error, "cause", None) or error
@@ -165,6 +152,6 @@ def _versions(report: NodeReport) -> str:
     return f"Ray {report.ray} and Python {report.python}"
 
 
-def _compared(report: NodeReport) -> tuple[str, list[str]]:
+def _compatibility(report: NodeReport) -> tuple[str, list[str]]:
     """The versions to compare; Python bug-fix releases work together where Ray admits them."""
     return report.ray, report.python.split(".")[:2]

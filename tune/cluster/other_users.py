@@ -1,7 +1,7 @@
-"""What keeps other users of this machine out of a Ray cluster that a command starts on it.
+"""Keeps other users of this machine out of a Ray cluster that a command starts on it.
 
 Its ports listen on all addresses, and Ray lets everyone write to the folder of its sockets, logs
-and code. Who reaches either runs code as the user whose sweep it is.
+and code. Those who reach either run code as the sweep's user.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # A base that its node has no memory for is tried again as often, and not for ever.
+    # How often a base evaluation is retried that ran out of its node's memory.
     "RAY_task_oom_retries": "2",
     # Else Tune itself restarts a trial of a preempted node, with its attempt's number and folder.
     "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
@@ -43,17 +43,15 @@ _WORKER_ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     # A process that is given no GPU sees none, else torch would take one that others have.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    # From 2.11 on torch takes cuDNN's attention first on Hopper and Blackwell. That is planned anew
-    # for each number and length of sequences: 40 ms to half a second, as long as a small model's
-    # pass, and nearly every pass has other ones, as has each token that is generated.
+    # cuDNN's attention, torch's first choice on Hopper and Blackwell, is planned anew for each
+    # number and length of sequences, so in nearly every pass: 40 ms to half a second.
     "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",
-    # How long a process that is to train the next trial waits until a stopped one has left it. If
-    # this runs out, by default after 2 seconds, Tune loses the next one without a word. A process
-    # that a trial does not leave ends long before (`MINUTES_TO_LEAVE`), of which we are told.
+    # How long a process waits for a stopped trial to leave before it trains the next one. If this
+    # runs out, by default after 2 seconds, Tune loses the next one silently. The watchdog ends a
+    # process that a trial does not leave long before (`MINUTES_TO_LEAVE`).
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "3600",
-    # By default glibc returns freed memory to the system, and each training step gets it back page
-    # by page: up to a sixth of a small model's step on a CPU. One arena, because those of threads,
-    # where slots train, consist of 64 MiB pieces that are returned whatever the threshold.
+    # Else glibc returns freed memory to the system and each step gets it back page by page: up to
+    # a sixth of a small model's step on a CPU. Arenas of threads would do so at any threshold.
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_ARENA_MAX": "1",
@@ -138,9 +136,8 @@ def _set_unless_given(variables: dict[str, str]) -> None:
 def _send_nothing_with_trials() -> None:
     """Keep Tune from giving trials their own environment.
 
-    It would hold the AWS keys, which Ray would then write to its logs (`sharing_credentials` avoids
-    that). Ray also starts a process with its own environment through another process, which
-    imports Ray as well: half a second of a core.
+    It would hold the AWS keys, which Ray would write to its logs, and each such process would take
+    half a second of a core more to start.
     """
     from ray.tune.execution import class_cache
 
@@ -183,7 +180,9 @@ def _watching_head(address: str, is_lost: Callable[[], None]) -> Iterator[None]:
 
 
 def _check_answers(address: str) -> None:
-    """Fail fast if nothing listens at the address; Ray itself tries for minutes."""
+    """Fail fast if no Ray head listens at the address; Ray itself tries for minutes."""
+    import grpc
+
     if address == "auto":
         address = _running_here()
     if address.startswith("ray://"):
@@ -196,26 +195,14 @@ def _check_answers(address: str) -> None:
         raise UserError([Fault("--address", rule, "the port of a head is 6379 by default")])
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
-        _shake_hands(address)
+        if os.environ.get("RAY_USE_TLS", "0") == "0":  # else only Ray knows what the head requires
+            with grpc.insecure_channel(address) as channel:
+                grpc.channel_ready_future(channel).result(timeout=_CONNECT_TIMEOUT_S / 2)
     except OSError as error:
         raise _no_cluster(address, error) from error
-
-
-def _shake_hands(address: str) -> None:
-    """Check that the listener speaks gRPC, as a cluster's head does.
-
-    Raises:
-        ConnectionError: it does not.
-    """
-    import grpc
-
-    if os.environ.get("RAY_USE_TLS", "0") != "0":
-        return  # only Ray knows what the head then requires
-    with grpc.insecure_channel(address) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=_CONNECT_TIMEOUT_S / 2)
-        except grpc.FutureTimeoutError:
-            raise ConnectionError("what listens there is no Ray head") from None
+    except grpc.FutureTimeoutError:
+        stranger = ConnectionError("what listens there is no Ray head")
+        raise _no_cluster(address, stranger) from None
 
 
 def _running_here() -> str:
@@ -229,29 +216,6 @@ def _running_here() -> str:
         raise _no_cluster("auto", reason) from error
 
 
-def _other_versions(error: Exception) -> UserError | None:
-    """Ray's refusal of a driver whose Ray or Python differs from the head's, in our words."""
-    found = re.findall(r"(?:Ray|Python): (\S+)", str(error))
-    if "ersion mismatch" not in str(error) or len(found) != 4:
-        return None
-    theirs, ours = f"Ray {found[0]} and Python {found[1]}", f"Ray {found[2]} and Python {found[3]}"
-    remedy = "start the command on the head, or install the cluster's versions here"
-    rule = f"the cluster runs {theirs}, this command {ours}"
-    return UserError([Fault("--address", rule, remedy)])
-
-
-def _other_token(address: str, error: Exception) -> UserError | None:
-    """Ray's refusal of a driver without the cluster's token, in our words."""
-    if "AuthToken" not in f"{error} {error.__cause__}":
-        return None
-    rule = f"the cluster at {address} asks for a token, and this command does not have it"
-    remedy = (
-        "start it on the head, with --address auto, or with RAY_AUTH_MODE=token and, in "
-        "RAY_AUTH_TOKEN, what `ray get-auth-token` prints there"
-    )
-    return UserError([Fault("--address", rule, remedy)])
-
-
 def _not_started(error: Exception) -> UserError:
     rule = f"does not start on this machine: {first_line(error)}"
     remedy = (
@@ -262,15 +226,25 @@ def _not_started(error: Exception) -> UserError:
 
 
 def _not_joined(address: str, error: Exception) -> UserError:
-    """Why Ray did not let this process join, told as exactly as its error can be read."""
+    """Why Ray did not let this process join, as far as its error can be read."""
     from ray.exceptions import RpcError
 
-    if refusal := _other_versions(error) or _other_token(address, error):
-        return refusal
-    if isinstance(error, (ConnectionError, RpcError)):
+    found = re.findall(r"(?:Ray|Python): (\S+)", str(error))
+    if "ersion mismatch" in str(error) and len(found) == 4:
+        rule = "the cluster runs Ray {} and Python {}, this command Ray {} and Python {}"
+        remedy = "start the command on the head, or install the cluster's versions here"
+        return UserError([Fault("--address", rule.format(*found), remedy)])
+    if "AuthToken" in f"{error} {error.__cause__}":
+        rule = f"the cluster at {address} asks for a token that this command does not have"
+        remedy = (
+            "start it on the head, with --address auto, or with RAY_AUTH_MODE=token and, in "
+            "RAY_AUTH_TOKEN, what `ray get-auth-token` prints there"
+        )
+    elif isinstance(error, (ConnectionError, RpcError)):
         return _no_cluster(address, error)
-    rule = f"the cluster at {address} answers, but this command cannot join it: {named(error)}"
-    remedy = "see `ray status` there, and the head's logs, by default in /tmp/ray"
+    else:
+        rule = f"the cluster at {address} answers, but this command cannot join: {named(error)}"
+        remedy = "see `ray status` there, and the head's logs, by default in /tmp/ray"
     return UserError([Fault("--address", rule, remedy)])
 
 

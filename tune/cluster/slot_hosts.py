@@ -1,4 +1,4 @@
-"""Slots for LoRA trials: how many hosts fit the cluster and how many slots each has."""
+"""The hosts of packed LoRA trials: how many fit the cluster, and how many slots each has."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError
 
 from analysis.results.confirmation import planned_repeats, repeats_to_begin
 from trainables.config import TrialConfig
+from trainables.errors import first_line
 from trainables.packing.planning import best
 from trainables.records.schema import TrialRecord
 from trainables.workers.packed_trials import SlotHosts, has_process, start_slot_host
@@ -42,16 +43,14 @@ _LOAD_S = 10.0
 _REST_S = 5.0
 _ANSWER_S = 1.0
 _NO_ROOM = (
-    "beside a full fine-tuning trial the cluster has no room for a host of slots; sweep the "
+    "beside a full fine-tuning trial the cluster has no room for a slot host; sweep the "
     "methods one by one (search.full=null, then search.lora=null, under two names) and compare "
     "both in one report"
 )
 
 
 class HostPool(SweepListener):
-    """The slot hosts in which a sweep's LoRA trials train together, if they do.
-
-    They start as soon as they have work (the base's evaluation) and end with the context.
+    """The slot hosts of a sweep's LoRA trials, if they are packed; they end with the context.
 
     Args:
         config: the sweep; its budget is what is still to run.
@@ -88,10 +87,7 @@ class HostPool(SweepListener):
             self._kill()
 
     def evaluate_base(self, *arguments: Any) -> Any:
-        """The result of `evaluate_base_on_worker` in the first host; call after `start`.
-
-        The host then has the base in memory.
-        """
+        """The result of `evaluate_base_on_worker` in the first host; call after `start`."""
         return self._answer("evaluate_base", *arguments)
 
     def _answer(self, method: str, *arguments: Any) -> Any:
@@ -111,7 +107,7 @@ class HostPool(SweepListener):
             return None
         largest = largest_point(self._config, "lora")
         trial = self._make_trial(0, largest, 1, self._config.seed)
-        with answering("a host of slots"):
+        with answering("a slot host"):
             if reason := self._answer("why_not_packed", trial):
                 self._give_up(reason)
                 return None
@@ -142,10 +138,7 @@ class HostPool(SweepListener):
         return True
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Have its host let the trial go: its process may have died without saying so.
-
-        The host, and with it the trial's neighbours, would wait minutes for its next request.
-        """
+        """Release the trial from its host, which would wait minutes for a process that has died."""
         if record.config.method == "lora":
             for actor in self._actors:
                 actor.leave.remote(record.config.trial_id)
@@ -154,22 +147,14 @@ class HostPool(SweepListener):
     trial_interrupted = trial_ended
 
     def _end_spare(self) -> None:
-        """End hosts that no trial will need: a cluster can use or end their GPUs."""
+        """End hosts that no trial will need, for their GPUs; first those that wait for a node."""
         spare = len(self._actors) - math.ceil(self._most_at_once() / self._slots)
-        if spare > 0 and (left := spare - self._cancel_waiting(spare)):
-            self._end_idle(left)
-
-    def _cancel_waiting(self, most: int) -> int:
-        """End hosts that wait for a node, before idle ones: a trial would wait for it, too.
-
-        Returns:
-            How many, at most as many as are asked for.
-        """
-        waiting = [actor for actor in self._actors if not has_process(actor)][:most]
+        waiting = [actor for actor in self._actors if not has_process(actor)][: max(0, spare)]
         for actor in waiting:
             ray.kill(actor)
             self._forget(actor)
-        return len(waiting)
+        if spare > len(waiting):
+            self._end_idle(spare - len(waiting))
 
     def _end_idle(self, most: int) -> None:
         asked = {actor.load.remote(): actor for actor in self._actors}
@@ -227,10 +212,9 @@ class HostPool(SweepListener):
         try:
             speeds = self._answer("probe", trial, most, *costs)
         except (ActorUnavailableError, OutOfMemoryError) as error:  # each time it was asked
-            logger.info("lost as it measured: %s", error)
             self._warn(
-                f"{hosts} hosts of 1 slot: a host lost its process whenever it measured more, as "
-                "where its machine runs out of memory; resources.lora.slots sets how many"
+                f"{hosts} hosts of 1 slot, as the host that measured more lost its process each "
+                f"time ({first_line(error)}); resources.lora.slots sets how many"
             )
             return 1
         if not speeds:  # trials then halve their micro-batches

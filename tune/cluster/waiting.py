@@ -1,10 +1,10 @@
-"""Waiting for an answer from the cluster, or for room for a trial, and saying so."""
+"""Waits for an answer from the cluster, or for room for a trial, and says so."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -23,17 +23,13 @@ from tune.resources.capacity import wording, workers_on
 _TELL_EVERY_S = 30.0
 _POLL_S = 1.0
 _MOST_LOST_PROCESSES = 3
-# Ray notices within it that a node is gone; before, a host there seems to be up.
-_UNNOTICED_S = 60.0
+_LONGEST_RESTART_S = 60.0  # of a process, once there is a node for it
 
 
 def awaited(answer: Any, held: Mapping[str, float], tell: Callable[[str], None]) -> Any:
-    """The answer; repeatedly tells what it waits for while no node could run what gives it.
-
-    `held` is what is held by the process that gives it.
-    """
+    """The answer; while no node has room for what its process holds, says so repeatedly."""
     while not ray.wait([answer], timeout=_TELL_EVERY_S)[0]:
-        _tell_of_wait(held, tell)
+        _report_wait(held, tell)
     return ray.get(answer)
 
 
@@ -44,57 +40,45 @@ def answer_of(
     held: Mapping[str, float],
     tell: Callable[[str], None],
 ) -> Any:
-    """What the first host of slots answers; where it loses its process, another, or it once more.
+    """The first slot host's answer; if its process is lost, that of one that is up.
 
-    That is done up to three times. Ray's own retries would be over before a new process, let alone
-    another node, is up.
+    It is asked up to three times more. Ray's own retries would be over before a new process, let
+    alone another node, is up.
 
     Raises:
         RayActorError, OutOfMemoryError: a process was lost each time, or is lost for good.
     """
     host = hosts[0]
     for _ in range(_MOST_LOST_PROCESSES):
-        state, restarts = life_of(host)
-        restarts -= state == "RESTARTING"  # Ray counts it as it begins
         try:
             return awaited(getattr(host, method).remote(*arguments), held, tell)
-        except LOST:
+        except LOST as error:
             if life_of(host)[0] == "DEAD":
                 raise
-        tell("a host of slots lost its process; one that is up is asked again")
-        host = _next_up(hosts, host, restarts, held, tell)
+            tell(f"the process of a slot host was lost ({first_line(error)}); trying again")
+        host = _first_up(hosts, held, tell)
     return awaited(getattr(host, method).remote(*arguments), held, tell)
 
 
-def _next_up(
-    hosts: Sequence[Any],
-    lost: Any,
-    restarts: int,
-    held: Mapping[str, float],
-    tell: Callable[[str], None],
-) -> Any:
-    """The first host that is up; the lost one counts once it has another process.
-
-    It counts, too, if it is dead for good, or again and again, or cannot have been lost.
-    """
-    started = told = time.monotonic()
-    while True:
-        now = time.monotonic()
-        for host in hosts:
-            state, known = life_of(host)
-            is_another = host != lost or known > restarts or now - started > _UNNOTICED_S
-            if (state == "ALIVE" and is_another) or (host == lost and state == "DEAD"):
+def _first_up(hosts: Sequence[Any], held: Mapping[str, float], tell: Callable[[str], None]) -> Any:
+    """The first host whose process answers; the first of all if none comes up."""
+    failed_since = reported = time.monotonic()
+    while any(life_of(host)[0] != "DEAD" for host in hosts):
+        for host in filter(has_process, hosts):
+            with suppress(*LOST):  # Ray may not have noticed yet that its node is gone
+                ray.get(host.load.remote())
                 return host
-            if host == lost and known > restarts + _MOST_LOST_PROCESSES:
+            if time.monotonic() - failed_since > _LONGEST_RESTART_S:
                 return host
-        if now - told > _TELL_EVERY_S:
-            _tell_of_wait(held, tell)
-            told = now
+        if time.monotonic() - reported > _TELL_EVERY_S:
+            _report_wait(held, tell)
+            reported = time.monotonic()
         time.sleep(_POLL_S)
+    return hosts[0]
 
 
 class WaitForRoom(Callback):
-    """Tune callback that repeatedly tells what the sweep waits for while no trial can train.
+    """Tune callback that repeatedly says what the sweep waits for while no trial can train.
 
     Args:
         held: what a worker of each method holds, by kind of resource.
@@ -116,7 +100,7 @@ class WaitForRoom(Callback):
         return {}
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Look, now and then, whether no trial trains and the nodes have no room for the next."""
+        """Check, now and then, whether no trial trains and the nodes have no room for the next."""
         now = time.monotonic()
         if now - self._looked < _TELL_EVERY_S:
             return
@@ -124,23 +108,23 @@ class WaitForRoom(Callback):
         unfinished = [trial for trial in trials if trial.status in (Trial.RUNNING, Trial.PENDING)]
         if not unfinished or any(map(self._trains, unfinished)):
             return
-        trial = _config_of(unfinished[0])
-        _tell_of_wait(self._held[trial.method], self._tell, trial.workers)
+        trial = _config(unfinished[0])
+        _report_wait(self._held[trial.method], self._tell, trial.workers)
 
     def _trains(self, trial: Trial) -> bool:
-        """Whether it does: to Tune, a trial of a slot also runs while no host has a process."""
+        """Whether a trial trains: to Tune, one in a slot also runs while no host has a process."""
         if trial.status != Trial.RUNNING:
             return False
-        if self._hosts is None or _config_of(trial).method != "lora":
+        if self._hosts is None or _config(trial).method != "lora":
             return True
         return any(map(has_process, self._hosts.actors))
 
 
-def _config_of(trial: Trial) -> TrialConfig:
+def _config(trial: Trial) -> TrialConfig:
     return TrialConfig.model_validate(trial.config["trial"])
 
 
-def _tell_of_wait(held: Mapping[str, float], tell: Callable[[str], None], workers: int = 1) -> None:
+def _report_wait(held: Mapping[str, float], tell: Callable[[str], None], workers: int = 1) -> None:
     wanted = {kind: amount for kind, amount in held.items() if amount}
     if workers_on(wanted, nodes_up()) < workers:  # however busy they are
         failure = last_launch_failure()
@@ -149,10 +133,10 @@ def _tell_of_wait(held: Mapping[str, float], tell: Callable[[str], None], worker
 
 @contextmanager
 def answering(what: str) -> Iterator[None]:
-    """Tell the user what to do if a process or node is lost before the first trial.
+    """Turn the loss of a process before the first trial into an error that says which it was.
 
     Raises:
-        UserError: a process or node was lost, again and again.
+        UserError: the process, or its node, was lost again and again.
     """
     try:
         yield
@@ -160,4 +144,5 @@ def answering(what: str) -> Iterator[None]:
         raise
     except RayError as error:
         remedy = "the same command tries again; a lost node is in `ray status`"
-        raise UserError([Fault(what, f"lost its process: {first_line(error)}", remedy)]) from error
+        rule = f"its worker process was lost: {first_line(error)}"
+        raise UserError([Fault(what, rule, remedy)]) from error

@@ -281,7 +281,7 @@ def test_a_sweep_says_whom_it_looks_into(
     told: list[str] = []
     inspect_trials(GOALS, SweepFolder(tmp_path), {"CPU": 2.0}, records, told.append)
     assert told == [
-        "looking inside trials 0, 2 ...",
-        "looked inside trial 0",
-        "warning: cannot look inside trial 2: no weights",
+        "inspecting trials 0, 2 ...",
+        "inspected trial 0",
+        "warning: cannot inspect trial 2: no weights",
     ]

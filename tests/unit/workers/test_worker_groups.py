@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,72 +17,51 @@ from trainables.training.reporter import ListReporter
 from trainables.workers import worker
 from trainables.workers import worker_group as group
 from trainables.workers.trial_outcome import most_telling
-from trainables.workers.worker import _LONGEST_WAIT, Home, StoppedByTune, environments
+from trainables.workers.worker import Home, StoppedByTune, environments
 
 
 def test_workers_of_a_node_share_its_gpus_and_count_them_by_local_rank() -> None:
     homes = [Home("10.0.0.1", "2"), Home("10.0.0.1", "5"), Home("10.0.0.2", "0")]
-    told = environments(homes)
-    assert [e["RANK"] for e in told] == ["0", "1", "2"]
-    assert [e["LOCAL_RANK"] for e in told] == ["0", "1", "0"]
-    assert [e["LOCAL_WORLD_SIZE"] for e in told] == ["2", "2", "1"]
-    assert [e["CUDA_VISIBLE_DEVICES"] for e in told] == ["2,5", "2,5", "0"]
-    assert {e["WORLD_SIZE"] for e in told} == {"3"}
-    assert {e["MASTER_ADDR"] for e in told} == {"10.0.0.1"}
-
-
-def test_workers_without_gpus_keep_what_they_see() -> None:
-    (told,) = environments([Home("10.0.0.1", "")])
-    assert "CUDA_VISIBLE_DEVICES" not in told
-
-
-JOINS = """
-from trainables.workers.worker import Worker, environments, Home
-
-worker = Worker()
-(environment,) = environments([Home("127.0.0.1", "")])
-worker.join(environment | {"MASTER_PORT": str(worker.serve("127.0.0.1"))})
-print(worker._store.timeout)
-"""
-
-
-def test_who_waits_to_be_connected_waits_as_long_as_for_an_evaluation() -> None:
-    """NCCL connects at the first exchange, when the slowest worker has loaded everything."""
-    done = subprocess.run([sys.executable, "-c", JOINS], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(_LONGEST_WAIT)
+    members = environments(homes)
+    assert [e["RANK"] for e in members] == ["0", "1", "2"]
+    assert [e["LOCAL_RANK"] for e in members] == ["0", "1", "0"]
+    assert [e["LOCAL_WORLD_SIZE"] for e in members] == ["2", "2", "1"]
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in members] == ["2,5", "2,5", "0"]
+    assert {e["WORLD_SIZE"] for e in members} == {"3"}
+    assert {e["MASTER_ADDR"] for e in members} == {"10.0.0.1"}
+    (without_gpu,) = environments([Home("10.0.0.1", "")])
+    assert "CUDA_VISIBLE_DEVICES" not in without_gpu
 
 
 _NEIGHBOUR = RuntimeError("[gloo] Connection closed by peer")
 
 
 @pytest.mark.parametrize(
-    "cause",
+    ("cause", "others"),
     [
-        torch.OutOfMemoryError("CUDA out of memory."),
-        Diverged("step 3: loss nan"),
-        OSError(28, "No space left on device"),
-        RayActorError(),
+        (torch.OutOfMemoryError("CUDA out of memory."), _NEIGHBOUR),
+        (Diverged("step 3: loss nan"), _NEIGHBOUR),
+        (OSError(28, "No space left on device"), _NEIGHBOUR),
+        (RayActorError(), _NEIGHBOUR),
+        (MemoryError(), RayActorError()),
     ],
 )
-def test_the_cause_is_told_before_what_followed_from_it(cause: BaseException) -> None:
-    assert most_telling([_NEIGHBOUR, cause]) is cause
-
-
-def test_a_worker_that_ran_out_of_memory_is_told_before_one_that_died() -> None:
-    cause = MemoryError()
-    assert most_telling([RayActorError(), cause]) is cause
+def test_a_group_ends_with_the_cause_and_not_what_followed(
+    cause: BaseException, others: BaseException
+) -> None:
+    assert most_telling([others, cause]) is cause
 
 
 class Group:
-    """One whose training ends in an error, and its workers in theirs."""
+    """A group whose training ends in an error, and its workers in theirs, by rank."""
 
-    def __init__(self, error: RayError, failures: list[BaseException]) -> None:
+    def __init__(self, error: RayError, failures: dict[int, BaseException]) -> None:
         self._error, self._failures = error, failures
 
     def train(self, *_: Any) -> None:
         raise self._error
 
-    def failures(self) -> list[BaseException]:
+    def failures(self) -> dict[int, BaseException]:
         return self._failures
 
     def kill(self) -> None:
@@ -92,21 +69,27 @@ class Group:
 
 
 @pytest.mark.parametrize(
-    ("cause", "raised", "says"),
+    ("failures", "raised", "text"),
     [
-        (DistBackendError("NCCL error: remote process exited"), RayActorError, "NCCL error"),
-        (_NEIGHBOUR, RayActorError, "Connection closed by peer"),
-        (DistBackendError("Cuda failure 2 'out of memory'"), DistBackendError, "out of memory"),
-        (ValueError("no such layer"), ValueError, "no such layer"),
+        ({1: DistBackendError("NCCL error: gone")}, RayActorError, "worker 1 of 2: .*NCCL error"),
+        ({0: _NEIGHBOUR}, RayActorError, "worker 0 of 2: .*Connection closed"),
+        ({0: _NEIGHBOUR, 1: RayActorError(error_msg="killed")}, RayActorError, "worker 1.*killed"),
+        ({0: DistBackendError("CUDA 'out of memory'")}, DistBackendError, "out of memory"),
+        ({1: ValueError("no such layer")}, ValueError, "no such layer"),
+        ({}, RayActorError, "cannot be reached"),
     ],
 )
-def test_workers_that_lose_each_other_end_as_one_that_died(
-    cause: Exception, raised: type[Exception], says: str, monkeypatch: pytest.MonkeyPatch
+def test_a_lost_worker_is_named_and_its_trial_goes_on(
+    failures: dict[int, BaseException],
+    raised: type[Exception],
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """So the trial goes on in its next attempt, whereas less memory or another error is its own."""
-    monkeypatch.setattr(group, "_ready_group", lambda trial: Group(RayError(), [cause]))
+    """A RayActorError has the trial go on in its next attempt; other errors are its own."""
+    lost = RayActorError(error_msg="cannot be reached")
+    monkeypatch.setattr(group, "_ready_group", lambda trial: Group(lost, failures))
     trial: Any = SimpleNamespace(workers=2)
-    with pytest.raises(raised, match=says):
+    with pytest.raises(raised, match=text):
         group.train_on_workers(trial, ListReporter().report)
 
 
@@ -114,26 +97,15 @@ def test_workers_that_lose_each_other_end_as_one_that_died(
     ("cause", "raised"),
     [(DistNetworkError("reset by peer"), RayActorError), (KeyError(), KeyError)],
 )
-def test_so_they_do_where_one_is_lost_as_they_meet(
+def test_a_worker_lost_as_the_group_forms_is_no_fault_of_the_trial(
     cause: Exception, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def meet(trial: Any) -> Any:
+    def form(trial: Any) -> Any:
         raise RayTaskError("join", "", cause).as_instanceof_cause()
 
-    monkeypatch.setattr(group, "_ready_group", meet)
+    monkeypatch.setattr(group, "_ready_group", form)
     trial: Any = SimpleNamespace(workers=2)
     with pytest.raises(raised):
-        group.train_on_workers(trial, ListReporter().report)
-
-
-def test_a_group_that_is_lost_without_a_word_ends_as_one_that_died(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Its workers cannot be reached, and may train on."""
-    error = RayActorError(error_msg="cannot be reached")
-    monkeypatch.setattr(group, "_ready_group", lambda trial: Group(error, []))
-    trial: Any = SimpleNamespace(workers=2)
-    with pytest.raises(RayActorError, match="cannot be reached"):
         group.train_on_workers(trial, ListReporter().report)
 
 
@@ -154,7 +126,7 @@ def test_a_worker_publishes_no_results_of_a_trial_that_tune_has_stopped(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its end is recorded, and what of it was in the store is deleted already."""
+    """Its end is recorded, and its files in the store are deleted already."""
     published: list[bool] = []
 
     def train(trial: Any, reporter: Any) -> Any:
