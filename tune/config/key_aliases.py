@@ -137,4 +137,4 @@ def _by_name(names_of: dict[str, str]) -> dict[str, list[str]]:
 # By a name of theirs, the keys here that mean the same.
 SAME_MEANING = _by_name(_NAMES_OF)
 # By a name of theirs that no key here means alone, what to do about it.
-IN_WORDS = {name: told for name, (told,) in _by_name(_NAMES_WITHOUT_KEY).items()}
+REMEDIES = {name: remedy for name, (remedy,) in _by_name(_NAMES_WITHOUT_KEY).items()}

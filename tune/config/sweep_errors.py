@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from trainables.errors import Fault, did_you_mean, nearest
-from tune.config.cross_validation import DoNotFit
-from tune.config.key_aliases import IN_WORDS, SAME_MEANING
+from tune.config.key_aliases import REMEDIES, SAME_MEANING
 from tune.config.sweep_config import SweepConfig
 
 KeyPath = tuple[str | int, ...]
-_Told = TypeVar("_Told")
+_Meaning = TypeVar("_Meaning")
 
 _RULES = {
     "greater_than_equal": "must be >= {ge:g}",
@@ -41,7 +39,7 @@ _PATTERNS = {
     "digits, _ and -",
     r"^[A-Za-z0-9_.\-]+$": "must hold only letters, digits, _ . and -",
 }
-_WANTED: dict[KeyPath, str] = {
+_EXAMPLES: dict[KeyPath, str] = {
     ("objectives",): "such as [{metric: validation/loss, mode: min}, {metric: forgetting/mean, "
     "mode: min}], or with tasks in eval.in_domain {metric: in_domain/acc_mean, mode: max}",
     ("eval",): "such as {retention: [mmlu, hellaswag], limit: 100}, or {} for no tasks",
@@ -49,7 +47,7 @@ _WANTED: dict[KeyPath, str] = {
     ("early_stopping", "metrics"): "such as {in_domain/acc_mean: 1, forgetting/mean: -1}",
     ("deepspeed", "config"): "name a file in deepspeed.config_file",
 }
-# Other tools count these.
+# Other tools give counts of these.
 _SHARE_OF: dict[str | int, str] = {"warmup": "steps", "validation_fraction": "rows"}
 _LONGEST_VALUE = 60
 
@@ -60,24 +58,24 @@ class _Flag(str):
     __repr__ = str.__str__
 
 
-def flags_apart(value: Any, place: KeyPath = ()) -> Any:
-    """A value of a sweep file with its flags such that pydantic takes none for 0 or 1."""
+def flags_as_text(value: Any, place: KeyPath = ()) -> Any:
+    """A value of a sweep file in which pydantic cannot read `true` as the number 1."""
     if isinstance(value, dict):
-        return {key: flags_apart(inner, (*place, key)) for key, inner in value.items()}
+        return {key: flags_as_text(inner, (*place, key)) for key, inner in value.items()}
     if isinstance(value, list):
-        return [flags_apart(inner, (*place, i)) for i, inner in enumerate(value)]
-    is_flag = isinstance(value, bool) and _takes_numbers_alone(place)
+        return [flags_as_text(inner, (*place, i)) for i, inner in enumerate(value)]
+    is_flag = isinstance(value, bool) and _takes_only_numbers(place)
     return _Flag(shown(value)) if is_flag else value
 
 
-def faults_of(error: ValidationError, where: Callable[[KeyPath], str]) -> list[Fault]:
+def reworded(error: ValidationError, where: Callable[[KeyPath], str]) -> list[Fault]:
     """One fault for each error.
 
     Args:
         error: what pydantic raised for a `SweepConfig`.
         where: returns `file:line` of a location in the file.
     """
-    details = [(detail, _written(detail["loc"])) for detail in error.errors()]
+    details = [(detail, _without_tags(detail["loc"])) for detail in error.errors()]
     unknown = [place for detail, place in details if detail["type"] == "extra_forbidden"]
     misspelt = {meant for place in unknown for meant in _meant(place)}
     faults: list[Fault] = []
@@ -87,10 +85,14 @@ def faults_of(error: ValidationError, where: Callable[[KeyPath], str]) -> list[F
             continue  # its items are wrong, not their number
         if kind == "missing" and place in misspelt:
             continue
-        if kind == "value_error":
-            faults += _own_faults(detail["ctx"]["error"], place, where)
+        if kind == "value_error":  # from a validator of ours: `rule; remedy`
+            rule, _, remedy = str(detail["ctx"]["error"]).partition("; ")
+            word, _, rest = rule.partition(" ")
+            if word in _fields_at(place):  # such as `low must be ...`
+                place, rule = (*place, word), rest
         else:
-            faults.append(Fault(dotted(place), _rule(detail), _remedy(detail, place), where(place)))
+            rule, remedy = _rule(detail), _remedy(detail, place)
+        faults.append(Fault(dotted(place), rule, remedy, where(place)))
     return list(dict.fromkeys(faults))
 
 
@@ -112,7 +114,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
-def _written(location: KeyPath) -> KeyPath:
+def _without_tags(location: KeyPath) -> KeyPath:
     """The location without the tags of union members, written `<tag>`."""
     return tuple(part for part in location if not (isinstance(part, str) and part.startswith("<")))
 
@@ -140,66 +142,51 @@ def _rule(detail: ErrorDetails) -> str:
 
 def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
     kind, value = detail["type"], detail["input"]
-    if kind == "extra_forbidden":
-        return _of_peers(IN_WORDS, place) or _instead(place)
-    if kind == "missing":
-        choices = [part for part in _parts(_type_at(place)) if isinstance(part, str)]
-        return _WANTED.get(place, f"write {' or '.join(choices)}" if choices else "")
-    if kind == "literal_error" and isinstance(value, str):
-        choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
-        # As cosine of cosine_with_restarts, to whose letters constant is nearer.
-        begun = [choice for choice in choices if value.startswith(choice)]
-        return did_you_mean(begun[0] if begun else value, choices, 0.5)
-    if kind in ("too_short", "tuple_type", "dict_type") and place in _WANTED:
-        return _WANTED[place]
-    wholes = [_SHARE_OF[part] for part in place if part in _SHARE_OF]
-    if kind == "less_than" and wholes:
-        return f"it is a share of the {wholes[0]}"
-    is_scalar = isinstance(value, (str, int, float))
-    if kind == "tuple_type" and value is None:  # as where all items are commented out
-        return "write [] for none"
-    if kind == "tuple_type" and isinstance(value, dict) and value:
-        if _models_in(_type_at(place)):
-            return "write a list of such: a line for each, that begins with -"
-        # As low and high, or in other tools values, or min and max beside the distribution's name.
-        lists = [inner for inner in value.values() if isinstance(inner, list)]
-        numbers = [inner for inner in value.values() if not isinstance(inner, str)]
-        items = next(iter(lists), numbers or [*value.values()])
-        return f"write a list, such as {shown(items)}"
-    if kind == "tuple_type" and is_scalar and not isinstance(value, bool):
-        return f"write [{value}]"
-    if kind == "string_type" and isinstance(value, bool):  # it may read no, or on
-        return "put it in quotes"
-    if kind == "string_type" and is_scalar:
-        return f'write "{value}"'
-    if kind == "string_type" and isinstance(value, list) and value:
-        return f"write one alone, such as {shown(value[0])}"
-    if kind == "model_type":
-        if value is None:
+    match kind:
+        case "extra_forbidden":
+            return _alias(REMEDIES, place) or _instead(place)
+        case "missing":
+            choices = [part for part in _parts(_type_at(place)) if isinstance(part, str)]
+            return _EXAMPLES.get(place, f"write {' or '.join(choices)}" if choices else "")
+        case "literal_error" if isinstance(value, str):
+            choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+            # Such as cosine for cosine_with_restarts, whose letters are nearer to constant.
+            begun = [choice for choice in choices if value.startswith(choice)]
+            return did_you_mean(begun[0] if begun else value, choices, 0.5)
+        case "too_short" | "tuple_type" | "dict_type" if place in _EXAMPLES:
+            return _EXAMPLES[place]
+        case "less_than":
+            wholes = [_SHARE_OF[part] for part in place if part in _SHARE_OF]
+            return f"it is a share of the {wholes[0]}" if wholes else ""
+        case "tuple_type":
+            return _list_instead(value, place)
+        case "string_type" if isinstance(value, bool):  # it may read no, or on
+            return "put it in quotes"
+        case "string_type" if isinstance(value, (int, float)):
+            return f'write "{value}"'
+        case "model_type" if value is None:
             is_needed = len(place) == 1 and SweepConfig.model_fields[str(place[0])].is_required()
-            return _WANTED.get(place, "fill it in" if is_needed else "fill it in or leave it out")
-        fields = _fields_at(place)
-        main = next((name for name in ("name", "path") if name in fields), None)
-        if main and isinstance(value, str):
-            return f"write {{{main}: {shown(value)}}}"
-        return f"known: {', '.join(fields)}"
-    if kind == "dict_type" and place[-1] == "data_files" and isinstance(value, str):
-        return f"name its split, such as {{test: {shown(value)}}}"
+            return _EXAMPLES.get(place, "fill it in" if is_needed else "fill it in or leave it out")
+        case "model_type":
+            fields = _fields_at(place)
+            main = next((name for name in ("name", "path") if name in fields), None)
+            is_name = main and isinstance(value, str)
+            return f"write {{{main}: {shown(value)}}}" if is_name else f"known: {', '.join(fields)}"
     return ""
 
 
-def _own_faults(error: ValueError, place: KeyPath, where: Callable[[KeyPath], str]) -> list[Fault]:
-    """Faults raised by one of our validators: some with their fields, or one, `rule; remedy`.
-
-    The latter may begin with the name of a key in its section (`low must be ...`).
-    """
-    if isinstance(error, DoNotFit):
-        return [replace(fault, location=where(split_key(fault.field))) for fault in error.faults]
-    rule, _, remedy = str(error).partition("; ")
-    word, _, rest = rule.partition(" ")
-    if word in _fields_at(place):
-        place, rule = (*place, word), rest
-    return [Fault(dotted(place), rule, remedy, where(place))]
+def _list_instead(value: Any, place: KeyPath) -> str:
+    if value is None:  # as where all items are commented out
+        return "write [] for none"
+    if isinstance(value, dict) and value:
+        if _models_in(_type_at(place)):
+            return "write a list of such: a line for each, that begins with -"
+        # Such as {values: [8, 16]}, or {min: 1, max: 8} beside the name of a distribution.
+        lists = [inner for inner in value.values() if isinstance(inner, list)]
+        numbers = [inner for inner in value.values() if not isinstance(inner, str)]
+        return f"write a list, such as {shown(lists[0] if lists else numbers)}"
+    is_scalar = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    return f"write [{value}]" if is_scalar else ""
 
 
 def split_key(key: str) -> KeyPath:
@@ -207,8 +194,8 @@ def split_key(key: str) -> KeyPath:
     return tuple(int(part) if part.isdigit() else part for part in key.split("."))
 
 
-def _of_peers(table: dict[str, _Told], place: KeyPath) -> _Told | None:
-    """What a table of `peer_names` says of the key at a place."""
+def _alias(table: dict[str, _Meaning], place: KeyPath) -> _Meaning | None:
+    """What a table of `key_aliases` has for the key at a place."""
     return table.get(f"{place[0]}.{place[-1]}") or table.get(str(place[-1]))
 
 
@@ -220,10 +207,10 @@ def _instead(place: KeyPath) -> str:
 
 
 def _meant(place: KeyPath) -> list[KeyPath]:
-    """Places of what an unknown key may mean: by its name here or in other tools, else nearly."""
-    if _of_peers(IN_WORDS, place):
+    """Places of keys that an unknown key may mean, by its name here or in other tools."""
+    if _alias(REMEDIES, place):
         return []
-    if same := _of_peers(SAME_MEANING, place):
+    if same := _alias(SAME_MEANING, place):
         return list(dict.fromkeys(_in_section(place, split_key(key)) for key in same))
     elsewhere, beside = _places_of(place[-1]), _known_keys(place)
     if elsewhere and len(place) == 1:
@@ -234,21 +221,21 @@ def _meant(place: KeyPath) -> list[KeyPath]:
 
 
 def _in_section(place: KeyPath, meant: KeyPath) -> KeyPath:
-    """A key's place, or that in the same section if this is a part of the other's, as a replay."""
+    """A key's place; within `data.replay`, that of the replay's own key."""
     beside = (*place[:-1], meant[-1])
     has_it = meant[0] == place[0] and meant[-1] in _fields_at(place[:-1])
     return beside if has_it else meant
 
 
 def _places_of(key: str | int) -> list[KeyPath]:
-    """Every place of a key, the less nested first; those within lists are left out."""
+    """Every place of a key outside lists, the least nested first."""
     lists = [place for place, kind in _TYPES.items() if get_origin(kind) is tuple]
     found = [place for place in _TYPES if place[-1] == key]
     return sorted((p for p in found if not any(_is_inside(p, outer) for outer in lists)), key=len)
 
 
 def _as_beside(place: KeyPath, meant: KeyPath) -> str:
-    """How a key is named to who wrote another one: in the same section by its last name alone."""
+    """How to refer to a key: by its last name alone within the same section."""
     if place[:-1] == meant[:-1]:
         return str(meant[-1])
     return dotted(meant) if len(meant) > 1 else f"{meant[0]} at the top level"
@@ -264,7 +251,7 @@ def _fields_at(place: KeyPath) -> list[str]:
     return sorted({name for model in _models_in(_type_at(place)) for name in model.model_fields})
 
 
-def _takes_numbers_alone(place: KeyPath) -> bool:
+def _takes_only_numbers(place: KeyPath) -> bool:
     kinds = _parts(_type_at(place))
     return bool not in kinds and any(kind in (int, float) or type(kind) is int for kind in kinds)
 

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from glob import glob
 from pathlib import Path
@@ -19,8 +19,9 @@ from pydantic import ValidationError
 from trainables.config import ROLES
 from trainables.errors import Fault, UserError, collecting
 from trainables.storage.locations import RELATIVE, absence, direct, expanded, is_local
+from tune.config.cross_validation import contradictions
 from tune.config.sweep_config import SweepConfig
-from tune.config.sweep_errors import KeyPath, dotted, faults_of, flags_apart, split_key
+from tune.config.sweep_errors import KeyPath, dotted, flags_as_text, reworded, split_key
 
 BUNDLED = Path(__file__).parents[1] / "sweeps"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -123,11 +124,15 @@ def load_sweep(
             _override(source, override, (typed or {}).get(override, f"--set {override}"))
     faults += _unset_variables(source) or _read_deepspeed_file(source)
     try:
-        config = SweepConfig.model_validate(flags_apart(source.values))
+        config = SweepConfig.model_validate(flags_as_text(source.values))
+        found = [
+            replace(fault, location=source.where(split_key(fault.field)))
+            for fault in contradictions(config)
+        ]
     except ValidationError as error:
-        faulty = tuple(f"{fault.field}." for fault in faults)
-        found = faults_of(error, source.where)
-        faults += [fault for fault in found if not f"{fault.field}.".startswith(faulty)]
+        found = reworded(error, source.where)
+    faulty = tuple(f"{fault.field}." for fault in faults)
+    faults += [fault for fault in found if not f"{fault.field}.".startswith(faulty)]
     if faults:
         raise UserError(faults)
     return config

@@ -1,32 +1,25 @@
-"""The metrics of a sweep: which ones its file names, and which ones its trials log."""
+"""The metrics that a sweep file names, and those that its trials log."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
+from trainables.records.schema import BaseRecord
+from tune.config.sweep_config import SweepConfig
 
-if TYPE_CHECKING:
-    from trainables.records.schema import BaseRecord
-    from tune.config.sweep_config import SweepConfig
-
-_OF_RETENTION = (
+# Metrics of training; all others are evaluated, so the base's evaluation has them too.
+_TRAINING = set(metric_keys.METRICS) - {
+    metric_keys.IN_DOMAIN_ACC,
     metric_keys.RETENTION_ACC,
     metric_keys.RETENTION_RATIO,
     metric_keys.FORGETTING_MEAN,
     metric_keys.FORGETTING_MAX,
     metric_keys.FORGETTING_POSITIVE,
-)
-_OF_OOD = (metric_keys.OOD_ACC, metric_keys.OOD_GAP)
-# Metrics of the evaluation: the base's evaluation has those that a trial's will have.
-_EVALUATED = (
-    metric_keys.IN_DOMAIN_ACC,
-    *_OF_RETENTION,
-    *_OF_OOD,
+    metric_keys.OOD_ACC,
+    metric_keys.OOD_GAP,
     metric_keys.FORGETTING_NLL,
     metric_keys.KL_BASE_TO_TUNED,
-)
+}
 
 
 def named_metrics(config: SweepConfig) -> list[tuple[str, str]]:
@@ -38,11 +31,6 @@ def named_metrics(config: SweepConfig) -> list[tuple[str, str]]:
     return named
 
 
-def logged_metrics(config: SweepConfig) -> set[str]:
-    """Keys that a trial of this sweep logs at its end, except scores of single tasks."""
-    return {key for key in defined_metrics(config) if not lacking(config, key)}
-
-
 def defined_metrics(config: SweepConfig) -> dict[str, metric_keys.Metric]:
     """Metrics whose better direction is known: all but scores of single tasks."""
     defined = dict(metric_keys.METRICS)
@@ -51,43 +39,40 @@ def defined_metrics(config: SweepConfig) -> dict[str, metric_keys.Metric]:
     return defined
 
 
-def lacking(config: SweepConfig, metric: str) -> str | None:
-    """What the sweep file lacks for a metric to be logged, if anything."""
+def missing_input(config: SweepConfig, metric: str) -> str | None:
+    """What the sweep file lacks for a metric to be logged; None if nothing."""
     data, suite = config.data, config.eval
-    needs: tuple[tuple[str, object, tuple[str, ...]], ...] = (
-        (
-            "tasks in eval.in_domain; without any, name validation/loss, the lower the better",
-            suite.in_domain,
-            (metric_keys.IN_DOMAIN_ACC,),
-        ),
-        ("tasks in eval.in_domain", suite.in_domain, (metric_keys.OOD_GAP,)),
-        ("tasks in eval.retention", suite.retention, _OF_RETENTION),
-        ("tasks in eval.ood", suite.ood, _OF_OOD),
-        ("eval.general_text", suite.general_text, (metric_keys.FORGETTING_NLL,)),
-        ("eval.kl_prompts above 0", suite.kl_prompts, (metric_keys.KL_BASE_TO_TUNED,)),
-        (
-            "resources.lora.slots: 0, as trials in slots share their memory",
-            config.search.lora is None or config.resources.lora.slots == 0,
-            (metric_keys.MAX_RESERVED,),
-        ),
-        (
-            "data.validation_path or data.validation_fraction above 0",
-            data.validation_path or data.validation_fraction,
-            (metric_keys.VALIDATION_LOSS,),
-        ),
-    )
-    for name, given, metrics in needs:
-        if metric in metrics and not given:
-            return name
+    if metric == metric_keys.VALIDATION_LOSS:
+        given = data.validation_path or data.validation_fraction
+        return None if given else "data.validation_path or data.validation_fraction above 0"
+    if metric in (metric_keys.IN_DOMAIN_ACC, metric_keys.OOD_GAP) and not suite.in_domain:
+        return "tasks in eval.in_domain; without any, name validation/loss"
+    if metric in (metric_keys.OOD_ACC, metric_keys.OOD_GAP) and not suite.ood:
+        return "tasks in eval.ood"
+    if metric == metric_keys.FORGETTING_NLL:
+        return None if suite.general_text else "eval.general_text"
+    if metric == metric_keys.KL_BASE_TO_TUNED:
+        return None if suite.kl_prompts else "eval.kl_prompts above 0"
+    if metric == metric_keys.MAX_RESERVED and config.search.lora and config.resources.lora.slots:
+        return "resources.lora.slots: 0, as trials in slots share their memory"
+    is_retention = metric.startswith(("forgetting/", "retention/"))
+    if is_retention and metric in metric_keys.METRICS and not suite.retention:
+        return "tasks in eval.retention"
     return None
 
 
-def may_be_logged(config: SweepConfig, metric: str) -> bool:
-    """Whether it may be a score of a task; only the base's evaluation can tell for sure."""
-    return any(
-        metric.startswith(metric_keys.task_score(role, task.label, ""))
-        for role, task in config.eval.tasks()
-    )
+def unlogged_metrics(config: SweepConfig) -> list[tuple[str, str, set[str]]]:
+    """Named metrics that no trial will log, as (field, metric, all that are logged).
+
+    A score of a task passes: only the base's evaluation shows which scores a task yields.
+    """
+    logged = {key for key in defined_metrics(config) if not missing_input(config, key)}
+    scores = tuple(metric_keys.task_score(role, t.label, "") for role, t in config.eval.tasks())
+    return [
+        (field, metric, logged)
+        for field, metric in named_metrics(config)
+        if metric not in logged and not (scores and metric.startswith(scores))
+    ]
 
 
 def check_metrics(config: SweepConfig, base: BaseRecord) -> None:
@@ -98,10 +83,9 @@ def check_metrics(config: SweepConfig, base: BaseRecord) -> None:
     Raises:
         UserError: nothing logs a metric.
     """
-    of_training = set(metric_keys.METRICS) & logged_metrics(config) - set(_EVALUATED)
+    known = {key for key in _TRAINING if not missing_input(config, key)} | set(base.metrics)
     if base.validation_samples == 0:
-        of_training -= {metric_keys.VALIDATION_LOSS}
-    known = of_training | set(base.metrics)
+        known -= {metric_keys.VALIDATION_LOSS}
     faults = [
         Fault(field, f"nothing logs {metric}", f"known: {', '.join(sorted(known))}")
         for field, metric in named_metrics(config)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from sweep_files import edited, faults
 
 from tune.cli import main
-from tune.config.key_aliases import IN_WORDS, SAME_MEANING
+from tune.config.key_aliases import REMEDIES, SAME_MEANING
 from tune.config.sweep_config import SweepConfig
 
 NOT_HERE = "not available here"
@@ -133,7 +133,7 @@ def test_all_that_is_named_instead_is_there(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main(["--help"])
     options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
-    words = " ".join(IN_WORDS.values())
+    words = " ".join(REMEDIES.values())
     named = {
         *re.findall(r"[a-z_]+(?:\.\w+)+", words),
         *(k for ks in SAME_MEANING.values() for k in ks),
@@ -144,10 +144,10 @@ def test_all_that_is_named_instead_is_there(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_no_name_of_a_peer_hides_a_key() -> None:
-    assert not SAME_MEANING.keys() & IN_WORDS.keys()
-    keys = [key for key in (*SAME_MEANING, *IN_WORDS) if is_known(key)]
+    assert not SAME_MEANING.keys() & REMEDIES.keys()
+    keys = [key for key in (*SAME_MEANING, *REMEDIES) if is_known(key)]
     assert keys == []
     places = ("model", "data", "data.replay", "eval", "search", "search.lora", "search.full")
-    bare = [key for key in (*SAME_MEANING, *IN_WORDS) if "." not in key]
+    bare = [key for key in (*SAME_MEANING, *REMEDIES) if "." not in key]
     sections = (*places, "train", "deepspeed", "budget", "early_stopping", "confirm", "wandb")
     assert [(s, key) for s in sections for key in bare if is_known(f"{s}.{key}")] == []
