@@ -12,6 +12,7 @@ from typing import Any
 
 from ray import tune as ray_tune
 
+from trainables.compat.ray import count_memory_kills_as_lost_processes
 from trainables.config import TrialConfig
 from trainables.records.ledger import Ledger
 from trainables.records.schema import (
@@ -62,7 +63,7 @@ from tune.search.searcher import MakeTrial, OptunaSearcher
 from tune.search.space import Params, planned_trials
 from tune.search.trial_ids import TrialMaker
 from tune.stops_by_hand import ENDED_BY_HAND, StopsByHand
-from tune.tune_events import TuneEvents, take_memory_kills_for_losses
+from tune.tune_events import TuneEvents
 
 Trainable = Callable[..., None]
 
@@ -341,7 +342,7 @@ class Sweep:
             in_slots = len(hosts.actors) * hosts.slots
             left = beside_hosts(config, self._cluster, len(hosts.actors))
         held = {m: held_by_worker(config, m, self._cluster) for m in config.search.methods}
-        take_memory_kills_for_losses()
+        count_memory_kills_as_lost_processes()
         # It misses files of Tune's that a sweep does without: the folder has what they would hold.
         logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
         placement = Placement(self._beside_driver, held, slots=in_slots)

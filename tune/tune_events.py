@@ -13,10 +13,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from ray.air.execution._internal import actor_manager
-from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune import Callback
-from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 
 from trainables.config import TrialConfig
@@ -30,16 +27,6 @@ _OF_TRIAL = "ray::"  # in the traceback of an error of its own, as of a store th
 _MODULES = re.compile(r"^(\w+\.)+(?=\w+: )")  # before the name of an error's type
 _LOSS = "its process or node was lost"
 _LONGEST_WORDS_OF_RAY = 300  # characters; they go on with advice for Ray's programmers
-
-
-def take_memory_kills_for_losses() -> None:
-    """Have Tune take processes that Ray kills for want of memory for lost ones, like any other.
-
-    Ray has a type of error of its own for them, which Tune does not know: it would end the whole
-    sweep with "Caught unexpected exception". It holds for as long as this process lives.
-    """
-    for module in (actor_manager, tune_controller):
-        module.RayActorError = (RayActorError, OutOfMemoryError)
 
 
 class TuneEvents(Callback):

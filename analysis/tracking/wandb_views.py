@@ -25,6 +25,7 @@ from analysis.sweeps import Sweep, open_sweeps
 from analysis.tracking.wandb_inspection import log_inspection, tables_of
 from analysis.tracking.wandb_panels import PanelGroup, laid_out, panel_groups
 from trainables import metric_keys
+from trainables.compat.wandb import set_address
 from trainables.errors import Fault, UserError, first_line
 from trainables.records.schema import TrialStatus
 from trainables.storage.storage import Location
@@ -141,7 +142,7 @@ class SweepViews:
             if "not found" not in str(error):
                 raise
             workspace = ws.Workspace(entity=entity, project=project)
-            workspace._internal_name = f"nw-{slug}-v"
+            set_address(workspace, slug)
         workspace.name = self._name
         workspace.sections = [
             ws.Section(name=group.title, panels=list(group.panels.values()), is_open=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from trainables.compat.transformers import attention_kind
 from trainables.config import BaseRequirements, DataConfig, EvalSuite, ModelConfig
 from trainables.data.dataset import TokenizedData, tokenize
 from trainables.data.rows import read_general_text
@@ -49,7 +50,7 @@ class BaseInputs:
             "model": fingerprint(model),
             "dtype": model.dtype,
             **({"load_in_4bit": True} if model.load_in_4bit else {}),
-            "attention": self.base.config.get_text_config()._attn_implementation,
+            "attention": attention_kind(self.base.config.get_text_config()),
             "chat_template_args": model.chat_template_args,
             **({"eos_token": model.eos_token} if model.eos_token is not None else {}),
             **({"chat_template": own} if model.chat_template is not None else {}),

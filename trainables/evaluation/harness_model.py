@@ -19,6 +19,7 @@ from lm_eval.models.huggingface import HFLM
 from torch.nn.utils.rnn import pad_sequence
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from trainables.compat.transformers import attention_kind
 from trainables.evaluation.continuations import Batch, Request, lay_out, score
 from trainables.evaluation.logits import logits_at
 from trainables.process.collectives import agreed, divided, from_each, world_size
@@ -155,7 +156,7 @@ class HarnessModel(HFLM):
         return logits.unflatten(0, (copies, -1))
 
     def _as_mask(self, visible: torch.Tensor) -> torch.Tensor:
-        if self.config.get_text_config()._attn_implementation == "sdpa":
+        if attention_kind(self.config.get_text_config()) == "sdpa":
             return visible
         mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=visible.device)
         return mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
@@ -166,7 +167,7 @@ class HarnessModel(HFLM):
         kinds = {*(getattr(config, "layer_types", None) or ())}
         kinds |= {*(getattr(config, "attention_layers", None) or ())}  # GPT-Neo's name for them
         if (
-            config._attn_implementation not in ("eager", "sdpa")
+            attention_kind(config) not in ("eager", "sdpa")
             or not kinds <= {"full_attention", "global"}
             or getattr(config, "sliding_window", None) is not None
             or not hasattr(config, "hidden_size")

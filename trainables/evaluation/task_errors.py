@@ -11,8 +11,8 @@ from typing import Any
 
 from lm_eval.api.registry import aggregation_registry, metric_registry
 from lm_eval.api.task import ConfigurableTask
-from lm_eval.tasks._yaml_loader import load_yaml
 
+from trainables.compat.lm_eval import metric_functions, task_spec
 from trainables.config import EvalTask, Role
 from trainables.errors import Fault, did_you_mean, named
 from trainables.evaluation.unknown_task import unknown_task
@@ -110,7 +110,7 @@ def check_can_be_scored(task: Any) -> None:
                 known = _listed(aggregation_registry)
                 raise Unfit(f"the aggregation of its {metric} is unknown; {known}")
     if by_harness and task.OUTPUT_TYPE == "generate_until":
-        for metric, function in task._metric_fn_list.items():
+        for metric, function in metric_functions(task).items():
             if function is None:
                 rule = f"its metric {metric} is neither the harness's nor found by `evaluate`"
                 raise Unfit(f"{rule}; {_listed(metric_registry)}")
@@ -156,6 +156,6 @@ def _unread(name: str, folders: list[str]) -> Iterator[tuple[Path, Exception]]:
         with suppress(OSError):
             if names_it(file.read_text(encoding="utf-8", errors="replace")):
                 try:
-                    load_yaml(file, resolve_func=False)
+                    task_spec(file, resolve_func=False)
                 except Exception as error:  # the harness's, YAML's, or Python's of what YAML took
                     yield file, error

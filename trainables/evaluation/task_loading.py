@@ -17,8 +17,8 @@ import numpy as np
 from datasets import Dataset
 from lm_eval import utils as harness
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._yaml_loader import load_yaml
 
+from trainables.compat.lm_eval import filter_names, task_spec
 from trainables.config import EvalSuite, EvalTask, Role
 from trainables.errors import Fault, UserError, did_you_mean, hub_remedy
 from trainables.evaluation.task_errors import (
@@ -111,7 +111,7 @@ def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
     if task.name or task.data_files:
         if manager.task_index[task.task].yaml_path is None:
             raise Unfit("only a single task takes `name` and `data_files`, this is a tag")
-        spec = dict(load_yaml(manager.task_index[task.task].yaml_path)) | {"task": task.label}
+        spec = task_spec(manager.task_index[task.task].yaml_path) | {"task": task.label}
         if task.data_files:
             files = {split: resolve(file) for split, file in task.data_files.items()}
             spec["dataset_kwargs"] = {**spec.get("dataset_kwargs", {}), "data_files": files}
@@ -153,7 +153,7 @@ def _check_has_one_score(built: Any, task: EvalTask) -> None:
 
 def _check_filter(built: Any, task: EvalTask) -> None:
     members = built["tasks"].values()
-    filters = [each.name for member in members for each in getattr(member, "_filters", ())]
+    filters = [name for member in members for name in filter_names(member)]
     if filters and task.filter is not None and task.filter not in filters:
         known = " or ".join(dict.fromkeys(filters))
         raise Unfit(f"its filter must be {known}, got {task.filter}")

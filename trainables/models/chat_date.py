@@ -9,20 +9,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from transformers.utils import chat_template_utils
+from trainables.compat import transformers
 
 CHAT_DATE = datetime(2024, 7, 26)
 
 
-class _ChatDate(datetime):
-    @classmethod
-    def now(cls, tz: Any = None) -> Any:
-        return CHAT_DATE
-
-
 def freeze_chat_date() -> None:
     """Make it `CHAT_DATE` in all chat templates of this process."""
-    vars(chat_template_utils)["datetime"] = _ChatDate
+    transformers.freeze_chat_date(CHAT_DATE)
 
 
 def chat_date_key(tokenizer: Any) -> dict[str, str]:

@@ -15,6 +15,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HTTPError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from trainables.compat.transformers import has_adapter
 from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError, hub_remedy, named
 from trainables.models.chat_date import freeze_chat_date
@@ -133,7 +134,7 @@ def load_model(
     elif is_hollow:
         options["device_map"] = {"": "meta"}
     loaded, told = _load(architecture, model, **options, output_loading_info=True)
-    if getattr(loaded, "_hf_peft_config_loaded", False):  # trials would take it off, unasked
+    if has_adapter(loaded):
         raise UserError([adapter_fault(model.name)])
     if model.load_in_4bit:
         compute_in(loaded, options["dtype"])

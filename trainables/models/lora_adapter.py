@@ -13,6 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import Linear
 from transformers.pytorch_utils import Conv1D
 
+from trainables.compat.torch import remove_forward_hooks
 from trainables.config import LoraConfig
 from trainables.errors import Fault, UserError
 from trainables.models.four_bit import thaw
@@ -105,7 +106,6 @@ def _clean(base: Any) -> None:
         vars(base).pop(name, None)
     base.gradient_checkpointing_disable()
     base.disable_input_require_grads()
-    # TRL and Transformers both hook the embedding for checkpointing; one hook is never removed.
-    base.get_input_embeddings()._forward_hooks.clear()
+    remove_forward_hooks(base.get_input_embeddings())
     thaw(base)
     base.zero_grad(set_to_none=True)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from trainables.compat.transformers import recomputes_by_hook
 from trainables.evaluation.logits import logits_at
 from trainables.models.adaptable import recompute
 from trainables.packing.last_layer import LastLayer
@@ -107,7 +108,7 @@ def _recompute(base: Any, contexts: Contexts) -> None:
     """Have each layer's activations recomputed in the backward pass."""
     recompute(base, context_fn=contexts)
     # Code for older Transformers says itself how, and knows of no contexts.
-    if not any("_gradient_checkpointing_func" in vars(module) for module in base.modules()):
+    if not recomputes_by_hook(base):
         raise NotBatchable("its code recomputes activations in a way of its own")
 
 

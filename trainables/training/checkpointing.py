@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from trl import SFTTrainer
 
+from trainables.compat.transformers import continue_logging_at
 from trainables.config import TrialConfig
 from trainables.process.background import in_background
 from trainables.process.collectives import agreed, barrier, from_each, is_first_worker
@@ -81,7 +82,7 @@ class Checkpoints:
         checkpoint.load_training_state(resumed, trainer.model, trainer.optimizer)
         _set_schedule(trainer, progress.scheduler)
         state.global_step = progress.step
-        trainer._globalstep_last_logged = progress.step  # else the first loss is spread over all
+        continue_logging_at(trainer, progress.step)
         state.num_input_tokens_seen = progress.tokens_seen
         evaluated = checkpoint_files.evaluated(resumed)
         carried = evaluated or progress.carried

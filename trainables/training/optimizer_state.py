@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from trainables.compat.deepspeed import is_partitioned, link_optimizer_states
 from trainables.errors import TrialError
 from trainables.process.collectives import is_first_worker
 
@@ -90,7 +91,7 @@ def _own_states(model: Any, optimizer: Any) -> dict[str, dict[str, Any]]:
     One without a gradient in some steps, such as an expert that got no token, has counted fewer.
     """
     states = _base_optimizer(optimizer).state
-    own = [(name, p) for name, p in _trained(model) if not _is_partitioned(p)]
+    own = [(name, p) for name, p in _trained(model) if not is_partitioned(p)]
     return {name: states.get(_master(parameter, optimizer), {}) for name, parameter in own}
 
 
@@ -110,9 +111,7 @@ def _link_moments(optimizer: Any) -> None:
             if not base.state[partition]:
                 moments = {moment: torch.zeros_like(partition) for moment in _MOMENTS}
                 base.state[partition] = {**moments, "step": step_counter(base, partition)}
-        if hasattr(wrapper, "_lazy_init_hp_params_optimizer_state"):
-            wrapper._hp_optimizer_states_linked = False
-            wrapper._lazy_init_hp_params_optimizer_state()
+        link_optimizer_states(wrapper)
 
 
 def _partitions(wrapper: Any) -> list[Any]:
@@ -129,7 +128,7 @@ def _check_all_is_known(model: Any, optimizer: Any) -> None:
     if not wrappers:
         return
     known = [partition for wrapper in wrappers for partition in _partitions(wrapper)]
-    whole = [parameter for _, parameter in _trained(model) if not _is_partitioned(parameter)]
+    whole = [parameter for _, parameter in _trained(model) if not is_partitioned(parameter)]
     known += [_master(parameter, optimizer) for parameter in whole]
     updated = {id(tensor) for group in base.param_groups for tensor in group["params"]}
     if not updated <= set(map(id, known)):
@@ -140,12 +139,8 @@ def _check_all_is_known(model: Any, optimizer: Any) -> None:
         )
 
 
-def _is_partitioned(parameter: Any) -> bool:
-    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
-
-
 def _get(parameter: Any, moment: str | None, optimizer: Any) -> Any:
-    if _is_partitioned(parameter):
+    if is_partitioned(parameter):
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         if moment is None:
@@ -171,7 +166,7 @@ def _master(parameter: Any, optimizer: Any) -> Any:
 
 
 def _set(parameter: Any, value: torch.Tensor, moment: str | None, optimizer: Any) -> None:
-    if _is_partitioned(parameter):
+    if is_partitioned(parameter):
         _set_partition(parameter, value, moment)
         if moment is None:
             _set_working_copy(parameter, value)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from inspect import getclosurevars, isfunction
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from trainables.compat.deepspeed import forget_modules
+from trainables.compat.transformers import use_one_gpu
 from trainables.config import TrialConfig
 from trainables.data.dataset import TokenizedData, training_order
 from trainables.data.tokenized import as_dataset
@@ -70,8 +71,7 @@ def sft_config(
         max_length=None,  # the data are cut to size already
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    # Else the trainer takes all GPUs that a process sees, and a micro-batch for each of them.
-    arguments._n_gpu = min(1, arguments.n_gpu)
+    use_one_gpu(arguments)
     return arguments
 
 
@@ -169,24 +169,7 @@ def _letting_go_of(trainer: SFTTrainer) -> Iterator[None]:
     finally:
         if hasattr(trainer.model_wrapped, "destroy"):
             trainer.model_wrapped.destroy()
-            _forget_modules()
-
-
-def _forget_modules() -> None:
-    """Release modules, and so all of the training, that ZeRO-3 keeps for the process's lifetime.
-
-    They are in a list of computing modules, from which the outermost is never removed, and are keys
-    in a method's cache.
-    """
-    from deepspeed.runtime.zero import parameter_offload
-    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
-
-    parameter_offload.FWD_MODULE_STACK.clear()
-    for method in vars(PartitionedParameterCoordinator).values():
-        if isfunction(method):
-            for wrapped in getclosurevars(method).nonlocals.values():
-                if hasattr(wrapped, "cache_clear"):
-                    wrapped.cache_clear()
+            forget_modules()
 
 
 def _ordered(

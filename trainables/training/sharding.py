@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import deepspeed_config
 
+from trainables.compat.deepspeed import shard_parameter
 from trainables.process.collectives import agreed
 
 
@@ -37,7 +38,7 @@ def shard(model: PreTrainedModel, dtype: torch.dtype) -> None:
     for parameter in model.parameters():
         is_cast = parameter.is_floating_point()
         _put(parameter, shards.local_device, dtype if is_cast else parameter.dtype)
-        shards._convert_to_zero_parameters([parameter])  # sends it, too
+        shard_parameter(shards, parameter)
 
 
 def _put(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> None:

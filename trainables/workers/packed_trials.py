@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
+from trainables.compat.ray import actor_state
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.packing import host
@@ -91,8 +92,7 @@ def has_process(actor: Any) -> bool:
 
 def life_of(actor: Any) -> tuple[str, int]:
     """A host's state, in Ray's word, and how often it was restarted."""
-    known = ray._private.state.state.actor_table(actor._actor_id.hex())
-    return known.get("State", ""), known.get("NumRestarts", 0)
+    return actor_state(actor)
 
 
 def train_in_slot(

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import RayActorError
 
+from trainables.compat.ray import draining_nodes
 from trainables.workers.gpu_types import as_options
 
 _STOP = "stop request"  # actor names are private to this driver
@@ -106,8 +107,7 @@ class _StopRequest:
 
     async def _poll(self) -> None:
         while True:
-            # Ray has no public API for this; its own trainer does the same.
-            leaving = set(ray._private.state.state.get_draining_nodes())
+            leaving = draining_nodes()
             if leaving != self._leaving:
                 self._leaving = leaving
                 await self._notify()

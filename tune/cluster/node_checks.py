@@ -12,6 +12,7 @@ from uuid import uuid4
 import ray
 from ray.exceptions import RayError
 
+from trainables.compat.ray import draining_nodes
 from trainables.errors import Fault, UserError, first_line
 from trainables.records.ledger import cannot_write
 from trainables.storage.storage import Location, open_storage
@@ -127,7 +128,7 @@ def nodes_up() -> list[dict[str, float]]:
 
 def _staying() -> list[dict[str, Any]]:
     """Nodes that are up and not draining."""
-    leaving = ray._private.state.state.get_draining_nodes()  # as in `stop_request`
+    leaving = draining_nodes()
     return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
 
 

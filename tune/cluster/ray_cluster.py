@@ -151,9 +151,9 @@ def usable_cpus() -> int:
     Given part of a machine by Slurm or `taskset`, Ray would count the whole; given a container's
     share, Python would.
     """
-    from ray._private.utils import get_num_cpus
+    from trainables.compat.ray import container_cpus
 
-    cpus = max(1, int(get_num_cpus(override_docker_cpu_warning=True)))
+    cpus = max(1, container_cpus())
     return min(cpus, len(os.sched_getaffinity(0)))
 
 
@@ -207,10 +207,10 @@ def _check_answers(address: str) -> None:
 
 def _running_here() -> str:
     """The address that Ray would use for `auto`."""
-    from ray._private.services import canonicalize_bootstrap_address
+    from trainables.compat.ray import running_head
 
     try:
-        return str(os.environ.get("RAY_ADDRESS") or canonicalize_bootstrap_address("auto"))
+        return running_head()
     except ConnectionError as error:
         reason = ConnectionError("none runs on this machine, and RAY_ADDRESS is not set")
         raise _no_cluster("auto", reason) from error

@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from analysis.results.pareto import objective_values
+from trainables.compat.optuna import generation_key, newest_trial
 from trainables.config import Constraint
 from trainables.records.schema import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
@@ -130,8 +131,7 @@ class Study:
         """
         if record.status is TrialStatus.RUNNING:
             self.optuna.add_trial(self._frozen(record, TrialState.RUNNING, None))
-            frozen = self.optuna.get_trials(deepcopy=False)[-1]
-            self._asked[record.number] = optuna.Trial(self.optuna, frozen._trial_id)
+            self._asked[record.number] = newest_trial(self.optuna)
         else:
             self.optuna.add_trial(self._frozen(record, *self._verdict(record)))
 
@@ -194,7 +194,7 @@ class Study:
         """The generation NSGA-II would assign to the next trial; records do not hold it."""
         if self._config.sampler != "nsga2":
             return {}
-        key = optuna.samplers.NSGAIISampler._get_generation_key()
+        key = generation_key()
         complete = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         generations = [trial.system_attrs.get(key, 0) for trial in complete]
         newest = max(generations, default=0)

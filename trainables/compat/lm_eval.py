@@ -1,0 +1,34 @@
+"""lm-evaluation-harness, tried with 0.4.12 and 0.4.13."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lm_eval.tasks._yaml_loader import load_yaml
+
+
+def task_spec(file: Path | str, **options: Any) -> dict[str, Any]:
+    """The content of a task's YAML file with its `include` and `!function` resolved.
+
+    Why: the public `TaskManager` reads it only together with the data. Upstream: none.
+    """
+    return dict(load_yaml(file, **options))
+
+
+def metric_functions(task: Any) -> dict[str, Any]:
+    """The functions that score a task's documents, by metric; None where the harness knows none.
+
+    Why: it would fail at the first scored document, after the model has answered all.
+    Upstream: none.
+    """
+    return dict(task._metric_fn_list)
+
+
+def filter_names(task: Any) -> list[str]:
+    """The names of a task's filters; empty for tasks in Python that have none.
+
+    Why: scores are kept by filter, and a wrong name would be found after the evaluation only.
+    Upstream: none.
+    """
+    return [each.name for each in getattr(task, "_filters", ())]

@@ -1,0 +1,14 @@
+"""PyTorch, tried with 2.12 and 2.13."""
+
+from __future__ import annotations
+
+import torch
+
+
+def remove_forward_hooks(module: torch.nn.Module) -> None:
+    """Remove all forward hooks of a module, whoever added them.
+
+    Why: TRL and Transformers each hook the embedding of a shared base for checkpointing, and one of
+    the handles is lost, so that a hook would stay with every trial. Upstream: none.
+    """
+    module._forward_hooks.clear()
