@@ -1,5 +1,5 @@
 """What training changed inside a model: spectra of the update, attention, representations.
 
-It is not part of `analysis` because a sweep runs it on its workers, where the GPUs and the base
-model are; `analysis.inspect_models` runs it elsewhere and reads the records.
+A sweep runs it on its workers, where the GPUs and the base model are; `analysis.inspect_models`
+runs it elsewhere and reads the records.
 """

@@ -1,6 +1,6 @@
-"""Runs base and tuned model over the same prompts and compares their layers' activations.
+"""Runs base and tuned model on the same prompts and compares their layers' activations.
 
-Shapes: B prompts, S positions, T positions of all prompts that are kept, D width.
+Shapes: B prompts, S positions, T kept positions of all prompts, D width.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ActivationDrift:
 def choose_prompts(base: BaseRecord, items_jsonl: Path) -> list[str]:
     """The distinct prompts of the in-domain and retention tasks, taken round-robin by task.
 
-    Those of a task come from all over its documents, as a group's are sorted by its tasks.
+    A task's prompts are spread over its documents, which a group sorts by its tasks.
     """
     by_task: dict[str, dict[str, None]] = {}
     for item in read_items(items_jsonl):
@@ -62,19 +62,16 @@ def choose_prompts(base: BaseRecord, items_jsonl: Path) -> list[str]:
 
 
 def _spread(prompts: list[str]) -> list[str]:
-    """All of them, in an order of which any first few are spread evenly over the list.
-
-    How many of a task are taken is known only later: others may run out, or differ too little.
-    """
+    """All of them, in an order of which any first few are spread evenly over the list."""
     order = sorted(range(len(prompts)), key=lambda index: index * _GOLDEN_RATIO % 1)
     return [prompts[index] for index in order]
 
 
 def encode(tokenizer: Any, prompts: Iterable[str]) -> list[list[int]]:
-    """Token ids of the first 64 prompts that differ in their last 256 tokens and have three.
+    """Token ids of the first 64 prompts that differ in their last 256 tokens, and have three.
 
-    Few-shot examples, the same in all of a task's prompts, come first; the question is at the end.
-    A beginning-of-sequence token is kept, and not doubled if a chat template has written it.
+    A prompt's few-shot examples come first, its question last. A beginning-of-sequence token is
+    kept, and not doubled if a chat template has written it.
     """
     found: dict[tuple[int, ...], None] = {}
     for prompt in prompts:
@@ -95,8 +92,8 @@ def activation_drift(config: TrialConfig, weights_dir: Path, prompts: list[str])
     batch at a time, hidden states for at most 2048 token positions.
 
     Raises:
-        CannotInspect: no prompt has three tokens, or the model has no attention probabilities, or
-            does not tell of which layers.
+        CannotInspect: no prompt has three tokens, or the model has no attention probabilities of
+            known layers.
     """
     with _both_models(config, weights_dir) as (base, tuned, model_config):
         tokenizer = load_tokenizer(config.model)
@@ -117,12 +114,12 @@ def activation_drift(config: TrialConfig, weights_dir: Path, prompts: list[str])
 
 
 def attending_layers(model_config: Any, count: int) -> list[int]:
-    """Layers that `count` attentions are of: all, or those of a hybrid that are of no other kind.
+    """The layers with attention, which are `count`: all, or some layers of a hybrid.
 
-    Hybrids have layers of linear attention, state spaces or convolutions, which give none.
+    The other layers of hybrids are linear attention, state spaces or convolutions.
 
     Raises:
-        CannotInspect: its configuration does not tell.
+        CannotInspect: the configuration does not say which.
     """
     total = model_config.num_hidden_layers
     kinds = enumerate(getattr(model_config, "layer_types", None) or ())
@@ -134,7 +131,7 @@ def attending_layers(model_config: Any, count: int) -> list[int]:
 
 
 class _Comparison:
-    """Accumulates the outputs of both models batch by batch, at each `stride`-th token."""
+    """Accumulates the outputs of both models by batches, at every `stride`-th token."""
 
     def __init__(self, model_config: Any, stride: int) -> None:
         self._model_config = model_config
@@ -196,7 +193,7 @@ def _both_models(config: TrialConfig, weights_dir: Path) -> Iterator[tuple[Forwa
     base = shared_base(eager)
     if config.lora is None:
         folder = str(weights_dir.absolute())
-        # The base's class reads them: code beside the weights, which may be another's, never runs.
+        # The base's class reads the weights: code beside them is not trusted.
         own = {"name": folder, "revision": None, "trust_remote_code": False, "eos_token": None}
         try:
             tuned = load_model(eager.model_copy(update=own), architecture=type(base)).to(device())
@@ -208,7 +205,7 @@ def _both_models(config: TrialConfig, weights_dir: Path) -> Iterator[tuple[Forwa
     try:
         adapted = peft.PeftModel.from_pretrained(base, str(weights_dir.absolute()))
     except BaseException:
-        shared_base.cache_clear()  # parts of the adapter may be in it
+        shared_base.cache_clear()  # it may have parts of the adapter
         raise
     run_tuned = _forward(adapted)
 
@@ -237,7 +234,7 @@ def _forward(model: Any) -> Forward:
 
 
 def linear_cka_drift(X_TD: torch.Tensor, Y_TD: torch.Tensor) -> float:
-    """1 - linear CKA: from 0, if one is the other rotated, scaled or shifted, up to 1.
+    """1 - linear CKA: 0 if one is the other rotated, scaled or shifted, at most 1.
 
     CKA = norm_F(Y^T X)^2 / (norm_F(X^T X) norm_F(Y^T Y)) of centred columns (Kornblith et al.
     2019, eq. 5), computed from T x T Gram matrices if there are fewer positions than features.

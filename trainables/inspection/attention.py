@@ -1,4 +1,4 @@
-"""How far attention moved between base and tuned model.
+"""How attention differs between base and tuned model.
 
 Shapes: B prompts, H heads, Q queries, K keys (Q = K = S positions).
 """
@@ -25,18 +25,12 @@ def js_divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 
 
 def normalised_entropy(p: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-    """Entropy of distributions over the last axis as a fraction of its maximum, log(visible).
-
-    Where a distribution can see one key only, the result is 0 / 0.
-    """
+    """Entropy over the last axis as a fraction of its maximum, log(visible); NaN for one key."""
     return torch.special.entr(p).sum(-1) / visible.log()
 
 
 class LayerAttention:
-    """Accumulates one layer's drift over batches of prompts.
-
-    The model is causal: query i sees keys 0 to i.
-    """
+    """Accumulates one layer's drift over batches of prompts; query i sees keys 0 to i."""
 
     def __init__(self, layer: int) -> None:
         self._layer = layer
@@ -48,19 +42,19 @@ class LayerAttention:
 
         Args:
             base_BHQK: attention probabilities of the base.
-            tuned_BHQK: of the tuned model, for the same tokens.
+            tuned_BHQK: those of the tuned model, for the same tokens.
             mask_BS: 1 for tokens, 0 for the padding to their right.
         """
         base, tuned = base_BHQK.double(), tuned_BHQK.double()
         queries_B1Q = mask_BS.bool()[:, None]
         self._compare("", base, tuned, queries_B1Q, hidden_keys=0)
-        # Where all attention is on key 0, nothing is left to compare.
+        # A query with all attention on key 0 has nothing left to compare.
         rest_BHQ = (base[..., 1:].sum(-1) > 0) & (tuned[..., 1:].sum(-1) > 0) & queries_B1Q
         base, tuned = _without_first_key(base), _without_first_key(tuned)
         self._compare("_without_first", base, tuned, rest_BHQ, hidden_keys=1)
 
     def result(self) -> AttentionDrift:
-        """Means over the queries; 0 for a head without any to compare."""
+        """Means over the queries; 0 for a head without any."""
         means = {
             name: tuple((sums_H / self._counts_H[name].clamp_min(1)).tolist())
             for name, sums_H in self._sums_H.items()

@@ -1,4 +1,4 @@
-"""Inspects one trial's model and saves the findings."""
+"""Inspects one trial's model and saves the record."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ _VERSION = 2  # raise it when the code no longer reproduces the numbers of an ol
 
 
 def inspect_trial(sweep_dir: Path, number: int) -> InspectionRecord:
-    """Inspect a trial's model, or of it what no record of the very same model has already.
+    """Inspect a trial's model, as far as no record of the same model has the results.
 
-    Writes the record and the main directions of each matrix's update below `SWEEP/inside`. A trial
-    without weights, or with damaged ones, gives a record that says so; what was found of weights
-    that are gone stays as it is.
+    Writes the record and the main directions of each matrix's update below `SWEEP/inspection`. The
+    record of a trial without weights, or with damaged ones, says so; an earlier record of deleted
+    weights stays.
 
-    Cost: one decomposition per matrix, and one of the base's matrix if no trial on this node has
-    needed it yet; a forward pass of base and tuned model over 64 prompts.
+    Cost: one decomposition per matrix, and one of the base's matrix once per node; a forward pass
+    of base and tuned model over 64 prompts.
 
     Raises:
-        UserError: the base model cannot be loaded, the trial's record is damaged, or what was found
+        UserError: the base model cannot be loaded, the trial's record is damaged, or the results
             cannot be written.
         FileNotFoundError: there is no such trial.
     """
@@ -61,7 +61,7 @@ def inspect_trial(sweep_dir: Path, number: int) -> InspectionRecord:
     weights_dir, earlier = ledger.weights(trial), folder.read(number)
     if weights_dir is None:
         if earlier and earlier.matrices and earlier.is_of(trial):
-            return earlier  # it cannot be found again
+            return earlier
         reason = "it kept no weights" if trial.weights_dir is None else "its weights are gone"
         if trial.status is not TrialStatus.COMPLETE:
             reason = f"it is {trial.status.in_words}, and only complete trials keep weights"
@@ -70,29 +70,30 @@ def inspect_trial(sweep_dir: Path, number: int) -> InspectionRecord:
         return record
     base = ledger.base()
     key = _content_key(weights_dir, base.key)
-    is_of_it = earlier and earlier.key == key and earlier.is_of(trial)
-    known = earlier if is_of_it and folder.directions(number).exists() else None
+    is_current = earlier and earlier.key == key and earlier.is_of(trial)
+    known = earlier if is_current and folder.directions(number).exists() else None
     if known and not known.reason:
         return known
     folder.check(number)
     started = time.time()
-    seen: dict[str, Any] = {"key": key, "matrices": known.matrices if known else ()}
+    results: dict[str, Any] = {"key": key, "matrices": known.matrices if known else ()}
     try:
-        if told := changed(trial.config.model, ledger.sweep().inputs):
-            raise CannotInspect(told)
-        seen["matrices"] = seen["matrices"] or _inspect_matrices(
+        if change := changed(trial.config.model, ledger.sweep().inputs):
+            raise CannotInspect(change)
+        results["matrices"] = results["matrices"] or _inspect_matrices(
             trial.config, weights_dir, folder.directions(number)
         )
-        # These can take hours: should the rest break off, they are kept.
-        folder.write(_record(trial, **seen, reason="the inspection of its activations broke off"))
+        # They can take hours: keep them if the rest is interrupted.
+        reason = "the inspection of its activations was interrupted"
+        folder.write(_record(trial, **results, reason=reason))
         prompts = choose_prompts(base, ledger.folder.base_items)
-        seen |= vars(activation_drift(trial.config, weights_dir, prompts))
+        results |= vars(activation_drift(trial.config, weights_dir, prompts))
     except (CannotInspect, OSError, ModuleNotFoundError) as error:  # the last: a package's base
-        seen["reason"] = str(error)
+        results["reason"] = str(error)
     except (RuntimeError, ValueError, KeyError) as error:
-        # PyTorch's and PEFT's, of which memory and files that do not fit each other are causes.
-        seen["reason"] = named(error)
-    record = _record(trial, **seen, seconds=time.time() - started)
+        # PyTorch's and PEFT's, if memory runs out or files do not match.
+        results["reason"] = named(error)
+    record = _record(trial, **results, seconds=time.time() - started)
     folder.write(record)
     return record
 
@@ -100,7 +101,7 @@ def inspect_trial(sweep_dir: Path, number: int) -> InspectionRecord:
 def matrix_changes(
     config: TrialConfig, weights_dir: Path
 ) -> Iterator[tuple[str, MatrixChange, torch.Tensor]]:
-    """Each matrix's name, change, and top left singular vectors of its update (O, K <= 8)."""
+    """Each matrix' name, change, and top left singular vectors of its update (O, K <= 8)."""
     base_key = f"{fingerprint(config.model)}-{config.model.dtype}-OI"
     base_key += "-4bit" if config.model.load_in_4bit else ""
     base, hollow = base_weights(config.model), hollow_model(config.model)
@@ -117,7 +118,7 @@ def matrix_changes(
 
 
 def describe(update: MatrixUpdate, spectrum: Spectrum) -> MatrixChange:
-    """The part of the change that needs only the update's spectrum, not that of W0 or W."""
+    """The part of the change that needs the update's spectrum, but not that of W0 or W."""
     values_K = spectrum.values_K
     outputs, inputs = update.base_OI.shape
     before = float(update.base_OI.norm())
@@ -160,7 +161,7 @@ def _content_key(weights_dir: Path, base_key: str) -> str:
 def _inspect_matrices(
     config: TrialConfig, weights_dir: Path, file: Path
 ) -> tuple[MatrixChange, ...]:
-    """Every matrix's change; the directions are saved to the file."""
+    """Every matrix' change; saves the directions to the file."""
     changes, directions = [], {}
     for name, change, left_OK in matrix_changes(config, weights_dir):
         changes.append(change)

@@ -1,6 +1,6 @@
 """The result of inspecting a trial: `SWEEP/inspection/0007/record.json`.
 
-It is derived from the trial's weights and the base model, and derived again if it is missing.
+It can always be derived again from the trial's weights and the base model.
 """
 
 from __future__ import annotations
@@ -19,26 +19,24 @@ from trainables.records.schema import TrialRecord
 from trainables.storage.disk import write_whole
 
 MOST_SINGULAR_VALUES = 64
-
-
 ROUNDED = (
     "the spectrum of full fine-tuning in bfloat16 includes the rounding of the saved weights, "
     "which makes small updates seem of high rank"
 )
-"""To be told wherever there is a trial that `is_rounded`."""
+"""The caveat for every trial that `is_rounded`."""
 
 
 def is_rounded(config: TrialConfig) -> bool:
-    """Whether the update of each weight was rounded with the weight, to 2^-9 of this."""
+    """Whether each weight, and so its update, was rounded to 2^-9 of the weight."""
     return config.lora is None and config.model.dtype == "bfloat16"
 
 
 class MatrixChange(Frozen):
     """How training changed one weight matrix, W0 to W = W0 + dW.
 
-    If dW is zero, all measures but the relative norm are None; if W0 is, as in blocks that were
-    inserted to be trained, that and those of W0's singular vectors. Raw ranks of LoRA and of full
-    fine-tuning are not comparable, as LoRA's cannot exceed `rank_limit`; divide by it first.
+    If dW is zero, all measures but the relative norm are None; if W0 is zero, as in inserted
+    blocks, the relative norm and the last three. Divide ranks by `rank_limit` to compare LoRA with
+    full fine-tuning.
 
     Attributes:
         layer: of the decoder, from 0.
@@ -51,12 +49,11 @@ class MatrixChange(Frozen):
             Vetterli 2007).
         rank_90: singular values that carry 90 % of the squared norm (2405.09673).
         singular_values: of dW, largest first; at most `MOST_SINGULAR_VALUES`.
-        intruders: how many of the top 10 left singular vectors of W resemble none of W0, that is,
-            have all abs(cos) < 0.5 (2410.21228).
+        intruders: how many of the top 10 left singular vectors of W have abs(cos) < 0.5 with all
+            of W0 (2410.21228).
         cosine_by_index: mean abs(cos(u0_i, u_i)) of the top 500 left singular vectors of W0 and
             W, paired by index (2512.15634, whose pairing is unknown).
-        cosine_by_maximum: the same, each vector of W paired with the nearest of W0's top 500; it
-            does not fall when two vectors merely swap places.
+        cosine_by_maximum: the same, each vector of W paired with the nearest of W0's top 500.
     """
 
     layer: int
@@ -74,15 +71,15 @@ class MatrixChange(Frozen):
 
     @property
     def is_cut(self) -> bool:
-        """Whether dW may have more singular values than are kept."""
+        """Whether dW may have more singular values than `singular_values`."""
         return len(self.singular_values) == MOST_SINGULAR_VALUES < self.rank_limit
 
 
 class AttentionDrift(Frozen):
     """How the attention of one layer's heads moved, one number per head.
 
-    Means over the non-padding queries of all prompts. "Without first" leaves out key 0, which
-    often gets most of the attention whatever the text, and renormalises the rest.
+    Means over the queries of all prompts. "Without first" leaves out key 0, which often gets most
+    of the attention whatever the text, and renormalises the rest.
 
     Attributes:
         layer: of the decoder, from 0.
@@ -104,8 +101,8 @@ class RepresentationDrift(Frozen):
     Attributes:
         layer: of the decoder, from 0; the last is taken after the final norm.
         cka_drift: 1 - linear CKA over token positions, 0 to 1 (Kornblith et al. 2019).
-        cka_drift_without_first: the same without each prompt's first token, whose hidden state is
-            often so much larger than all others that it alone determines the CKA (2402.17762).
+        cka_drift_without_first: the same without each prompt's first token, whose hidden state may
+            be so large that it alone determines the CKA (2402.17762).
     """
 
     layer: int
@@ -114,13 +111,13 @@ class RepresentationDrift(Frozen):
 
 
 class InspectionRecord(Frozen):
-    """All that is known about what changed inside one trial's model.
+    """What training changed inside one trial's model.
 
     Attributes:
-        ended: when the trial's training ended; None in records of earlier versions.
-        key: hash of the weights, the base and the version of the code; a new key, a new record.
+        ended: when the trial's training ended.
+        key: hash of the weights, the base and the version of the code.
         reason: why some part could not be inspected, which is then empty.
-        prompts, tokens: how many attention and representations were compared on.
+        prompts, tokens: how many were used to compare attention and representations.
         kl_base_to_tuned, forgetting_nll: KL and LM drift as measured in training, nats/token.
     """
 
@@ -139,29 +136,24 @@ class InspectionRecord(Frozen):
     seconds: float = 0.0
 
     def is_of(self, trial: TrialRecord) -> bool:
-        """Whether it is of this training: a trial whose folder was deleted is trained again.
-
-        Of an earlier version's record it is not known, and taken to be.
-        """
-        return self.trial_id == trial.config.trial_id and self.ended in (None, trial.ended)
-
-    @property
-    def _intruders(self) -> list[int]:
-        return [m.intruders for m in self.matrices if m.intruders is not None]
+        """Whether it is of this training: a trial whose folder was deleted is trained again."""
+        return (self.trial_id, self.ended) == (trial.config.trial_id, trial.ended)
 
     @property
     def intruders(self) -> int | None:
         """Intruder dimensions of all matrices together."""
-        return sum(self._intruders) if self._intruders else None
+        counts = [m.intruders for m in self.matrices if m.intruders is not None]
+        return sum(counts) if counts else None
 
     @property
     def intruders_per_matrix(self) -> float | None:
-        """Their mean over matrices, comparable where other matrices were trained."""
-        return fmean(self._intruders) if self._intruders else None
+        """Mean intruder dimensions of a matrix, comparable between numbers of matrices."""
+        counts = [m.intruders for m in self.matrices if m.intruders is not None]
+        return fmean(counts) if counts else None
 
 
 class InspectionFolder:
-    """Owner of every path below a sweep's `inside` folder."""
+    """Owner of every path below a sweep's `inspection` folder."""
 
     def __init__(self, sweep_dir: Path) -> None:
         self.root = sweep_dir / "inspection"
@@ -176,10 +168,10 @@ class InspectionFolder:
 
     def log(self, number: int) -> Path:
         """The output of a worker that inspected the trial."""
-        return self.root / f"{number:04d}" / "inside.log"
+        return self.root / f"{number:04d}" / "inspect.log"
 
     def check(self, number: int) -> None:
-        """Check that a trial's record can be written, before the work whose result it holds.
+        """Check that a trial's record can be written, before the work.
 
         Raises:
             UserError: it cannot.
@@ -190,7 +182,7 @@ class InspectionFolder:
             TemporaryFile(dir=place).close()
 
     def write(self, record: InspectionRecord) -> None:
-        """Create or replace a trial's record; directions of matrices that it lacks are removed.
+        """Create or replace a trial's record; without matrices, remove their directions.
 
         Raises:
             UserError: it cannot be written.
@@ -206,7 +198,7 @@ class InspectionFolder:
             yield
         except OSError as error:
             rule = f"cannot write to {self.root}: {error.strerror or error}"
-            remedy = "make room or make it writable, or look inside a copy of the sweep"
+            remedy = "make room or make it writable, or inspect a copy of the sweep"
             raise UserError([Fault("SWEEP_DIR", rule, remedy)]) from error
 
     def read(self, number: int) -> InspectionRecord | None:

@@ -1,4 +1,4 @@
-"""Weights on disk, read one tensor at a time, and tensors that are kept of them."""
+"""Weights on disk, read one tensor at a time."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Weights = Mapping[str, torch.Tensor]
 class SavedWeights(Weights):
     """The tensors of a folder's safetensors, in one file or sharded by an index.
 
-    A tensor is in memory from when it is looked up until the caller drops it, in the dtype that it
-    was saved in unless another is given. All files stay open, mapped but not read.
+    A tensor is read when it is looked up, in its saved dtype unless another is given. All files
+    stay open, mapped but not read.
 
     Raises:
         FileNotFoundError: the folder holds no safetensors.
@@ -100,10 +100,9 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def base_weights(model: ModelConfig) -> Weights:
-    """The base model's weights in its training dtype, so that rounding is not taken for an update.
+    """The base model's weights in its training dtype, so that rounding does not count as an update.
 
-    They are read from its safetensors (for GGUF, from the conversion); a base in another format,
-    quantised files included, or in 4 bits, is loaded as a whole.
+    They are read from its safetensors; a base in 4 bits or in another format is loaded as a whole.
 
     Raises:
         UserError: it cannot be loaded.

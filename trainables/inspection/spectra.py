@@ -1,10 +1,10 @@
-"""Singular values and vectors of weight updates, and how updates change a matrix's own vectors.
+"""Singular values and vectors of weight updates, and how updates change a matrix' own vectors.
 
 Shapes: O outputs, I inputs, R rank of the adapter, K singular vectors.
 
-Costs: an adapter's spectrum O(R^2 (O + I)), by QR of its factors. Singular vectors of a full matrix
-are eigenvectors of its smaller Gram matrix, O(min(O, I)^3), in float64, where they are as accurate
-as those of a float32 SVD, and cheaper.
+Costs: an adapter's spectrum O(R^2 (O + I)), by QR of its factors. A full matrix' singular vectors
+are eigenvectors of its smaller Gram matrix, O(min(O, I)^3); in float64 they are as accurate as a
+float32 SVD, and cheaper.
 """
 
 from __future__ import annotations
@@ -30,13 +30,11 @@ _RELATIVE_ZERO = 1e-7
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values of a matrix, largest first, and its left singular vectors.
-
-    Zeros are left out, so a zero matrix has none.
+    """Non-zero singular values of a matrix, largest first, and its left singular vectors.
 
     Attributes:
         values_K: float64.
-        left_OK: float64, orthonormal columns; only those of the top values if so requested.
+        left_OK: float64, orthonormal columns; possibly only those of the top values.
     """
 
     values_K: torch.Tensor
@@ -59,10 +57,7 @@ def low_rank_spectrum(B_OR: torch.Tensor, A_RI: torch.Tensor) -> Spectrum:
 
 
 def dense_spectrum(W_OI: torch.Tensor, top: int | None = None) -> Spectrum:
-    """Spectrum of any matrix, from W W^T or, if it has fewer columns than rows, from W^T W.
-
-    It has all left singular vectors, or the `top` first ones.
-    """
+    """Spectrum of any matrix, from W W^T or W^T W; with all left singular vectors or the `top`."""
     W_OI = W_OI.double()
     tall = W_OI.shape[0] > W_OI.shape[1]
     squares, vectors = torch.linalg.eigh(W_OI.T @ W_OI if tall else W_OI @ W_OI.T)
@@ -98,7 +93,7 @@ def rank_90(values_K: torch.Tensor) -> int:
 
 @dataclass(frozen=True)
 class VectorChange:
-    """How the left singular vectors of a matrix moved; fields as in `MatrixChange`."""
+    """How the left singular vectors of a matrix moved; see `MatrixChange`."""
 
     intruders: int
     cosine_by_index: float
@@ -106,10 +101,7 @@ class VectorChange:
 
 
 def vector_change(base_OK: torch.Tensor, tuned_OK: torch.Tensor) -> VectorChange:
-    """Compare all left singular vectors of W0 with at least the first ones of W.
-
-    Both are in the order of descending singular values.
-    """
+    """Compare all left singular vectors of W0 with the first ones of W, both in order."""
     compared = min(COMPARED_VECTORS, base_OK.shape[1], tuned_OK.shape[1])
     tuned_OK = tuned_OK[:, : max(compared, _INTRUDER_VECTORS)]
     cosines = (base_OK.T @ tuned_OK.to(base_OK.dtype)).abs()
@@ -124,19 +116,16 @@ def vector_change(base_OK: torch.Tensor, tuned_OK: torch.Tensor) -> VectorChange
 def subspace_similarity(U_OI: torch.Tensor, V_OJ: torch.Tensor) -> float:
     """norm_F(U^T V)^2 / min(i, j) of two sets of orthonormal columns, 0 to 1 (LoRA, eq. 4).
 
-    2106.09685 compares right singular vectors of A; here they are left singular vectors of dW,
-    which exist for full fine-tuning as well.
+    2106.09685 compares right singular vectors of A; here they are left singular vectors of dW.
     """
     return float((U_OI.T @ V_OJ).square().sum() / min(U_OI.shape[1], V_OJ.shape[1]))
 
 
 def left_vectors(fingerprint: str, name: str, base_OI: torch.Tensor) -> torch.Tensor:
-    """All left singular vectors of a base's matrix by descending singular value, on its device.
+    """All left singular vectors of a base's matrix in float32, by descending singular value.
 
-    They are float32, computed once per node and kept below `node_cache()`, where they take about
-    1.3 times the model in float32 (8 B parameters: 20 GiB).
-
-    `fingerprint`: of the base model's content and dtype.
+    They are computed once per node and cached below `node_cache()`, where they take about 1.3 times
+    the model in float32 (8 B parameters: 20 GiB). `fingerprint` identifies the base and its dtype.
     """
     folder = node_cache() / "spectra" / _file_name(fingerprint)
     file = folder / f"{_file_name(name)}.safetensors"

@@ -1,10 +1,9 @@
 """A trial's weight update dW = W - W0 as a stream of matrices, one in memory at a time.
 
-Shapes: O outputs, I inputs, R rank of the adapter. Only matrices of the decoder's layers are
-included, so that LoRA and full fine-tuning are compared on the same ones; embeddings, norms, the
-head, stacked experts (three dimensions) and towers for images or sound are left out. GPT-2 stores
-its weights as (I, O); here all are (O, I), so that left singular vectors lie in the output space of
-every model.
+Shapes: O outputs, I inputs, R rank of the adapter. Only the matrices of the decoder's layers are
+included, for LoRA as for full fine-tuning: not embeddings, norms, the head, stacked experts (three
+dimensions) or encoders of images and sound. GPT-2 stores its weights as (I, O); here all are
+(O, I), so that left singular vectors are in the output space.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class MatrixUpdate:
     """The update of one weight matrix, in float32.
 
     Attributes:
-        name: of the weight in the base in memory.
+        name: the weight's in the base in memory.
         base_OI: W0.
         delta: dW (O, I), or B (O, R), with the scaling folded in, and A (R, I) with dW = B A.
     """
@@ -44,7 +43,7 @@ class MatrixUpdate:
 
     @property
     def layer(self) -> int:
-        """Layer of the decoder, from 0: the first number in the name."""
+        """Layer of the decoder, from 0."""
         layer = layer_of(self.name)
         assert layer is not None  # noqa: S101 - `updates` makes no other
         return layer
@@ -52,8 +51,7 @@ class MatrixUpdate:
     @property
     def module(self) -> str:
         """Name within the layer, such as `self_attn.q_proj`."""
-        _, _, inside = self.name.partition(f".{self.layer}.")
-        return inside.removesuffix(".weight")
+        return self.name.partition(f".{self.layer}.")[2].removesuffix(".weight")
 
     @property
     def rank_limit(self) -> int:
@@ -75,8 +73,7 @@ def updates(
 ) -> Iterator[MatrixUpdate]:
     """The update of every matrix that the trial trained, in layer order, computed on the device.
 
-    `hollow` is the `hollow_model`, or the base itself. See `is_rounded` for what full fine-tuning
-    in bfloat16 does to an update.
+    `hollow` is the `hollow_model`, or the base itself.
 
     Raises:
         CannotInspect: base and trial do not match, or weights are not finite or damaged.
@@ -87,7 +84,7 @@ def updates(
     if config.lora is None:
         in_trial = decoder_matrices(hollow, saved)
     else:
-        in_trial = {f"{_module_of(n)}.weight": n for n in saved if ".lora_A." in n}
+        in_trial = {f"{_adapted_module(n)}.weight": n for n in saved if ".lora_A." in n}
     shared = sorted(in_base.keys() & in_trial.keys(), key=lambda name: (layer_of(name) or 0, name))
     if not shared:
         raise CannotInspect("the base has none of the matrices that the trial trained")
@@ -116,18 +113,18 @@ def _lora_updates(
 ) -> Iterator[MatrixUpdate]:
     """B A of a saved PEFT adapter or, with DoRA, the dense update.
 
-    DoRA (2402.09353, eq. 5) gives each output's row of W0 + B A a trained norm m, so that dW =
-    m (W0 + BA) / norm(W0 + BA) - W0 is as dense as with full fine-tuning.
+    DoRA (2402.09353, eq. 5) gives each output's row a trained norm m:
+    dW = m (W0 + B A) / norm(W0 + B A) - W0.
     """
     adapter = read_config(weights_dir / "adapter_config.json")
     transposed = bool(adapter.get("fan_in_fan_out"))
-    magnitudes = {_module_of(n): n for n in saved if "lora_magnitude_vector" in n}
+    magnitudes = {_adapted_module(n): n for n in saved if "lora_magnitude_vector" in n}
     for name, in_trial, base_OI in matrices:
-        module = _module_of(in_trial)
-        name_of_B = in_trial.replace(".lora_A.", ".lora_B.")
-        B_OR = saved.get(name_of_B)
+        module = _adapted_module(in_trial)
+        name_B = in_trial.replace(".lora_A.", ".lora_B.")
+        B_OR = saved.get(name_B)
         if B_OR is None:
-            raise CannotInspect(f"{weights_dir} lacks {name_of_B}")
+            raise CannotInspect(f"{weights_dir} lacks {name_B}")
         A_RI = _finite(module, saved[in_trial].to(base_OI))
         B_OR = _finite(module, B_OR.to(base_OI) * lora.scaling)
         if transposed:
@@ -147,8 +144,8 @@ def _finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def _module_of(adapter_name: str) -> str:
-    """The base's name of the module that an adapter's tensor belongs to."""
+def _adapted_module(adapter_name: str) -> str:
+    """The name in the base of the module that an adapter's tensor belongs to."""
     module, _, _ = adapter_name.partition(".lora_")
     return module.removeprefix("base_model.model.")
 
@@ -156,10 +153,9 @@ def _module_of(adapter_name: str) -> str:
 def decoder_matrices(model: Any, in_files: Iterable[str]) -> dict[str, str]:
     """The name in memory of each matrix in the decoder's layers, and its name in files.
 
-    Transformers renames weights as it loads and saves them, and builds some, such as stacked
-    experts, from several. Left out are these, and weights elsewhere, such as in a vision tower. The
-    model is the base, with weights or hollow; the names `in_files` are those of its weights, or of
-    a tuned copy's, as saved.
+    Transformers renames weights in loading and saving, and builds some, such as stacked experts,
+    from several, which are left out. `model` is the base, possibly hollow; `in_files` are the saved
+    names of its weights, or of a tuned copy's.
     """
     weights = model.state_dict()
     transforms = get_model_conversion_mapping(model)

@@ -103,7 +103,7 @@ class Slot:
         """
         with self._own_random_state():
             with suppress(AlreadyTrained):
-                self._checkpoints.make_up()
+                self._checkpoints.evaluate_missing()
             self._checkpoints.before_step()
         self._random_at_step = self.generator.get_state()
 

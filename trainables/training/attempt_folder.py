@@ -1,10 +1,9 @@
 """Where the workers of an attempt write, and how it reaches the sweep's storage.
 
-On a local or shared disk an attempt's folder is inside the sweep's, and nothing here does anything.
+On a local or shared disk an attempt's folder is inside the sweep's, and these functions do nothing.
 With an object store a worker writes to a scratch folder on its node and publishes from there:
-checkpoints as they are made, weights at the end. If an attempt is lost, or stopped by Tune, its
-best evaluation's weights are lost with it; their value is part of its checkpoints. The scratch
-folder is removed when the attempt ends, unless it failed.
+checkpoints as they are made, weights at the end. If an attempt is lost, its best weights are lost
+with it; the value they had is part of its checkpoints.
 """
 
 from __future__ import annotations
@@ -34,57 +33,49 @@ from trainables.training.checkpoint_files import (
 _RESULTS = ("weights", BEST, "items")
 
 
-def on_this_node(trial: TrialConfig) -> TrialConfig:
-    """The trial with all its folders on this node, where what it reads is fetched.
+def on_this_node(trial: TrialConfig, only_waits: bool = False) -> TrialConfig:
+    """The trial with its folders on this node, into which what it reads is fetched.
 
-    Every worker of a group may call this; workers on one node share the folders.
+    Workers on one node share the folders. A process that `only_waits` for the workers of its trial
+    has a folder of its own for its log, and fetches nothing.
     """
     if not is_address(trial.output_dir):
         return trial
-    scratch = _scratch(trial.output_dir)
+    scratch = _scratch(trial.output_dir, only_waits)
+    changes = {"output_dir": str(scratch / "attempt"), "published_dir": trial.output_dir}
+    if only_waits:
+        return trial.model_copy(update=changes)
     if trial.workers > 1:
         _drop_unpublished(scratch / "attempt", trial.output_dir)
     # Include what this attempt published: after running out of memory it resumes in other workers.
     published = (*trial.earlier_attempts, trial.output_dir)
-    return trial.model_copy(
-        update={
-            "output_dir": str(scratch / "attempt"),
-            "published_dir": trial.output_dir,
-            "base_dir": str(_fetch_base(trial.base_dir)),
-            "earlier_attempts": _fetch_earlier(published, scratch / "earlier"),
-        }
-    )
-
-
-def beside_workers(trial: TrialConfig) -> TrialConfig:
-    """The trial for a process that only waits for its workers: a place for its log."""
-    if not is_address(trial.output_dir):
-        return trial
-    scratch = _scratch(trial.output_dir, waits=True)
-    changes = {"output_dir": str(scratch / "attempt"), "published_dir": trial.output_dir}
-    return trial.model_copy(update=changes)
+    fetched = {
+        "base_dir": str(_fetch_base(trial.base_dir)),
+        "earlier_attempts": _fetch_earlier(published, scratch / "earlier"),
+    }
+    return trial.model_copy(update=changes | fetched)
 
 
 def is_scratch(trial: TrialConfig) -> bool:
-    """Whether the attempt's folder is a scratch one, from which all that counts is published."""
+    """Whether the attempt's folder is a scratch folder, which needs no flush to the disk."""
     return trial.published_dir is not None
 
 
 def publish_checkpoints(trial: TrialConfig) -> None:
-    """Sync the published checkpoints with the attempt's folder; new ones are added first."""
+    """Publish new checkpoints, and then remove those that the attempt has deleted."""
     if trial.published_dir is None:
         return
     storage = open_storage(trial.published_dir)
     here = {path.name: path for path in checkpoints([Path(trial.output_dir)])}
     there = set(storage.children(CHECKPOINTS))
-    for name in sorted(here.keys() - _whole(storage, there)):
+    for name in sorted(here.keys() - _complete(storage, there)):
         storage.publish(here[name], f"{CHECKPOINTS}/{name}", last=FILES)
     for name in there - here.keys():
         storage.remove(f"{CHECKPOINTS}/{name}")
 
 
-def _whole(storage: Storage, names: Iterable[str]) -> set[str]:
-    """The published checkpoints of these names that no process died in the middle of."""
+def _complete(storage: Storage, names: Iterable[str]) -> set[str]:
+    """Names of the published checkpoints whose upload was not cut off."""
     return {name for name in names if storage.exists(f"{CHECKPOINTS}/{name}/{FILES}")}
 
 
@@ -107,7 +98,7 @@ def publish_items(trial: TrialConfig) -> None:
 
 
 def publish_results(trial: TrialConfig) -> None:
-    """Publish an attempt's results except checkpoints, and remove them from the node."""
+    """Publish weights and items, and remove them from the node."""
     if trial.published_dir is None:
         return
     storage = open_storage(trial.published_dir)
@@ -118,7 +109,7 @@ def publish_results(trial: TrialConfig) -> None:
 
 
 def publish_rest(trial: TrialConfig) -> None:
-    """Publish an attempt's results and logs, without its checkpoints, and clear its node."""
+    """Publish weights, items and logs, and clear the node."""
     publish_results(trial)
     for log in sorted(Path(trial.output_dir).glob("*.log")):
         publish_file(trial, log)
@@ -131,7 +122,7 @@ def worker_log(trial: TrialConfig, rank: int) -> Path:
 
 
 def publish_worker(trial: TrialConfig, rank: int, is_stopped: bool = False) -> None:
-    """Publish one worker's log and, from the first worker's node, the results.
+    """Publish a worker's log and, if it is the first worker, the results.
 
     If Tune has stopped the trial, only the log: its end is recorded, and nobody would delete best
     weights that are published now.
@@ -142,9 +133,9 @@ def publish_worker(trial: TrialConfig, rank: int, is_stopped: bool = False) -> N
 
 
 def clear_node(trial: TrialConfig) -> None:
-    """Remove everything of this attempt and earlier ones on this node; published files stay.
+    """Remove the files of this attempt and earlier ones from this node; published files stay.
 
-    A later attempt, which may already train here in another process, keeps its own.
+    A later attempt may already train here in another process.
     """
     if trial.published_dir is None:
         return
@@ -155,17 +146,17 @@ def clear_node(trial: TrialConfig) -> None:
 
 
 def _number(attempt: Path) -> int:
-    return int(attempt.name.rpartition("_")[2])
+    return int(attempt.name.removeprefix("attempt_"))
 
 
 def clear_trial(address: str) -> None:
-    """Remove everything that attempts of a trial left on this node, by the address of one."""
-    for waits in (False, True):
-        shutil.rmtree(_scratch(address, waits).parent, ignore_errors=True)
+    """Remove what the attempts of a trial left on this node; `address` is that of one attempt."""
+    for only_waits in (False, True):
+        shutil.rmtree(_scratch(address, only_waits).parent, ignore_errors=True)
 
 
 def published_address(trial: TrialConfig, folder: Path) -> str:
-    """Address at which others find a folder of the attempt, or of an earlier one."""
+    """Where other nodes find a folder of this attempt, or of an earlier one."""
     if trial.published_dir is None:
         return str(folder)
     if folder.parent == Path(trial.output_dir):
@@ -174,18 +165,15 @@ def published_address(trial: TrialConfig, folder: Path) -> str:
     return f"{attempts}/{folder.parent.name}/{folder.name}"  # see `_fetch_earlier`
 
 
-def _scratch(address: str, waits: bool = False) -> Path:
-    """Folder of an attempt, beside the trial's other attempts on this node.
-
-    A waiting process has its own, since it may end at another time than the training ones.
-    """
+def _scratch(address: str, only_waits: bool) -> Path:
+    """Folder of an attempt on this node; processes that wait and those that train end apart."""
     trial, _, attempt = address.rpartition("/")
     digest = hashlib.sha256(trial.encode()).hexdigest()[:16]
-    return node_cache() / ("waiting" if waits else "attempts") / digest / attempt
+    return node_cache() / ("waiting" if only_waits else "attempts") / digest / attempt
 
 
 def _fetch_base(address: str) -> Path:
-    """The base's evaluation and the data, fetched once per node and anew if they change."""
+    """The base's evaluation and the data, fetched once per node and again if they change."""
     storage = open_storage(address)
     digest = hashlib.sha256(address.encode() + storage.read(BASE_RECORD)).hexdigest()[:16]
     folder = node_cache() / "bases" / digest
@@ -199,22 +187,26 @@ def _fetch_base(address: str) -> Path:
 def _drop_unpublished(attempt: Path, address: str) -> None:
     """Delete checkpoints that died with their upload: the group's other nodes cannot fetch them."""
     here = checkpoints([attempt])
-    whole = _whole(open_storage(address), (path.name for path in here))
+    complete = _complete(open_storage(address), (path.name for path in here))
     for path in here:
-        if path.name not in whole:
+        if path.name not in complete:
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _fetch_earlier(addresses: Sequence[str], folder: Path) -> tuple[str, ...]:
-    """What a training needs of earlier attempts, each in a folder of its own name in `folder`.
+    """Fetch the newest checkpoint and the best evaluations of earlier attempts, once per node.
 
-    That is the newest checkpoint, and of best weights the evaluation but not the weights. Fetched
-    once per node.
+    Returns:
+        The attempts' folders, named as in the store.
     """
     attempts = {address: folder / address.rpartition("/")[2] for address in addresses}
     with _one_at_a_time(folder):
         _fetch_checkpoint(attempts)
-        _fetch_best_evaluations(attempts)
+        name = f"{BEST}/{BEST_EVALUATION}"
+        for address, attempt in attempts.items():
+            evaluation = read_or_none(open_storage(address), name)
+            if evaluation is not None:
+                write_whole(attempt / name, evaluation.decode())
     return tuple(str(attempt) for attempt in attempts.values() if attempt.exists())
 
 
@@ -230,21 +222,12 @@ def _fetch_checkpoint(attempts: Mapping[str, Path]) -> None:
     ]
     for name, _, address in sorted(published, reverse=True):
         checkpoint = attempts[address] / CHECKPOINTS / name
-        if is_valid(checkpoint):  # takes as long as reading it
+        if is_valid(checkpoint):
             return
         open_storage(address).fetch(f"{CHECKPOINTS}/{name}", checkpoint)
         if is_valid(checkpoint):
             return
         shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-def _fetch_best_evaluations(attempts: Mapping[str, Path]) -> None:
-    """Fetch the evaluations at which the attempts' best weights were saved."""
-    name = f"{BEST}/{BEST_EVALUATION}"
-    for address, attempt in attempts.items():
-        evaluation = read_or_none(open_storage(address), name)
-        if evaluation is not None:
-            write_whole(attempt / name, evaluation.decode())
 
 
 def _one_at_a_time(folder: Path) -> FileLock:

@@ -23,8 +23,8 @@ from trainables.training.checkpoint_files import (
 class BestWeights:
     """Keeps the weights of the best evaluation so far, by the trial's objective.
 
-    Which evaluation that is belongs to a checkpoint's state: if its weights are lost, with their
-    node or to the sweep's disk budget, those of a worse one do not become the best.
+    Checkpoints record which evaluation that is: if its weights are lost, those of a worse
+    evaluation do not become the best.
 
     Attributes:
         save: writes the weights into a folder; every worker calls it.
@@ -38,11 +38,11 @@ class BestWeights:
         self._best: BestEvaluation | None = None
 
     def carry(self) -> dict[str, Any] | None:
-        """The best evaluation so far, for a training that resumes from here."""
+        """The best evaluation so far, for a checkpoint."""
         return self._best.model_dump() if self._best else None
 
     def restore(self, carried: dict[str, Any] | None) -> None:
-        """Take over the best evaluation of an earlier attempt."""
+        """Continue from what `carry` gave in an earlier attempt."""
         self._best = BestEvaluation.model_validate(carried) if carried else None
 
     def offer(self, measurement: Measurement) -> None:
@@ -66,9 +66,9 @@ class BestWeights:
             remove_best(self._attempts[:-1])
 
     def settle(self, last: Measurement) -> Path | None:
-        """Where weights better than the last are; if the last are the best, none are kept.
+        """The folder of weights better than the last; if the last are the best, removes all others.
 
-        For the first worker only.
+        Only the first worker calls it.
         """
         if self._objective is None:
             return None
@@ -76,7 +76,8 @@ class BestWeights:
         if best is None or (value is not None and not self._objective.is_better(best.value, value)):
             remove_best(self._attempts)
             return None
-        return next((folder for folder, of in best_weights(self._attempts) if of == best), None)
+        kept = best_weights(self._attempts)
+        return next((folder for folder, evaluation in kept if evaluation == best), None)
 
     def _to_beat(self, objective: Objective) -> BestEvaluation | None:
         """The best evaluation so far, unless the sweep's objective has changed since."""

@@ -1,16 +1,13 @@
-"""A trial's state during its training: written atomically, verified on reading, no pickle.
-
-A snapshot is quick to take and is written while the trial goes on to something else.
+"""Checkpoints of a trial: written atomically, verified on reading, no pickle.
 
 A checkpoint is a folder `step_00000040` with
 
-    training.safetensors     each trained parameter in fp32, its moments and its steps; where
-                             that is much, `training-00001-of-00003.safetensors` and so on
+    training.safetensors     each trained parameter in fp32, its moments and its steps; a large
+                             one is split into `training-00001-of-00003.safetensors` and so on
     random_0.safetensors     random state of rank 0, and so on
-    progress.json            step, scheduler, what is measured so far
+    progress.json            step, scheduler, measurements so far
     files.json               size and digest of all of the above; written last
-    evaluated.json           what is measured so far, after the step's evaluation; see
-                             `checkpoint_files`
+    evaluated.json           measurements so far, after the evaluation of the step
 
 Parameters and moments are stored whole under the parameter's name, whatever the ZeRO stage or the
 number of workers, so that another group of workers can resume.
@@ -46,7 +43,7 @@ class Progress:
         step: optimizer steps done.
         tokens_seen: input tokens trained on.
         scheduler: state of the learning-rate scheduler.
-        carried: what measuring carries from step to step, and the best evaluation so far.
+        carried: state of the measurements, and the best evaluation so far.
     """
 
     step: int
@@ -77,7 +74,7 @@ def take(model: Any, optimizer: Any, progress: Progress) -> Snapshot:
 
 
 def write(checkpoint: Path, snapshot: Snapshot, is_scratch: bool = False) -> None:
-    """Write a snapshot, on the worker of rank 0; `newest_valid` finds it once it is complete."""
+    """Write a snapshot, on the first worker; `newest_valid` finds it once it is complete."""
     with whole_folder(checkpoint, is_scratch=is_scratch) as folder:
         files = split_torch_state_dict_into_shards(
             snapshot.tensors, filename_pattern=_TRAINING, max_shard_size=_MOST_IN_A_FILE
@@ -101,7 +98,7 @@ def load_training_state(checkpoint: Path, model: Any, optimizer: Any) -> None:
 
     Raises:
         KeyError: the checkpoint belongs to another model or adapter.
-        CannotGoOn: see `optimizer_state.restore`.
+        CannotResume: see `optimizer_state.restore`.
     """
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted(checkpoint.glob(_TRAINING.format(suffix="*"))):
@@ -110,6 +107,6 @@ def load_training_state(checkpoint: Path, model: Any, optimizer: Any) -> None:
 
 
 def load_random_state(checkpoint: Path, rank: int) -> dict[str, torch.Tensor] | None:
-    """That worker's random state; None if the checkpoint has none, as of fewer workers."""
+    """That worker's random state; None if the checkpoint is of fewer workers."""
     file = checkpoint / _RANDOM.format(rank=rank)
     return load_file(file) if file.exists() else None

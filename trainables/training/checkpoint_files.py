@@ -30,10 +30,10 @@ BEST_EVALUATION = "evaluation.json"
 
 
 class CheckpointLost(Exception):
-    """The checkpoint that a training goes on from was deleted before it was read, or is not shown.
+    """The checkpoint to resume from was deleted before it was read, or is not visible.
 
-    The attempt that wrote it may live on behind a cut network and keep its own newest, and the
-    driver keeps to the sweep's disk budget. The next attempt finds what there is then.
+    An earlier attempt that lives on behind a cut network may delete it, or the driver, to keep to
+    the disk budget. The next attempt resumes from what there is then.
     """
 
 
@@ -70,7 +70,7 @@ def newest_valid(attempt_dirs: Sequence[Path]) -> Path | None:
     """The newest checkpoint of any attempt whose files are all present and intact.
 
     Raises:
-        CheckpointLost: none is, and some were deleted meanwhile, so that there may be newer ones.
+        CheckpointLost: none is valid, and some were deleted meanwhile: there may be newer ones.
     """
     seen = checkpoints(attempt_dirs)
     found = next(filter(is_valid, seen), None)
@@ -83,34 +83,34 @@ def is_valid(checkpoint: Path) -> bool:
     """Whether every file has the size and digest recorded when it was written.
 
     Raises:
-        OSError: a file is there and cannot be read now, which says nothing about it.
+        OSError: a file cannot be read now, so it may be valid or not.
     """
     return _all_match(checkpoint, lambda file, recorded: digest(file) == recorded)
 
 
 def seems_valid(checkpoint: Path) -> bool:
-    """Whether every file has the recorded size; digests of a large model take minutes."""
+    """Whether every file has its recorded size: digests of a large model take minutes."""
     return _all_match(checkpoint, lambda f, recorded: recorded.startswith(f"{f.stat().st_size}:"))
 
 
 @contextmanager
-def still_whole(checkpoint: Path) -> Iterator[None]:
-    """Read a checkpoint within this context; what was read counts only if it is left in peace.
+def unchanged(checkpoint: Path) -> Iterator[None]:
+    """Context for reading a checkpoint, which must still be whole at the end.
 
     Raises:
-        CheckpointLost: some of it is gone or cannot be read by then, whatever that led to.
+        CheckpointLost: some of it was deleted, or cannot be read; replaces errors of the reading.
     """
     try:
         yield
     finally:
-        fate = "was deleted before a training had gone on from it"
-        is_whole = False
+        problem = ""
         try:
-            is_whole = seems_valid(checkpoint)
+            if not seems_valid(checkpoint):
+                problem = "was deleted before the training had resumed from it"
         except OSError as error:
-            fate = f"cannot be read: {error}"
-        if not is_whole:
-            raise CheckpointLost(f"{checkpoint} {fate}")
+            problem = f"cannot be read: {error}"
+        if problem:
+            raise CheckpointLost(f"{checkpoint} {problem}")
 
 
 def _all_match(checkpoint: Path, matches: Callable[[Path, str], bool]) -> bool:
@@ -121,14 +121,14 @@ def _all_match(checkpoint: Path, matches: Callable[[Path, str], bool]) -> bool:
         return False
 
 
-def set_damaged_aside(attempt_dirs: Sequence[Path], going_on_from: Path | None) -> None:
-    """Rename the damaged checkpoints: all that are newer than the one a training resumes from.
+def set_damaged_aside(attempt_dirs: Sequence[Path], resumed: Path | None) -> None:
+    """Rename all checkpoints that are newer than the one that the training resumes from.
 
-    Otherwise `keep_newest` would keep them and delete intact ones. An intact one may be among them
-    that an attempt which lives on wrote late; its steps are trained again.
+    They are damaged, and `keep_newest` would keep them and delete intact ones. Steps of one that
+    an earlier attempt wrote late are trained again.
     """
     for path in checkpoints(attempt_dirs):
-        if path == going_on_from:
+        if path == resumed:
             return
         with suppress(OSError):
             path.rename(path.with_name(f"damaged_{path.name}"))
@@ -154,16 +154,16 @@ def remove_unfinished(attempt_dirs: Sequence[Path]) -> None:
 
 
 def mark_evaluated(checkpoint: Path, carried: dict[str, Any]) -> Path:
-    """Note that the evaluation of the checkpoint's step is done and reported; returns the file.
+    """Record that the checkpoint's step was evaluated and reported; returns the written file.
 
-    See `checkpoint.Progress` for what is carried from there.
+    `carried`: as in `checkpoint.Progress`, after the evaluation.
     """
     write_whole(checkpoint / _EVALUATED, json.dumps(carried))
     return checkpoint / _EVALUATED
 
 
 def evaluated(checkpoint: Path) -> dict[str, Any] | None:
-    """What `mark_evaluated` noted; None if an evaluation of the step is yet to be done."""
+    """What `mark_evaluated` recorded; None if the step has not been evaluated."""
     try:
         return dict(json.loads((checkpoint / _EVALUATED).read_text()))
     except (OSError, ValueError, TypeError):
@@ -171,7 +171,7 @@ def evaluated(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def best_weights(attempt_dirs: Sequence[Path]) -> Iterator[tuple[Path, BestEvaluation]]:
-    """The folders of best weights and the evaluations of these, the newest attempt's first."""
+    """Folders of best weights with their evaluations, the newest attempt's first."""
     for folder in reversed([best_dir(attempt) for attempt in attempt_dirs]):
         with suppress(OSError, ValidationError):
             content = (folder / BEST_EVALUATION).read_bytes()

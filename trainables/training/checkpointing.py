@@ -1,4 +1,4 @@
-"""When a training's state is saved, and how a training goes on from it."""
+"""When a training's state is saved, and how a training resumes from it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,8 @@ class Checkpoints:
     """Saves the training's state at each evaluation, and restores it on resume.
 
     It is written while the evaluation runs, and before the evaluation is reported, so a checkpoint
-    holds whatever the driver knows of a trial. If the evaluation fails or runs out of memory, the
-    run that resumes from the checkpoint does it first.
-
-    The newest two are kept, in case one turns out to be damaged.
+    has everything that was reported. If the evaluation fails, the run that resumes from the
+    checkpoint does it first. The newest two are kept, in case one is damaged.
     """
 
     def __init__(self, config: TrialConfig, reporter: Reporter, measuring: Measuring) -> None:
@@ -43,7 +41,7 @@ class Checkpoints:
         self._resumed = resume_point(self._attempts)
         self._progress: checkpoint.Progress | None = None
         if self._resumed:
-            with checkpoint_files.still_whole(self._resumed):
+            with checkpoint_files.unchanged(self._resumed):
                 self._progress = checkpoint.load_progress(self._resumed)
         self._evaluation_is_due = False
         self._random: dict[str, torch.Tensor] | None = None
@@ -54,26 +52,26 @@ class Checkpoints:
         return self._progress.step if self._progress else 0
 
     def start(self, trainer: SFTTrainer, best: BestWeights) -> None:
-        """Set the trainer that calls it, and the keeper of the best weights."""
+        """Set the trainer and the best weights, before the training."""
         self._trainer = trainer
         self._best = best
 
     def restore(self) -> None:
-        """Restore parameters, moments and schedule.
+        """Restore parameters, moments and schedule, and remember the random state.
 
-        All of the checkpoint is read here: once this attempt is under way, one that lives on behind
-        a cut network may write or delete there.
+        All of the checkpoint is read here: an earlier attempt that lives on behind a cut network
+        may delete it later.
 
         Raises:
-            CheckpointLost: one has done so before.
+            CheckpointLost: it has done so already.
         """
         if self._resumed is None or self._progress is None:
-            # In bfloat16 DeepSpeed's stage 0 has made one, of zero gradients, to allot its moments.
+            # In bfloat16 DeepSpeed's stage 0 has made one step, to allocate its moments.
             optimizer_state.set_steps(self._trainer.optimizer, 0)
         else:
-            with checkpoint_files.still_whole(self._resumed):
+            with checkpoint_files.unchanged(self._resumed):
                 self._read(self._resumed, self._progress)
-        barrier()  # where a worker cannot read it, the next attempt may need what came late
+        barrier()  # if a worker cannot read it, the next attempt may need a newer one
         if is_first_worker():
             checkpoint_files.set_damaged_aside(self._attempts, self._resumed)
 
@@ -92,7 +90,7 @@ class Checkpoints:
         self._evaluation_is_due = is_report_step and evaluated is None
         self._random = checkpoint.load_random_state(resumed, trainer.args.process_index)
 
-    def make_up(self) -> None:
+    def evaluate_missing(self) -> None:
         """Do the evaluation that the checkpoint's step still lacks.
 
         Raises:
@@ -106,7 +104,7 @@ class Checkpoints:
             raise AlreadyTrained
 
     def before_step(self) -> None:
-        """Restore the random state, after the data loader has drawn from it for itself."""
+        """Restore the random state, from which the data loader has drawn by now."""
         if self._random is not None:
             random_state.restore(self._random)
             self._random = None
@@ -129,11 +127,10 @@ class Checkpoints:
             raise StopTrial
 
     def _mark_evaluated(self, step: int) -> None:
-        """Record that a run resuming from this step has no evaluation to do first."""
+        """Record that a run that resumes from this step needs no evaluation first."""
         if is_first_worker():
             folder = checkpoint_files.checkpoint_dir(self._attempts[-1], step)
-            note = checkpoint_files.mark_evaluated(folder, self._carry())
-            publish_file(self._config, note)
+            publish_file(self._config, checkpoint_files.mark_evaluated(folder, self._carry()))
 
     def _carry(self) -> dict[str, Any]:
         return self._measuring.carry() | {"best": self._best.carry()}
@@ -170,7 +167,7 @@ def _set_schedule(trainer: SFTTrainer, saved: dict[str, Any]) -> None:
 
 
 def _base_scheduler(trainer: SFTTrainer) -> Any:
-    """The torch scheduler inside the wrapper that Accelerate has for DeepSpeed's own optimizers."""
+    """The torch scheduler, which Accelerate wraps for DeepSpeed's own optimizers."""
     scheduler = trainer.lr_scheduler
     while hasattr(scheduler, "scheduler"):
         scheduler = scheduler.scheduler

@@ -1,4 +1,4 @@
-"""A full fine-tuning trial: every parameter that text meets, sharded by DeepSpeed ZeRO."""
+"""A full fine-tuning trial, sharded by DeepSpeed ZeRO."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ _SINGLE_WORKER = {
 
 
 def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
-    """Fine-tune all parameters that text meets; saves a Hugging Face folder with safetensors.
+    """Fine-tune all parameters that text passes through; saves a Hugging Face folder.
 
-    Runs in every worker of the trial. A single worker needs no launcher: it creates its own process
-    group. Checkpoints stay, and errors are raised, as by `run_training`.
+    Runs in every worker of the trial; a single worker creates its own process group. Checkpoints
+    and errors are those of `run_training`.
     """
     tokenizer, tokenized = trial_inputs(config)
-    if torch.cuda.is_available():  # a LoRA trial in this process may have left its base there
+    if torch.cuda.is_available():  # an earlier LoRA trial's base may be there
         shared_base.cache_clear()
         free_memory()
     with deepspeed_process():
@@ -59,9 +59,9 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
 
 
 def prepare(config: TrialConfig, samples: int, settings: dict[str, Any]) -> tuple[Any, SFTConfig]:
-    """The base model, sharded if DeepSpeed's settings say so, and how it is to be trained."""
+    """The base model, sharded if DeepSpeed's settings say so, and TRL's configuration."""
     is_sharded = settings.get("zero_optimization", {}).get("stage") == 3
-    # The model comes first: after the arguments Transformers would shard it while loading it.
+    # The model comes first: after the arguments Transformers would shard it in loading.
     model = load_model(config.model, is_hollow=is_sharded and os.environ["RANK"] != "0")
     arguments = sft_config(config, samples, settings)
     if is_sharded:
@@ -71,7 +71,7 @@ def prepare(config: TrialConfig, samples: int, settings: dict[str, Any]) -> tupl
 
 
 def _freeze_unread(model: Any) -> None:
-    """Leave what text does not pass through, such as an encoder of images, as it is.
+    """Freeze what text does not pass through, such as an encoder of images.
 
     DeepSpeed gives unused parameters gradients of zero, and weight decay would shrink them.
     """
@@ -88,43 +88,39 @@ def _freeze_unread(model: Any) -> None:
 def _gather_experts_together(model: Any, deepspeed: DeepSpeedConfig) -> None:
     """Have every worker gather and reduce all experts of a layer, not only those that it runs.
 
-    Models with code of their own may have a module for each expert, which a worker runs if it has
-    tokens for it: DeepSpeed would wait for ever, or add up gradients of different experts.
+    Models with their own code may have a module for each expert, which a worker runs only if it
+    has tokens for it: DeepSpeed would hang, or add up gradients of different experts.
 
     Raises:
-        UserError: it has such modules, and below stage 3 DeepSpeed has no way to.
+        UserError: DeepSpeed can do so only at stage 3.
     """
-    lists = {
-        name: module
+    experts = [
+        name
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList | nn.ModuleDict) and "expert" in name.rpartition(".")[2]
-    }
-    trained = [
-        name
-        for name, experts in lists.items()
-        if any(parameter.requires_grad for parameter in experts.parameters())
     ]
-    if trained and not is_deepspeed_zero3_enabled():
-        rule = f"must be 3 on several workers: the model has a module for each expert, {trained[0]}"
+    if not experts:
+        return
+    if not is_deepspeed_zero3_enabled():
+        rule = f"must be 3 on several workers: the model has a module for each expert, {experts[0]}"
         raise UserError([Fault(deepspeed.stage_field, rule, "or set resources.full.workers: 1")])
     from deepspeed.utils import set_z3_leaf_module
 
-    for name in lists:
+    for name in experts:
         set_z3_leaf_module(model.get_submodule(name.rpartition(".")[0]), True)
 
 
 def _save(trainer: Any, folder: Path, padding: int | None) -> None:
-    """A standard Hugging Face folder; under ZeRO-3 every worker contributes its shard.
+    """Save a standard Hugging Face folder; under ZeRO-3 every worker contributes its shard.
 
-    Its configuration has the base's padding token, where TRL has put the tokenizer's, which may end
-    texts, too: of a model that is loaded with it that token's embedding is not trained any further,
-    and Youtu's is loaded as zeros.
+    Its configuration gets the base's padding token back, which TRL replaced by the tokenizer's: a
+    padding token's embedding is not trained any further, and some models load it as zeros.
     """
     is_first = is_first_worker()
     if is_first or is_deepspeed_zero3_enabled():
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if is_first:
-        for name in trainer.model.all_tied_weights_keys:  # at other stages a copy of its source
+        for name in trainer.model.all_tied_weights_keys:  # below stage 3 copies of their sources
             weights.pop(name, None)
         trainer.model.config.get_text_config().pad_token_id = padding
         trainer.model.save_pretrained(folder, state_dict=weights)
@@ -134,31 +130,31 @@ def _save(trainer: Any, folder: Path, padding: int | None) -> None:
 def deepspeed_settings(config: TrialConfig) -> dict[str, Any]:
     """DeepSpeed's JSON: the user's own, or one for the requested stage and offloads.
 
-    `auto` values are filled in by Transformers. The optimizer is the trainer's AdamW, as for LoRA,
-    so that methods are compared under one optimizer and nothing needs compiling.
+    Transformers fills in `auto` values. The optimizer is the trainer's AdamW, as for LoRA, so that
+    methods are compared under one optimizer and nothing is compiled.
     """
     deepspeed = config.deepspeed or DeepSpeedConfig()
     own = without_nulls(deepspeed.config)  # a copy
-    settings = _of_stage(deepspeed) if own is None else own
+    settings = _stage_settings(deepspeed) if own is None else own
     zero = settings.get("zero_optimization", {})
     if zero.get("stage") == 3:  # else no weights could be saved
         zero["stage3_gather_16bit_weights_on_model_save"] = True
-    # What is left out comes from the trial, not from DeepSpeed defaults that nobody chose.
-    settings.setdefault("train_micro_batch_size_per_gpu", "auto")
-    settings.setdefault("gradient_accumulation_steps", "auto")
+    # Omitted settings come from the trial, not from DeepSpeed's defaults, which nobody chose.
+    for name in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
+        settings.setdefault(name, "auto")
     settings.setdefault("gradient_clipping", "auto")
     settings.setdefault("bf16", {}).setdefault("enabled", "auto")
     if "optimizer" in settings:
-        of_optimizer = settings["optimizer"].setdefault("params", {})
-        of_optimizer.setdefault("lr", "auto")
-        of_optimizer.setdefault("weight_decay", "auto")
-        if not zero.get("stage"):  # there its own one on a GPU has one tensor for all parameters
-            of_optimizer.setdefault("torch_adam", True)
+        parameters = settings["optimizer"].setdefault("params", {})
+        parameters.setdefault("lr", "auto")
+        parameters.setdefault("weight_decay", "auto")
+        if not zero.get("stage"):  # DeepSpeed's own Adam keeps one tensor for all parameters
+            parameters.setdefault("torch_adam", True)
     return settings
 
 
-def _of_stage(deepspeed: DeepSpeedConfig) -> dict[str, Any]:
-    """The requested stage and offloads, whose optimizer is not exchanged for one to compile."""
+def _stage_settings(deepspeed: DeepSpeedConfig) -> dict[str, Any]:
+    """The requested stage and offloads, with an optimizer that needs no compiling."""
     zero: dict[str, Any] = {"stage": deepspeed.zero_stage}
     if deepspeed.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -171,19 +167,19 @@ def _of_stage(deepspeed: DeepSpeedConfig) -> dict[str, Any]:
 def deepspeed_process() -> Iterator[None]:
     """Set up the process for DeepSpeed, and undo what would affect a later LoRA trial.
 
-    The process group itself stays: DeepSpeed caches its sub-groups for the life of the process.
+    The process group stays: DeepSpeed caches its sub-groups for the life of the process.
     """
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
         _compile_nothing()
     linear = torch.nn.functional.linear
-    alone = "RANK" not in os.environ  # else a group of workers, or a launcher, has set all of this
+    alone = "RANK" not in os.environ  # a group of workers sets all of this
     if alone:
         os.environ |= _SINGLE_WORKER
     try:
         yield
     finally:
-        # ZeRO-3's own stays for the life of the process; it keeps the inputs even of frozen layers.
+        # ZeRO-3 leaves its own, which keeps the inputs even of frozen layers.
         torch.nn.functional.linear = linear
         unset_hf_deepspeed_config()
         for name in (*(_SINGLE_WORKER if alone else ()), "ACCELERATE_USE_DEEPSPEED"):
@@ -193,8 +189,7 @@ def deepspeed_process() -> Iterator[None]:
 def _compile_nothing() -> None:
     """Keep DeepSpeed from building its shared-memory kernel, which training never calls.
 
-    The build takes half a minute and a compiler, and a process killed meanwhile leaves a lock that
-    every later one waits for.
+    The build takes half a minute, and a process killed meanwhile leaves a lock for all later ones.
     """
     from deepspeed import ops
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder

@@ -21,8 +21,8 @@ from trainables.training.run import run_training, sft_config
 def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
     """Train one adapter; saves it as a standard PEFT folder.
 
-    The base model stays in the process for the next trial and is left unchanged. Checkpoints stay,
-    and errors are raised, as by `run_training`.
+    The base model stays unchanged in the process for the next trial. Checkpoints and errors are
+    those of `run_training`.
     """
     base = shared_base(config.model)
     tokenizer, tokenized = trial_inputs(config)
@@ -37,8 +37,8 @@ def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
 
 
 def _save(model: ModelConfig, trainer: Any, folder: Path) -> None:
-    """The adapter alone, as a standard PEFT folder; with the tokenizer if it is not the base's."""
+    """Save the adapter as a standard PEFT folder, with the tokenizer if it is not the base's."""
     if is_first_worker():
-        # Else an adapted embedding is saved whole beside its update.
+        # By default an adapted embedding is saved whole beside its update.
         trainer.model.save_pretrained(folder, save_embedding_layers=False)
         save_own_tokenizer(model, trainer.processing_class, folder)

@@ -59,7 +59,7 @@ class Measuring:
         self.last: Measurement | None = None
 
     def start(self, trainer: SFTTrainer) -> None:
-        """Set the trainer that calls it, and start the clock."""
+        """Set the trainer and start the clock."""
         self._started = time.perf_counter()
         self._trainer = trainer
         self._trainable = sum(  # under ZeRO-3 a shard knows its whole size as `ds_numel`
@@ -71,7 +71,7 @@ class Measuring:
             torch.cuda.reset_peak_memory_stats()
 
     def carry(self) -> dict[str, Any]:
-        """State that a resumed training needs in order to report as this one would."""
+        """The state of the measurements, for a checkpoint."""
         return {
             "losses": self._losses,
             "gathered": self._gathered,
@@ -81,7 +81,7 @@ class Measuring:
         }
 
     def restore(self, carried: dict[str, Any]) -> None:
-        """Take over the state of an earlier attempt."""
+        """Continue from what `carry` gave in an earlier attempt."""
         self._losses = list(carried["losses"])
         self._gathered = dict(carried["gathered"])
         self._evaluation_seconds = carried["evaluation_seconds"]
@@ -97,13 +97,17 @@ class Measuring:
         self._started += seconds
 
     def before_step(self) -> None:
-        """Note the step's learning rate, as an optimizer of DeepSpeed's own goes on to the next."""
+        """Keep the step's learning rate: DeepSpeed's own optimizers advance it within the step."""
         (self._learning_rate, *_) = self._trainer.lr_scheduler.get_last_lr()
 
     def after_step(self, logs: dict[str, float]) -> None:
-        """Check what the trainer logs for divergence, gather, report what needs no evaluation."""
+        """Check for divergence; report a log step.
+
+        Raises:
+            Diverged: the loss or the gradient norm is NaN or infinite.
+        """
         step, loss = self._trainer.state.global_step, float(logs["loss"])
-        # DeepSpeed does not reveal it in one case: stage 0 in float32.
+        # DeepSpeed gives no norm at stage 0 in float32.
         norm = {metric_keys.GRAD_NORM: float(logs["grad_norm"])} if "grad_norm" in logs else {}
         if not all(map(math.isfinite, (loss, *norm.values()))):
             raise Diverged(f"step {step}: loss {loss}, gradient norm {logs.get('grad_norm')}")
@@ -115,13 +119,11 @@ class Measuring:
             self._report(self._gathered)
 
     def evaluate(self, before_report: Callable[[], None] = lambda: None) -> Measurement:
-        """Evaluate at a report step and report it with what was gathered in the step's training.
-
-        `before_report` is called in between.
+        """Evaluate at a report step, call `before_report`, and report with the step's losses.
 
         Raises:
             EvaluationFailed: the evaluation raised an error.
-            EvaluationOutOfMemory: the device has too little memory for it.
+            EvaluationOutOfMemory: it ran out of memory.
         """
         step = self._trainer.state.global_step
         try:
@@ -129,7 +131,7 @@ class Measuring:
         except Exception as error:
             if is_disk_full(error) or is_lost_worker(error):
                 raise
-            raise _fault(step, error) from error
+            raise _evaluation_error(step, error) from error
         before_report()
         return self._report(self._gathered | metrics)
 
@@ -156,7 +158,7 @@ class Measuring:
         }
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        """Evaluate; the workers of a group share the work, and all have the results."""
+        """Evaluate; the workers of a group share the work, and all get the results."""
         started = time.perf_counter()
         model = self._trainer.model
         evaluation, metrics = compare_with_base(self._base, model, self.evaluator)
@@ -177,7 +179,7 @@ class Measuring:
         return self._earlier_seconds + time.perf_counter() - self._started
 
     def _peak_bytes(self) -> int:
-        """The peak of all attempts; 0 in a slot, whose process trains other trials as well."""
+        """The peak over all attempts; 0 in a slot, whose process trains other trials as well."""
         return max(self._earlier_peak, peak_bytes()) if self._has_own_process else 0
 
     def _costs(self) -> dict[str, float]:
@@ -203,8 +205,7 @@ def _base_in(folder: str) -> Base:
     return Base.load(Path(folder))
 
 
-def _fault(step: int, error: Exception) -> TrialError:
-    """The trial's error for an error in the evaluation of a step."""
+def _evaluation_error(step: int, error: Exception) -> TrialError:
     message = f"step {step}{noted(error)}"
     if is_out_of_memory(error):
         return EvaluationOutOfMemory(message)
@@ -212,10 +213,7 @@ def _fault(step: int, error: Exception) -> TrialError:
 
 
 def peak_bytes() -> int:
-    """Peak memory of this process in bytes, on its GPU if it has one.
-
-    Without a GPU it counts from the start of the process, which may precede this trial.
-    """
+    """Peak memory of this process in bytes: on its GPU, or else on the host since it started."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_reserved())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

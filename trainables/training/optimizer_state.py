@@ -1,6 +1,6 @@
 """The trained parameters, the optimizer's moments and its steps, as whole tensors.
 
-They are read and put back under the parameter's name whatever wraps the optimizer: nothing,
+They are read and restored under the parameter's name whatever wraps the optimizer: nothing,
 mixed precision's fp32 copies, or ZeRO's partitions at any stage on any number of workers.
 """
 
@@ -24,18 +24,17 @@ _PARTITIONS = (
 )
 
 
-class CannotGoOn(TrialError):
-    """The optimizer keeps its state where that of a checkpoint cannot be restored."""
+class CannotResume(TrialError):
+    """The state of this optimizer cannot be restored from a checkpoint."""
 
 
 def read(model: Any, optimizer: Any) -> dict[str, torch.Tensor]:
-    """Whole tensors on the CPU; under ZeRO a collective that every worker takes part in.
-
-    Only the first worker gets them, as they take 12 bytes per parameter.
+    """Whole tensors on the CPU, 12 bytes per parameter; every worker calls it.
 
     Returns:
-        `parameter/{name}` and the moments `exp_avg/{name}` and `exp_avg_sq/{name}`, in fp32;
-        `steps`, how many the optimizer has done, and `step/{name}` where one has its own count.
+        On the first worker `parameter/{name}` and the moments `exp_avg/{name}` and
+        `exp_avg_sq/{name}`, in fp32; on all `steps`, which the optimizer has done, and
+        `step/{name}` of parameters with their own count.
     """
     tensors: dict[str, torch.Tensor] = {}
     is_kept = is_first_worker()
@@ -55,11 +54,11 @@ def read(model: Any, optimizer: Any) -> dict[str, torch.Tensor]:
 
 
 def restore(model: Any, optimizer: Any, tensors: dict[str, torch.Tensor]) -> None:
-    """Put back what `read` gave; under ZeRO every worker calls it.
+    """Restore what `read` gave; every worker calls it.
 
     Raises:
         KeyError: the tensors belong to another model or adapter.
-        CannotGoOn: the optimizer updates tensors of its own that belong to no known parameter.
+        CannotResume: the optimizer updates tensors of its own that belong to no known parameter.
     """
     steps = int(tensors["steps"])
     _check_all_is_known(model, optimizer)
@@ -77,7 +76,7 @@ def restore(model: Any, optimizer: Any, tensors: dict[str, torch.Tensor]) -> Non
 
 
 def set_steps(optimizer: Any, steps: int) -> None:
-    """Set how many steps the optimizer has done, which its bias correction goes by."""
+    """Set how many steps the optimizer has done, for its bias correction."""
     for state in _base_optimizer(optimizer).state.values():
         if torch.is_tensor(state.get("step")):
             state["step"].fill_(steps)  # in place: the tensor may be shared
@@ -86,9 +85,10 @@ def set_steps(optimizer: Any, steps: int) -> None:
 
 
 def _own_states(model: Any, optimizer: Any) -> dict[str, dict[str, Any]]:
-    """The optimizer's states of the parameters that have one, as those under ZeRO do not.
+    """The optimizer's states by parameter; those partitioned by ZeRO have none.
 
-    One without a gradient in some steps, such as an expert that got no token, has counted fewer.
+    A parameter without a gradient in some steps, such as an expert without tokens, has its own
+    step count.
     """
     states = _base_optimizer(optimizer).state
     own = [(name, p) for name, p in _trained(model) if not is_partitioned(p)]
@@ -100,10 +100,10 @@ def _trained(model: Any) -> list[tuple[str, Any]]:
 
 
 def _link_moments(optimizer: Any) -> None:
-    """Make sure that ZeRO's moments exist and that its parameters are linked to them.
+    """Create ZeRO's moments, if need be, and link its parameters to them.
 
-    Before the first step there are none, and after it ZeRO 1 and 2 have linked only those of the
-    first parameter group (DeepSpeed 0.19).
+    DeepSpeed 0.19 creates them at the first step; ZeRO 1 and 2 then link only those of the first
+    parameter group.
     """
     *wrappers, base = _unwrapped(optimizer)
     for wrapper in wrappers:
@@ -115,14 +115,14 @@ def _link_moments(optimizer: Any) -> None:
 
 
 def _partitions(wrapper: Any) -> list[Any]:
-    """This worker's partitions of the fp32 parameters, as ZeRO gives them to the optimizer."""
+    """This worker's partitions of the fp32 parameters, which ZeRO's optimizer updates."""
     return [partition for name in _PARTITIONS for partition in getattr(wrapper, name, ())]
 
 
 def _check_all_is_known(model: Any, optimizer: Any) -> None:
     """Check that every tensor that the optimizer updates can be restored.
 
-    Only under a wrapper does it update other tensors than the parameters themselves.
+    Without a wrapper it updates the parameters themselves.
     """
     *wrappers, base = _unwrapped(optimizer)
     if not wrappers:
@@ -133,9 +133,9 @@ def _check_all_is_known(model: Any, optimizer: Any) -> None:
     updated = {id(tensor) for group in base.param_groups for tensor in group["params"]}
     if not updated <= set(map(id, known)):
         names = " around ".join(type(each).__name__ for each in (*wrappers, base))
-        raise CannotGoOn(
-            "deepspeed.config: must not make an optimizer whose state a checkpoint cannot be "
-            f"put back into, got {names}; leave its section `optimizer` out"
+        raise CannotResume(
+            "deepspeed.config: must not have an optimizer whose state cannot be restored from a "
+            f"checkpoint, got {names}; leave out its section `optimizer`"
         )
 
 
@@ -157,7 +157,7 @@ def _on_cpu(value: torch.Tensor) -> torch.Tensor:
 
 
 def _master(parameter: Any, optimizer: Any) -> Any:
-    """The tensor that the optimizer updates: in 16 bit at stage 0 an fp32 copy of the parameter."""
+    """The tensor that the optimizer updates: at stage 0 in bfloat16 an fp32 copy."""
     for wrapper in _unwrapped(optimizer)[:-1]:
         if hasattr(wrapper, "fp32_groups"):
             pairs = zip(chain(*wrapper.fp16_groups), chain(*wrapper.fp32_groups), strict=True)
@@ -189,7 +189,7 @@ def _set_partition(parameter: Any, value: torch.Tensor, moment: str | None) -> N
     from deepspeed import utils
 
     if _is_padded(parameter):
-        partition = _partition_of(parameter, value)
+        partition = _partition(parameter, value)
         if moment is None:
             utils.safe_set_local_fp32_param(parameter, partition)
         else:
@@ -203,8 +203,8 @@ def _set_partition(parameter: Any, value: torch.Tensor, moment: str | None) -> N
 def _is_padded(parameter: Any) -> bool:
     """Whether ZeRO-3 splits it into parts that together are longer than it is.
 
-    DeepSpeed's `safe_set_full_` functions would read beyond its end; its `safe_set_local_` ones
-    refuse a part that lies on NVMe (0.19).
+    DeepSpeed's `safe_set_full_` functions would read beyond its end, and its `safe_set_local_`
+    functions refuse parts on NVMe (0.19).
     """
     if not hasattr(parameter, "ds_id"):
         return False
@@ -212,7 +212,7 @@ def _is_padded(parameter: Any) -> bool:
     return bool(parameter.ds_numel % workers)
 
 
-def _partition_of(parameter: Any, value: torch.Tensor) -> torch.Tensor:
+def _partition(parameter: Any, value: torch.Tensor) -> torch.Tensor:
     """This worker's part of a whole value, padded with zeros."""
     size = parameter.partition_numel()
     start = size * torch.distributed.get_rank(parameter.ds_process_group)
@@ -221,16 +221,13 @@ def _partition_of(parameter: Any, value: torch.Tensor) -> torch.Tensor:
 
 
 def step_counter(optimizer: Any, parameter: torch.Tensor) -> torch.Tensor:
-    """A parameter's step counter, at 0, on the device where torch's optimizers create it.
-
-    A fused optimizer, the trainer's on a GPU, reads it there in its kernel.
-    """
-    is_read_there = any(g.get("fused") or g.get("capturable") for g in optimizer.param_groups)
-    return torch.zeros((), device=parameter.device if is_read_there else "cpu")
+    """A parameter's step counter, at 0, on the device where torch's optimizers create it."""
+    is_on_device = any(g.get("fused") or g.get("capturable") for g in optimizer.param_groups)
+    return torch.zeros((), device=parameter.device if is_on_device else "cpu")
 
 
 def _set_working_copy(parameter: Any, value: torch.Tensor) -> None:
-    """Set the copy used by forward passes, which ZeRO updates from fp32 only at the next step."""
+    """Set the copy for forward passes, which ZeRO updates from fp32 only at the next step."""
     if not hasattr(parameter, "ds_id"):
         parameter.data.copy_(value)
         return

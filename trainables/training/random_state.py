@@ -9,7 +9,7 @@ import torch
 
 
 def read() -> dict[str, torch.Tensor]:
-    """As tensors, by library."""
+    """The random state as tensors, by library."""
     _, keys, position, has_gauss, gauss = np.random.get_state()
     version, internal, _ = random.getstate()
     state = {
@@ -25,7 +25,7 @@ def read() -> dict[str, torch.Tensor]:
 
 
 def restore(state: dict[str, torch.Tensor]) -> None:
-    """Put back what `read` gave; that of a GPU only where there is one."""
+    """Restore what `read` gave; a GPU's only if there is one."""
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

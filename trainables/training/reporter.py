@@ -1,4 +1,4 @@
-"""What a trial reports to. The trial pushes; it never knows who listens."""
+"""Where a trial reports its measurements."""
 
 from __future__ import annotations
 

@@ -23,14 +23,14 @@ def resume_point(attempt_dirs: Sequence[Path]) -> Path | None:
 
     Raises:
         OSError: the storage gives errors.
-        CheckpointLost: it does not show this worker what the first one chose.
+        CheckpointLost: this worker does not see the checkpoint that the first one chose.
     """
     is_first = is_first_worker()
-    chosen, its_files = _patiently(lambda: _newest(attempt_dirs)) if is_first else (None, None)
+    chosen, its_files = _retried(lambda: _newest(attempt_dirs)) if is_first else (None, None)
     files = agreed(its_files)
     if is_first or files is None:
         return chosen
-    return _patiently(lambda: _with_files(attempt_dirs, files))
+    return _retried(lambda: _with_files(attempt_dirs, files))
 
 
 def _newest(attempt_dirs: Sequence[Path]) -> tuple[Path | None, str | None]:
@@ -39,10 +39,10 @@ def _newest(attempt_dirs: Sequence[Path]) -> tuple[Path | None, str | None]:
 
 
 def _with_files(attempt_dirs: Sequence[Path], files: str) -> Path:
-    """The checkpoint with this list of files and their digests, of which no other has the same."""
+    """The checkpoint with this list of files and digests, which is unique to it."""
     seen = checkpoints(attempt_dirs)
     for checkpoint in seen:
-        with suppress(FileNotFoundError):  # the first worker passes over such a one as damaged
+        with suppress(FileNotFoundError):  # damaged
             if (checkpoint / FILES).read_text() == files:
                 return checkpoint
     names = ", ".join(checkpoint.name for checkpoint in seen) or "none"
@@ -52,8 +52,8 @@ def _with_files(attempt_dirs: Sequence[Path], files: str) -> Path:
     )
 
 
-def _patiently(look: Callable[[], T]) -> T:
-    """What `look` returns, called again for a while as long as it or the storage gives errors."""
+def _retried(look: Callable[[], T]) -> T:
+    """What `look` returns; called again for a while if the storage fails or shows an old state."""
     for pause in _PAUSES_S:
         with suppress(OSError, CheckpointLost):
             return look()

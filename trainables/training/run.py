@@ -1,4 +1,4 @@
-"""The training that LoRA and full fine-tuning share: TRL's trainer, from settings to weights."""
+"""The training loop of LoRA and full fine-tuning: TRL's trainer, from settings to weights."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from trainables.training.measuring import Measuring
 from trainables.training.reporter import Reporter
 from trainables.training.trainer import Trainer
 
-# Workers that are done with their part of an evaluation wait for the slowest one.
+# Workers that have finished their part of an evaluation wait for the slowest one.
 _LONGEST_EVALUATION_S = 24 * 3600
 
 
 def sft_config(
     config: TrialConfig, samples: int, deepspeed: dict[str, Any] | None = None
 ) -> SFTConfig:
-    """The trial as TRL's configuration; with DeepSpeed's settings, `full_sft.prepare` makes it."""
+    """The trial as TRL's configuration, with DeepSpeed's settings if it has any."""
     train = config.train
     total = train.total_steps(samples)
     arguments = SFTConfig(
@@ -86,22 +86,20 @@ def run_training(
 ) -> TrialResult:
     """Train to the end, reporting along the way; the model is left as trained.
 
-    Resumes from the newest valid checkpoint of any attempt, as if nothing had happened. The newest
-    two stay, see `conclude`.
-
-    The model has its adapter if there is one, and `arguments` come from `sft_config`. Every worker
-    calls `save`, which writes the trained weights into a folder.
+    Resumes from the newest valid checkpoint of any attempt, as if it had never been interrupted.
+    `arguments` come from `sft_config`. Every worker calls `save`, which writes the trained weights
+    into a folder.
 
     Raises:
         Diverged: the loss or the gradient norm is NaN or infinite.
-        StopTrial: the reporter asked for it; a checkpoint holds the training's state.
-        CheckpointLost: what it was to resume from is gone, or is not shown to this worker.
-        EvaluationFailed: an evaluation raised an error; a checkpoint holds the step.
+        StopTrial: the reporter asked for it; there is a checkpoint of the last step.
+        CheckpointLost: the checkpoint to resume from was deleted, or is not visible.
+        EvaluationFailed: an evaluation raised an error; there is a checkpoint of its step.
         EvaluationOutOfMemory: the same, because memory ran out.
     """
     measuring = Measuring(config, reporter, tokenized, arguments.max_steps)
     checkpoints = Checkpoints(config, reporter, measuring)
-    with _routers_coefficient_kept(model), _adapter_kept(model):
+    with _router_loss_coefficient_kept(model), _adapter_kept(model):
         trainer = Trainer(
             model=model,
             args=arguments,
@@ -112,7 +110,7 @@ def run_training(
     trainer.add_callback(_Steps(trainer, config.model.dtype, measuring, checkpoints))
     measuring.start(trainer)
     checkpoints.start(trainer, best)
-    with _letting_go_of(trainer):
+    with _released(trainer):
         barrier()  # in its own groups DeepSpeed waits for minutes only
         with suppress(AlreadyTrained):
             trainer.train()
@@ -122,8 +120,8 @@ def run_training(
 def conclude(config: TrialConfig, last: Measurement | None, best: BestWeights) -> TrialResult:
     """Save a trained trial's weights; every worker calls it.
 
-    The checkpoints stay until the trial's end is recorded, and are removed by whoever records it:
-    an attempt after a crash in between finds the last step's, and has only the weights to write.
+    The driver removes the checkpoints when it records the trial's end: an attempt after a crash
+    before that resumes from the last step, and has only the weights to write.
     """
     assert last is not None  # noqa: S101 - the last step is always reported
     weights = Path(config.weights_dir) if config.train.save_weights else None
@@ -139,10 +137,10 @@ def conclude(config: TrialConfig, last: Measurement | None, best: BestWeights) -
 
 
 @contextmanager
-def _routers_coefficient_kept(model: Any) -> Iterator[None]:
-    """Keep a mixture of experts' own weight of its routers' loss, for those who train it further.
+def _router_loss_coefficient_kept(model: Any) -> Iterator[None]:
+    """Keep the coefficient of a mixture's router loss in the configuration that is saved.
 
-    TRL needs the 0.0 of `sft_config` only to turn that loss off, and would have it saved.
+    TRL would overwrite it by the 0.0 of `sft_config`, which turns that loss off.
     """
     text = model.config.get_text_config()
     own = getattr(text, "router_aux_loss_coef", None)
@@ -153,17 +151,17 @@ def _routers_coefficient_kept(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _adapter_kept(model: Any) -> Iterator[None]:
-    """Keep the adapter of a base of 4 bits in fp32; TRL would round it to bfloat16."""
-    is_of_4_bits = getattr(model, "is_loaded_in_4bit", False)
-    kept = [(p, p.data) for p in model.parameters() if p.requires_grad] if is_of_4_bits else []
+    """Keep the adapter of a 4-bit base in fp32; TRL would round it to bfloat16."""
+    is_4bit = getattr(model, "is_loaded_in_4bit", False)
+    kept = [(p, p.data) for p in model.parameters() if p.requires_grad] if is_4bit else []
     yield
     for parameter, values in kept:
         parameter.data = values
 
 
 @contextmanager
-def _letting_go_of(trainer: SFTTrainer) -> Iterator[None]:
-    """Destroy DeepSpeed's engine: its own hooks would keep it, with all it holds, in memory."""
+def _released(trainer: SFTTrainer) -> Iterator[None]:
+    """Destroy DeepSpeed's engine at the end: its own hooks would keep it in memory."""
     try:
         yield
     finally:
@@ -175,7 +173,7 @@ def _letting_go_of(trainer: SFTTrainer) -> Iterator[None]:
 def _ordered(
     config: TrialConfig, tokenized: TokenizedData, total_steps: int, first_step: int
 ) -> Dataset:
-    """The samples in training order, from the first step that is still to do."""
+    """The samples in training order, from the first step that is left to do."""
     batch = config.train.batch_size
     order = training_order(len(tokenized.train), total_steps * batch, config.seed)
     # TRL needs to see a sample even if none is left to train on.
@@ -183,7 +181,7 @@ def _ordered(
 
 
 class _Steps(TrainerCallback):
-    """Has each do its part of a training at its beginning and around each step."""
+    """Calls measuring and checkpoints at the start of a training and around each step."""
 
     def __init__(
         self, trainer: Trainer, dtype: str, measuring: Measuring, checkpoints: Checkpoints
@@ -192,14 +190,14 @@ class _Steps(TrainerCallback):
         self._measuring, self._checkpoints = measuring, checkpoints
 
     def on_train_begin(self, *arguments: Any, model: Any, **named: Any) -> None:
-        """Go on where the checkpoint was taken, now that everything is built and wrapped.
+        """Resume from the checkpoint, now that everything is built and wrapped.
 
         Raises:
             AlreadyTrained: at the last step.
         """
         self._trainer.choose_loss(model, self._dtype)
         self._checkpoints.restore()
-        self._checkpoints.make_up()
+        self._checkpoints.evaluate_missing()
 
     def on_step_begin(self, *arguments: Any, **named: Any) -> None:
         """Before a step's first micro-batch."""
@@ -207,7 +205,7 @@ class _Steps(TrainerCallback):
         self._checkpoints.before_step()
 
     def on_log(self, *arguments: Any, logs: dict[str, float], **named: Any) -> None:
-        """After a step, or after all with a summary, which has no loss of a step."""
+        """After a step; the summary after the last one has no loss."""
         if "loss" in logs:
             self._measuring.after_step(logs)
             self._checkpoints.after_step()

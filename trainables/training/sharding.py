@@ -1,7 +1,7 @@
-"""Sharding a model by DeepSpeed's ZeRO-3 that was loaded as any other is.
+"""Sharding a loaded model by DeepSpeed's ZeRO-3.
 
-Transformers has a way of its own to load into shards. It gives buffers DeepSpeed's dtype, loads
-weights of some families otherwise than it usually does, and fails on others.
+Transformers' own loading into shards gives buffers DeepSpeed's dtype, loads weights of some model
+families differently, and fails for others.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ from trainables.process.collectives import agreed
 
 
 def shard(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Leave this worker its shard of each parameter, and all buffers. Every worker calls it.
+    """Shard the parameters, in place, and cast them to the dtype that DeepSpeed trains in.
 
-    The first worker's values count, sent one parameter at a time; models of others may be hollow.
-
-    The model is changed in place, its parameters to the dtype that DeepSpeed trains all of them in,
-    as at its other stages; buffers keep theirs.
+    Every worker calls it. The first worker's values are sent one parameter at a time; the models of
+    the others may be hollow. Buffers keep their dtype.
     """
     from deepspeed import zero
 
-    # Files may hold a weight under both its names, alike or not: a hollow model cannot tell, and
-    # with a parameter more or less its worker would wait for ever.
+    # Files may have a tied weight twice, equal or not. A hollow model cannot see that, and its
+    # worker would hang with a parameter more or less.
     model.all_tied_weights_keys = agreed(model.all_tied_weights_keys)
     model.tie_weights(recompute_mapping=False)
     shards: Any = zero.Init(module=nn.Module(), config_dict_or_path=deepspeed_config())
@@ -42,7 +40,7 @@ def shard(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 def _put(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> None:
-    """Move a tensor in place, contiguous; one without values gets room for them."""
+    """Move a tensor in place; a meta tensor is allocated."""
     if tensor.is_meta:
         room = torch.empty(tensor.shape, device=device, dtype=dtype)
         if isinstance(tensor, nn.Parameter):

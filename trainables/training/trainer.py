@@ -1,8 +1,7 @@
-"""The loss that is trained on: that of the model that is evaluated.
+"""TRL's trainer with the loss of the model's own logits.
 
-TRL computes the loss from the last hidden state with a fused output head, which knows some of what
-models do to their logits, by the names of options, but no cap or scale of another name, and no
-layer between that state and the head.
+TRL computes the loss from the last hidden state with a fused output head. It knows some of the
+scales and caps that models apply to their logits, but not all, and no layer before the head.
 """
 
 from __future__ import annotations
@@ -29,15 +28,14 @@ _ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
 class Trainer(SFTTrainer):
-    """TRL's trainer, with the loss of the model's own logits where TRL's would be another."""
+    """Uses TRL's fused output head only if it computes the model's own logits."""
 
     is_fused = True
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        # Transformers gives no count of a step's tokens for models that do not take it, such as
-        # Gemma 4, which have no need to: both losses here divide by it themselves. Without it a
-        # step's loss would be the mean of its micro-batches' means, whatever their sizes.
+        # Otherwise Transformers gives no count of a step's tokens for models that do not take it,
+        # such as Gemma 4, and the loss would be the mean of the micro-batches' means.
         self.model_accepts_loss_kwargs = True
 
     def compute_loss(
@@ -47,26 +45,26 @@ class Trainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The cross-entropy in nats/token over all micro-batches of a step, this one's share."""
+        """This micro-batch's share of the step's cross-entropy, in nats/token."""
         if self.is_fused:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         logits = model(**inputs | {"labels": None, "use_cache": False}).logits.contiguous()
         loss = ForCausalLMLoss(logits, inputs["labels"], logits.shape[-1], num_items_in_batch)
-        # These are the tokens of all workers, over which gradients are averaged.
+        # The count is of all workers, over which gradients are averaged.
         return loss * self.args.world_size
 
     def choose_loss(self, model: Any, dtype: str) -> None:
-        """Compare both on a few tokens, by running the untrained model, wrapped as it trains."""
-        is_equal = _is_of_own_logits(model, self.args.device, _ROUNDING[dtype])
+        """Compare both heads on a few tokens, with the model wrapped as in training."""
+        is_equal = _fused_head_is_exact(model, self.args.device, _ROUNDING[dtype])
         self.is_fused = agreed(is_equal)
         if not self.is_fused:
             logger.warning(
-                "TRL's fused head computes other logits than the model: the loss is of the "
-                "model's own, which take more memory, as a micro-batch's are held at once"
+                "TRL's fused head does not compute the model's logits: the loss uses the model's "
+                "own head, which takes more memory"
             )
 
 
-def _is_of_own_logits(model: Any, device: torch.device, rounding: float) -> bool:
+def _fused_head_is_exact(model: Any, device: torch.device, rounding: float) -> bool:
     ids_1S = torch.arange(8, device=device)[None]
     inputs = {"input_ids": ids_1S, "attention_mask": torch.ones_like(ids_1S)}
     with evaluating(model):
@@ -75,8 +73,8 @@ def _is_of_own_logits(model: Any, device: torch.device, rounding: float) -> bool
         except (AttributeError, RuntimeError, OSError, SubprocessError) as error:
             if is_out_of_memory(error) or is_lost_worker(error) or is_disk_full(error):
                 raise
-            # The head is of another width than the layers, or Triton finds no C compiler, no
-            # headers of Python's, or no cache that it may write to.
+            # The head has another width than the layers, or Triton finds no C compiler, no headers
+            # of Python, or no writable cache.
             logger.warning("TRL's fused head fails: %s", first_line(error))
             return False
         logits_1SV = model(**inputs, use_cache=False).logits.float()

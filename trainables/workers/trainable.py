@@ -21,7 +21,6 @@ from trainables.process import watchdog
 from trainables.process.lost_process import end_with_lost_device
 from trainables.records.schema import BASE_RECORD, Outcome, TrialResult, TrialStatus
 from trainables.training.attempt_folder import (
-    beside_workers,
     clear_node,
     on_this_node,
     publish_rest,
@@ -55,7 +54,7 @@ def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> No
         if slot_hosts is not None and not why_not_packed(trial):
             in_slot = partial(train_in_slot, slot_hosts, suspect_at=config["suspect_at"])
         waits = trial.workers > 1 or in_slot is not None
-        here = beside_workers(trial) if waits else on_this_node(trial)
+        here = on_this_node(trial, only_waits=waits)
         with log_to(Path(here.output_dir) / "trial.log"):
             outcome = _outcome(trial, here, in_slot)
         publish_rest(here)

@@ -1,4 +1,4 @@
-"""Looking inside a real LoRA and a real full fine-tuning trial."""
+"""The inspection of real LoRA and full fine-tuning trials."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from faults import faults
 from numpy.linalg import norm
 from scipy.spatial.distance import jensenshannon
-from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from analysis.__main__ import main
@@ -23,10 +23,10 @@ from analysis.inspect_models import (
     representation,
     similarity,
 )
-from trainables.errors import CannotInspect, UserError
+from trainables.errors import CannotInspect
 from trainables.inspection import activations
 from trainables.inspection import inspect_trial as inspection
-from trainables.inspection.inspection_records import InspectionFolder, InspectionRecord
+from trainables.inspection.inspection_records import InspectionFolder
 from trainables.inspection.updates import MatrixUpdate
 from trainables.models.loading import load_model
 from trainables.records.ledger import Ledger
@@ -167,15 +167,6 @@ def test_attention_drift_equals_one_prompt_at_a_time(
         assert min(drift.js) > 0
 
 
-def test_more_learning_moves_more(records: list[Any]) -> None:
-    """Ten times the learning rate and twice the scale: every measure grows."""
-    frame = by_trial(records)
-    for measure in ("relative_norm", "js", "cka_drift", "cka_drift_without_first"):
-        assert frame[measure][3] > frame[measure][0]
-    assert frame["cosine_by_index"][3] < frame["cosine_by_index"][0]
-    assert frame["kl_base_to_tuned"][0] == records[0].kl_base_to_tuned is not None
-
-
 def test_the_base_itself_has_not_moved(finished: Path, tmp_path: Path) -> None:
     trial = Ledger(finished).trials()[2]
     load_model(trial.config.model).save_pretrained(tmp_path)
@@ -188,44 +179,7 @@ def test_the_base_itself_has_not_moved(finished: Path, tmp_path: Path) -> None:
     assert max(layer.cka_drift for layer in drift.representation) == pytest.approx(0, abs=1e-9)
 
 
-def test_one_batch_or_many_is_the_same(
-    finished: Path, records: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ledger = Ledger(finished)
-    trial = ledger.trials()[0]
-    monkeypatch.setattr(activations, "_ATTENTION_ELEMENTS", 1)
-    prompts = activations.choose_prompts(ledger.base(), ledger.folder.base / "items.jsonl")
-    folder = ledger.weights(trial)
-    assert folder is not None
-    drift = activations.activation_drift(trial.config, folder, prompts)
-    for one, many in zip(records[0].attention, drift.attention, strict=True):
-        assert one.js == pytest.approx(many.js, abs=1e-6)
-        assert one.entropy_shift == pytest.approx(many.entropy_shift, abs=1e-6)
-    for one, many in zip(records[0].representation, drift.representation, strict=True):
-        assert one.cka_drift == pytest.approx(many.cka_drift, abs=1e-5)
-
-
-def test_a_composite_model_s_decoder_is_compared(
-    make_trial: Callable[..., TrialConfig], tokenizer: Any, tmp_path: Path
-) -> None:
-    """Gemma 3 has the sizes of its layers in a part of its configuration."""
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    parts = {
-        "text_config": sizes | heads | {"vocab_size": len(tokenizer)},
-        "vision_config": {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-        | {name: sizes[name] for name in ("hidden_size", "intermediate_size")},
-    }
-    AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma3", **parts)).save_pretrained(
-        tmp_path
-    )
-    tokenizer.save_pretrained(tmp_path)
-    trial = make_trial(method="full", model={"name": str(tmp_path)})
-    drift = activations.activation_drift(trial, tmp_path, ["max 4 7 2 =", "sort 16 7 2 13 ="])
-    assert [layer.js for layer in drift.attention] == [(0.0, 0.0)] * 2
-
-
-def test_matrices_are_kept_if_the_activations_break_off(
+def test_matrices_are_kept_if_the_activations_are_interrupted(
     finished: Path, records: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = InspectionFolder(finished)
@@ -257,7 +211,7 @@ def test_prompts_come_from_every_task_but_ood(finished: Path) -> None:
     assert first_words == {"relay", "capital", "craft", "last", "max", "sort"}
 
 
-def test_prompts_are_told_apart_by_their_ends(tokenizer: Any) -> None:
+def test_prompts_differ_in_their_last_tokens(tokenizer: Any) -> None:
     shots = "max 3 9 2 = 9\n" * 60
     prompts = [f"{shots}max {number} 4 =" for number in range(20)]
     rows = activations.encode(tokenizer, [*prompts, f"sort 1 2\n{prompts[0]}"])
@@ -267,40 +221,32 @@ def test_prompts_are_told_apart_by_their_ends(tokenizer: Any) -> None:
         assert len(whole) > len(row) == activations.PROMPT_TOKENS
         assert row[0] == whole[0] == tokenizer.bos_token_id
         assert row[1:] == whole[-len(row) + 1 :]
-    assert len(activations.encode(tokenizer, prompts * 9)) == 20
-
-
-def test_a_chat_template_s_beginning_is_not_doubled(tokenizer: Any) -> None:
+    # A chat template may have written the beginning of the sequence.
     (row,) = activations.encode(tokenizer, [f"{tokenizer.bos_token}max 4 7 2 ="])
     assert row == tokenizer("max 4 7 2 =")["input_ids"]
 
 
-def test_found_again_unless_the_weights_changed(finished: Path, records: list[Any]) -> None:
-    folder = InspectionFolder(finished)
-    written = folder.record_json(0).stat().st_mtime_ns
-    assert inspect_trials(finished, [0]) == [records[0]]
-    assert folder.record_json(0).stat().st_mtime_ns == written
-    ledger = Ledger(finished)
+def test_a_trial_is_inspected_again_only_if_its_weights_changed(
+    finished: Path, records: list[Any], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "changed")
+    file = InspectionFolder(folder).record_json(0)
+    written = file.stat().st_mtime_ns
+    assert inspect_trials(folder, [0]) == [records[0]]
+    assert file.stat().st_mtime_ns == written
+    ledger = Ledger(folder)
     again = ledger.trial(0).model_copy(update={"ended": 5.0})  # deleted, and trained to the same
     ledger.write_trial(again)
-    assert inspect_trials(finished, [0])[0].is_of(again)
-    weights = Ledger(finished).folder.attempt(0, 1) / "weights"
-    kept = weights.with_name("kept")
-    shutil.copytree(weights, kept)
-    try:
-        file = weights / "adapter_model.safetensors"
-        shutil.copy(Ledger(finished).folder.attempt(3, 1) / "weights" / file.name, file)
-        assert inspect_trials(finished, [0])[0].key != records[0].key
-    finally:
-        shutil.rmtree(weights)
-        kept.rename(weights)
-        assert inspect_trials(finished, [0])[0].matrices == records[0].matrices
+    assert inspect_trials(folder, [0])[0].ended == 5.0
+    name = "weights/adapter_model.safetensors"
+    shutil.copy(ledger.folder.attempt(3, 1) / name, ledger.folder.attempt(0, 1) / name)
+    assert inspect_trials(folder, [0])[0].key != records[0].key
 
 
 def test_a_matrix_of_zeros_is_compared_with_nothing(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the output of a block that was inserted to be trained has."""
+    """As the output of a block that was inserted to be trained."""
     name = "model.layers.0.self_attn.o_proj.weight"
     update = MatrixUpdate(name, torch.zeros(8, 8), torch.eye(8))
     monkeypatch.setattr(inspection, "updates", lambda *arguments: iter([update]))
@@ -308,45 +254,35 @@ def test_a_matrix_of_zeros_is_compared_with_nothing(
     [(_, change, _)] = inspection.matrix_changes(config, Path(config.weights_dir))
     assert change.stable_rank == pytest.approx(8)
     assert (change.relative_norm, change.intruders, change.cosine_by_index) == (None, None, None)
-    record = InspectionRecord(number=0, trial_id="0", matrices=(change,))
-    InspectionFolder(tmp_path).write(record)
-    assert InspectionFolder(tmp_path).read(0) == record
 
 
 def test_a_trial_without_weights_says_so(finished: Path) -> None:
-    of_before = InspectionFolder(finished).directions(4)  # of a training with weights
-    of_before.parent.mkdir(parents=True, exist_ok=True)
-    of_before.touch()
+    stale = InspectionFolder(finished).directions(4)  # of an earlier training with weights
+    stale.parent.mkdir(parents=True, exist_ok=True)
+    stale.touch()
     record = inspect_trials(finished, [4])[0]
-    assert not of_before.exists()
+    assert not stale.exists()
     assert record.reason == "it kept no weights"
     assert record.matrices == ()
     assert record.forgetting_nll is not None
 
 
-def test_what_was_found_of_weights_that_are_gone_since_stays(
-    finished: Path, records: list[Any], tmp_path: Path
-) -> None:
-    copied = tmp_path / "copied"
-    shutil.copytree(finished, copied, ignore=shutil.ignore_patterns("weights"))
-    assert inspect_trials(copied, [2]) == [records[2]]
-    shutil.rmtree(InspectionFolder(copied).root)
-    gone = inspect_trials(copied, [2])[0]
-    assert (gone.reason, gone.matrices) == ("its weights are gone", ())
-
-
-def test_weights_are_found_where_the_folder_was_moved_to(
+def test_weights_are_found_in_a_moved_folder_and_their_record_outlives_them(
     finished: Path, records: list[Any], tmp_path: Path
 ) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(finished, moved, ignore=shutil.ignore_patterns("inspection"))
-    hidden = finished / "trials_away"
-    (finished / "trials").rename(hidden)
+    hidden = (finished / "trials").rename(finished / "trials_away")
     try:
         record = inspect_trials(moved, [2])[0]
     finally:
         hidden.rename(finished / "trials")
     assert record.matrices == records[2].matrices
+    shutil.rmtree(Ledger(moved).folder.attempt(2, 1) / "weights")
+    assert inspect_trials(moved, [2]) == [record]
+    shutil.rmtree(InspectionFolder(moved).root)
+    gone = inspect_trials(moved, [2])[0]
+    assert (gone.reason, gone.matrices) == ("its weights are gone", ())
 
 
 def test_frames_have_a_row_for_each_part(finished: Path, records: list[Any]) -> None:
@@ -361,46 +297,34 @@ def test_frames_have_a_row_for_each_part(finished: Path, records: list[Any]) -> 
     assert shared["similarity"].mean() > 3 * 8 / 128
 
 
-def test_command_shows_what_it_found(
+def test_the_command_shows_what_it_found(
     finished: Path, records: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["inspect", str(finished), "--trials", "0", "2"]) == 0
+    assert main(["inspect", str(finished), "--all"]) == 0
     output = capsys.readouterr().out
     assert "trial 2:" in output
-    assert max(map(len, output.split("trial  ")[-1].splitlines()[:3])) <= 80
+    assert "trial 4: it kept no weights" in output
     assert str(finished / "inspection") in output
-    assert main(["inspect", str(finished), "--all"]) == 0
-    assert "trial 4: it kept no weights" in capsys.readouterr().out
     assert main(["inspect", str(finished), "--trials", "7", "8"]) == 2
     errors = capsys.readouterr().err
-    assert "error: --trials: the sweep has no trial 7; it has 0 to 4" in errors
-    assert "no trial 8" in errors
+    for fact in ("--trials", "trial 7", "0 to 4", "trial 8"):
+        assert fact in errors
     assert main(["inspect", str(finished.parent)]) == 2
-    assert "holds no sweep" in capsys.readouterr().err
+    assert "no sweep" in capsys.readouterr().err
+    numbers = [record.number for record in inspect_trials(finished)]
+    assert 2 in numbers  # the only full fine-tuning
+    assert 4 not in numbers
 
 
-def test_a_folder_that_cannot_be_written_to_is_told_before_the_work(
-    finished: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_folder_that_cannot_be_written_to_is_reported_before_the_work(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied = tmp_path / "copied"
     shutil.copytree(finished, copied, ignore=shutil.ignore_patterns("inspection"))
     (copied / "inspection").touch()  # where the folder belongs; root may write to any folder
     monkeypatch.setattr(inspection, "_inspect_matrices", lambda *_: pytest.fail("has worked"))
-    for number in ("0", "4"):
-        assert main(["inspect", str(copied), "--trials", number]) == 2
-        told = f"error: SWEEP_DIR: cannot write to {copied / 'inspection'}: "
-        assert capsys.readouterr().err.startswith(told)
-
-
-def test_notable_trials_are_the_default(finished: Path, records: list[Any]) -> None:
-    numbers = [record.number for record in inspect_trials(finished)]
-    assert 2 in numbers  # the only full fine-tuning
-    assert 4 not in numbers
-    with pytest.raises(UserError, match="no trial 9"):
-        inspect_trials(finished, [9])
+    (fault,) = faults(inspect_trials, copied, [0])
+    assert (fault.field, str(copied / "inspection") in fault.rule) == ("SWEEP_DIR", True)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -420,35 +344,13 @@ def test_on_a_worker_it_is_the_same(finished: Path, records: list[Any], tmp_path
     assert "base.json" in ray.get(options.remote(str(copy), 2))
 
 
-@pytest.mark.parametrize(
-    ("kind", "sizes", "reason"),
-    [
-        ("mamba", {"state_size": 4}, "has no attention probabilities to compare"),
-        (
-            "gemma3n_text",
-            {
-                **{"vocab_size_per_layer_input": 64, "hidden_size_per_layer_input": 4},
-                **{"laurel_rank": 4, "num_kv_shared_layers": 0},
-                "layer_types": ["sliding_attention", "full_attention"],
-                "activation_sparsity_pattern": [0.0, 0.0],
-            },
-            "has several hidden states for each token",
-        ),
-    ],
-)
-def test_a_model_whose_activations_are_of_another_kind_is_told(
-    kind: str,
-    sizes: dict[str, Any],
-    reason: str,
-    tokenizer: Any,
-    make_trial: Callable[..., TrialConfig],
-    tmp_path: Path,
+def test_a_model_without_attention_is_not_compared(
+    tokenizer: Any, make_trial: Callable[..., TrialConfig], tmp_path: Path
 ) -> None:
-    config = AutoConfig.for_model(kind)
-    shape = {name: size for name, size in SHAPE.items() if hasattr(config, name)}
-    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **shape, **sizes)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
+    config = AutoConfig.for_model("mamba", vocab_size=len(tokenizer), **sizes)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     trial = make_trial("full", model={"name": str(tmp_path), "dtype": "float32"})
-    with pytest.raises(CannotInspect, match=reason):
+    with pytest.raises(CannotInspect, match="no attention probabilities"):
         activations.activation_drift(trial, tmp_path, ["max 4 7 2 ="])

@@ -1,30 +1,28 @@
-"""A trial in an object store, stopped on request, goes on elsewhere as if nothing had happened."""
+"""A trial in an object store that was stopped resumes on another node."""
 
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from chosen_scores import OBJECTIVE, scores
+from measured import by_step
+from trained_trials import KINDS, TRAIN, train
 
 from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.storage.locations import node_cache
 from trainables.storage.storage import open_storage
 from trainables.training.attempt_folder import on_this_node, publish_rest
-from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter, StopTrial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Run
 
     from trainables.config import TrialConfig
-
-    MakeAttempt = Callable[[int], TrialConfig]
-
-
-TRAIN = {"steps": 9, "micro_batch_size": 4, "report_every": 3, "log_every": 1}
 
 
 class Stopping(ListReporter):
@@ -38,78 +36,39 @@ class Stopping(ListReporter):
         return self.measurements[-1].step == self._step
 
 
-@pytest.fixture
-def make_attempt(
-    make_trial: Callable[..., TrialConfig], bucket: str, base_dir: Path, tmp_path: Path
-) -> MakeAttempt:
-    """Attempts of a trial whose sweep lies in the store, on a node with nothing of it."""
-    sweep = f"{bucket}/{tmp_path.name}"
-    open_storage(sweep).publish(base_dir, "base", last="base.json")
-    attempts = [f"{sweep}/trials/0000/attempt_{number}" for number in (1, 2, 3)]
-
-    def make(number: int) -> TrialConfig:
-        shutil.rmtree(node_cache() / "attempts", ignore_errors=True)
-        trial = make_trial(
-            train=TRAIN,
-            objective=OBJECTIVE,
-            base_dir=f"{sweep}/base",
-            output_dir=attempts[number - 1],
-            earlier_attempts=tuple(attempts[: number - 1]),
-        )
-        return on_this_node(trial)
-
-    return make
-
-
-def stop_after(trial: TrialConfig, step: int) -> None:
-    with pytest.raises(StopTrial):
-        train_lora(trial, Stopping(step))
-    publish_rest(trial)
-
-
-@pytest.mark.parametrize("step", [4, 6])
-def test_nothing_is_evaluated_that_was_or_that_belongs_to_no_report_step(
-    make_attempt: MakeAttempt, step: int
-) -> None:
-    stop_after(make_attempt(1), step)
-    reporter = ListReporter()
-    train_lora(make_attempt(2), reporter)
-    assert [m.step for m in reporter.measurements] == list(range(step + 1, 10))
-    evaluated = [m.step for m in reporter.measurements if IN_DOMAIN_ACC in m.metrics]
-    assert evaluated == [s for s in (6, 9) if s > step]
-
-
-def best_weights_address(trial: TrialConfig) -> str | None:
-    """Trains to the end; where others find the best weights, if these are not the last."""
-    address = train_lora(trial, ListReporter()).best_weights_dir
-    publish_rest(trial)
-    assert address is None or "adapter_model.safetensors" in open_storage(address).children("")
-    return address
-
-
-@pytest.mark.parametrize(("stop", "value", "attempt"), [(4, 0.8, 1), (4, 0.95, 2), (6, 0.95, 1)])
-def test_the_best_weights_of_an_earlier_attempt_count(
-    make_attempt: MakeAttempt,
+@pytest.mark.parametrize("stop", [4, pytest.param(6, marks=pytest.mark.slow)])
+def test_stopped_and_resumed_elsewhere_equals_undisturbed(
+    make_trial: Callable[..., TrialConfig],
+    undisturbed: Callable[[str], tuple[TrialConfig, Run]],
+    bucket: str,
+    base_dir: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     stop: int,
-    value: float,
-    attempt: int,
 ) -> None:
-    scores(monkeypatch, {3: 0.9, 6: value, 9: 0.7})
-    stop_after(make_attempt(1), stop)
-    second = make_attempt(2)
-    address = best_weights_address(second)
-    sweep, _, _ = str(second.published_dir).rpartition("/")
-    assert address == f"{sweep}/attempt_{attempt}/best"
+    """The best weights are the first attempt's; no step is evaluated twice."""
+    expected = by_step(undisturbed("lora")[1].measurements)
+    sweep = f"{bucket}/{tmp_path.name}"
+    open_storage(sweep).publish(base_dir, "base", last="base.json")
+    first, second = (f"{sweep}/trials/0000/attempt_{number}" for number in (1, 2))
 
+    def attempt(address: str, *earlier: str) -> TrialConfig:
+        shutil.rmtree(node_cache() / "attempts", ignore_errors=True)  # another node
+        places = {"base_dir": f"{sweep}/base", "output_dir": address, "earlier_attempts": earlier}
+        return on_this_node(make_trial(**KINDS["lora"], train=TRAIN, objective=OBJECTIVE, **places))
 
-def test_where_the_best_weights_are_lost_worse_ones_do_not_take_their_place(
-    make_attempt: MakeAttempt, monkeypatch: pytest.MonkeyPatch
-) -> None:
     scores(monkeypatch, {3: 0.9, 6: 0.8, 9: 0.7})
-    first = make_attempt(1)
-    stop_after(first, 4)
-    open_storage(str(first.published_dir)).remove("best")
-    second = make_attempt(2)
-    assert best_weights_address(second) is None
-    assert "best" not in open_storage(str(second.published_dir)).children("")
+    trial = attempt(first)
+    with pytest.raises(StopTrial):
+        train(trial, Stopping(stop))
+    publish_rest(trial)
+    trial, reporter = attempt(second, first), ListReporter()
+    result = train(trial, reporter)
+    publish_rest(trial)
+    assert result.best_weights_dir == f"{first}/best"
+    assert "adapter_model.safetensors" in open_storage(f"{first}/best").children("")
+    resumed = by_step(reporter.measurements)
+    assert sorted(resumed) == list(range(stop + 1, 10))
+    for step, metrics in resumed.items():
+        own = {key: value for key, value in expected[step].items() if key != IN_DOMAIN_ACC}
+        assert {key: metrics[key] for key in own} == own

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,11 +12,8 @@ import pytest
 import torch
 from builders import record_sweep, scores, trial
 from safetensors.torch import load_file, save_file
-from small_disk import fill, small_disk
 from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.utils import logging as library_logging
 
-from analysis.__main__ import main
 from analysis.export.weights import merge_adapter
 from analysis.inspect_models import inspect_trials
 from trainables.config import LoraConfig, ModelConfig
@@ -96,24 +91,6 @@ def test_what_is_wrong_with_one_trials_weights_stops_no_other(
     assert (full.reason or "").startswith(f"{weights[3]}/config.json is damaged: ")
 
 
-def test_what_libraries_say_of_themselves_is_not_shown(
-    sweep: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def noisy(sweep_dir: Path, number: int) -> str:
-        warnings.warn("deprecated", FutureWarning, stacklevel=1)
-        logging.getLogger("DeepSpeed").warning("no GPU")
-        return "".join(library_logging.tqdm("ab"))
-
-    monkeypatch.setattr(inspection, "inspect_trial", noisy)
-    library_logging.enable_progress_bar()
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        logging.getLogger("DeepSpeed").addHandler(handler := logging.StreamHandler())
-        assert [str(found) for found in inspect_trials(sweep, [0])] == ["ab"]
-        logging.getLogger("DeepSpeed").removeHandler(handler)
-    assert capfd.readouterr().err == ""
-
-
 def test_a_model_of_which_a_part_is_gone_cannot_be_inspected(
     sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,14 +161,3 @@ def test_an_adapter_that_cannot_be_merged_is_blamed_itself(sweep: Path, tmp_path
     cut(weights / "adapter_model.safetensors")
     with pytest.raises(UserError, match=f"--trial: its weights are damaged: {weights}"):
         merge_adapter(ModelConfig(name=str(tmp_path / "model")), weights, tmp_path / "merged")
-
-
-def test_a_full_disk_is_no_damage(
-    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """safetensors has an error of its own for it."""
-    with small_disk(tmp_path / "disk", "64k") as disk:
-        fill(disk, leave=16384)
-        arguments = ["--to", str(disk / "merged"), "--merge", "--trial", "0"]
-        assert main(["export", str(sweep), *arguments]) == 2
-    assert f"error: disk full: {disk}/merged has 0.0 MiB free of 0.1 MiB" in capsys.readouterr().err

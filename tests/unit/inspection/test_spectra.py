@@ -49,13 +49,6 @@ def test_equal_singular_values_have_every_rank_in_full(count: int) -> None:
     assert rank_90(values) == math.ceil(0.9 * count)
 
 
-def test_a_rank_one_update_has_stable_and_effective_rank_one() -> None:
-    spectrum = low_rank_spectrum(torch.randn(40, 1), torch.randn(1, 30))
-    assert stable_rank(spectrum.values_K) == pytest.approx(1)
-    assert effective_rank(spectrum.values_K) == pytest.approx(1)
-    assert rank_90(spectrum.values_K) == 1
-
-
 def test_a_zero_matrix_has_no_singular_values() -> None:
     assert low_rank_spectrum(torch.zeros(5, 2), torch.ones(2, 4)).values_K.shape == (0,)
     assert dense_spectrum(torch.zeros(5, 4)).values_K.shape == (0,)
@@ -63,7 +56,7 @@ def test_a_zero_matrix_has_no_singular_values() -> None:
 
 @pytest.mark.parametrize(
     ("outputs", "rank", "inputs"),
-    [(96, 8, 64), (64, 8, 96), (20, 16, 12), (12, 16, 20), (6, 16, 4)],
+    [(96, 8, 64), (64, 8, 96), (6, 16, 4)],
 )
 def test_low_rank_path_equals_dense_svd(outputs: int, rank: int, inputs: int) -> None:
     """Also where the rank is above the matrix's own."""
@@ -80,26 +73,14 @@ def test_low_rank_path_equals_dense_svd(outputs: int, rank: int, inputs: int) ->
     np.testing.assert_allclose(spectrum.left_OK.T @ spectrum.left_OK, np.eye(count), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(50, 30), (30, 50), (40, 40)])
+@pytest.mark.parametrize("shape", [(50, 30), (30, 50)])
 def test_dense_path_equals_svd(shape: tuple[int, int]) -> None:
     W = torch.randn(*shape, generator=torch.Generator().manual_seed(3))
     left, values, _ = np.linalg.svd(W.double().numpy(), full_matrices=False)
     spectrum = dense_spectrum(W)
+    torch.testing.assert_close(dense_spectrum(W, top=5).left_OK, spectrum.left_OK[:, :5])
     np.testing.assert_allclose(spectrum.values_K, values, rtol=1e-5)
     np.testing.assert_allclose(np.abs((left * spectrum.left_OK.numpy()).sum(0)), 1, atol=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(50, 30), (30, 50)])
-def test_top_vectors_are_the_first_of_all(shape: tuple[int, int]) -> None:
-    W = torch.randn(*shape, generator=torch.Generator().manual_seed(4))
-    every, top = dense_spectrum(W), dense_spectrum(W, top=5)
-    assert len(top.values_K) == 30
-    torch.testing.assert_close(top.left_OK, every.left_OK[:, :5])
-
-
-def test_dense_path_finds_the_rank_of_a_matrix_that_lacks_some() -> None:
-    spectrum = dense_spectrum(matrix([3.0, 2.0, 1e-3], 20, 12))
-    np.testing.assert_allclose(spectrum.values_K, [3.0, 2.0, 1e-3], rtol=1e-5)
 
 
 def test_ranks_do_not_change_under_rotation_or_scale() -> None:
@@ -127,18 +108,6 @@ def test_one_strong_new_direction_is_one_intruder() -> None:
     W = W0 + 1000 * new @ new.T
     change = vector_change(dense_spectrum(W0).left_OK, dense_spectrum(W).left_OK)
     assert change.intruders == 1
-
-
-def test_cosine_of_half_is_no_intruder() -> None:
-    """The bound is a strict one: four equal parts give 0.5 each."""
-    base = torch.eye(8, dtype=torch.float64)
-    tuned = base.clone()
-    hadamard = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
-    tuned[:4, :4] = hadamard
-    assert vector_change(base, tuned).intruders == 0
-    tuned[:4, :4] = orthonormal(4, 4, seed=1)
-    worst = tuned[:4, :4].abs().amax(0)
-    assert vector_change(base, tuned).intruders == int((worst < 0.5).sum())
 
 
 def test_swapped_vectors_lower_the_cosine_by_index_alone() -> None:

@@ -1,7 +1,8 @@
-"""Which weights are kept as the best, where the trial or its sweep asks for others than before."""
+"""Which weights are kept as the best."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from trainables.training.checkpoint_files import best_dir
 GAIN, LOSS = Objective(metric="gain", mode="max"), Objective(metric="loss", mode="min")
 
 
-def keeper(trial: TrialConfig) -> BestWeights:
+def keeper(trial: TrialConfig, resumed: BestWeights | None = None) -> BestWeights:
     """Saves a file in place of weights."""
-    return BestWeights(trial, lambda folder: (folder / "weights").touch())
+    best = BestWeights(trial, lambda folder: (folder / "weights").touch())
+    best.restore(resumed.carry() if resumed else None)
+    return best
 
 
 def offer(best: BestWeights, step: int, **metrics: float) -> None:
@@ -29,6 +32,37 @@ def trial(tmp_path: Path) -> TrialConfig:
     return trial_config(output_dir=str(tmp_path / "attempt_1"), objective=GAIN)
 
 
+@pytest.fixture
+def second(trial: TrialConfig, tmp_path: Path) -> TrialConfig:
+    """The trial's second attempt."""
+    places = {"output_dir": str(tmp_path / "attempt_2"), "earlier_attempts": (trial.output_dir,)}
+    return trial.model_copy(update=places)
+
+
+@pytest.mark.parametrize(("last", "is_kept"), [(0.5, True), (0.6, False), (0.7, False)])
+def test_none_are_kept_if_the_last_are_the_best(
+    trial: TrialConfig, second: TrialConfig, last: float, is_kept: bool
+) -> None:
+    before = keeper(trial)
+    offer(before, 3, gain=0.6)
+    after = keeper(second, before)
+    offer(after, 6, gain=0.4)
+    folder = best_dir(Path(trial.output_dir))
+    assert after.settle(measurement(9, {"gain": last})) == (folder if is_kept else None)
+    assert folder.exists() == is_kept
+
+
+@pytest.mark.parametrize(("value", "is_kept"), [(0.5, False), (0.7, True)])
+def test_where_the_best_weights_were_deleted_worse_ones_do_not_take_their_place(
+    trial: TrialConfig, value: float, is_kept: bool
+) -> None:
+    best, folder = keeper(trial), best_dir(Path(trial.output_dir))
+    offer(best, 3, gain=0.6)
+    shutil.rmtree(folder)
+    offer(best, 6, gain=value)
+    assert best.settle(measurement(9, {"gain": 0.4})) == (folder if is_kept else None)
+
+
 def test_none_are_kept_of_a_trial_that_saves_no_weights(trial: TrialConfig) -> None:
     train = trial.train.model_copy(update={"save_weights": False})
     best = keeper(trial.model_copy(update={"train": train}))
@@ -37,18 +71,13 @@ def test_none_are_kept_of_a_trial_that_saves_no_weights(trial: TrialConfig) -> N
     assert best.settle(measurement(6, {"gain": 0.5})) is None
 
 
-def test_those_of_another_objective_are_not_the_best(trial: TrialConfig, tmp_path: Path) -> None:
-    """Its values are of another kind: a start of the sweep may ask for another."""
+def test_weights_are_not_compared_by_values_of_two_objectives(
+    trial: TrialConfig, second: TrialConfig
+) -> None:
     before = keeper(trial)
     offer(before, 3, gain=0.6, loss=0.9)
-    changes: dict[str, Any] = {
-        "objective": LOSS,
-        "output_dir": str(tmp_path / "attempt_2"),
-        "earlier_attempts": (trial.output_dir,),
-    }
-    after = keeper(trial.model_copy(update=changes))
-    after.restore(before.carry())
+    after = keeper(second.model_copy(update={"objective": LOSS}), before)
     offer(after, 6, gain=0.4, loss=0.8)
-    left = after.settle(measurement(9, {"gain": 0.7, "loss": 0.9}))
-    assert left == best_dir(tmp_path / "attempt_2")
+    left: Any = after.settle(measurement(9, {"gain": 0.7, "loss": 0.9}))
+    assert left == best_dir(Path(second.output_dir))
     assert not best_dir(Path(trial.output_dir)).exists()

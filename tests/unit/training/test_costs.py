@@ -1,4 +1,4 @@
-"""What a training tells of itself: its clock runs on over attempts, but not for other trials."""
+"""A training's clock continues over attempts, and stands still for other trials."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def started(gpus_per_worker: float = 4, log_every: int = 1) -> Measuring:
     return made
 
 
-def costs(measuring: Measuring, step: int, tokens: int, loss: float = 1.0) -> dict[str, float]:
+def after_step(measuring: Measuring, step: int, tokens: int, loss: float = 1.0) -> dict[str, float]:
     trainer: Any = measuring._trainer
     trainer.state = SimpleNamespace(global_step=step, num_input_tokens_seen=tokens)
     measuring.before_step()
@@ -73,87 +73,54 @@ def costs(measuring: Measuring, step: int, tokens: int, loss: float = 1.0) -> di
     return measuring.last.metrics
 
 
-def test_costs_are_of_all_gpus_and_speed_is_of_one(clock: Clock) -> None:
-    clock.now = 1000.0
-    measuring = started()
-    clock.now += 60
+@pytest.mark.parametrize(
+    ("gpus_per_worker", "devices", "gpus"), [(4, 8, 8), (0.25, 0.5, 0.5), (0, 2, 0)]
+)
+def test_cost_is_of_all_gpus_and_speed_of_one_gpu_or_worker(
+    clock: Clock, gpus_per_worker: float, devices: float, gpus: float
+) -> None:
+    measuring = started(gpus_per_worker)
+    clock.now += 75
     for seconds in (15.0, 5.0):
         measuring.charge_evaluation(seconds)
-    measured = costs(measuring, step=1, tokens=6000)
+    measuring.exclude(15.0)  # other trials on the same device
+    measured = after_step(measuring, step=1, tokens=6000)
     assert (measured[TRAIN_SECONDS], measured[EVAL_SECONDS]) == (40.0, 20.0)
-    assert measured[TOKENS_PER_SECOND] == 6000 / 40 / 8
-    assert measured[GPU_HOURS] == pytest.approx(60 / 3600 * 8)
+    assert measured[TOKENS_PER_SECOND] == 6000 / 40 / devices
+    assert measured[GPU_HOURS] == pytest.approx(60 / 3600 * gpus)
     assert measured[TRAINABLE_PARAMETERS] == 6
 
 
-@pytest.mark.parametrize(("gpus_per_worker", "devices"), [(0.25, 0.5), (1, 2), (0, 2)])
-def test_speed_is_of_a_gpu_or_without_one_of_a_worker(
-    clock: Clock, gpus_per_worker: float, devices: float
+def test_a_resumed_training_continues_time_loss_and_peak_memory(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measuring = started(gpus_per_worker)
-    clock.now += 40
-    measured = costs(measuring, step=1, tokens=6000)
-    assert measured[TOKENS_PER_SECOND] == 6000 / 40 / devices
-
-
-def test_time_that_a_device_spent_on_others_does_not_count(clock: Clock) -> None:
-    measuring = started()
-    clock.now += 60
-    measuring.exclude(15.0)
-    assert costs(measuring, step=1, tokens=6000)[TRAIN_SECONDS] == 45.0
-
-
-def test_a_resumed_training_goes_on_counting(clock: Clock) -> None:
-    first = started()
-    clock.now += 60
-    first.charge_evaluation(20.0)
-    carried = first.carry()
-    clock.now = 5000.0  # it was long in coming
-    second = started()
-    second.restore(carried)
-    clock.now += 30
-    measured = costs(second, step=2, tokens=7000)
-    assert (measured[TRAIN_SECONDS], measured[EVAL_SECONDS]) == (70.0, 20.0)
-    assert measured[TOKENS_PER_SECOND] == 7000 / 70 / 8
-    assert measured[GPU_HOURS] == pytest.approx(90 / 3600 * 8)
-    third = started()
-    third.restore(second.carry())
-    clock.now += 10
-    assert costs(third, step=3, tokens=8000)[TRAIN_SECONDS] == 80.0
-
-
-def test_a_resumed_training_s_loss_is_the_mean_since_the_last_report(clock: Clock) -> None:
+    peak = 70 << 30
+    monkeypatch.setattr(measuring, "peak_bytes", lambda: peak)
     first, second = (started(log_every=4) for _ in range(2))
     clock.now += 60
-    for step, loss in enumerate((9.0, 1.0, 2.0), start=1):
-        costs(first, step, tokens=step, loss=loss)
+    first.charge_evaluation(20.0)
+    for step, loss in enumerate((9.0, 1.0, 2.0), start=1):  # the first is reported alone
+        after_step(first, step, tokens=step, loss=loss)
     second.restore(first.carry())
-    measured = costs(second, step=4, tokens=4, loss=6.0)
+    second.start(first._trainer)
+    peak = 20 << 30
+    clock.now += 30
+    measured = after_step(second, step=4, tokens=7000, loss=6.0)
     assert measured[TRAIN_LOSS] == (1.0 + 2.0 + 6.0) / 3
+    assert (measured[TRAIN_SECONDS], measured[EVAL_SECONDS]) == (70.0, 20.0)
+    assert measured[GPU_HOURS] == pytest.approx(90 / 3600 * 8)
+    assert measured[MAX_RESERVED] == 70
+    peak = 80 << 30
+    assert after_step(second, step=8, tokens=8000)[MAX_RESERVED] == 80
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (1.0, math.inf)])
-def test_a_loss_or_a_gradient_alone_that_is_no_number_is_a_divergence(
+def test_a_loss_or_a_gradient_that_is_not_finite_is_a_divergence(
     clock: Clock, loss: float, norm: float
 ) -> None:
-    """After the last step nobody would hear of weights that a gradient has made NaN."""
+    """After the last step no loss would show weights that a gradient has made NaN."""
     measuring = started()
     trainer: Any = measuring._trainer
     trainer.state = SimpleNamespace(global_step=10)
-    with pytest.raises(Diverged):
+    with pytest.raises(Diverged, match="step 10"):
         measuring.after_step({"loss": loss, "grad_norm": norm})
-
-
-def test_a_resumed_training_s_peak_is_the_highest_of_all_its_attempts(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def peak_after(carried: dict[str, Any], gib: int) -> float:
-        monkeypatch.setattr(measuring, "peak_bytes", lambda: gib << 30)
-        second = started()
-        second.restore(carried)
-        clock.now += 30
-        return costs(second, step=2, tokens=7000)[MAX_RESERVED]
-
-    monkeypatch.setattr(measuring, "peak_bytes", lambda: 70 << 30)
-    carried = started().carry()
-    assert (peak_after(carried, 20), peak_after(carried, 80)) == (70, 80)

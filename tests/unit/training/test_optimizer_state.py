@@ -1,21 +1,24 @@
-"""Checkpoints of optimizers that count steps one by one, that are not known here, or on NVMe."""
+"""Checkpoints of optimizers and of random states."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from trainables.training import checkpoint, full_sft, optimizer_state
+from trainables.training import checkpoint, optimizer_state, random_state
+
+PROGRESS = checkpoint.Progress(step=2, tokens_seen=0, scheduler={}, carried={})
 
 
 @pytest.mark.parametrize("most", ["32GB", "0.1KB"], ids=["one file", "several"])
-def test_one_that_was_not_always_used_resumes_with_its_own_count(
+def test_a_parameter_that_was_not_always_used_resumes_with_its_own_step_count(
     most: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As the experts of a mixture to which no token was sent in some steps, or in none."""
@@ -31,48 +34,72 @@ def test_one_that_was_not_always_used_resumes_with_its_own_count(
 
     step(0, 1)
     step(0)
-    progress = checkpoint.Progress(step=2, tokens_seen=0, scheduler={}, carried={})
-    checkpoint.write(tmp_path / "step", checkpoint.take(experts, adam, progress))
+    snapshot = checkpoint.take(experts, adam, PROGRESS)
+    undisturbed = step(0, 1, 2)  # the snapshot is a copy
+    checkpoint.write(tmp_path / "step", snapshot)
     files = list((tmp_path / "step").glob("training*.safetensors"))
     assert (len(files) == 1) == (most == "32GB")
-    undisturbed = step(0, 1, 2)
-    torch.nn.init.ones_(experts[1].weight)
     adam = torch.optim.AdamW(experts.parameters(), lr=0.1)
     checkpoint.load_training_state(tmp_path / "step", experts, adam)
     for mine, other in zip(step(0, 1, 2), undisturbed, strict=True):
         assert torch.equal(mine, other)
 
 
-def test_an_optimizer_that_updates_what_is_not_known_does_not_go_on(tmp_path: Path) -> None:
+def test_an_unknown_optimizer_s_state_is_not_restored(tmp_path: Path) -> None:
     model = torch.nn.Linear(3, 5)
     known = torch.optim.AdamW(model.parameters())
-    progress = checkpoint.Progress(step=2, tokens_seen=0, scheduler={}, carried={})
-    checkpoint.write(tmp_path / "step", checkpoint.take(model, known, progress))
+    checkpoint.write(tmp_path / "step", checkpoint.take(model, known, PROGRESS))
     copies = [parameter.detach().clone() for parameter in model.parameters()]
     unknown = SimpleNamespace(optimizer=torch.optim.AdamW(copies))
-    with pytest.raises(optimizer_state.CannotGoOn, match="got SimpleNamespace around AdamW"):
+    with pytest.raises(optimizer_state.CannotResume, match=r"deepspeed\.config.*SimpleNamespace"):
         checkpoint.load_training_state(tmp_path / "step", model, unknown)
 
 
-def test_a_part_that_lies_on_nvme_is_restored() -> None:
-    """DeepSpeed has one element in its place; here it has none of NVMe, whose library may lack."""
-    program = """if True:
-        import deepspeed, torch
-        from trainables.training import full_sft, optimizer_state
+@pytest.mark.parametrize("options", [{}, {"capturable": True}])
+def test_the_step_counter_is_where_torch_would_create_it(options: dict[str, bool]) -> None:
+    parameter = torch.nn.Parameter(torch.ones(3, device="meta"))
+    optimizer = torch.optim.AdamW([parameter], **options)
+    parameter.grad = torch.ones_like(parameter)
+    state: list[torch.Tensor] = []
+    optimizer._init_group(optimizer.param_groups[0], [], [], [], [], [], state)
+    (own,) = state
+    made = optimizer_state.step_counter(optimizer, parameter)
+    assert (made.device, made.dtype, made.shape) == (own.device, own.dtype, own.shape)
 
-        full_sft._compile_nothing()
-        layer = torch.nn.Linear(4, 3, bias=False)
-        settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
-        adam = torch.optim.AdamW(layer.parameters())
-        deepspeed.initialize(
-            model=layer, optimizer=adam, config=settings | {"zero_allow_untested_optimizer": True}
-        )
-        partition = layer.weight.ds_tensor
-        in_memory, partition.data = partition.data, torch.tensor(1.0)
-        optimizer_state._set_partition(layer.weight, torch.full((3, 4), 7.0), None)
-        partition.data = in_memory
-        restored = deepspeed.utils.safe_get_full_fp32_param(layer.weight)
-        assert restored.tolist() == [[7.0] * 4] * 3, restored
-    """
-    alone = full_sft._SINGLE_WORKER | {"DS_ACCELERATOR": "cpu"}
-    subprocess.run([sys.executable, "-c", program], env=os.environ | alone, check=True)
+
+def test_a_fused_optimizer_s_step_counter_is_on_the_parameter_s_device() -> None:
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(3))], fused=True)
+    elsewhere = torch.empty(3, device="meta")  # stands for a GPU
+    assert optimizer_state.step_counter(optimizer, elsewhere).device == elsewhere.device
+
+
+def drawn() -> list[list[float]]:
+    """From each library, numbers and normal ones, of which numpy makes two at a time."""
+    return [
+        [*torch.rand(2).tolist(), *torch.randn(3).tolist()],
+        [*np.random.random(2).tolist(), *np.random.normal(size=3).tolist()],
+        [random.random(), random.random()],
+    ]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_worker_draws_the_random_numbers_of_an_undisturbed_one(
+    rank: int, tmp_path: Path
+) -> None:
+    layer: Any = torch.nn.Linear(2, 1)
+    adam = torch.optim.AdamW(layer.parameters())
+    states, expected = [], []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        drawn()
+        snapshot = checkpoint.take(layer, adam, PROGRESS)
+        states += snapshot.random
+        expected.append(drawn())
+    checkpoint.write(tmp_path / "step", replace(snapshot, random=states))
+    state = checkpoint.load_random_state(tmp_path / "step", rank)
+    assert state is not None
+    random_state.restore(state)
+    assert drawn() == expected[rank]
+    assert checkpoint.load_random_state(tmp_path / "step", rank=2) is None
