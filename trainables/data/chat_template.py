@@ -1,4 +1,4 @@
-"""What a tokenizer's chat template makes of an example."""
+"""Examples as a tokenizer's chat template writes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from trainables.config import DataConfig
-from trainables.data.chats import CARRIED, Example, Turn, Turns, forms_of_calls
+from trainables.data.chats import CARRIED, Example, Turn, Turns
 from trainables.data.row_files import UnusableRow
 from trainables.errors import Fault, UserError
 
@@ -25,7 +25,7 @@ def prompt_text(tokenizer: Any, data: DataConfig, example: Example) -> str:
 def _as_chat(
     tokenizer: Any, data: DataConfig, example: Example, turns: Turns, **options: bool
 ) -> str:
-    """Turns of an example as the tokenizer's chat template writes them, told of its tools.
+    """Turns of an example, with its tools, as the tokenizer's chat template writes them.
 
     Raises:
         UnusableRow: the template refuses them, such as a system's turn or two of a user in a row.
@@ -33,20 +33,15 @@ def _as_chat(
     """
     # Templates introduce even an empty list.
     tools: Mapping[str, Any] = {"tools": example.tools} if example.tools else {}
-    refusals: list[Exception] = []
-    for form in forms_of_calls(turns):
-        try:
-            return str(tokenizer.apply_chat_template(form, tokenize=False, **tools, **options))
-        except TemplateSyntaxError as error:
-            rule = f"the model's chat template is no valid template: {error}"
-            raise UserError([Fault(data.chat_field, rule, "set model.chat_template")]) from error
-        except (TemplateError, TypeError) as error:  # TypeError: of arguments in another form
-            refusals.append(error)
-    # On a form of calls that it cannot take, a template may fail before its `raise_exception`.
-    refusal = next((each for each in refusals if type(each) is TemplateError), refusals[-1])
-    rule = f"the model's chat template refuses {_in_words(turns)}: {refusal}"
-    remedy = "change such rows, or set model.chat_template"
-    raise UnusableRow([Fault(data.chat_field, rule, remedy)]) from refusal
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, **tools, **options))
+    except TemplateSyntaxError as error:
+        rule = f"the model's chat template is no valid template: {error}"
+        raise UserError([Fault(data.chat_field, rule, "set model.chat_template")]) from error
+    except (TemplateError, TypeError) as error:  # TypeError: arguments of calls in another form
+        rule = f"the model's chat template refuses {_in_words(turns)}: {error}"
+        remedy = "change such rows, or set model.chat_template"
+        raise UnusableRow([Fault(data.chat_field, rule, remedy)]) from error
 
 
 def _in_words(turns: Turns) -> str:
@@ -59,7 +54,7 @@ def chat_parts(
 ) -> tuple[str, str, bool]:
     """Context, what the chat template writes after it for the answer, and whether it ends the turn.
 
-    The template may write the context, or the answer itself, differently once there is an answer.
+    Some templates write the context, or the answer itself, differently once there is an answer.
     Then the answer is learned as it is, without an opening that the context has already. One with
     tool calls or thoughts is learned from where the renderings differ.
     """
@@ -68,7 +63,7 @@ def chat_parts(
         answer = {"role": "assistant", "content": answer}
     whole = _as_chat(tokenizer, data, example, [*example.asked, answer])
     content = str(answer.get("content") or "")
-    if _carries(tokenizer, data, example, answer, whole):
+    if _has_more_than_content(tokenizer, data, example, answer, whole):
         context = commonprefix([context, whole])  # noqa: RUF071 - of texts
         is_ended = bool(_end_of_turns(tokenizer, data, example).strip())
         return context, whole.removeprefix(context), is_ended
@@ -97,14 +92,16 @@ def _without_opening(request: str, content: str) -> str:
     return content
 
 
-def _carries(tokenizer: Any, data: DataConfig, example: Example, answer: Turn, whole: str) -> bool:
+def _has_more_than_content(
+    tokenizer: Any, data: DataConfig, example: Example, answer: Turn, whole: str
+) -> bool:
     """Whether an answer has more than a content.
 
     Raises:
         UnusableRow: the chat template leaves some of it out.
     """
     has_more = False
-    for less, written in _lesser(answer):
+    for less, written in _with_less(answer):
         has_more = True
         if _as_chat(tokenizer, data, example, [*example.asked, less]) == whole:
             rule = f"the model's chat template writes {written}: {_in_words(example.asked)}"
@@ -113,8 +110,8 @@ def _carries(tokenizer: Any, data: DataConfig, example: Example, answer: Turn, w
     return has_more
 
 
-def _lesser(answer: Turn) -> Iterator[tuple[Turn, str]]:
-    """The answer without each thing that it carries, and how to say that a template omits that."""
+def _with_less(answer: Turn) -> Iterator[tuple[Turn, str]]:
+    """The answer without each thing beside its content, and what a template writes that omits it."""
     for names in CARRIED:
         given = [name for name in names if name in answer]
         if given:

@@ -1,9 +1,7 @@
-"""Chats in rows: the turns and tools as chat templates take them, and what is wrong with them."""
+"""Chats in rows, made the turns and tools that chat templates take."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from trainables.data.row_files import Row, UnusableRow, parse_json
@@ -50,13 +48,14 @@ class Example(NamedTuple):
 
 Answers = Literal["last", "all"]
 _ANSWERS = "assistant"
-# What an answer may carry besides `content`, each under the names that Transformers takes for it.
+# What an answer may have besides `content`, each under the names that Transformers takes for it.
 CARRIED = (("tool_calls",), ("reasoning_content", "reasoning", "thinking"))
 _SYSTEMS = ("system", "developer")
 # ShareGPT's names of roles; all others are taken as they are.
 _ROLES = {
     "human": "user",
-    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model"), "assistant"),
+    "gpt": "assistant",
+    "model": "assistant",
     "function_call": "assistant",
     "function_response": "tool",
     "observation": "tool",
@@ -129,42 +128,18 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def forms_of_calls(turns: Turns) -> Iterator[Turns]:
-    """The turns, and if some call tools, the form of these that DeepSeek-V3's chat template wants.
-
-    There the arguments are JSON text. No content is null, as it is beside calls in OpenAI's format:
-    many templates would write it, as "None", and Transformers 5.21 would let them.
-    """
-    if not any("tool_calls" in turn for turn in turns):
-        yield turns
-        return
-    turns = [turn | {"content": turn.get("content") or ""} for turn in turns]
-    yield turns
-    yield [
-        turn | {"tool_calls": [_with_arguments(call, _as_json) for call in turn["tool_calls"]]}
-        if "tool_calls" in turn
-        else turn
-        for turn in turns
-    ]
-
-
 def _turn(turn: Turn) -> Turn:
     """A turn as chat templates take it, out of one of OpenAI's or ShareGPT's."""
     given = turn
     if "from" in turn and "role" not in turn:
-        turn = _of_sharegpt(turn)
+        turn = _from_sharegpt(turn)
     if isinstance(turn.get("content"), list):
-        turn = turn | {"content": "".join(map(_text_of_part, turn["content"]))}
-    if turn.get("function_call"):  # which hardly any chat template writes
-        remedy = "write tool_calls: [{type: function, function: ...}], and tool for function"
-        raise _malformed("must have calls as `tool_calls`, got a `function_call`", remedy)
+        turn = turn | {"content": "".join(map(_part_text, turn["content"]))}
     if calls := turn.get("tool_calls"):
-        # In OpenAI's format arguments are JSON text, which many templates would quote once more.
-        calls = [_with_arguments(c, _parsed_arguments) for c in _objects(calls, "`tool_calls`")]
-        turn = turn | {"tool_calls": calls}
-    content = turn.get("content")
-    is_silent = content is None and bool(calls)
-    if not isinstance(turn.get("role"), str) or not (isinstance(content, str) or is_silent):
+        calls = [_with_parsed_arguments(call) for call in _objects(calls, "`tool_calls`")]
+        # Many templates would write the null that OpenAI's format has here as "None".
+        turn = turn | {"tool_calls": calls, "content": turn.get("content") or ""}
+    if not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
         raise _malformed(f"must be turns of a `role` and a `content`, got one of {_kinds(given)}")
     # For an empty list, some chat templates write a turn of calls and omit the content; for a blank
     # thought, some write an empty one.
@@ -178,37 +153,30 @@ def _kinds(turn: Turn) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in kinds)[:_SHOWN] or "no fields"
 
 
-def _of_sharegpt(turn: Turn) -> Turn:
+def _from_sharegpt(turn: Turn) -> Turn:
     role, value = turn["from"], turn.get("value")
     if role != "function_call":
         return {"role": _ROLES.get(str(role), role), "content": value}
     calls = _parsed(str(value), (dict, list), "a function_call")
     functions = calls if isinstance(calls, list) else [calls]
-    of_openai = [{"type": "function", "function": function} for function in functions]
-    return {"role": _ROLES[role], "tool_calls": of_openai}
+    wrapped = [{"type": "function", "function": function} for function in functions]
+    return {"role": _ROLES[role], "tool_calls": wrapped}
 
 
-def _text_of_part(part: Any) -> str:
+def _part_text(part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
     if kind != "text" or not isinstance(part.get("text"), str):
         raise _malformed(f"must have a `content` of text alone, got a part of type {kind}")
     return str(part["text"])
 
 
-def _with_arguments(call: dict[str, Any], convert: Callable[[Any], Any]) -> dict[str, Any]:
+def _with_parsed_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    """A call whose arguments are no JSON text, as in OpenAI's format: templates would quote it."""
     if isinstance(call.get("function"), dict):
-        return call | {"function": _with_arguments(call["function"], convert)}
-    return call | {"arguments": convert(call["arguments"])} if "arguments" in call else call
-
-
-def _parsed_arguments(arguments: Any) -> Any:
-    if not isinstance(arguments, str):
-        return arguments
-    return _parsed(arguments, dict, "arguments of `tool_calls`")
-
-
-def _as_json(arguments: Any) -> str:
-    return json.dumps(arguments, ensure_ascii=False)
+        return call | {"function": _with_parsed_arguments(call["function"])}
+    if isinstance(arguments := call.get("arguments"), str):
+        return call | {"arguments": _parsed(arguments, dict, "arguments of `tool_calls`")}
+    return call
 
 
 def _tools(row: Row) -> list[Any] | None:
