@@ -111,7 +111,7 @@ def _has_more_than_content(
 
 
 def _with_less(answer: Turn) -> Iterator[tuple[Turn, str]]:
-    """The answer without each thing beside its content, and what a template writes that omits it."""
+    """The answer without each thing beside its content, and what a template omitting it writes."""
     for names in CARRIED:
         given = [name for name in names if name in answer]
         if given:

@@ -1,0 +1,153 @@
+"""Warnings about data that train something else than the user may expect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from byte_tokenizer import of_bytes
+from tokenizers import Tokenizer
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import AutoConfig, PreTrainedTokenizerFast
+
+from trainables.config import DataConfig, EvalSuite
+from trainables.data.dataset import TokenizedData, tokenize
+from trainables.evaluation.data_warnings import data_warnings
+from trainables.evaluation.positions import length_warnings
+
+Row = dict[str, Any]
+BASE = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))
+
+
+def jsonl(folder: Path, rows: list[Row], name: str = "rows.jsonl") -> str:
+    (folder / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return str(folder / name)
+
+
+def pairs(*texts: tuple[str, str]) -> list[Row]:
+    return [{"prompt": prompt, "completion": completion} for prompt, completion in texts]
+
+
+def warnings(path: str, tokenizer: Any, suite: Row | None = None, **fields: Any) -> list[str]:
+    data = DataConfig(**{"path": path, "validation_fraction": 0, "max_length": 10_000} | fields)
+    found = tokenize(data, tokenizer, seed=0)
+    return list(data_warnings(BASE, tokenizer, found, data, EvalSuite(**(suite or {}))))
+
+
+CHAT = {"chat_template": True}
+BRIEF = "Be brief."
+
+
+@pytest.mark.parametrize(
+    ("data", "suite", "fact"),
+    [
+        ({}, {}, None),
+        (CHAT, CHAT, None),
+        (CHAT, {}, "eval.chat_template is False"),
+        ({}, CHAT, "eval.chat_template is True"),
+        (CHAT | {"system": BRIEF}, CHAT | {"system_instruction": BRIEF}, None),
+        (CHAT | {"system": BRIEF}, CHAT, f"data.system is {BRIEF!r}"),
+        (CHAT, CHAT | {"system_instruction": BRIEF}, "data.system is None"),
+        (CHAT | {"system": "{{ prompt }}"}, CHAT | {"system_instruction": BRIEF}, None),
+        (CHAT, {"in_domain": ()}, None),  # no task asks
+    ],
+)
+def test_tasks_that_ask_in_another_way_are_reported(
+    data: Row, suite: Row, fact: str | None, tmp_path: Path
+) -> None:
+    path = jsonl(tmp_path, pairs(("q", "a")))
+    found = warnings(path, of_bytes("qwen2_5"), {"in_domain": ("task",)} | suite, **data)
+    asked = [text for text in found if "the tasks ask" in text]
+    assert len(asked) == (fact is not None)
+    assert all(str(fact) in text for text in asked)
+
+
+@pytest.mark.parametrize(
+    ("counts", "fact"),
+    [([7, 1, 1], "3 of 9 answers are learned"), ([2, 1, 1, 1], "4 of 5"), ([1, 1], None)],
+)
+def test_answers_that_are_context_alone_are_reported(
+    counts: list[int], fact: str | None, tmp_path: Path
+) -> None:
+    turns = [{"role": role, "content": "abc"} for role in ("user", "assistant")]
+    greeting = [{"role": "assistant", "content": "Hello."}]
+    path = jsonl(tmp_path, [{"messages": greeting + turns * count} for count in counts])
+    fields = {"messages": "messages"}
+    suite = {"in_domain": ("task",)} | CHAT
+    found = [t for t in warnings(path, of_bytes("qwen2_5"), suite, **fields) if "answers" in t]
+    assert len(found) == (fact is not None)
+    assert all(text.startswith(str(fact)) and "data.answers: all" in text for text in found)
+    fields["answers"] = "all"
+    assert "answers" not in str(warnings(path, of_bytes("qwen2_5"), suite, **fields))
+
+
+def of_words(unknown: str = "<unk>") -> Any:
+    """A tokenizer of the words `a` and `b` alone."""
+    words = {text: i for i, text in enumerate(("a", "b", "<eos>", "<bos>", "<unk>"))}
+    core = Tokenizer(WordLevel(words, unk_token=unknown))
+    core.pre_tokenizer = WhitespaceSplit()
+    special = {"unk_token": unknown, "eos_token": "<eos>", "bos_token": "<bos>"}
+    return PreTrainedTokenizerFast(tokenizer_object=core, **special)
+
+
+@pytest.mark.parametrize(
+    ("rows", "unknown", "fact"),
+    [
+        ([("a a a a a a a a a", " c"), ("a", " b")], "<unk>", "25% of the learned tokens are"),
+        ([("c a c a", " b"), ("a", " b")], "<unk>", "22% of the tokens trained on are <unk>"),
+        ([("a a a a a c", " b b b b b b b b b b")], "<unk>", None),
+        ([("<eos> a", " b<eos>")], "<eos>", None),  # as of GPT-2, which knows every byte
+    ],
+)
+def test_texts_that_the_tokenizer_does_not_know_are_reported(
+    rows: list[tuple[str, str]], unknown: str, fact: str | None, tmp_path: Path
+) -> None:
+    found = warnings(jsonl(tmp_path, pairs(*rows)), of_words(unknown))
+    assert len(found) == (fact is not None)
+    assert str(fact) in str(found or fact)
+
+
+def test_completions_within_the_prompt_s_last_token_are_reported(tmp_path: Path) -> None:
+    characters = ["(", "A", "B", ")", " ", "Q", ":", "(A", "<eos>"]
+    core = Tokenizer(BPE({text: i for i, text in enumerate(characters)}, [("(", "A")]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>")
+    path = jsonl(tmp_path, pairs(("Q: (", "A"), ("Q: (", "A)"), ("Q: (", "B")))
+    general = jsonl(tmp_path, pairs(("Q: (", "A"), ("Q: ", "B")), "general.jsonl")
+    first, second = warnings(path, tokenizer, replay={"path": general, "share": 0.4})
+    assert first.startswith("2 completion(s) of data begin within the last token of the prompt")
+    assert second.startswith("1 completion(s) of data.replay begin")
+    assert "begin data.replay.completion with a space" in second
+    assert warnings(jsonl(tmp_path, pairs(("Q:", " (A"), ("Q: ", "A"))), tokenizer) == []
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e6}
+
+
+@pytest.mark.parametrize(
+    ("rope", "made_for"),
+    [({"rope_type": "default"}, 512), (LINEAR, 1024), (YARN, 512), (None, None)],
+)
+def test_samples_longer_than_the_model_was_made_for_are_reported(
+    rope: Row | None, made_for: int | None
+) -> None:
+    def found(*lengths: int) -> list[str]:
+        fields: Row = {}
+        if rope:
+            parameters = {"rope_theta": 1e4, **rope}
+            fields = {"max_position_embeddings": 512, "rope_parameters": parameters}
+        base = SimpleNamespace(config=AutoConfig.for_model("llama" if rope else "mamba", **fields))
+        samples: list[Any] = [{"input_ids": [0] * length} for length in lengths]
+        return list(length_warnings(base, TokenizedData(samples[:-1], samples[-1:], 0, [])))
+
+    if made_for is None:
+        assert found(10_000, 1) == []
+        return
+    assert found(made_for, 1) == []
+    (text,) = found(made_for + 1, 5, 1, made_for + 9)
+    assert f"2 of 4 samples are longer than the {made_for} tokens" in text
+    assert f"data.max_length: {made_for}" in text

@@ -1,0 +1,147 @@
+"""What templates make of rows, and the faults of those that cannot be rendered."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from faults import faults
+from pydantic import ValidationError
+
+from trainables.config import DataConfig
+from trainables.data.chats import Example
+from trainables.data.rows import as_replay, row_examples
+from trainables.errors import Fault
+
+Row = dict[str, Any]
+
+
+def examples(rows: list[Row], **fields: Any) -> Any:
+    return row_examples(DataConfig(path="rows.jsonl", **fields), rows)
+
+
+def fault_of(rows: list[Row], **fields: Any) -> Fault:
+    (fault,) = faults(examples, rows, **fields)
+    return fault
+
+
+def prompt(template: str, **row: Any) -> str:
+    ((example,),) = examples([row], prompt=template, completion="c")
+    return str(example.prompt)
+
+
+ODD = {"Full Question": "q", "ground-truth": "a"}
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "text"),
+    [
+        ("{{ a }}\n", {"a": "x"}, "x\n"),
+        ("{{ row['Full Question'] }}", ODD, "q"),
+        ("{{ row }}", {"row": "r"}, "r"),
+        ("{% if hint is defined %}{{ hint }}{% endif %}{{ a }}", {"a": "x"}, "x"),
+        ("{% for i in range(2) %}{{ a[i] }}{% endfor %}", {"a": ["x", "y"]}, "xy"),
+        ("A question", {"n": "1"}, "A question"),
+        ("{{ '{n}' }}", {"n": "1"}, "{n}"),
+        # Null is false, and no text.
+        ("{% if a %}{{ a }} {% endif %}{{ a or '!' }}{{ a is none }}", {"a": None}, "!True"),
+        ("{{ a.b or 'x' }}{{ a.b == none }}{{ a | tojson }}", {"a": {"b": None}}, None),
+        # Numbers and times are text.
+        ("{{ n }} {{ d }} {{ t }} {{ n > 2 }} {{ d.year }}", {"n": 2.5, "d": date(2024, 7, 26),
+         "t": Decimal("1.50")}, "2.5 2024-07-26 1.50 True 2024"),
+        ("{{ a['values'] }}", {"a": {"values": "v"}}, "v"),
+        ("{{ a | map('string') | join }}{{ a | tojson }}", {"a": ["x"]}, 'x["x"]'),
+    ],
+)  # fmt: skip
+def test_a_template_is_rendered_on_a_row(template: str, row: Row, text: str | None) -> None:
+    assert prompt(template, **row) == ('xTrue{"b": null}' if text is None else text)
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "facts", "remedy"),
+    [
+        ("{{ q", {"q": "x"}, ["is no valid template", "'{{ q'"], ""),
+        ("{{ q }} {{ hint }}", {"q": "x"}, ["names hint, absent from row 1"], "the row has q"),
+        ("{{ q }}", {"talk": [{"role": "user"}]}, ["names q"], "name chats by data.messages: talk"),
+        ("{{ Full Question }}", ODD, ["is no valid template"], "write row['Full Question']"),
+        ("{{ ground-truth }}", ODD, ["names ground, truth"], "write row['Full Question']"),
+        ("{{ row['other'] }}", ODD, ["row 1 of rows.jsonl", "no attribute 'other'"], ""),
+        # The name of a field, instead of a template.
+        ("q", {"q": "x"}, ["is one text for all rows: 'q'"], "write {{ q }}"),
+        (" ground-truth ", ODD, ["one text for all rows"], "write {{ row['ground-truth'] }}"),
+        ("{q}: {n}, {n}", {"q": "x", "n": 1}, ["one text"], "write {{ q }} and {{ n }}"),
+        # Null.
+        ("{{ a }}", {"a": None}, ["prints a, null in row 1"], "{% if a %} ... {% endif %}"),
+        ("{{ a | trim }}", {"a": None}, ["prints a, null in row 1"], "leave such rows out"),
+        ("{{ 'A: ' ~ a }}", {"a": None}, ["prints a, null in row 1"], ""),
+        ("{{ a.b | trim }}", {"a": {"b": None}}, ["what it prints is null"], ""),
+        ("{{ a | join(', ') }}", {"a": ["x", None]}, ["what it prints is null"], ""),
+        ("{% if not a %}{{ 1 // 0 }}{% endif %}", {"a": None}, ["integer division"], ""),
+        # What only Python has a notation for.
+        ("{{ a }}", {"a": [{"role": "user"}]}, ["it prints a list, which is no text"], ""),
+        ("{{ a.items() | first }}", {"a": {"b": 1}}, ["it prints a tuple"], ""),
+        ("{{ a.values }}", {"a": {"values": "v"}}, ["which is no text"], ""),
+        ("{{ a }}", {"a": b"x"}, ["it prints a bytes"], ""),
+        ("{{ a }}", {"a": float("nan")}, ["what it prints is NaN"], ""),
+    ],
+)
+def test_why_a_template_cannot_be_rendered_is_reported(
+    template: str, row: Row, facts: list[str], remedy: str
+) -> None:
+    fault = fault_of([row], prompt=template, completion="c")
+    assert fault.field == "data.prompt"
+    assert all(fact in fault.rule for fact in facts)
+    assert remedy in fault.remedy
+
+
+def test_every_row_and_template_is_checked() -> None:
+    good = {"prompt": "p", "completion": "c"}
+    bad = [{"prompt": "p", "completion": None}, {"prompt": "p"}, good | {"completion": ["c"]}]
+    found = faults(examples, [good, *bad], completion="A: {{ completion }}")
+    assert [fault.rule.split(" of ")[0] for fault in found] == [
+        "prints completion, null in row 2",
+        "names completion, absent from row 3",
+        "cannot be rendered on row 4",
+    ]
+    found = faults(examples, [good, *bad * 3], completion="A: {{ completion }}")
+    assert (len(found), found[-1].rule) == (6, "4 more like these")
+    both = faults(examples, [{"question": "q"}] * 3)  # what fails on the first is reported once
+    assert [fault.field for fault in both] == ["data.prompt", "data.completion"]
+    assert fault_of([{"n": 1}], prompt="{{ n }}", chat_template=True, completion="c", system="n")
+
+
+def test_a_template_cannot_change_the_rows() -> None:
+    rows = [{"a": [0], "completion": "c"}]
+    assert "cannot be rendered" in fault_of(rows, prompt="{{ a.append(1) }}").rule
+    assert rows[0]["a"] == [0]
+
+
+def test_a_null_that_the_template_replaces_is_learned() -> None:
+    row = {"q": "q", "a": None}
+    made = examples([row], prompt="{{ q }}", completion="{{ a | default('-', true) }}")
+    assert made == [[Example("q", "-")]]
+
+
+def test_faults_of_data_to_replay_are_of_its_own_fields() -> None:
+    (fault,) = as_replay([Fault("data.prompt", "", "name chats by data.messages: talk")])
+    assert (fault.field, fault.remedy) == (
+        "data.replay.prompt",
+        "name chats by data.replay.messages: talk",
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "fact"),
+    [
+        ({"text": "text", "prompt": "{{ q }}"}, "give text, or messages, or prompt and completion"),
+        ({"text": "text", "messages": "m"}, "give text, or messages, or prompt and completion"),
+        ({"messages": "m", "prompt": "{{ q }}"}, "give messages, or prompt and completion"),
+        ({"system": "Be brief."}, "system must be left out where there are no chats"),
+        ({"answers": "all"}, "answers must be last without messages, got all"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(fields: Row, fact: str) -> None:
+    with pytest.raises(ValidationError, match=fact):
+        DataConfig(path="rows.jsonl", **fields)

@@ -1,0 +1,418 @@
+"""From rows to tokens: where the loss is, which rows are held out, and what is replayed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from faults import faults
+from hypothesis import given
+from hypothesis import strategies as st
+from jinja2 import TemplateError
+
+from trainables.config import DataConfig, ModelConfig, TrainConfig
+from trainables.data.chat_template import answer_opening
+from trainables.data.chats import Example
+from trainables.data.dataset import (
+    IGNORED_LABEL,
+    _encode,
+    _pieces,
+    labelled,
+    tokenize,
+    training_order,
+    typical_sample,
+)
+from trainables.models.loading import load_tokenizer
+
+MODEL = Path(__file__).parents[3] / "trainables" / "embedded" / "model"
+ROWS = [{"prompt": f"relay {i} 5 18 =", "completion": f" {i % 20}"} for i in range(20)]
+
+
+class Characters:
+    """A tokenizer with one token a character; each turn of a chat ends in a bar."""
+
+    eos_token_id = 0
+    bos_token = "\x01"
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [1] * add_special_tokens + [ord(letter) for letter in text]}
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return "".join(map(chr, ids))
+
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool = False, **_: Any
+    ) -> str:
+        turns = (f"<{turn['role']}>{turn['content'].strip()}|\n" for turn in messages)
+        return self.bos_token + "".join(turns) + "<assistant>" * add_generation_prompt
+
+
+class Merging(Characters):
+    """`abcd` is one token, and so are two line breaks."""
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        text = text.replace("abcd", "w").replace("\n\n", "N")
+        return super().__call__(text, add_special_tokens)
+
+
+class Refusing(Characters):
+    def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
+        raise TemplateError("no chats")
+
+
+def jsonl(folder: Path, rows: list[Any], name: str = "rows.jsonl") -> str:
+    (folder / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return str(folder / name)
+
+
+def config(path: str, **fields: Any) -> DataConfig:
+    return DataConfig(**{"path": path, "validation_fraction": 0} | fields)
+
+
+def learned(sample: Any) -> list[int]:
+    return [label for label in sample["labels"] if label != IGNORED_LABEL]
+
+
+def tokens(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def test_the_loss_is_on_completion_and_end_alone(tokenizer: Any, tmp_path: Path) -> None:
+    found = tokenize(config(jsonl(tmp_path, ROWS)), tokenizer, seed=0).train
+    samples = {tuple(sample["input_ids"]): sample["labels"] for sample in found}
+    assert len(samples) == len(ROWS)
+    for row in ROWS:
+        prompt = [tokenizer.bos_token_id, *tokens(tokenizer, row["prompt"])]
+        answer = [*tokens(tokenizer, row["completion"]), tokenizer.eos_token_id]
+        assert samples[*prompt, *answer] == [IGNORED_LABEL] * len(prompt) + answer
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_added"),
+    [("relay 1 5 =", True), ("relay 1 <eos>", True), ("relay 1 <eos>", False)],
+)
+def test_an_end_that_the_tokenizer_adds_is_not_the_prompt_s(
+    prompt: str, is_added: bool, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    ending = AutoTokenizer.from_pretrained(MODEL, add_bos_token=False, add_eos_token=is_added)
+    rows = [{"prompt": prompt, "completion": " 2 3"}]
+    (sample,) = tokenize(config(jsonl(tmp_path, rows)), ending, seed=0).train
+    answer = [*tokens(ending, " 2 3"), ending.eos_token_id]
+    before = tokens(ending, prompt)
+    assert sample["input_ids"] == before + answer
+    assert sample["labels"] == [IGNORED_LABEL] * len(before) + answer
+
+
+def test_beginning_and_end_are_not_put_twice(tokenizer: Any, tmp_path: Path) -> None:
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    rows = [{"prompt": f"{bos}relay 1 =", "completion": f" 2 {eos}"}]
+    (sample,) = tokenize(config(jsonl(tmp_path, rows)), tokenizer, seed=0).train
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        assert sample["input_ids"].count(token) == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "spaces"), [("ab  ", "  "), ("ab \n", ""), ("ab\n ", " "), ("ab\t", "\t")]
+)
+def test_a_trailing_space_belongs_to_the_completion_and_a_line_break_to_the_prompt(
+    prompt: str, spaces: str, tmp_path: Path
+) -> None:
+    rows = [{"prompt": prompt, "completion": "cd"}]
+    (sample,) = tokenize(config(jsonl(tmp_path, rows)), Characters(), seed=0).train
+    assert sample["input_ids"] == [1, *map(ord, prompt + "cd"), 0]
+    after = [*map(ord, spaces + "cd"), 0]
+    assert sample["labels"] == [IGNORED_LABEL] * (1 + len(prompt) - len(spaces)) + after
+
+
+@given(st.text(st.sampled_from("ab \n"), max_size=6), st.text(st.sampled_from("ab "), max_size=6))
+def test_what_follows_the_prompt_is_learned(prompt: str, completion: str) -> None:
+    sample, _ = _encode(Characters(), DataConfig(path="x"), Example(prompt, completion), prompt)
+    spaces = prompt[len(prompt.rstrip(" ")) :]
+    after = [*map(ord, spaces + completion), 0]
+    assert learned(sample) == sample["input_ids"][-len(after) :] == after
+    assert len(sample["labels"]) == len(sample["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "merged", "ids", "kept"),
+    [("abc", "d", True, "w", 0), ("a\n", "\nb", False, "aNb", 2)],
+)
+def test_a_completion_may_begin_within_a_token(
+    prompt: str, completion: str, merged: bool, ids: str, kept: int
+) -> None:
+    """Within the prompt's last token its beginning is not learned."""
+    data = DataConfig(path="x")
+    sample, is_merged = _encode(Merging(), data, Example(prompt, completion), prompt)
+    assert is_merged is merged
+    assert sample["input_ids"] == [1, *map(ord, ids), 0]
+    assert learned(sample) == sample["input_ids"][-kept - 1 :]
+
+
+def test_a_first_token_that_nothing_predicts_does_not_count() -> None:
+    assert labelled({"input_ids": [5, 6, 7], "labels": [5, IGNORED_LABEL, 7]}) == 1
+
+
+def test_longer_samples_are_left_out_counted_and_not_asked(tmp_path: Path) -> None:
+    rows = [{"prompt": "a" * size, "completion": "b"} for size in range(1, 11)]
+    held_out = jsonl(tmp_path, rows[:7], "held_out.jsonl")
+    data = config(jsonl(tmp_path, rows), max_length=8, validation_path=held_out)
+    found = tokenize(data, Characters(), seed=0)
+    for samples in (found.train, found.validation):
+        assert sorted(len(sample["input_ids"]) for sample in samples) == [4, 5, 6, 7, 8]
+    assert (found.skipped, found.validation_skipped) == (5, 2)
+    assert {len(prompt) for prompt in found.prompts} == {1, 2, 3, 4, 5}
+    (fault,) = faults(tokenize, data.model_copy(update={"max_length": 3}), Characters(), 0)
+    assert fault.field == "data.max_length"
+    assert "every one of the 10 samples is longer than 3 tokens" in fault.rule
+
+
+def texts(samples: Any) -> list[tuple[int, ...]]:
+    return [tuple(sample["input_ids"]) for sample in samples]
+
+
+def test_the_split_is_disjoint_complete_and_decided_by_the_seed(tmp_path: Path) -> None:
+    data = config(jsonl(tmp_path, ROWS), validation_fraction=0.24)  # 4.8 of 20
+    one, same, other = (tokenize(data, Characters(), seed) for seed in (3, 3, 4))
+    assert len(one.validation) == 5
+    assert not set(texts(one.validation)) & set(texts(one.train))
+    assert len({*texts(one.validation), *texts(one.train)}) == len(ROWS)
+    assert (texts(one.train), texts(one.validation)) == (texts(same.train), texts(same.validation))
+    assert set(texts(one.validation)) != set(texts(other.validation))
+
+
+@given(st.integers(1, 12), st.floats(0, 0.999))
+def test_something_is_always_left_to_train_on(count: int, fraction: float) -> None:
+    with TemporaryDirectory() as folder:
+        data = config(jsonl(Path(folder), ROWS[:count]), validation_fraction=fraction)
+        found = tokenize(data, Characters(), seed=0)
+    assert found.train
+    assert len(found.train) + len(found.validation) == count
+
+
+def test_held_out_rows_of_their_own_leave_all_others_to_train(tmp_path: Path) -> None:
+    held_out = jsonl(tmp_path, [{"prompt": "q", "completion": "a"}], "held_out.jsonl")
+    data = config(jsonl(tmp_path, ROWS), validation_path=held_out)
+    found = tokenize(data, Characters(), seed=0)
+    assert len(found.train) == len(ROWS)
+    assert texts(found.validation) == [(1, ord("q"), ord("a"), 0)]
+    jsonl(tmp_path, [{"question": "q"}], "held_out.jsonl")
+    assert held_out in faults(tokenize, data, Characters(), 0)[0].rule
+
+
+def test_prompts_are_of_held_out_rows_first_and_from_all_over_sorted_files(tmp_path: Path) -> None:
+    def rows(name: str, topics: str) -> list[dict[str, str]]:
+        return [{"prompt": f"{t}{name}{n}", "completion": "a"} for t in topics for n in range(50)]
+
+    train, held_out = rows("t", "ab"), rows("h", "cd")
+    path = jsonl(tmp_path, held_out, "held_out.jsonl")
+    data = config(jsonl(tmp_path, train), validation_path=path)
+    one, same, other = (tokenize(data, Characters(), seed) for seed in (3, 3, 4))
+    assert sorted(one.prompts[:100]) == sorted(row["prompt"] for row in held_out)
+    for first, topics in ((0, "cd"), (100, "ab")):
+        assert {prompt[0] for prompt in one.prompts[first : first + 16]} == set(topics)
+    assert one.prompts == same.prompts != other.prompts
+    # Samples stay in the file's order.
+    assert [bytes(s["input_ids"][1:-2]).decode() for s in one.train] == [r["prompt"] for r in train]
+
+
+CHAT = [
+    {"role": role, "content": content}
+    for role, content in (
+        ("system", "s"), ("user", "q"), ("assistant", "a"), ("user", "r"), ("assistant", "bc"),
+    )
+]  # fmt: skip
+
+
+def test_of_a_chat_the_last_answer_is_learned_as_the_template_ends_it(tmp_path: Path) -> None:
+    found = tokenize(config(jsonl(tmp_path, [{"t": CHAT}]), messages="t"), Characters(), seed=0)
+    asked = "\x01<system>s|\n<user>q|\n<assistant>a|\n<user>r|\n<assistant>"
+    assert found.prompts == [asked]
+    (sample,) = found.train
+    assert sample["input_ids"] == [*map(ord, f"{asked}bc|\n")]
+    assert learned(sample) == [*map(ord, "bc|\n")]
+
+
+@pytest.mark.parametrize("completion", ["cd", " cd", "cd "])
+def test_prompt_and_completion_are_turns_in_a_chat_template(
+    completion: str, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "ab", "completion": completion}]
+    data = config(jsonl(tmp_path, rows), chat_template=True)
+    (sample,) = tokenize(data, Characters(), seed=0).train
+    asked, answered = "\x01<user>ab|\n<assistant>", "cd|\n"
+    assert sample["input_ids"] == [*map(ord, asked + answered)]
+    assert learned(sample) == [*map(ord, answered)]
+
+
+def test_chats_without_a_system_s_turn_begin_with_the_one_given(tmp_path: Path) -> None:
+    turns = (CHAT, CHAT[1:], [{"role": "developer", "content": "d"}, *CHAT[1:]])
+    path = jsonl(tmp_path, [{"t": each, "s": "x"} for each in turns])
+    data = config(path, messages="t", system="You are {{ s }}.", answers="all")
+    begins = [text.partition("\n")[0] for text in tokenize(data, Characters(), 0).prompts]
+    expected = ["\x01<developer>d|", "\x01<system>You are x.|", "\x01<system>s|"]
+    assert sorted(begins) == sorted(expected * 2)
+    rows = [{"prompt": "q", "completion": "a", "s": s} for s in ("be brief", "")]
+    data = config(jsonl(tmp_path, rows), chat_template=True, system="{{ s }}")
+    asked = "<user>q|\n<assistant>"
+    expected = [f"\x01<system>be brief|\n{asked}", f"\x01{asked}"]
+    assert sorted(tokenize(data, Characters(), 0).prompts) == expected
+
+
+THINKING = (
+    "{% for m in messages %}<{{ m.role }}> {% if m.role == 'assistant' %}<think> </think> "
+    "{% endif %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}<assistant> "
+    "{% if enable_thinking is false %}<think> </think> {% endif %}{% endif %}"
+)
+
+
+def test_what_a_template_writes_before_answers_alone_is_found(tmp_path: Path) -> None:
+    template = tmp_path / "own.jinja"
+    template.write_text(THINKING)
+    model = ModelConfig(name=str(MODEL), chat_template=str(template))
+    assert answer_opening(load_tokenizer(model)) == "<think> </think>"
+    arguments = {"enable_thinking": False}
+    answering = load_tokenizer(model.model_copy(update={"chat_template_args": arguments}))
+    assert answer_opening(answering) == ""
+    data = config(jsonl(tmp_path, [{"prompt": "q", "completion": "7"}]), chat_template=True)
+    found = tokenize(data, answering, seed=0)
+    assert found.prompts == ["<user> q <assistant> <think> </think> "]
+    # It writes no beginning of its own, and so the tokenizer does, as under the harness.
+    assert found.train[0]["input_ids"].count(answering.bos_token_id) == 1
+    assert learned(found.train[0]) == [*tokens(answering, "7"), answering.eos_token_id]
+
+
+def test_the_sample_shown_is_of_median_length_and_cut(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": "1 " * size + "=", "completion": " 2" * size} for size in (1, 400, 900)]
+    for seed in range(3):
+        data = config(jsonl(tmp_path, rows), max_length=5000)
+        shown = typical_sample(tokenizer, tokenize(data, tokenizer, seed).train)
+        assert shown.context.startswith(" ... ")
+        assert shown.context.endswith("1 =")
+        assert shown.learned.split()[0] == "2"
+        assert shown.learned.endswith(tokenizer.eos_token)
+        assert {len(shown.context), len(shown.learned)} == {305}
+
+
+def test_a_training_sees_every_sample_once_an_epoch_each_time_in_another_order() -> None:
+    order = training_order(5, 12, seed=0)
+    first, second = order[:5], order[5:10]
+    assert sorted(first) == sorted(second) == list(range(5))
+    assert len({*map(tuple, (first, second, range(5)))}) == 3
+    assert training_order(5, 7, seed=0) == order[:7]
+    assert training_order(5, 12, seed=1) != order
+
+
+def test_epochs_are_rounded_up_to_steps_once_over_the_whole_training() -> None:
+    steps = TrainConfig(epochs=3, batch_size=4).total_steps(22)
+    assert steps == 17  # of 16.5; three times the 5.5 of an epoch, each rounded up, are 18
+    assert len(set(training_order(22, 4 * steps, seed=0)[3 * 22 :])) == 2
+
+
+def test_replayed_rows_make_up_their_share_of_the_samples(tmp_path: Path) -> None:
+    own = jsonl(tmp_path, [{"prompt": "q", "completion": letter} for letter in "abcdefghij"])
+    general = jsonl(tmp_path, [{"words": str(n)} for n in range(9)], "general.jsonl")
+
+    def letters(share: float, seed: int = 0, **fields: Any) -> str:
+        templates = {"prompt": "w", "completion": "{{ words }}"}
+        replay = {"path": general, "share": share, **templates, **fields}
+        data = config(own, validation_fraction=0.2, replay=replay)
+        found = tokenize(data, Characters(), seed)
+        assert {sample["input_ids"][1] for sample in found.validation} == {ord("q")}
+        assert found.prompts == ["q"] * 10
+        assert found.replayed == len(found.train) - 8
+        return "".join(chr(sample["input_ids"][-2]) for sample in found.train)
+
+    some = letters(0.2)
+    assert set(some[:8]) <= set("abcdefghij")
+    assert len(set(some[8:])) == len(some[8:]) == 2  # of ten
+    assert set(some[8:]) <= set("012345678")
+    assert letters(0.2) == some
+    assert {letters(0.2, seed)[8:] for seed in range(5)} != {some[8:]}
+    assert sorted(letters(0.5, limit=4)[8:]) == sorted("0123" * 2)  # too few are repeated
+    assert len(letters(0.001)) == 9
+
+
+def test_what_is_replayed_is_counted(tmp_path: Path) -> None:
+    rows = [{"prompt": "a" * size, "completion": "b"} for size in range(1, 11)]
+    replay = {"path": jsonl(tmp_path, rows, "general.jsonl"), "share": 0.9}
+    own = jsonl(tmp_path, [{"prompt": "q", "completion": "a"}] * 2)
+    found = tokenize(config(own, replay=replay, max_length=8), Characters(), 0)
+    assert (found.replayed, found.replay_distinct, found.replay_skipped) == (18, 5, 5)
+    rows = [{"prompt": "q" * 50, "completion": "a" * 9}]
+    replay = {"path": jsonl(tmp_path, rows, "general.jsonl"), "share": 0.5}
+    found = tokenize(config(own, replay=replay), Characters(), 0)
+    assert found.replayed_tokens == 20 / (20 + 4)  # each ends with a token of its own
+
+
+@pytest.mark.parametrize(
+    ("replay", "field"),
+    [
+        ({"path": "nowhere.jsonl"}, "data.replay.path"),
+        ({"prompt": "{{ absent }}"}, "data.replay.prompt"),
+        ({"chat_template": True}, "data.replay.chat_template"),
+        ({"prompt": "a" * 90}, "data.replay"),  # all too long
+    ],
+)
+def test_faults_of_data_to_replay_name_their_own_fields(
+    replay: dict[str, Any], field: str, tmp_path: Path
+) -> None:
+    other = jsonl(tmp_path, [{"prompt": "q", "completion": "a"}], "other.jsonl")
+    replay = {"path": other, "share": 0.5} | replay
+    data = config(jsonl(tmp_path, ROWS[:2]), replay=replay, max_length=80)
+    assert faults(tokenize, data, Refusing(), 0)[0].field == field
+
+
+@given(st.text("abc\0", max_size=30), st.integers(2, 12))
+def test_of_a_plain_text_every_token_but_the_first_is_learned_once(text: str, length: int) -> None:
+    class Plain(Characters):
+        bos_token: Any = None
+
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+            return super().__call__(text, False)
+
+    pieces, beginning = _pieces(Plain(), text, length)
+    assert all(2 <= len(piece["input_ids"]) <= length for piece in pieces)
+    after = [label for piece in pieces for label in learned(piece)]
+    assert after == [*map(ord, text.removesuffix("\0")), 0][1:]  # which has its end once
+    assert all(len(piece["input_ids"]) == length for piece in pieces[:-1])
+    assert text.startswith(beginning.rstrip("\0"))
+    assert len(beginning) <= max(1, length // 2)
+
+
+def test_plain_texts_have_their_beginning_and_end_and_are_in_one_split(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    rows = [{"body": text} for text in ("relay 1 5 18 = 2", "max 4 7", "", " \n", None)]
+    data = config(jsonl(tmp_path, rows), text="body")
+    found = tokenize(data, tokenizer, seed=0)
+    whole = [[*tokenizer(row["body"])["input_ids"], tokenizer.eos_token_id] for row in rows[:2]]
+    assert sorted(sample["input_ids"] for sample in found.train) == sorted(whole)
+    assert {ids[0] for ids in whole} == {tokenizer.bos_token_id}
+    path = jsonl(tmp_path, [{"text": letter * 50} for letter in "abcdefgh"])
+    split = tokenize(
+        config(path, text="text", validation_fraction=0.25, max_length=8), Characters(), seed=0
+    )
+    letters = [{max(s["input_ids"]) for s in part} for part in (split.train, split.validation)]
+    assert (len(letters[0]), len(letters[1]), letters[0] & letters[1]) == (6, 2, set())
+
+
+@pytest.mark.parametrize(
+    ("rows", "fact"),
+    [
+        ([{"text": "a"}, {"body": "b"}], "names text, absent from row 2"),
+        ([{"text": ["a"]}, {"text": "a"}], "must name a text, got a list in row 1"),
+        ([{"text": " \n"}, {"text": None}], "names text, blank in all rows"),
+    ],
+)
+def test_rows_without_a_text_are_refused(
+    rows: list[dict[str, Any]], fact: str, tmp_path: Path
+) -> None:
+    data = config(jsonl(tmp_path, rows), text="text")
+    (fault,) = faults(tokenize, data, Characters(), 0)
+    assert fault.field == "data.text"
+    assert fact in fault.rule
