@@ -7,7 +7,6 @@ so does the sweep's driver, which calls this through `tune/cluster/cloud.py`.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +14,8 @@ from typing import Any
 
 import psutil
 import yaml
-from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-from ray._raylet import GcsClient
 
+from trainables.compat.ray import kuberay_config, node_launches
 from trainables.workers.gpu_types import counted_by_type
 
 _MONITORS = ("ray/autoscaler/_private/monitor.py", "ray/autoscaler/v2/monitor.py")
@@ -40,9 +38,7 @@ def limits(cluster: str) -> tuple[dict[str, float], list[dict[str, float]]]:
 
 def last_failure(cluster: str) -> str | None:
     """Why the last node that v1 tried could not be started; None if it was, as Ray's GCS has it."""
-    status = GcsClient(address=cluster).internal_kv_get(DEBUG_AUTOSCALING_STATUS.encode(), None)
-    report = json.loads(status).get("autoscaler_report", {}) if status else {}
-    tried = report.get("node_availability_summary", {}).get("node_availabilities", {}).values()
+    tried = node_launches(cluster).values()
     last = max(tried, key=lambda record: record["last_checked_timestamp"], default=None)
     if last is None or last["is_available"]:
         return None
@@ -87,13 +83,8 @@ def _kuberay_config() -> dict[str, Any]:
     cluster = os.environ.get("RAY_CLUSTER_NAME")
     if cluster is None or not _NAMESPACE.exists():
         return {}
-    from ray.autoscaler._private.kuberay import autoscaling_config, node_provider
-
     namespace = _NAMESPACE.read_text(encoding="utf-8").strip()
     try:
-        resource = node_provider.KubernetesHttpApiClient(namespace).get(f"rayclusters/{cluster}")
+        return kuberay_config(namespace, cluster)
     except OSError:  # a worker's account may not read it
         return {}
-    if not resource["spec"].get("enableInTreeAutoscaling"):
-        return {}
-    return dict(autoscaling_config._derive_autoscaling_config_from_ray_cr(resource))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer
+from trainables.compat.ray import utilization_score
 
 
 def score(
@@ -25,9 +25,7 @@ def score(
         Whether it is available (not refused within Ray's half hour), Ray's own score, and whether
         it is spot, so its name ends in `_spot`; None if it serves none of the demands.
     """
-    own = _default_utilization_scorer(
-        node_resources, demands, node_type, node_availability_summary=node_availability_summary
-    )
+    own = utilization_score(node_resources, demands, node_type, node_availability_summary)
     if own is None:
         return None
     launches = node_availability_summary.node_availabilities

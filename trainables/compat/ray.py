@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -63,3 +64,51 @@ def running_head() -> str:
     from ray._private.services import canonicalize_bootstrap_address
 
     return str(os.environ.get("RAY_ADDRESS") or canonicalize_bootstrap_address("auto"))
+
+
+def node_launches(cluster: str) -> dict[str, Any]:
+    """What the autoscaler (v1) last reported of its attempts to start nodes, by node type.
+
+    Args:
+        cluster: address of the cluster's GCS.
+
+    Why: `ray status` prints it, and no API returns it. Upstream: not reported.
+    """
+    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+    from ray._raylet import GcsClient
+
+    status = GcsClient(address=cluster).internal_kv_get(DEBUG_AUTOSCALING_STATUS.encode(), None)
+    report = json.loads(status).get("autoscaler_report", {}) if status else {}
+    launches = report.get("node_availability_summary", {}).get("node_availabilities", {})
+    return {launch["node_type"]: launch for launch in launches.values()}
+
+
+def kuberay_config(namespace: str, cluster: str) -> dict[str, Any]:
+    """The autoscaler's configuration of a RayCluster resource; empty if it does not scale itself.
+
+    Why: the limits of a cluster's size are in that resource alone. Upstream: not reported.
+
+    Raises:
+        OSError: the account of this process may not read it.
+    """
+    from ray.autoscaler._private.kuberay import autoscaling_config, node_provider
+
+    resource = node_provider.KubernetesHttpApiClient(namespace).get(f"rayclusters/{cluster}")
+    if not resource["spec"].get("enableInTreeAutoscaling"):
+        return {}
+    return dict(autoscaling_config._derive_autoscaling_config_from_ray_cr(resource))
+
+
+def utilization_score(
+    resources: dict[str, float], demands: list[dict[str, float]], node_type: str, launches: Any
+) -> Any:
+    """Ray's own score of a node type for what pending work asks for; None if it serves nothing.
+
+    Why: it knows no spot capacity, so another rule is put around it. Upstream:
+    ray-project/ray#20774 and #53636.
+    """
+    from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer
+
+    return _default_utilization_scorer(
+        resources, demands, node_type, node_availability_summary=launches
+    )

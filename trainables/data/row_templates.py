@@ -13,7 +13,7 @@ from numbers import Number
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError, Undefined, meta, nodes
-from jinja2.exceptions import TemplateRuntimeError
+from jinja2.exceptions import TemplateRuntimeError, UndefinedError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
@@ -117,7 +117,8 @@ def _no_text(value: Any) -> TypeError:
 class _Null(Undefined):
     """A value that is null: false, as in Python, but without a text, as "None" would be learned."""
 
-    __str__ = Undefined._fail_with_undefined_error
+    def __str__(self) -> str:
+        raise UndefinedError(NULL_IS_PRINTED)
 
     def __eq__(self, other: object) -> bool:
         return other is None or isinstance(other, _Null)
