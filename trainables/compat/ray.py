@@ -75,7 +75,7 @@ def node_launches(cluster: str) -> dict[str, Any]:
     Why: `ray status` prints it, and no API returns it. Upstream: not reported.
     """
     from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     status = GcsClient(address=cluster).internal_kv_get(DEBUG_AUTOSCALING_STATUS.encode(), None)
     report = json.loads(status).get("autoscaler_report", {}) if status else {}
