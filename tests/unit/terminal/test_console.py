@@ -1,10 +1,9 @@
-"""The sweep on the terminal: live table, plain lines, and chatter kept out of both."""
+"""The running sweep on the terminal: a live table, or plain lines."""
 
 from __future__ import annotations
 
 import fcntl
 import io
-import logging
 import os
 import pty
 import re
@@ -35,14 +34,17 @@ from builders import (
 )
 from rich.console import Console
 
-from analysis.results.formatting import STATUS, duration, metric_text, one_line, points, rate
+from analysis.results.formatting import duration, metric_text
 from trainables import metric_keys
 from trainables.records.schema import TrialRecord, TrialStatus
 from tune.terminal.console import ConsoleListener
-from tune.terminal.log_redirect import _RealConsole, chatter_to
 
 CONFIG = sweep_config(trials=20)
+
+
 SWEEP = sweep_record(CONFIG)
+
+
 BASE = base_record(metrics={GAIN: 0.4, metric_keys.RETENTION_ACC: 0.65, LOSS: 0.0, OOD: 0.38})
 
 
@@ -104,30 +106,6 @@ def last_frame(console: Console) -> list[str]:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn).replace("\r", "").rstrip().splitlines()
 
 
-def test_without_in_domain_tasks_the_validation_loss_is_told_instead():
-    loss = metric_keys.VALIDATION_LOSS
-    base = base_record(metrics={loss: 2.5, LOSS: 0.0})
-    curve = {metric_keys.TRAIN_LOSS: 0.7}
-    evaluated = curve | {loss: 1.25, LOSS: 0.02}
-    config = sweep_config(objectives=[{"metric": loss, "mode": "min"}])
-    plain, live = no_terminal(), terminal(width=80)
-    for console in (plain, live):
-        listener = ConsoleListener(config, console, Clock())
-        listener.sweep_started(SWEEP, base, [])
-        listener.trial_started(begun(0))
-        listener.measured(begun(0, evaluated, step=60), measurement(60, evaluated))
-        listener.measured(begun(0, curve, step=70), measurement(70, curve))
-        listener.sweep_ended([])
-    assert "base: validation loss 2.500, forgetting +0.000" in text(plain)
-    told = "trial 0 step 60: loss 0.700, validation loss 1.250, forgetting +0.020"
-    assert told in text(plain).splitlines()
-    assert "step 70" not in text(plain)  # a point of the curve
-    _, titles, before, row = map(str.split, last_frame(live))
-    assert titles[-4:] == ["loss", "validation", "forgetting", "status"]  # no OOD, without tasks
-    assert before[-4:] == ["-", "2.500", "+0.000", "-"]
-    assert row[-3:-1] == ["1.250", "+0.020"]
-
-
 def test_an_objective_that_is_no_score_is_shown_too():
     drift, nll = metric_keys.KL_BASE_TO_TUNED, metric_keys.FORGETTING_NLL
     aims = [{"metric": GAIN, "mode": "max"}, {"metric": drift, "mode": "min"}]
@@ -148,19 +126,6 @@ def test_an_objective_that_is_no_score_is_shown_too():
     _, titles, before, row = map(str.split, last_frame(live))
     assert titles[-4:] == ["in-domain", "forgetting", drift, "status"]
     assert (before[-2], row[-2]) == ("0", "0.0123")
-
-
-def test_a_task_is_told_of_by_its_name_though_it_looks_like_markup():
-    odd = "forgetting/hard [/b]"
-    named = {"retention": ["hard [/b]"]}
-    config = sweep_config(eval=EVAL | named, objectives=[{"metric": odd, "mode": "min"}])
-    console = terminal()
-    listener = ConsoleListener(config, console, clock=Clock())
-    listener.sweep_started(sweep_record(config), BASE, [trial(0, {odd: 0.25}, started=BEGAN)])
-    listener.sweep_ended([])
-    header, _, row, *_ = last_frame(console)[1:]
-    assert odd in header
-    assert "0.250" in row
 
 
 def test_plain_lines_tell_the_sweep_event_by_event():
@@ -198,17 +163,6 @@ def test_plain_lines_tell_the_sweep_event_by_event():
     ]
 
 
-def test_a_repeat_says_which_trial_it_confirms():
-    console = no_terminal()
-    listener = ConsoleListener(CONFIG, console, Clock())
-    listener.trial_started(begun(5, confirms=2))
-    assert (
-        text(console)
-        .rstrip()
-        .endswith(" started: lora, rank 8, alpha 16, lr 3.2e-04, confirms trial 2")
-    )
-
-
 def test_earlier_runs_are_counted_as_finished():
     console = no_terminal()
     listener = ConsoleListener(CONFIG, console, Clock())
@@ -219,23 +173,6 @@ def test_earlier_runs_are_counted_as_finished():
     assert "(4/20 finished" in text(console)
     listener.trial_started(begun(1))  # once more
     assert listener._progress().startswith("3/20 finished, 1 running")
-
-
-def test_of_more_trials_than_are_asked_for_now_no_more_have_finished_than_there_are():
-    listener = ConsoleListener(sweep_config(trials=1), no_terminal(), Clock())
-    listener.sweep_started(SWEEP, BASE, [complete(0), complete(1)])
-    listener.trial_started(begun(2))
-    assert listener._progress().startswith("2/3 finished, 1 running")
-
-
-def test_one_trial_is_told_of_as_one():
-    console = no_terminal()
-    listener = ConsoleListener(CONFIG, console, Clock())
-    listener.sweep_started(SWEEP, BASE, [complete(0)])
-    listener.trial_started(begun(1))
-    listener.sweep_stopping()
-    assert "\n1 trial of earlier runs: 1 complete\n" in text(console)
-    assert "stopping, once a checkpoint is saved of 1 running trial\n" in text(console)
 
 
 @pytest.mark.parametrize("is_live", [False, True])
@@ -267,14 +204,6 @@ def test_a_trial_that_is_interrupted_is_told_and_not_awaited_at_the_stop(is_live
     ]
 
 
-def test_nothing_is_said_about_the_time_left_before_a_trial_has_finished():
-    listener = ConsoleListener(CONFIG, no_terminal(), Clock())
-    listener.trial_started(begun(0))
-    assert listener._progress() == "0/20 finished, 1 running, 0 s elapsed"
-    listener.trial_ended(trial(0, status=TrialStatus.CANCELLED, ended=None))
-    assert "left" not in listener._progress()
-
-
 def test_the_time_left_is_that_of_the_longest_where_no_trial_waits():
     console, clock = no_terminal(), Clock()
     listener = ConsoleListener(sweep_config(trials=4), console, clock)
@@ -286,36 +215,6 @@ def test_the_time_left_is_that_of_the_longest_where_no_trial_waits():
     assert "about 30 s left" in listener._progress()
     clock.now += 40
     assert "left" not in listener._progress()
-
-
-def test_a_trial_that_outlasts_those_that_ended_has_left_what_longer_ones_took_or_its_pace_tells():
-    """The first to end are those that were stopped early, which the others outlast."""
-    clock = Clock()
-    listener = ConsoleListener(sweep_config(trials=3), no_terminal(), clock)
-    listener.trial_started(begun(0))
-    listener.trial_started(begun(1))
-    stopped = trial(2, status=TrialStatus.STOPPED_EARLY, started=BEGAN, seconds=100)
-    listener.trial_ended(stopped)
-    clock.now += 150
-    at_first = measurement(0).model_copy(update={"total_steps": 200, "time": clock.now - 90})
-    listener.measured(begun(0).model_copy(update={"last": at_first}), at_first)
-    assert "left" not in listener._progress()
-    of_quarter = {"total_steps": 200, "time": clock.now - 30}
-    last = measurement(50).model_copy(update=of_quarter)
-    listener.measured(begun(0).model_copy(update={"last": last}), last)
-    assert "about 5 min 30 s left" in listener._progress()  # 120 s for a quarter, and 30 s since
-    listener.trial_ended(complete(1, seconds=400))
-    assert "about 4 min 10 s left" in listener._progress()
-
-
-def test_of_trials_to_come_nothing_is_foretold_from_such_as_were_stopped_early_alone():
-    listener = ConsoleListener(sweep_config(trials=4), no_terminal(), Clock())
-    for number in range(3):
-        stopped = trial(number, status=TrialStatus.STOPPED_EARLY, started=BEGAN, seconds=100)
-        listener.trial_ended(stopped)
-        assert "left" not in listener._progress()
-    listener.trial_ended(complete(2, seconds=400))
-    assert listener._progress().endswith("about 3 min 20 s left")
 
 
 def test_trials_stopped_early_count_for_those_to_come_but_not_for_repeats_of_winners():
@@ -354,24 +253,6 @@ def test_what_is_left_is_what_can_start_within_the_hours_and_one_trial_more():
     assert listener._progress().endswith(f"about {duration(300 + 100)} left")
     clock.now += 300
     assert "left" not in listener._progress()
-
-
-def test_a_grid_plans_no_more_trials_than_it_has_points():
-    listener = ConsoleListener(sweep_config(trials=20, sampler="grid"), no_terminal(), Clock())
-    assert listener._progress().startswith("0/5 finished")
-
-
-def test_repeats_of_the_winners_are_planned_and_nothing_is_left_at_the_end():
-    config = sweep_config(trials=4, confirm={"top_k": 2, "seeds": 3})
-    console = terminal()
-    listener = ConsoleListener(config, console, Clock())
-    searched = [complete(n, gain=0.1 * n, learning_rate=1e-4 * (1 + n)) for n in range(4)]
-    listener.sweep_started(SWEEP, BASE, searched)
-    assert listener._progress() == "4/10 finished, 0 s elapsed, about 6 min 00 s left"
-    listener.sweep_ended([])
-    assert last_frame(console)[0] == "tiny: 4/10 finished, 0 s elapsed"
-    few = sweep_config(trials=2, confirm={"top_k": 30, "seeds": 3})
-    assert ConsoleListener(few, no_terminal(), Clock())._progress().startswith("0/8 finished")
 
 
 def test_once_the_search_is_over_the_repeats_of_its_winners_alone_are_counted() -> None:
@@ -489,41 +370,6 @@ def test_running_trials_come_first_then_the_best_then_the_newest():
     assert frame[-1].startswith(f"… and {210 - len(shown)} more")
 
 
-def test_the_best_keep_the_constraints():
-    config = sweep_config(constraints=[f"{LOSS} <= 0.05"])
-    listener = ConsoleListener(config, no_terminal(), Clock())
-    forgetful = trial(1, {GAIN: 0.9, LOSS: 0.3})
-    listener.sweep_started(SWEEP, BASE, [complete(0, 0.5), forgetful, complete(2, 0.6)])
-    assert [record.number for record in listener._table.best_first(9)] == [2, 0, 1]
-
-
-def test_few_trials_are_all_shown_running_ones_first():
-    console = terminal()
-    listener = ConsoleListener(CONFIG, console, Clock())
-    listener.sweep_started(SWEEP, BASE, [])
-    for number in range(3):
-        listener.trial_started(begun(number))
-    listener.trial_ended(complete(0))
-    listener.trial_ended(failed(2, "KeyError: k"))
-    # An ending of which only the ledger knows counts as well.
-    listener.sweep_ended([complete(0), complete(3)])
-    frame = last_frame(console)
-    assert [line.split()[0] for line in frame[3:]] == ["1", "3", "2", "0"]
-    assert "trial 2 failed after 1 s: KeyError: k" in text(console)
-    assert "3/20 finished" in frame[0]
-
-
-def test_every_status_has_its_own_word_and_colour():
-    assert set(STATUS) == set(TrialStatus)
-    assert len({word.short for word in STATUS.values()}) == len(TrialStatus)
-    console = terminal(color_system="standard")
-    listener = ConsoleListener(CONFIG, console, Clock())
-    listener.sweep_started(SWEEP, BASE, [complete(0), trial(1, status=TrialStatus.DIVERGED)])
-    listener.sweep_ended([])
-    assert "\x1b[32mcomplete" in text(console)
-    assert "\x1b[35mdiverged" in text(console)
-
-
 def test_events_do_not_redraw():
     console = terminal()
     listener = ConsoleListener(CONFIG, console, Clock())
@@ -569,22 +415,6 @@ def test_the_display_survives_events_while_it_draws():
     assert text(console).count("failed after 1 s: r") == 40
 
 
-def test_the_end_of_the_sweep_stops_the_display():
-    console = terminal()
-    listener = ConsoleListener(CONFIG, console, Clock())
-    threads = threading.active_count()
-    listener.sweep_started(SWEEP, BASE, [])
-    assert threading.active_count() == threads + 1
-    assert text(console).count("\x1b[?25l") == 1
-    listener.sweep_ended([])
-    deadline = time.monotonic() + 10
-    while threading.active_count() > threads and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == threads
-    assert text(console).count("\x1b[?25h") == 1
-    listener.sweep_ended([])  # again: nothing to stop
-
-
 @pytest.mark.parametrize(
     ("key", "value", "shown"),
     [
@@ -621,186 +451,6 @@ def test_metrics_are_shown_in_their_style(key, value, shown):
 )
 def test_durations_are_short(seconds, shown):
     assert duration(seconds) == shown
-
-
-def test_rates_and_reasons_are_short():
-    assert rate(0.00032) == "3.2e-04"
-    assert (points(0.0312), points(-0.0001)) == ("+3.1", "+0.0")
-    assert one_line("a\n\n  b\x1b[1mc\x1b[0m\r\nd") == "a bc d"
-
-
-# --- chatter -------------------------------------------------------------------------------------
-
-
-def test_all_chatter_goes_to_the_log_and_the_console_to_stdout(tmp_path, capfd):
-    log = tmp_path / "new" / "sweep.log"
-    logger = logging.getLogger("some.library")
-    with chatter_to(log) as console:
-        os.write(2, b"from C++\n")
-        os.write(1, b"from C\n")
-        print("from print", flush=False)
-        sys.stderr.write("from stderr\n")
-        logger.warning("from logging")
-        subprocess.run(["sh", "-c", "echo child out; echo child err >&2"], check=True)
-        console.print("from the sweep")
-    out, err = capfd.readouterr()
-    assert (out, err) == ("from the sweep\n", "")
-    said = log.read_text()
-    for source in ("C++", "C", "print", "stderr", "logging"):
-        assert f"from {source}\n" in said
-    assert "child out\nchild err\n" in said
-    assert re.search(r"^\d{4}-\S+ \S+ WARNING some.library: from logging$", said, re.MULTILINE)
-    assert "from the sweep" not in said
-
-
-def test_everything_is_as_before_afterwards(tmp_path, capfd):
-    root = logging.getLogger()
-    printed = logging.StreamHandler()
-    root.addHandler(printed)
-    handlers = list(root.handlers)
-    streams = (sys.stdout, sys.stderr)
-    descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0  # noqa: PTH112, PTH208
-    try:
-        with chatter_to(tmp_path / "log") as console:
-            assert sys.stdout is not streams[0]
-            logging.getLogger("x").warning("once")
-            library = logging.StreamHandler()  # as Ray's is made: on what stderr is just now
-        assert (sys.stdout, sys.stderr) == streams
-        assert root.handlers == handlers
-    finally:
-        root.removeHandler(printed)
-    if descriptors:
-        assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
-    os.write(2, b"err\n")
-    os.write(1, b"out\n")
-    console.print("console")
-    library.emit(logging.makeLogRecord({"msg": "library"}))
-    del library  # and with it the last use of the stream, which must leave descriptor 2 open
-    os.write(2, b"raw\n")
-    assert capfd.readouterr() == ("out\nconsole\n", "err\nlibrary\nraw\n")
-    assert (tmp_path / "log").read_text().count("once") == 1
-
-
-def test_the_log_is_appended_to(tmp_path):
-    for word in ("one", "two"):
-        with chatter_to(tmp_path / "log"):
-            os.write(1, word.encode())
-    assert (tmp_path / "log").read_text() == "onetwo"
-
-
-def test_an_exception_escapes_whole_and_is_logged(tmp_path, capfd):
-    def break_off() -> None:
-        with chatter_to(tmp_path / "log"):
-            sys.stdout.write("half a line ")
-            raise ValueError("what went wrong")
-
-    streams = (sys.stdout, sys.stderr)
-    with pytest.raises(ValueError, match="what went wrong"):
-        break_off()
-    assert (sys.stdout, sys.stderr) == streams
-    os.write(2, b"err\n")
-    assert capfd.readouterr() == ("", "err\n")
-    said = (tmp_path / "log").read_text()
-    assert said.startswith("half a line ")
-    assert "Traceback" in said
-    assert "ValueError: what went wrong" in said
-
-
-def test_a_log_that_cannot_be_opened_leaves_the_streams_alone(tmp_path, capfd):
-    streams = (sys.stdout, sys.stderr)
-    with pytest.raises(IsADirectoryError), chatter_to(tmp_path):
-        pass
-    assert (sys.stdout, sys.stderr) == streams
-    os.write(1, b"out\n")
-    assert capfd.readouterr().out == "out\n"
-
-
-def test_the_log_may_be_emptied_meanwhile(tmp_path):
-    """As one does with a log that has grown too long; no hole is left at its start."""
-    log = tmp_path / "log"
-    with chatter_to(log):
-        os.write(1, b"old\n")
-        os.truncate(log, 0)
-        os.write(2, b"new\n")
-    assert log.read_text() == "new\n"
-
-
-def test_handlers_that_write_elsewhere_stay_and_those_added_meanwhile_too(tmp_path):
-    root, file = logging.getLogger(), tmp_path / "own.log"
-    own, added = logging.FileHandler(file), logging.NullHandler()
-    root.addHandler(own)
-    try:
-        with chatter_to(tmp_path / "log"):
-            root.addHandler(added)
-            root.warning("to both")
-        assert added in root.handlers
-        assert own in root.handlers
-    finally:
-        root.removeHandler(own)
-        root.removeHandler(added)
-        own.close()
-    assert "to both" in file.read_text()
-    assert "to both" in (tmp_path / "log").read_text()
-
-
-IN_A_PIPE = """
-import sys
-from pathlib import Path
-from tune.terminal.log_redirect import chatter_to
-
-sys.stdout.write("before ")
-with chatter_to(Path({log!r})) as console:
-    sys.__stdout__.write("by a library ")
-    sys.stdin.readline()
-    console.print("caf\u00e9")
-    print("went on")
-"""
-
-
-@pytest.mark.parametrize("is_read", [True, False])
-def test_into_a_pipe_goes_what_is_said_however_it_ends_and_is_encoded(tmp_path, is_read):
-    log = tmp_path / "log"
-    process = subprocess.Popen(
-        [sys.executable, "-c", IN_A_PIPE.format(log=str(log))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUNBUFFERED": ""},
-    )
-    assert process.stdin
-    assert process.stdout
-    if not is_read:
-        assert process.stdout.read(7) == "before "
-        process.stdout.close()  # as `head` does
-    process.stdin.write("\n")
-    process.stdin.close()
-    received = process.stdout.read() if is_read else ""
-    assert process.wait(60) == 0
-    assert received == ("before caf?\n" if is_read else "")
-    assert log.read_text() == "went on\nby a library "
-
-
-def test_a_terminal_without_a_size_has_the_usual_one(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "70")
-    monkeypatch.setenv("LINES", "20")
-    master, slave = pty.openpty()  # its size is 0 by 0 until someone sets it
-    try:
-        with os.fdopen(slave, "w") as file:
-            assert tuple(_RealConsole(file).size) == (70, 20)
-    finally:
-        os.close(master)
-
-
-def test_without_a_terminal_nothing_redraws_even_in_colour(tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    with chatter_to(tmp_path / "log") as console:
-        assert console.is_terminal
-        listener = ConsoleListener(CONFIG, console, Clock())
-        listener.sweep_started(SWEEP, BASE, [])
-        listener.sweep_ended([])
-    out = capfd.readouterr().out
-    assert "base: in-domain" in out
-    assert "\x1b[?25l" not in out
 
 
 ON_A_TERMINAL = """

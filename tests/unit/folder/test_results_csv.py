@@ -1,0 +1,100 @@
+"""The table of results beside the sweep."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING
+
+import pytest
+from builders import GAIN, LOSS, OOD, SWEEP_ID, measurement, trial
+
+from analysis.results.trial_columns import SETTINGS
+from trainables import metric_keys
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
+from tune.folder.recorder import Recorder
+from tune.folder.tables import write_results_csv
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_csv_holds_every_trial_and_reads_back_equal(tmp_path):
+    metrics = {"zebra": 1.0, "forgetting/b": 0.1 + 0.2, OOD: 1 / 3, metric_keys.TRAIN_LOSS: 1e-17}
+    lora = {"rank": 8, "alpha": 4.0, "target_modules": ("q", "v"), "dropout": 0.1, "rslora": True}
+    records = [
+        trial(1, None, TrialStatus.FAILED, reason='ValueError: "a", b\nand more', ended=None),
+        trial(
+            0,
+            metrics,
+            best={OOD: 0.5, metric_keys.TRAIN_LOSS: 0.25},
+            lora=lora,
+            weights_dir="w/é",
+            seconds=60.5,
+        ),
+        trial(2, {OOD: 0.25}, method="full"),
+    ]
+    file = tmp_path / "new" / "results.csv"
+    write_results_csv(file, records)
+    first, second, third = read(file)
+    assert list(first)[len(SETTINGS) :] == [
+        metric_keys.TRAIN_LOSS,
+        OOD,
+        "forgetting/b",
+        "zebra",
+        f"best/{metric_keys.TRAIN_LOSS}",
+        f"best/{OOD}",
+    ]
+    assert {key: float(first[key]) for key in metrics} == metrics
+    assert float(first[f"best/{OOD}"]) == 0.5
+    assert first["trial_id"] == f"{SWEEP_ID}-0000"
+    assert (first["lora/rank"], float(first["lora/alpha"])) == ("8", 4.0)
+    assert float(first["lora/scaling"]) == 4.0 / 8**0.5
+    assert (first["lora/target_modules"], first["lora/dropout"]) == ("q v", "0.1")
+    assert first["lora/rslora"] == "True"
+    assert (first["batch_size"], first["learning_rate"]) == ("16", "0.00032")
+    assert (first["status"], first["seconds"], first["weights_dir"]) == ("COMPLETE", "60.5", "w/é")
+    assert (second["status"], second["seconds"], second[OOD]) == ("FAILED", "", "")
+    assert second["reason"] == 'ValueError: "a", b\nand more'
+    assert (third["method"], third["lora/rank"], third["lora/target_modules"]) == ("full", "", "")
+
+
+def test_the_csv_is_replaced_whole_or_stays_as_it_was(tmp_path, monkeypatch):
+    file = tmp_path / "results.csv"
+    write_results_csv(file, [trial(0)])
+    before = file.read_text()
+
+    def full(descriptor: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_results_csv(file, [trial(0), trial(1)])
+    assert file.read_text() == before
+    monkeypatch.undo()
+    write_results_csv(file, [trial(0), trial(1)])
+    assert len(read(file)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+
+
+def test_the_table_has_what_a_trial_logged_before_it_diverged(tmp_path: Path) -> None:
+    """As the report has it: the loss of the last step came after the last evaluation."""
+    ledger = Ledger(tmp_path)
+    evaluated = measurement(5, {GAIN: 0.7, LOSS: 0.1, metric_keys.TRAIN_LOSS: 2.0})
+    worse = measurement(6, {GAIN: 0.5, LOSS: 0.1, metric_keys.TRAIN_LOSS: 3.0})
+    logged = measurement(7, {metric_keys.TRAIN_LOSS: 9.0, metric_keys.GPU_HOURS: 0.5})
+    record = trial(0, status=TrialStatus.DIVERGED)
+    for each in (evaluated, worse, logged):
+        ledger.append(0, each)
+        record = record.after(each)
+    ledger.write_trial(record)
+    Recorder(ledger).sweep_ended([record])
+    (row,) = csv.DictReader((tmp_path / "results.csv").open())
+    assert (row[GAIN], row[LOSS], row[metric_keys.TRAIN_LOSS]) == ("0.5", "0.1", "9.0")
+    assert (row[f"best/{GAIN}"], row["best/train/loss"]) == ("0.7", "2.0")
+    assert "best/cost/gpu_h" not in row  # the least was at the first step, of every trial
