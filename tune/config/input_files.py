@@ -1,6 +1,6 @@
-"""The files that a sweep file names, and digests by which an edit between two starts is seen.
+"""The files that a sweep file names, and their digests, which reveal an edit between two starts.
 
-The training data count, too: a sweep keeps the token ids of its first start, so an edit would
+The training data count too: a sweep keeps the token ids of its first start, so an edit would
 silently do nothing.
 """
 
@@ -21,27 +21,27 @@ _TASK_DIRS = "eval.task_dirs"
 
 
 def named_inputs(config: SweepConfig) -> list[tuple[str, str]]:
-    """Model, data and files that a sweep file names, on a hub or a disk, each with its field."""
+    """Model, data and files that a sweep file names, on a hub or a disk, as (field, name)."""
     data = config.data
     paths = (data.path, data.validation_path, data.replay.path if data.replay else None)
-    of_data = [(f, path) for f, path in zip(_DATA_FIELDS, paths, strict=True) if path]
-    return [("model.name", config.model.name), *of_data, *_named_files(config)]
+    named = [(field, path) for field, path in zip(_DATA_FIELDS, paths, strict=True) if path]
+    return [("model.name", config.model.name), *named, *_named_files(config)]
 
 
 def named_paths(config: SweepConfig) -> list[tuple[str, str]]:
-    """Files and folders that a sweep file names, other than the data, each with its field."""
+    """Files and folders that a sweep file names, except the data, as (field, name)."""
     model = [("model.name", config.model.name)] if is_local(config.model.name) else []
     return [*_named_files(config), *model]
 
 
 def paths_of_trials(config: SweepConfig) -> list[str]:
-    """Files and folders that a trial reads, wherever it runs, besides those of packages."""
+    """Files and folders that a trial reads, except those of packages."""
     named = [location for _, location in named_paths(config) if "://" not in location]
     return [str(expanded(location)) for location in named]
 
 
 def _named_files(config: SweepConfig) -> list[tuple[str, str]]:
-    """All but data and model; digests are recorded under these fields."""
+    """Files except data and model, as (field, name)."""
     named = [(f"{_TASK_DIRS}.{i}", folder) for i, folder in enumerate(config.eval.task_dirs)]
     if config.eval.general_text:
         named.append(("eval.general_text", config.eval.general_text))
@@ -54,10 +54,10 @@ def _named_files(config: SweepConfig) -> list[tuple[str, str]]:
 
 
 def digests(config: SweepConfig) -> dict[str, str]:
-    """A digest of what each field names, by field; of what packages carry, of the model alone.
+    """A digest of the files that each field names, by field; in packages, only of the model.
 
     Raises:
-        UserError: files that this user may not read; names all of their fields.
+        UserError: files cannot be read; names all of their fields.
     """
     found: dict[str, str] = {}
     faults: list[Fault] = []
@@ -72,12 +72,12 @@ def digests(config: SweepConfig) -> dict[str, str]:
 
 
 def edited_meanwhile(before: Mapping[str, str], config: SweepConfig) -> str | None:
-    """That files were edited, or went, while trials read them; None if none was.
+    """A warning that files were edited or deleted while trials read them; None if none was.
 
     The data do not count: trials have their token ids.
 
     Args:
-        before: their digests as the trials began.
+        before: their digests when the trials began.
         config: the sweep.
     """
     edited = []
@@ -91,9 +91,8 @@ def edited_meanwhile(before: Mapping[str, str], config: SweepConfig) -> str | No
     if not edited:
         return None
     return (
-        f"{', '.join(edited)} changed while trials ran: those that read it since were measured "
-        "otherwise than the base; put it back, delete the folders of these trials and type the "
-        "same command again"
+        f"{', '.join(edited)} changed while trials ran: trials that read it since cannot be "
+        "compared with the base; put it back, delete their folders and run the same command again"
     )
 
 
@@ -105,14 +104,14 @@ def _on_disk(config: SweepConfig) -> Iterator[tuple[str, str]]:
 
 
 def _digest(field: str, path: Path) -> str:
-    """Of a file, or of the files of a folder that count; those of a model are sampled."""
+    """Digest of a file, or of the files in a folder that count; those of a model are sampled."""
     if field == "model.name":
         return content_digest(path)
     digest = hashlib.sha256()
-    of_tasks = field.startswith(_TASK_DIRS) and path.is_dir()
-    for file in task_files(path) if of_tasks else visible_files(path):
-        inside = file.relative_to(path).as_posix()
-        digest.update(f"{inside}:{file.stat().st_size}\n".encode())
-        with file.open("rb") as stream:  # whole: an edit may leave the size of a large file
+    has_tasks = field.startswith(_TASK_DIRS) and path.is_dir()
+    for file in task_files(path) if has_tasks else visible_files(path):
+        name = file.relative_to(path).as_posix()
+        digest.update(f"{name}:{file.stat().st_size}\n".encode())
+        with file.open("rb") as stream:  # all of it: an edit may keep the size
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()

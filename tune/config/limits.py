@@ -1,4 +1,4 @@
-"""What a sweep may spend, and what its trials hold of a cluster."""
+"""What a sweep may spend, and which resources its trials take."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ Slots = Annotated[
 
 
 class BudgetConfig(Frozen):
-    """When to stop asking for trials; the first limit reached applies.
+    """When to stop starting trials; the first limit reached applies.
 
     Attributes:
-        trials: number of trials in the search, those of earlier starts included; the repeats that
-            `confirm` asks for come on top.
+        trials: number of trials in the search, including those of earlier starts; the repeats of
+            `confirm` are extra.
         hours: wall-clock hours of one start of the command; checked before each new trial.
-        gpu_hours: sum over trials, also of those that run; checked before each new one. Counted is
-            training and evaluation: not loading the model, the final save, nor work that is lost
-            with a process or node, back to the newest checkpoint.
+        gpu_hours: training and evaluation of all trials, also running ones; checked before each new
+            trial. Not counted: loading the model, the final save, and work since the newest
+            checkpoint that is lost with a process or node.
         retries: how often a trial that lost its process is retried, from its newest checkpoint,
             if it made no progress since the previous loss.
-        minutes_per_report: a trial that for this long neither reports nor runs its model is
+        minutes_per_report: a trial that neither reports nor runs its model for this long is
             considered hung; its process is ended and it is started again. null: never.
-        checkpoint_gib: cap on the total size of the sweep's checkpoints, best weights included
-            and final weights not. A trial keeps its newest two checkpoints until it has ended well,
-            and the weights of its best evaluation; over this cap these are deleted, starting with
-            the oldest trial, first the best weights, then the older checkpoint. The newest whose
-            files have their sizes stays, even if the cap is exceeded. Default: no cap.
+        checkpoint_gib: limit on the total size of the sweep's checkpoints, including best weights,
+            excluding final weights. A trial keeps its newest two checkpoints until it has ended
+            well, and the weights of its best evaluation. Over the limit these are deleted from the
+            oldest trial on: first the best weights, then the older checkpoint. The newest complete
+            checkpoint is always kept. Default: no limit.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -63,11 +63,11 @@ class BudgetConfig(Frozen):
 
 
 class MethodResources(Frozen):
-    """What one trial of a method holds.
+    """What one trial of a method takes.
 
     Attributes:
-        workers: processes that train it together. With LoRA each has a copy of the whole base. With
-            any number one GPU must hold the base, for its evaluation.
+        workers: processes that train it together. With LoRA each has a copy of the whole base. One
+            GPU must hold the base in any case, for its evaluation.
         gpus_per_worker: 1, or a share such as 0.25 if several trials train on one GPU; default 1
             if the cluster has GPUs, else 0.
         cpus_per_worker: cores.
@@ -83,15 +83,14 @@ class MethodResources(Frozen):
 
 
 class LoraResources(MethodResources):
-    """What a LoRA trial holds, or a slot host with several of them.
+    """What a LoRA trial takes, or a host of several packed trials.
 
     Attributes:
         slots: LoRA trials that train together on one copy of the base, in shared passes: a
-            number, `auto` for the number measured to finish the sweep soonest on the hosts that
-            are up (on a cluster that is still to grow, on one, so that few nodes are started), or
-            0 to train each on its own. In slots, `workers`, GPUs and CPUs are those of all of them
-            together. With `auto`, what runs in parallel, and so what a sampler has seen when it
-            draws, depends on the measurement; with a number it does not.
+            number, 0 to train each on its own, or `auto` for the number measured to finish the
+            sweep soonest on the hosts that are up (on one host if the cluster can still grow).
+            `workers`, GPUs and CPUs are those of all slots together. With `auto`, what a sampler
+            has seen when it draws depends on the measurement.
     """
 
     slots: Slots = 0
@@ -102,8 +101,8 @@ class ResourcesConfig(Frozen):
 
     Attributes:
         max_concurrent: how many trials may run in parallel. Default: as many as fit.
-        max_gpus: how many GPUs all running trials of the sweep may hold together, slot hosts and
-            the base's evaluation included. Default: all that the cluster has.
+        max_gpus: how many GPUs the sweep may hold at a time, including slot hosts and the base's
+            evaluation. Default: all that the cluster has.
     """
 
     lora: LoraResources = LoraResources()

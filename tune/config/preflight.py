@@ -35,7 +35,7 @@ from tune.config.sweep_config import SweepConfig
 def check_files(config: SweepConfig, output_dir: Location) -> int | None:
     """Read the local files that a sweep names; returns how many samples the data make.
 
-    None where that is not known before they are tokenised: of data on a hub, and of texts.
+    None if that is only known once they are tokenised: data on a hub, and texts.
 
     Raises:
         UserError: files are missing or malformed; names all of them.
@@ -55,7 +55,7 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
     if config.model.load_in_4bit and find_spec("bitsandbytes") is None:
         rule = "needs bitsandbytes, which is not installed"
         faults.append(Fault("model.load_in_4bit", rule, "pip install bitsandbytes, on every node"))
-    # A hub is asked once for what the memory estimate reads, too; one that is silent costs seconds.
+    # Fetched once: the memory estimate reads it too, and a silent hub costs seconds.
     faults += quantisation_faults(config.model, config_json(config.model, may_fetch=True))
     if config.search.lora:
         choices = config.search.lora.target_modules
@@ -66,14 +66,14 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
         remedy = "leave it out; copy the sweep to a folder afterwards: `python -m analysis inspect`"
         faults.append(Fault("inspect", rule, remedy))
     if config.inspect and not config.train.save_weights:
-        faults.append(Fault("inspect", "needs train.save_weights: true, to have what to look into"))
+        faults.append(Fault("inspect", "needs train.save_weights: true"))
     if faults:
         raise UserError([*dict.fromkeys(faults)])  # rows of both sources may have the same
     return samples
 
 
 def _addresses(config: SweepConfig) -> list[Fault]:
-    """A sweep may be kept in an object store, but nothing that its file names is read from one."""
+    """Inputs in an object store, which are not read; only the sweep's folder may be there."""
     return [
         Fault(field, f"must be no address, got {name}", "copy it to where every node sees it")
         for field, name in named_inputs(config)
@@ -82,7 +82,7 @@ def _addresses(config: SweepConfig) -> list[Fault]:
 
 
 def _check_data(data: DataConfig) -> tuple[int | None, list[Fault]]:
-    """How many samples the local files of the data make, if that is known, and their faults."""
+    """How many samples the local files make, if that is known, and their faults."""
     samples: int | None = None
     faults: list[Fault] = []
     for source in SOURCES:

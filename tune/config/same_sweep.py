@@ -1,7 +1,7 @@
-"""Whether a sweep file, as it is now, still makes the sweep that was started with it.
+"""Refuses to resume a sweep whose file or inputs have changed since its first start.
 
-What determines a trial's result must not change between two starts, nor between sweeps of which one
-learns from the other.
+What determines a trial's result must not change between two starts, nor between a sweep and one
+that it warm-starts from.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from trainables.storage.storage import Location
 from tune.config.deepspeed_settings import deciding_settings
 from tune.config.sweep_config import SweepConfig
 
-# What gives a sweep's metrics their meaning. A change in it or in the other sections makes another
-# sweep, except in keys that only affect memory and time.
-_QUESTION = ("model", "data", "eval")
+_QUESTION = ("model", "data", "eval")  # they give a sweep's metrics their meaning
 _FIXED = ("name", "seed", *_QUESTION, "train", "deepspeed")
+# Keys that affect memory and time only.
 _FREE = {
     "model": {"shape"},
     "eval": {"batch_size"},
     "train": {"micro_batch_size", "gradient_checkpointing"},
-    # The content of `config_file` decides; any stage goes on from any other's checkpoint.
+    # The content of `config_file` counts; any ZeRO stage resumes from any other's checkpoint.
     "deepspeed": {"config_file", "zero_stage", "offload_optimizer", "offload_parameters"},
 }
 
@@ -41,8 +40,8 @@ def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Locatio
         UserError: it is another sweep; names every section that differs.
     """
     remedy = (
-        "give this one another name or --output-dir; where model, data and evaluation are the same "
-        "it can `warm_start` from those trials there that were trained as it trains its own"
+        "give this one another name or --output-dir; if model, data and evaluation are the same, "
+        "it can `warm_start` from the trials there that were trained the same way"
     )
     faults = [
         Fault(section, f"the sweep in {folder} was started with {difference}", remedy)
@@ -60,12 +59,11 @@ def check_same_inputs(recorded: Mapping[str, str], now: Mapping[str, str]) -> No
         now: those of this start.
 
     Raises:
-        UserError: the base was measured, or the data were read, from other files, or from files of
-            which nothing was recorded; names them all.
+        UserError: files have changed, or were not recorded then; names them all.
     """
-    anew = "give the sweep another name or --output-dir"
-    changed = "has changed since this sweep's first start", f"put it back, or {anew}"
-    unknown = "nothing was recorded of it at this sweep's first start, so it may have changed", anew
+    rename = "give the sweep another name or --output-dir"
+    changed = "has changed since this sweep's first start", f"put it back, or {rename}"
+    unknown = "was not recorded at this sweep's first start, so it may have changed", rename
     faults = [
         Fault(field, *(changed if field in recorded else unknown))
         for field, digest in now.items()
@@ -76,18 +74,18 @@ def check_same_inputs(recorded: Mapping[str, str], now: Mapping[str, str]) -> No
 
 
 def _changed(saved: dict[str, Any], config: SweepConfig, sections: Sequence[str]) -> dict[str, str]:
-    """The sections that another configuration has otherwise, each with one difference."""
-    of_now = config.model_dump(mode="json")
+    """The sections that differ, each with its first difference."""
+    current = config.model_dump(mode="json")
     found = {}
     for section in sections:
-        before = _deciding(section, _completed(saved, config, section))
-        now = _deciding(section, of_now[section])
+        before = _deciding(section, _with_defaults(saved, config, section))
+        now = _deciding(section, current[section])
         if before != now:
             found[section] = _difference(section, before, now)
     return found
 
 
-def _completed(saved: dict[str, Any], config: SweepConfig, section: str) -> Any:
+def _with_defaults(saved: dict[str, Any], config: SweepConfig, section: str) -> Any:
     """A recorded section, with defaults for fields unknown to the version that wrote it."""
     part, recorded = getattr(config, section), saved.get(section)
     if isinstance(part, BaseModel):
@@ -97,28 +95,22 @@ def _completed(saved: dict[str, Any], config: SweepConfig, section: str) -> Any:
 
 
 def _deciding(section: str, part: Any) -> Any:
-    """A section without the keys that change its trials' results by no more than rounding.
-
-    Those that are null are left out, too: one version may know them and another not.
-    """
+    """The keys of a section that change its trials' results by more than rounding."""
     if not isinstance(part, dict):
         return part
     free = _FREE.get(section, ())
-    kept = {key: _by_files(value) for key, value in part.items() if key not in free}
+    kept = {key: _without_links(value) for key, value in part.items() if key not in free}
     if section == "deepspeed":
         kept["config"] = deciding_settings(kept.get("config"))
     return {key: value for key, value in kept.items() if value is not None}
 
 
-def _by_files(value: Any) -> Any:
-    """A setting with the links in each path to a file followed, so that one file has one path.
-
-    The name of the current folder is without links, where an absolute path may have some.
-    """
+def _without_links(value: Any) -> Any:
+    """A setting with the links in its paths followed, so that one file has one path."""
     if isinstance(value, dict):
-        return {key: _by_files(inner) for key, inner in value.items()}
+        return {key: _without_links(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_by_files(inner) for inner in value]
+        return [_without_links(inner) for inner in value]
     is_path = isinstance(value, str) and value.startswith("/") and os.path.exists(value)  # noqa: PTH110 - or any text
     return os.path.realpath(value) if is_path else value
 
@@ -137,6 +129,6 @@ def other_questions(
     sweep: SweepRecord, config: SweepConfig, inputs: Mapping[str, str]
 ) -> list[str]:
     """The settings and files that give another sweep's metrics a different meaning."""
-    edited = [f for f, of_now in inputs.items() if sweep.inputs.get(f, of_now) != of_now]
+    edited = [f for f, digest in inputs.items() if sweep.inputs.get(f, digest) != digest]
     settings = _changed(sweep.config, config, _QUESTION).values()
     return [*settings, *(f"other content in {field}" for field in edited)]

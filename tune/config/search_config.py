@@ -52,7 +52,7 @@ def _module_choice(value: Any) -> Any:
         if value == "all" or nearest(value, ["all-linear"], 0.8):  # LLaMA-Factory says all
             remedy = "did you mean all-linear?"
         raise ValueError(f"must be all-linear or a list of module names, got {value!r}; {remedy}")
-    # Neither their order nor a list around the word makes another choice.
+    # The order of the names does not matter, nor does a list around all-linear.
     return "all-linear" if set(value) == {"all-linear"} or not is_list else sorted(set(value))
 
 
@@ -80,7 +80,7 @@ LearningRates = Annotated[
 
 
 class MethodSpace(Frozen):
-    """What every method searches, full fine-tuning no more; a list with one value is a constant.
+    """The axes of every method, and all those of full fine-tuning; one value is a constant.
 
     Attributes:
         learning_rate: `{low, high}` on a log scale, or a list of values.
@@ -94,8 +94,8 @@ class MethodSpace(Frozen):
     weight_decay: Choices[_Decay] | None = None
 
 
-# Axes that take the place of a key of `train`.
-OF_TRAINING = tuple(axis for axis in MethodSpace.model_fields if axis in TrainConfig.model_fields)
+# Axes that replace a key of `train`.
+TRAIN_AXES = tuple(axis for axis in MethodSpace.model_fields if axis in TrainConfig.model_fields)
 
 
 class LoraSpace(MethodSpace):
@@ -125,11 +125,11 @@ class LoraSpace(MethodSpace):
 
 
 class FirstPoint(Frozen):
-    """A point that is tried before those that the sampler draws, such as what is trained today.
+    """A point that is tried before those that the sampler draws, such as today's settings.
 
     Attributes:
-        method: may be left out where one alone is searched.
-        rank, ...: a value of each axis of the method; those of one value may be left out.
+        method: may be left out if only one is searched.
+        rank, ...: a value of each axis of the method; axes with one value may be left out.
     """
 
     method: Method | None = None
@@ -156,8 +156,8 @@ class SearchConfig(Frozen):
     """Which methods are searched, each over its own space.
 
     Attributes:
-        first: points of these spaces to try before the sampler's own, in this order. Those that a
-            trial of the sweep has had, however it ended, are not tried again.
+        first: points of these spaces to try before the sampler's own, in this order. Points that
+            the sweep has tried, whatever the outcome, are not tried again.
     """
 
     lora: LoraSpace | None = None
@@ -182,7 +182,7 @@ class SearchConfig(Frozen):
         return space
 
     def choices(self, method: Method) -> Iterator[tuple[str, Any]]:
-        """Every axis of a method that the sweep file gives, with what there is to choose from."""
+        """Every axis of a method that the sweep file gives, with its choices."""
         space = self.space(method)
         own = [axis for axis in type(space).model_fields if axis not in MethodSpace.model_fields]
         for axis in (*own, *MethodSpace.model_fields):
@@ -193,26 +193,27 @@ class SearchConfig(Frozen):
         """The method of one of `first`, and its choice on every axis that is searched."""
         method = point.method or self.methods[0]
         axes = [(axis, choices) for axis, choices in self.choices(method) if is_searched(choices)]
-        return method, {axis: member(choices, getattr(point, axis)) for axis, choices in axes}
+        return method, {axis: find_choice(choices, getattr(point, axis)) for axis, choices in axes}
 
     def first_faults(self) -> Iterator[Fault]:
-        """Points of `first` that are none of these spaces, or that are there twice."""
-        places: dict[str, str] = {}
+        """Points of `first` that are outside these spaces, or given twice."""
+        fields: dict[str, str] = {}
         for i, point in enumerate(self.first):
             field = f"search.first.{i}"
-            faults = list(self._faults_of(point, field))
-            same = field if faults else places.setdefault(str(self.first_settings(point)), field)
-            if same != field:
-                faults = [Fault(field, f"must be another point than {same}", "remove one")]
+            faults = list(self._point_faults(point, field))
             yield from faults
+            if faults:
+                continue
+            same = fields.setdefault(str(self.first_settings(point)), field)
+            if same != field:
+                yield Fault(field, f"must be another point than {same}", "remove one")
 
-    def _faults_of(self, point: FirstPoint, field: str) -> Iterator[Fault]:
+    def _point_faults(self, point: FirstPoint, field: str) -> Iterator[Fault]:
         given = point.given()
         method = given.pop("method", self.methods[0] if len(self.methods) == 1 else "none")
         if method not in self.methods:
             rule = f"must be {' or '.join(self.methods)}, got {method}"
-            remedy = "search that, too, or remove the point" if point.method else ""
-            yield Fault(f"{field}.method", rule, remedy)
+            yield Fault(f"{field}.method", rule)
             return
         space, known = f"search.{method}", dict(self.choices(method))
         for axis, value in given.items():
@@ -220,12 +221,12 @@ class SearchConfig(Frozen):
             if axis not in known:
                 rule = f"is no axis of {space}, got {as_written(value)}"
                 yield Fault(place, rule, f"known: {', '.join(known)}")
-            elif member(known[axis], value) is None:
-                rule = f"must be in {in_words(known[axis])}, got {as_written(value)}"
+            elif find_choice(known[axis], value) is None:
+                rule = f"must be in {choices_text(known[axis])}, got {as_written(value)}"
                 yield Fault(place, rule, f"let {space}.{axis} include it")
         for axis, choices in known.items():
             if axis not in given and is_searched(choices):
-                remedy = f"take it from {in_words(choices)}"
+                remedy = f"take it from {choices_text(choices)}"
                 yield Fault(f"{field}.{axis}", "is required and absent", remedy)
 
 
@@ -234,7 +235,7 @@ def is_searched(choices: Any) -> bool:
     return isinstance(choices, LogUniform) or len(choices) > 1
 
 
-def member(choices: Any, value: Any) -> Any:
+def find_choice(choices: Any, value: Any) -> Any:
     """The choice that a value stands for; None if there is none."""
     if isinstance(choices, LogUniform):
         return value if choices.low <= value <= choices.high else None
@@ -243,7 +244,7 @@ def member(choices: Any, value: Any) -> Any:
     return next((choice for choice in choices if choice == value), None)
 
 
-def in_words(choices: Any) -> str:
+def choices_text(choices: Any) -> str:
     """The values of an axis, such as `4, 8` or `1e-05 to 0.001`."""
     if isinstance(choices, LogUniform):
         return f"{choices.low:g} to {choices.high:g}"

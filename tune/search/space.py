@@ -22,14 +22,14 @@ from trainables.config.train_config import CHANGES_NO_RESULT
 from trainables.models.model_shape import read_shape
 from trainables.process.parameter_counts import adapter_parameters
 from tune.config.search_config import (
-    OF_TRAINING,
+    TRAIN_AXES,
     LogUniform,
     LoraSpace,
     MethodSpace,
     SearchConfig,
-    in_words,
+    choices_text,
+    find_choice,
     is_searched,
-    member,
 )
 from tune.config.sweep_config import SweepConfig
 
@@ -177,7 +177,7 @@ def train_config(search: SearchConfig, train: TrainConfig, params: Params) -> Tr
     space = search.space(method)
     update = {
         axis: _value(space, method, axis, params)
-        for axis in OF_TRAINING
+        for axis in TRAIN_AXES
         if getattr(space, axis) is not None
     }
     if "epochs" in update:
@@ -211,9 +211,9 @@ def params_of(search: SearchConfig, train: TrainConfig, trial: TrialConfig) -> P
     settings = {}
     for axis, choices in search.choices(method):
         value = _recorded(trial, axis)
-        chosen = member(choices, value)
+        chosen = find_choice(choices, value)
         if chosen is None:
-            told = f"has {axis} {value}, which is not in {in_words(choices)}"
+            told = f"has {axis} {value}, which is not in {choices_text(choices)}"
             raise Misfit(f"search.{method}.{axis}", told)
         if is_searched(choices):
             settings[axis] = chosen
@@ -234,7 +234,7 @@ def _params(search: SearchConfig, method: Method, settings: dict[str, Any]) -> P
 def _recorded(trial: TrialConfig, axis: str) -> Any:
     if axis == "learning_rate":
         return trial.learning_rate
-    if axis in OF_TRAINING:
+    if axis in TRAIN_AXES:
         return getattr(trial.train, axis)
     lora = trial.lora
     assert lora is not None  # noqa: S101 - TrialConfig sees to it
