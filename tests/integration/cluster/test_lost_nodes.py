@@ -1,13 +1,13 @@
-"""Hosts of a cluster that go in the middle of a trial, with notice and without."""
+"""Trials whose hosts are lost, with notice and without, go on elsewhere."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import SMALL, told_by
-from killed_trials import history
 
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
@@ -15,43 +15,46 @@ from trainables.records.schema import TrialStatus
 if TYPE_CHECKING:
     from trainables.evaluation.base_scores import Base
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 SCRIPT = Path(__file__).parents[1].joinpath("sweep_losing_nodes.py")
-TRIAL = (
-    *SMALL,
-    "search={lora: {rank: 4, alpha: 8, dropout: 0.2, learning_rate: 1.0e-3}}",
-    "budget={trials: 1, retries: 0}",
-    "sampler=random",
-    "train.steps=90",
-    "train.report_every=30",
-    "wandb.mode=offline",
-)
+TRIAL = (*SMALL, "budget={trials: 1, retries: 0}", "train.report_every=30", "wandb.mode=offline")
 
 
-def test_a_lost_node_costs_no_failure_and_few_steps_and_no_token_is_written_down(
+def run(kind: str, folder: Path, base_cache: Path, *overrides: str) -> tuple[list[list[int]], Any]:
+    """The steps that each attempt measured, and all that was seen, of a trial that completes."""
+    seen = told_by(SCRIPT, kind, folder / "sweep", base_cache, *TRIAL, *overrides)
+    (record,) = Ledger(folder / "sweep").trials()
+    assert (record.status, record.attempt, record.failures) == (TrialStatus.COMPLETE, 3, 0)
+    assert seen["token"] == []
+    # Each attempt has other processes, and leaves the node that was lost.
+    nodes = list(seen["nodes"].values())
+    for lost, (before, after) in zip(seen["lost"], pairwise(nodes), strict=True):
+        assert lost in before.values()
+        assert lost not in after.values()
+        assert before.keys().isdisjoint(after)
+    return list(seen["steps"].values()), seen
+
+
+def test_a_trial_saves_a_checkpoint_on_notice_and_loses_few_steps_without(
     base: Base, base_cache: Path, tmp_path: Path
 ) -> None:
-    told = told_by(SCRIPT, "trials", tmp_path, base_cache, *TRIAL)
-    seen = {name: sweep["steps"] for name, sweep in told["sweeps"].items()}
-    ledgers = {name: Ledger(tmp_path / name) for name in seen}
-    for name, attempts in (("undisturbed", 1), ("drained", 2), ("killed", 2)):
-        (record,) = ledgers[name].trials()
-        ending = record.status, record.attempt, record.failures
-        assert ending == (TrialStatus.COMPLETE, attempts, 0)
-        assert history(ledgers[name]) == history(ledgers["undisturbed"])
-    (record,) = ledgers["drained in a slot"].trials()
-    assert (record.status, record.attempt, record.failures) == (TrialStatus.COMPLETE, 2, 0)
-    # With notice a checkpoint is made where the trial stands; without, the last one has to do.
-    for name in ("drained", "drained in a slot"):
-        (*_, last), (first, *_) = seen[name].values()
-        assert 20 <= last < 90
-        assert first == last + 1
-    assert told["token_found_in"] == []
-    (*_, last), (first, *rest) = seen["killed"].values()
-    assert last - first < 30
-    assert rest == list(range(first + 1, 91))
+    search = "search={lora: {rank: 4, alpha: 8, learning_rate: 1.0e-3}}"
+    settings = (search, "sampler=random", "resources.lora.slots=0", "train.steps=60")
+    (first, second, third), _ = run("trials", tmp_path, base_cache, *settings)
+    assert first[-1] >= 20
+    assert second[0] == first[-1] + 1
+    assert third[0] == max(31, second[0])  # from the checkpoint of the last report
+    assert third == list(range(third[0], 61))
 
 
-def test_a_drain_is_noticed_after_the_node_of_the_request_is_lost() -> None:
-    assert told_by(SCRIPT, "request") is True
+@pytest.mark.slow
+def test_a_group_that_loses_hosts_with_notice_loses_no_step(
+    base: Base, base_cache: Path, tmp_path: Path
+) -> None:
+    search = "search={full: {learning_rate: [3.0e-4]}}"
+    of_group = ("resources.full.workers=2", "train.micro_batch_size=4", "train.steps=100")
+    steps, seen = run("groups", tmp_path, base_cache, search, "sampler=grid", *of_group)
+    assert steps[0] + steps[1] + steps[2] == list(range(1, 101))
+    # Two workers and the process that waits for them lie on three nodes.
+    assert [len(set(nodes.values())) for nodes in seen["nodes"].values()] == [3, 3, 3]

@@ -34,46 +34,6 @@ SCRIPT = textwrap.dedent(
     """
 )
 
-PASSES = textwrap.dedent(
-    """
-    import sys, time, torch
-    from trainables.config import TrialConfig
-    from trainables.models.loading import load_model
-    from trainables.training.reporter import ListReporter
-    from trainables.workers.reporters import Watched
-
-    trial = TrialConfig.model_validate_json(sys.argv[1])
-    model = load_model(trial.model)
-    Watched(trial, ListReporter().report)
-    for _ in range(6):
-        time.sleep(1.1)
-        model(input_ids=torch.ones(1, 2, dtype=torch.long))
-    print("still alive", flush=True)
-    time.sleep(50)
-    """
-)
-
-HOST = textwrap.dedent(
-    """
-    import asyncio, sys, time
-    from trainables.config import TrialConfig
-    from trainables.packing.engine import SlotEngine
-    from trainables.packing.host import SlotHost
-
-    def hang(engine):
-        time.sleep(60)
-
-    async def main(trial):
-        SlotEngine.step = hang
-        host = SlotHost()
-        await host.join(trial, slots=2)
-        while True:
-            print(await host.next_event(trial.trial_id), flush=True)
-
-    asyncio.run(main(TrialConfig.model_validate_json(sys.argv[1])))
-    """
-)
-
 
 def run(trial: TrialConfig, *arguments: str, script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -85,31 +45,17 @@ def run(trial: TrialConfig, *arguments: str, script: str) -> subprocess.Complete
     )
 
 
-def test_process_ends_and_tells_where(make_trial: Callable[..., TrialConfig]) -> None:
-    done = run(make_trial(minutes_per_report=2 / 60), "9", "0", "55", script=SCRIPT)
+def test_a_hung_trial_loses_its_process_and_says_where(
+    make_trial: Callable[..., TrialConfig],
+) -> None:
+    done = run(make_trial(minutes_per_report=1 / 60), "9", "0", "55", script=SCRIPT)
     assert done.returncode == 1
     assert "still alive" not in done.stdout
     assert "in hang" in done.stderr
 
 
-def test_each_report_winds_the_watch_and_the_last_one_stops_it(
+def test_each_report_restarts_the_watch_and_the_last_one_stops_it(
     make_trial: Callable[..., TrialConfig],
 ) -> None:
-    done = run(make_trial(minutes_per_report=4 / 60), "3", "1.5", "4.5", script=SCRIPT)
+    done = run(make_trial(minutes_per_report=2 / 60), "3", "0.8", "2.2", script=SCRIPT)
     assert (done.returncode, done.stdout) == (0, "still alive\n")
-
-
-def test_so_does_each_pass_of_the_model_while_an_evaluation_takes_longer(
-    make_trial: Callable[..., TrialConfig],
-) -> None:
-    done = run(make_trial(minutes_per_report=4 / 60), script=PASSES)
-    assert (done.returncode, done.stdout) == (1, "still alive\n")
-
-
-def test_a_host_of_slots_that_hangs_ends_and_tells_where(
-    make_trial: Callable[..., TrialConfig],
-) -> None:
-    done = run(make_trial(minutes_per_report=0.2), script=HOST)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert "in hang" in done.stderr

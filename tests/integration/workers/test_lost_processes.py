@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,36 +52,6 @@ def test_killed_trial_goes_on_elsewhere_and_measures_the_same(
     assert "attempt_2" in record.weights_dir
 
 
-def test_a_trial_whose_checkpoint_is_deleted_before_it_is_read_goes_on_from_the_one_before(
-    run_sweep: Callable[..., tuple[SweepOutcome, Ledger]],
-) -> None:
-    """As by an attempt that lives on behind a cut network; it was the end of the trial."""
-
-    def chooses_too_early(config: dict[str, Any]) -> None:
-        from trainables.training.checkpointing import Checkpoints
-        from trainables.workers.trainable import run_trial
-
-        start = Checkpoints.start
-
-        def start_late(checkpoints: Any, *arguments: Any) -> None:
-            start(checkpoints, *arguments)
-            if config["attempt"] == 2:
-                shutil.rmtree(checkpoints._resumed)
-
-        Checkpoints.start = start_late
-        run_trial(config)
-
-    alone = (*ONE_TRIAL, "resources.lora.slots=0")
-    _, undisturbed = run_sweep(*alone, name="undisturbed")
-    outcome, ledger = run_sweep(
-        *alone, listener=Killer(step=10), name="killed", trainable=chooses_too_early
-    )
-    (record,) = outcome.records
-    ended = (record.status, record.reason, record.attempt, record.failures)
-    assert ended == (TrialStatus.COMPLETE, None, 3, 1)
-    assert history(ledger) == history(undisturbed)
-
-
 def test_trial_that_dies_again_and_again_fails_at_the_limit(
     run_sweep: Callable[..., tuple[SweepOutcome, Ledger]],
 ) -> None:
@@ -101,7 +70,7 @@ def test_trial_that_dies_again_and_again_fails_at_the_limit(
 def test_a_trial_that_ray_kills_for_its_node_s_memory_goes_on(
     base: Base, base_cache: Path, tmp_path: Path
 ) -> None:
-    """It was the end of the whole sweep: Tune does not know the error's type."""
+    """Tune does not know the type of that error."""
     script = Path(__file__).parents[1].joinpath("sweep_short_of_host_memory.py")
-    told = told_by(script, tmp_path / "sweep", base_cache, *ONE_TRIAL)
-    assert told == [TrialStatus.COMPLETE, 2, 0]
+    ended = told_by(script, tmp_path / "sweep", base_cache, *ONE_TRIAL)
+    assert ended == [TrialStatus.COMPLETE, 2, 0]
