@@ -39,29 +39,26 @@ class ModelConfig(Frozen):
     """The base model.
 
     Attributes:
-        name: hub name, local folder, `.gguf` file, or `package://PACKAGE/FILE` for one that an
-            installed Python package carries. Files in FP8 or MXFP4 are read as what they stand for;
-            of others that are quantised only those of bitsandbytes in 4 bits are trained on.
+        name: hub name, local folder, `.gguf` file, or `package://PACKAGE/FILE` for a file of an
+            installed Python package. FP8 and MXFP4 files are dequantised; of other quantised files
+            only those of bitsandbytes in 4 bits can be trained on.
         dtype: of the weights while training and evaluating.
-        load_in_4bit: keep the linear layers but the output head in 4 bits (NF4, quantised twice:
-            QLoRA, 2305.14314), or as they are in files of 4 bits, which need it, and compute in
-            `dtype`. For LoRA alone. Scores of the base are those of its 4 bits, so forgetting is
-            what the training did, not what the rounding did.
-        attention: implementation handed to Transformers; by default what it takes for the model,
-            sdpa where that is supported, else eager.
-        trust_remote_code: run code that comes with the model. Off unless asked for. `export` and
-            `inside` ask for it anew, as a sweep's folder may be somebody else's.
+        load_in_4bit: keep the linear layers except the output head in 4 bits (NF4 with double
+            quantisation: QLoRA, 2305.14314) and compute in `dtype`; required by files in 4 bits.
+            For LoRA only. The base is evaluated in 4 bits too, so forgetting is due to training,
+            not to rounding.
+        attention: implementation for Transformers; by default sdpa where supported, else eager.
+        trust_remote_code: run code that comes with the model. `export` and `inspect` need their own
+            flag for it, as a sweep's folder may be somebody else's.
         revision: branch, tag or commit of a hub model.
-        chat_template: Jinja file that takes the place of the tokenizer's template, as for a base
-            that has none. It is saved with what is trained.
-        chat_template_args: variables of its chat template, in training and evaluation alike, such
-            as `{enable_thinking: false}` for a model that would else think before it answers.
-        eos_token: takes the place of the tokenizer's, where chats end their turns in another one
-            than the base's texts, such as `<|im_end|>`. Generation then also stops there. One must
-            be named where the tokenizer has none.
-        shape: for the memory estimate of a GGUF file, or of a hub model whose `config.json` is not
-            on this machine and cannot be fetched. The estimate counts eager attention where
-            `attention` says so.
+        chat_template: Jinja file that replaces the tokenizer's template; saved with the weights.
+        chat_template_args: variables of the chat template, in training and evaluation, such as
+            `{enable_thinking: false}` for a model that would otherwise think before it answers.
+        eos_token: replaces the tokenizer's, where chats end their turns with another token than
+            texts, such as `<|im_end|>`. Generation then stops there too. Required if the tokenizer
+            has none.
+        shape: for the memory estimate of a GGUF file, or of a hub model whose `config.json` cannot
+            be fetched.
     """
 
     name: str
@@ -77,11 +74,11 @@ class ModelConfig(Frozen):
 
     @property
     def has_own_tokenizer(self) -> bool:
-        """Whether it goes with another tokenizer than the base's, which is saved with adapters."""
+        """Whether its tokenizer differs from the base's, so that adapters are saved with it."""
         return self.eos_token is not None or self.chat_template is not None
 
     def __hash__(self) -> int:
-        """By the name alone, as a dict of variables has no hash."""
+        """By the name only, as a dict has no hash."""
         return hash(self.name)
 
 
@@ -93,30 +90,26 @@ class DataSource(Frozen):
             `.tsv`, `.txt` (a field `text` of each line), these also with `.gz`, or `.parquet`.
         subset: configuration name of a hub data set.
         split: split of a hub data set to train on.
-        prompt: Jinja template over the fields of a row, of which `{{ row['Full Question'] }}` has
-            those whose names Jinja does not take. Null, as of `completion`, takes back what an
-            extended sweep file gives.
-        completion: Jinja template; the loss is on these tokens only. Begin it with a space where
-            the evaluation puts one between question and answer, as the harness does; not in chats.
-            Rows of which it makes nothing but blanks, as of null, are left out and counted, as
-            below.
+        prompt: Jinja template over the fields of a row; `{{ row['Full Question'] }}` for names
+            that Jinja does not accept. Null takes back what an extended sweep file gives.
+        completion: Jinja template; the loss is on these tokens only. Begin it with a space if the
+            evaluation puts one between question and answer, as the harness does; not in chats.
+            Rows with a blank completion are skipped and counted, as below.
         chat_template: render prompt and completion as a user and an assistant turn.
         messages: field of a row that holds a whole chat, a list of turns with `role` and `content`
             (or ShareGPT's `from` and `value`) or its JSON text, instead of `prompt` and
-            `completion`. The loss is on the last turn, the assistant's, its `tool_calls` and
-            `reasoning_content` included. The chat template is given the row's `tools` too, if it
-            has any. An assistant's turn is context, and never learned, if its `weight` is 0 (as in
-            OpenAI's files), or its `train` or `training` false (Axolotl's). Chats that cannot be
-            learned, as they do not end with an answer, it is blank or marked so, or the chat
-            template refuses them, are left out and counted; if more than half are such, the data
-            are refused.
-        system: Jinja template of the system's turn, with which chats begin that have none.
-        answers: learn a chat's `last` one, or `all`: each is a sample of its own, with the turns
-            before it, as chat templates leave out thoughts of earlier turns. Blank ones among `all`
-            are but turns before the others, and counted.
-        text: field of a row that holds a text to continue the pretraining on, instead of `prompt`
-            and `completion`: the loss is on all its tokens, and one longer than `max_length` is
-            split into samples of that length, which are all learned. Empty ones and null make none.
+            `completion`. The loss is on the last turn, the assistant's, including its `tool_calls`
+            and `reasoning_content`. The chat template gets the row's `tools` too. An assistant's
+            turn is context only if its `weight` is 0 (OpenAI's files), or its `train` or `training`
+            false (Axolotl's). Chats without an answer to learn, and those that the chat template
+            refuses, are skipped and counted; if more than half are, the data are refused.
+        system: Jinja template of the system's turn of chats that have none.
+        answers: learn a chat's `last` one, or `all`: each is a sample of its own with the turns
+            before it, as chat templates leave out thoughts of earlier turns. Blank ones are context
+            only, and counted.
+        text: field of a row that holds a text for continued pretraining, instead of `prompt` and
+            `completion`: the loss is on all its tokens; a text longer than `max_length` is split
+            into samples of that length. Empty texts are skipped.
         limit: number of rows to use, the first ones; None uses all.
     """
 
@@ -134,15 +127,15 @@ class DataSource(Frozen):
 
     @field_validator("prompt", "completion", mode="before")
     @classmethod
-    def _null_is_as_if_not_given(cls, template: object) -> object:
+    def _null_is_the_default(cls, template: object) -> object:
         if template is None:
             raise PydanticUseDefault
         return template
 
     @model_validator(mode="after")
-    def _is_of_one_kind(self) -> Self:
-        fields, of_templates = DataSource.model_fields, ("prompt", "completion")
-        has_templates = any(getattr(self, n) != fields[n].default for n in of_templates)
+    def _has_one_kind_of_sample(self) -> Self:
+        fields, names = DataSource.model_fields, ("prompt", "completion")
+        has_templates = any(getattr(self, name) != fields[name].default for name in names)
         if self.messages and has_templates:
             raise ValueError(f"give messages, or prompt and completion; {_TAKEN_BACK}")
         if self.text and (self.messages or self.chat_template or has_templates):
@@ -171,22 +164,22 @@ class DataSource(Frozen):
 
 
 class Replay(DataSource):
-    """Data of another kind to train on besides, such as general ones against forgetting.
+    """Other data to mix in, such as general data against forgetting.
 
     Attributes:
-        share: of all samples that are trained on; if there are too few they are repeated. The loss
-            is averaged over tokens, so long answers weigh more: `replayed_tokens` of the base's
-            record is their share of the tokens that are learned.
+        share: of all samples that are trained on; repeated if there are too few. The loss is
+            averaged over tokens, so long answers weigh more: `replayed_tokens` of the base's record
+            is their share of the learned tokens.
     """
 
     share: float = Field(gt=0, lt=1)
 
     def beside(self, samples: int) -> int:
-        """How many to train on beside so many others."""
+        """How many replayed samples to train on beside so many others."""
         return max(1, round(samples * self.share / (1 - self.share)))
 
     def as_data(self, max_length: int) -> DataConfig:
-        """The same as training data of its own."""
+        """The replayed data as a `DataConfig`."""
         source = self.model_dump(exclude={"share"})
         return DataConfig(**source, max_length=max_length, validation_fraction=0)
 
@@ -197,8 +190,7 @@ class DataConfig(DataSource):
     Attributes:
         validation_path: rows for the validation loss; by default `validation_fraction` of the rows.
         validation_split: split of a hub data set at `validation_path`; default `split`.
-        max_length: in tokens; longer chats, and prompts with their completions, are left out and
-            counted, while longer texts are split.
+        max_length: in tokens; longer samples are skipped and counted, longer texts are split.
         replay: other data to mix in.
     """
 
@@ -210,11 +202,11 @@ class DataConfig(DataSource):
 
     @property
     def has_chats(self) -> bool:
-        """Whether the tokenizer's chat template writes any of the samples, replayed ones too."""
+        """Whether the chat template writes any of the samples, including replayed ones."""
         return self.is_chat or (self.replay is not None and self.replay.is_chat)
 
     def held_out(self, rows: int) -> int:
-        """How many of so many rows at `path` the validation loss is of, and not the training."""
+        """How many of so many rows at `path` are held out for the validation loss."""
         if self.validation_path:
             return 0
         return min(round(rows * self.validation_fraction), max(rows - 1, 0))

@@ -1,4 +1,4 @@
-"""From a YAML file to a `SweepConfig`, reporting every fault with its line."""
+"""Reads a sweep file into a `SweepConfig`, reporting every fault with its line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tune.config.sweep_errors import KeyPath, dotted, flags_as_text, reworded, s
 BUNDLED = Path(__file__).parents[1] / "sweeps"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 _EXTENDS = "extends"
-# Values that are paths; `*` stands for an index or a key. The second group is never on a hub.
+# Values that are paths; `*` stands for an index or a key. Those of the second group are local.
 _PATHS = {"model.name", "data.path", "data.validation_path", "data.replay.path"}
 _LOCAL_PATHS = {
     "model.chat_template",
@@ -38,30 +38,23 @@ _LOCAL_PATHS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes dates and times for texts, as chat templates and names need them."""
+    """Reads dates and times as texts: in YAML, 1:30 is 90."""
 
     def text(self, node: Any) -> str:
-        """A text whose characters may be escaped as in JSON, some of them by two halves."""
         text: str = self.construct_yaml_str(node)
+        # JSON may escape a character in two halves.
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
     def number(self, node: Any) -> Any:
-        """A number; to YAML 1:30 is one to the base of 60, so 90, whatever its unit."""
-        if ":" in node.value:
-            return self.text(node)
         construct = yaml.SafeLoader.yaml_constructors[node.tag]
-        return construct(self, node)
+        return self.text(node) if ":" in node.value else construct(self, node)
 
 
 _Loader.yaml_constructors = yaml.SafeLoader.yaml_constructors | {
     **{f"tag:yaml.org,2002:{kind}": _Loader.text for kind in ("str", "timestamp")},
     **{f"tag:yaml.org,2002:{kind}": _Loader.number for kind in ("int", "float")},
 }
-
-
-# A ValueError is of a number like 0x_.
-_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-# It fits tabs, and texts that are YAML of their own without quotes, as in `prompt: {{ question }}`.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)  # ValueError: a number like 0x_
 _QUOTE = 'indent by spaces, and put texts with any of { [ * & ! % @ or ": " in quotes'
 
 
@@ -70,7 +63,7 @@ def _why_not_yaml(error: Exception) -> str:
 
 
 def _parsed(text: str) -> tuple[Any, Any]:
-    """The value that a text holds, and its node, which knows the line of each part."""
+    """The value of a text, and its node, which has the line of each part."""
     return yaml.load(text, _Loader), yaml.compose(text, _Loader)  # noqa: S506 - a safe one
 
 
@@ -83,7 +76,7 @@ class _Source:
     file: Path
 
     def where(self, location: KeyPath) -> str:
-        """Where a value is set, or else the nearest value that is."""
+        """Where a value is set, or else the nearest value."""
         while location:
             if location in self.places:
                 return self.places[location]
@@ -106,13 +99,12 @@ def load_sweep(
 
     A file may build on another with `extends: NAME_OR_PATH`; its sections are merged into the
     other's, and its lists and values replace the other's. Paths in a file are relative to the
-    file; those given by `overrides` or beginning with an environment variable are relative to the
-    working directory.
+    file; those in `overrides` or beginning with an environment variable to the working directory.
 
     Args:
         name_or_path: a bundled sweep's name or a path.
         overrides: `KEY=VALUE`, KEY dotted, VALUE in YAML.
-        typed: how the user gave some of them, if not by `--set`.
+        typed: what the user typed for some of them instead of `--set`.
 
     Raises:
         UserError: the sweep is at fault; names every fault found.
@@ -192,18 +184,15 @@ def _places(file: Path, node: Any) -> dict[KeyPath, str]:
     """Where a file sets each key and item.
 
     Raises:
-        UserError: keys that are given twice, of which YAML takes the last.
+        UserError: a key is given twice; YAML would use the last.
     """
     places: dict[KeyPath, str] = {}
-    repeated: dict[KeyPath, Fault] = {}
     for location, line in _lines(node, ()):
         place = f"{file}:{line}"
-        if location in places and not any(location[:n] in repeated for n in range(len(location))):
+        if location in places:
             rule = f"is given twice, first at {places[location]}"
-            repeated[location] = Fault(dotted(location), rule, "remove one", place)
+            raise UserError([Fault(dotted(location), rule, "remove one", place)])
         places[location] = place
-    if repeated:
-        raise UserError([*repeated.values()])
     return places
 
 
@@ -214,7 +203,7 @@ def _merged(below: Any, above: Any) -> Any:
 
 
 def _replaced(location: KeyPath, above: _Source) -> bool:
-    """Whether a location in the extended file is hidden by a list or value of the extending one."""
+    """Whether a location in the extended file is replaced by the extending one."""
     value: Any = above.values
     for part in location:
         if not isinstance(value, dict):
@@ -302,39 +291,33 @@ def _read_deepspeed_file(source: _Source) -> list[Fault]:
 
     So it is recorded, an edit between two starts is noticed, and other nodes need not see the file.
     """
-    section = source.values.get("deepspeed")
+    section, location = source.values.get("deepspeed"), ("deepspeed", "config_file")
     if not isinstance(section, dict) or not isinstance(section.get("config_file"), str):
         return []
-    file = section["config_file"]
-    location = ("deepspeed", "config_file")
-
-    def fault(rule: str, remedy: str) -> list[Fault]:
-        return [Fault(dotted(location), rule, remedy, source.where(location))]
-
+    file, remedy = section["config_file"], "write DeepSpeed's JSON, or use deepspeed.config"
     if section.get("config") is not None:
-        rule = "cannot be given beside deepspeed.config, which takes its place"
-        return fault(rule, "leave one of them out")
-    as_json = "write DeepSpeed's JSON, or the same settings under deepspeed.config"
-    try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        return fault(f"cannot be read: {error}", RELATIVE)
-    except ValueError as error:
-        return fault(f"is no JSON: {file} ({error})", as_json)
-    if not isinstance(content, dict):
-        rule = f"must hold a JSON object, got a {type(content).__name__}: {file}"
-        return fault(rule, as_json)
-    section["config"] = content
-    return []
+        rule, remedy = "cannot be given beside deepspeed.config", "leave one of them out"
+    else:
+        try:
+            content = json.loads(Path(file).read_text(encoding="utf-8"))
+            if isinstance(content, dict):
+                section["config"] = content
+                return []
+            rule = f"must hold a JSON object, got a {type(content).__name__}: {file}"
+        except OSError as error:
+            rule, remedy = f"cannot be read: {error}", RELATIVE
+        except ValueError as error:
+            rule = f"is no JSON: {file} ({error})"
+    return [Fault(dotted(location), rule, remedy, source.where(location))]
 
 
 def _override(source: _Source, override: str, typed: str) -> None:
-    """Set `KEY=VALUE` in the source, as the user gave it in other words."""
+    """Set `KEY=VALUE` in the source; faults in it name what the user typed."""
     key, separator, text = override.partition("=")
     location = split_key(key)
     if not separator or "" in location:
         raise _cannot_set(f"must read KEY=VALUE, got {override!r}")
-    if location[0] == _EXTENDS:  # it has been read already
+    if location[0] == _EXTENDS:  # has been read already
         raise _cannot_set(f"cannot set {key}, got {override!r}", "set it in the file")
     try:
         value, node = _parsed(text)
