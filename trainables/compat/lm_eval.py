@@ -16,15 +16,6 @@ def task_spec(file: Path | str, **options: Any) -> dict[str, Any]:
     return dict(load_yaml(file, **options))
 
 
-def metric_functions(task: Any) -> dict[str, Any]:
-    """The functions that score a task's documents, by metric; None where the harness knows none.
-
-    Why: it would fail at the first scored document, after the model has answered all.
-    Upstream: none.
-    """
-    return dict(task._metric_fn_list)
-
-
 def filter_names(task: Any) -> list[str]:
     """The names of a task's filters; empty for tasks in Python that have none.
 

@@ -1,4 +1,4 @@
-"""All that the base's evaluation takes: loaded and checked before anything is measured."""
+"""What the base's evaluation needs: loaded and checked before anything is measured."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from trainables.data.dataset import TokenizedData, tokenize
 from trainables.data.rows import read_general_text
 from trainables.errors import Fault, UserError, collecting, first_line, named
 from trainables.evaluation.evaluator import Evaluator, shared_evaluator
-from trainables.evaluation.positions import check_lengths
-from trainables.evaluation.vocabulary import check_data, only_embedded
+from trainables.evaluation.model_limits import check_samples
 from trainables.models.adaptable import check_adaptable
 from trainables.models.loading import fingerprint, load_tokenizer, pinned, shared_base
 from trainables.process.lost_process import end_with_lost_device
@@ -27,12 +26,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BaseInputs:
-    """What is measured, and what with.
+    """What the base is evaluated on.
 
     Attributes:
         model: pinned to a revision.
         base: the model, shared by this process.
-        tokenized: the training's data, with as many prompts as the KL drift is measured on.
+        tokenized: the training data, with as many prompts as the KL drift is measured on.
         documents: general texts.
     """
 
@@ -43,17 +42,17 @@ class BaseInputs:
     tokenized: TokenizedData
     documents: list[str]
 
-    def of_scores(self) -> dict[str, object]:
-        """What determines the base's scores, beside this code: let a change of them change this."""
-        model, own = self.model, self.tokenizer.chat_template
+    def score_inputs(self) -> dict[str, object]:
+        """All that the base's scores depend on, beside this code."""
+        model = self.model
         return {
             "model": fingerprint(model),
             "dtype": model.dtype,
-            **({"load_in_4bit": True} if model.load_in_4bit else {}),
+            "load_in_4bit": model.load_in_4bit,
             "attention": attention_kind(self.base.config.get_text_config()),
             "chat_template_args": model.chat_template_args,
-            **({"eos_token": model.eos_token} if model.eos_token is not None else {}),
-            **({"chat_template": own} if model.chat_template is not None else {}),
+            "eos_token": model.eos_token,
+            "chat_template": self.tokenizer.chat_template if model.chat_template else None,
             "tasks": self.evaluator.describe(),
             "general": self.documents,
             "versions": {name: version(name) for name in ("lm_eval", "transformers", "torch")},
@@ -67,7 +66,7 @@ def load_inputs(
     seed: int,
     requirements: BaseRequirements,
 ) -> BaseInputs:
-    """Load all that a trial will need, so that its faults show before one is spent.
+    """Load all that a trial will need, so that errors show before one is started.
 
     Raises:
         UserError: every fault found in model, data, tasks and requirements.
@@ -75,8 +74,7 @@ def load_inputs(
     model = pinned(model)
     tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed, requirements)
     base = shared_base(model)
-    check_data(base, tokenizer, tokenized)
-    check_lengths(base, tokenized)
+    check_samples(base, tokenizer, tokenized)
     tokenized = replace(tokenized, prompts=tokenized.prompts[: suite.kl_prompts])
     documents = general_documents(suite)
     return BaseInputs(model, base, tokenizer, evaluator, tokenized, documents)
@@ -117,11 +115,11 @@ def _load_all(
 
 
 def check_base(model: ModelConfig, requirements: BaseRequirements) -> None:
-    """Load the base model shared by this process, and check what the trials will ask of it.
+    """Load the base model shared by this process, and check that trials can be run on it.
 
     Raises:
-        UserError: loading fails, or runs out of memory, which no smaller batch would change; or the
-            base does not meet the requirements, or cannot compute.
+        UserError: it cannot be loaded, does not fit into memory, cannot compute, or does not meet
+            the requirements.
     """
     try:
         base = shared_base(model)
@@ -131,7 +129,7 @@ def check_base(model: ModelConfig, requirements: BaseRequirements) -> None:
         if not is_out_of_memory(error):
             raise
         rule = (
-            f"memory runs out as {model.name} is loaded, whole, into one process, which evaluates "
+            f"memory runs out while {model.name} is loaded, whole, into the process that evaluates "
             f"the base: {first_line(error)}"
         )
         remedy = "take a smaller model or larger GPUs"
@@ -139,12 +137,11 @@ def check_base(model: ModelConfig, requirements: BaseRequirements) -> None:
 
 
 def _check_passes(base: Any, tokenizer: Any, model: ModelConfig) -> None:
-    """Have the base compute for the first time: what it cannot do is told before all else."""
+    """Check the base's first passes, so that what it cannot do is reported before all else."""
     try:
-        with only_embedded(base, tokenizer):
-            tokens_1S = tokenizer("1 2 3", return_tensors="pt")["input_ids"].to(base.device)
-            with torch.no_grad():
-                base(input_ids=tokens_1S, use_cache=False)
+        tokens_1S = tokenizer("1 2 3", return_tensors="pt")["input_ids"].to(base.device)
+        with torch.no_grad():
+            base(input_ids=tokens_1S, use_cache=False)
     except Exception as error:  # models run their own code: anything
         if isinstance(error, UserError) or is_out_of_memory(error):
             raise

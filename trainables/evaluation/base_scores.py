@@ -31,8 +31,7 @@ from trainables.evaluation.drift import (
 )
 from trainables.evaluation.evaluator import Evaluation, Evaluator
 from trainables.evaluation.forgetting import forgetting_metrics, is_at_chance, is_below_chance
-from trainables.evaluation.positions import length_warnings
-from trainables.evaluation.vocabulary import only_embedded
+from trainables.evaluation.model_limits import length_warnings
 from trainables.metric_keys import (
     FORGETTING_NLL,
     KL_BASE_TO_TUNED,
@@ -45,7 +44,7 @@ from trainables.storage.disk import flush, give_usual_modes
 
 _KL_REFERENCE = "kl_reference.safetensors"
 # Bump when this code would no longer produce the record of an old cache entry.
-_CACHE_VERSION = 19
+_CACHE_VERSION = 20
 
 
 @dataclass(frozen=True)
@@ -90,16 +89,16 @@ def evaluate_base(
     warnings += length_warnings(inputs.base, tokenized)
     warnings += overlap_warnings(tokenized, inputs.evaluator.questions())
     own_rows = tokenized.train[: len(tokenized.train) - tokenized.replayed]
-    content, sample = inputs.of_scores(), typical_sample(inputs.tokenizer, own_rows)
-    key = _key(content | _of_record(inputs, data, seed, sample, warnings))
+    sample, scored = typical_sample(inputs.tokenizer, own_rows), inputs.score_inputs()
+    key = _key(scored | _record_inputs(inputs, data, seed, sample, warnings))
     folder = cache / key
     if folder.exists():
         return folder
-    started = time.time()  # what is loaded, or fetched, before is not evaluated
+    started = time.time()  # loading and fetching does not count as evaluation
     evaluation, reference, nll = _measure(inputs, seed)
     record = BaseRecord(
         key=key,
-        scores_key=_key(content),
+        scores_key=_key(scored),
         rows=inputs.evaluator.rows,
         revision=inputs.model.revision,
         scores=evaluation.scores,
@@ -120,53 +119,47 @@ def evaluate_base(
 
 
 def _held_out(inputs: BaseInputs) -> list[Sample]:
-    """What the base's loss is measured on.
-
-    Of a suite with in-domain tasks, their accuracy tells what is learned.
-    """
+    """What the base's loss is measured on: none where in-domain tasks show what is learned."""
     return [] if inputs.evaluator.suite.in_domain else inputs.tokenized.validation
 
 
-def _of_record(
+def _record_inputs(
     inputs: BaseInputs, data: DataConfig, seed: int, sample: SampleText, warnings: Sequence[str]
 ) -> dict[str, object]:
-    """What determines the record beside the scores: counts, a sample, warnings, drift, rows."""
+    """What determines the record beside the scores: counts, a sample, warnings and drift."""
     suite, tokenized, prompts = inputs.evaluator.suite, inputs.tokenized, inputs.tokenized.prompts
     contexts = [kl_context(inputs.tokenizer, prompt) for prompt in prompts]
     counts = len(tokenized.train), len(tokenized.validation), tokenized.skipped
     samples = [*counts, tokenized.replayed_tokens, data.max_length, sample.model_dump(), warnings]
-    held_out = _held_out(inputs)
     return {
         "batch_size": suite.batch_size,  # changes scores only by rounding
         "cache": _CACHE_VERSION,
         "kl": [seed, suite.kl_tokens, *contexts] if prompts else [],
-        "rows": inputs.evaluator.rows,
         "samples": samples,
-        **({"held_out": held_out} if held_out else {}),
+        "held_out": _held_out(inputs),
     }
 
 
 def _measure(inputs: BaseInputs, seed: int) -> tuple[Evaluation, KlReference | None, float | None]:
-    """The base's evaluation, and what the drift of trials is measured from; None is not measured.
+    """The base's evaluation, its KL reference and its loss on general text.
 
-    Its metrics are all that the base's own W&B run shows, with drift and forgetting of zero.
+    The latter two are None if not measured. The metrics include drift and forgetting of zero.
     """
     base, tokenizer, suite = inputs.base, inputs.tokenizer, inputs.evaluator.suite
     prompts, documents, size = inputs.tokenized.prompts, inputs.documents, suite.batch_size
     held_out = _held_out(inputs)
     reference = nll = None
-    with only_embedded(base, tokenizer):
-        evaluation = inputs.evaluator.evaluate(base)
-        scores, items = evaluation.scores, evaluation.items
-        metrics = evaluation.metrics | forgetting_metrics(scores, scores, items, items)
-        if prompts:
-            reference = sample_reference(base, tokenizer, prompts, suite.kl_tokens, size, seed)
-            metrics[KL_BASE_TO_TUNED] = 0.0
-        if documents:
-            nll = general_nll(base, tokenizer, documents, size)
-            metrics[FORGETTING_NLL] = 0.0
-        if held_out:
-            metrics[VALIDATION_LOSS] = token_nll(base, held_out, size)
+    evaluation = inputs.evaluator.evaluate(base)
+    scores, items = evaluation.scores, evaluation.items
+    metrics = evaluation.metrics | forgetting_metrics(scores, scores, items, items)
+    if prompts:
+        reference = sample_reference(base, tokenizer, prompts, suite.kl_tokens, size, seed)
+        metrics[KL_BASE_TO_TUNED] = 0.0
+    if documents:
+        nll = general_nll(base, tokenizer, documents, size)
+        metrics[FORGETTING_NLL] = 0.0
+    if held_out:
+        metrics[VALIDATION_LOSS] = token_nll(base, held_out, size)
     return replace(evaluation, metrics=metrics), reference, nll
 
 

@@ -190,7 +190,7 @@ def score(
     """
 
     def scored(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        return _of_targets(forward(batch), batch.where_T, batch.targets_T)
+        return _target_log_probs(forward(batch), batch.where_T, batch.targets_T)
 
     log_probs, hits = zip(*divided(batches, scored), strict=True)
     log_probs_MT, hits_MT = torch.cat(log_probs, dim=1), torch.cat(hits, dim=1)
@@ -200,12 +200,12 @@ def score(
     misses = torch.zeros(shape, dtype=torch.long).index_add_(1, requests_T, (~hits_MT).long())
     sums = sums.float()  # rounded like the harness's own sum
     return [
-        list(zip(of_model, greedy, strict=True))
-        for of_model, greedy in zip(sums.tolist(), (misses == 0).tolist(), strict=True)
+        list(zip(likelihoods, greedy, strict=True))
+        for likelihoods, greedy in zip(sums.tolist(), (misses == 0).tolist(), strict=True)
     ]
 
 
-def _of_targets(
+def _target_log_probs(
     logits_MUV: torch.Tensor, where_T: torch.Tensor, targets_T: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Each token's log-probability, and whether it is the likeliest: (M, T), on the CPU.

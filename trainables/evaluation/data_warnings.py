@@ -1,4 +1,4 @@
-"""What is told of the data before they are trained on, beside the base's scores."""
+"""Warnings about the training data, recorded with the base's scores."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ from typing import Any
 
 from trainables.config import DataConfig, EvalSuite
 from trainables.data.chat_template import answer_opening
-from trainables.data.dataset import IGNORED_LABEL, Sample, TokenizedData
+from trainables.data.dataset import Sample, TokenizedData
 from trainables.models.loading import ends
 
-# Replayed answers are told of where they are this many times longer, or shorter, than the others.
+# A warning is given where replayed answers are this many times longer, or shorter, than the others.
 _FAR = 2
-# From this share of the tokens on, those that the tokenizer does not know are told of.
-_MANY_UNKNOWN = 0.1
 
 
 def data_warnings(
     base: Any, tokenizer: Any, tokenized: TokenizedData, data: DataConfig, suite: EvalSuite
 ) -> list[str]:
-    """Why training on these data may not teach what the tasks ask for."""
+    """Reasons why training on these data may not teach what the tasks ask for."""
     return [
-        *_of_tasks(tokenizer, data, suite),
-        *_of_chats(base, tokenizer, tokenized, data),
-        *_of_unusable_rows(tokenized),
-        *_of_unknown_tokens(tokenizer, tokenized),
-        *_of_answers(tokenized, data),
-        *_of_merged_tokens(tokenized, data),
-        *_of_lengths(tokenized, data),
-        *_of_replayed_tokens(tokenized, data),
+        *_prompt_warnings(tokenizer, data, suite),
+        *_turn_end_warnings(base, tokenizer, tokenized, data),
+        *_unusable_row_warnings(tokenized),
+        *_answer_warnings(tokenized, data),
+        *_merged_token_warnings(tokenized, data),
+        *_count_warnings(tokenized, data),
+        *_replay_share_warnings(tokenized, data),
     ]
 
 
 def overlap_warnings(
     tokenized: TokenizedData, asked: Mapping[str, Sequence[set[str]]]
 ) -> list[str]:
-    """Tasks that ask what is trained on, and held-out samples that are also trained on.
+    """Warnings of tasks and held-out samples that are also trained on.
 
     Args:
         tokenized: the data.
-        asked: by task, of each item the texts that may be its question.
+        asked: by task, each item's texts that may be its question.
     """
-    return [*_of_items(tokenized.questions, asked), *_of_held_out(tokenized)]
+    return [
+        *_item_overlaps(tokenized.questions, asked),
+        *_held_out_overlaps(tokenized),
+    ]
 
 
-def _of_tasks(tokenizer: Any, data: DataConfig, suite: EvalSuite) -> Iterator[str]:
+def _prompt_warnings(tokenizer: Any, data: DataConfig, suite: EvalSuite) -> Iterator[str]:
     if not suite.tasks():
         return
     if data.is_chat != suite.chat_template:
@@ -55,10 +55,10 @@ def _of_tasks(tokenizer: Any, data: DataConfig, suite: EvalSuite) -> Iterator[st
         )
     if not (data.has_chats and suite.chat_template):
         return
-    if _begins_otherwise(data, suite):
+    if _system_differs(data, suite):
         yield (
             f"data.system is {data.system!r}, and eval.system_instruction "
-            f"{suite.system_instruction!r}: the tasks ask otherwise than is trained"
+            f"{suite.system_instruction!r}: the tasks ask differently from the training"
         )
     if opening := answer_opening(tokenizer):
         yield (
@@ -67,21 +67,21 @@ def _of_tasks(tokenizer: Any, data: DataConfig, suite: EvalSuite) -> Iterator[st
         )
 
 
-def _of_chats(
+def _turn_end_warnings(
     base: Any, tokenizer: Any, tokenized: TokenizedData, data: DataConfig
 ) -> Iterator[str]:
     if not data.has_chats:
         return
     chat = tokenized.train[0 if data.is_chat else -1]  # the replayed samples are the last
-    if end := _unheeded_end(base, tokenizer, chat):
+    if end := _ignored_end(base, tokenizer, chat):
         yield (
             f"the chats' turns end in {end}, which is neither the tokenizer's eos_token nor an end "
             f'of generation, so generation goes on after it: set model.eos_token: "{end}"'
         )
 
 
-def _unheeded_end(base: Any, tokenizer: Any, chat: Sample) -> str | None:
-    """The special token that a chat ends in, if generation by the base would not stop there."""
+def _ignored_end(base: Any, tokenizer: Any, chat: Sample) -> str | None:
+    """The special token that a chat ends in, if generation would not stop there."""
     written = (token for token in reversed(chat["input_ids"]) if tokenizer.decode([token]).strip())
     end = next(written)  # some templates put a line break after it
     added = tokenizer.added_tokens_decoder.get(end)
@@ -90,14 +90,14 @@ def _unheeded_end(base: Any, tokenizer: Any, chat: Sample) -> str | None:
     return str(added.content)
 
 
-def _begins_otherwise(data: DataConfig, suite: EvalSuite) -> bool:
-    """Whether chats are known to be trained with another system's turn than tasks have."""
+def _system_differs(data: DataConfig, suite: EvalSuite) -> bool:
+    """Whether chats are known to be trained with another system turn than tasks have."""
     is_known = data.system is not None or data.chat_template
     is_fixed = data.system is None or not ("{{" in data.system or "{%" in data.system)
     return is_known and is_fixed and data.system != suite.system_instruction
 
 
-def _of_unusable_rows(tokenized: TokenizedData) -> Iterator[str]:
+def _unusable_row_warnings(tokenized: TokenizedData) -> Iterator[str]:
     left_out = "cannot be learned and were left out; the first"
     if count := tokenized.unusable:
         yield f"{count} row(s) of the data {left_out}: {tokenized.first_unusable}"
@@ -106,25 +106,7 @@ def _of_unusable_rows(tokenized: TokenizedData) -> Iterator[str]:
         yield f"{count} {drawn} {left_out}: {tokenized.first_replay_unusable}"
 
 
-def _of_unknown_tokens(tokenizer: Any, tokenized: TokenizedData) -> Iterator[str]:
-    unknown = tokenizer.unk_token_id
-    if unknown in (None, tokenizer.bos_token_id, tokenizer.eos_token_id):  # it knows every byte
-        return
-    for name, parts in (
-        ("learned tokens", [sample["labels"] for sample in tokenized.train]),
-        ("tokens trained on", [sample["input_ids"] for sample in tokenized.train]),
-    ):
-        count = sum(len(tokens) - tokens.count(IGNORED_LABEL) for tokens in parts)
-        share = sum(tokens.count(unknown) for tokens in parts) / count
-        if share >= _MANY_UNKNOWN:
-            yield (
-                f"{share:.0%} of the {name} are {tokenizer.unk_token}, which stands for what the "
-                "tokenizer does not know: name a model whose tokenizer knows these texts"
-            )
-            return
-
-
-def _of_answers(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
+def _answer_warnings(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
     learned = len(tokenized.train) - tokenized.replayed
     answers = learned + tokenized.unlearned
     if data.answers == "all" and tokenized.unlearned:
@@ -133,7 +115,7 @@ def _of_answers(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
         yield f"{learned} of {answers} answers are learned; data.answers: all learns the others too"
 
 
-def _of_merged_tokens(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
+def _merged_token_warnings(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
     replays_chats = data.replay is not None and data.replay.is_chat
     for count, source, is_chat in (
         (tokenized.merged, "data", data.is_chat),
@@ -151,7 +133,7 @@ def _of_merged_tokens(tokenized: TokenizedData, data: DataConfig) -> Iterator[st
             )
 
 
-def _of_lengths(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
+def _count_warnings(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
     longer = f"are longer than data.max_length = {data.max_length} tokens and were left out"
     if tokenized.skipped:
         samples = len(tokenized.train) - tokenized.replayed + tokenized.skipped
@@ -170,7 +152,7 @@ def _of_lengths(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
         )
 
 
-def _of_replayed_tokens(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
+def _replay_share_warnings(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
     if data.replay is None:
         return
     share, tokens = data.replay.share, tokenized.replayed_tokens
@@ -189,7 +171,9 @@ def _odds(share: float) -> float:
     return share / (1 - share)
 
 
-def _of_items(trained: Sequence[str], asked: Mapping[str, Sequence[set[str]]]) -> Iterator[str]:
+def _item_overlaps(
+    trained: Sequence[str], asked: Mapping[str, Sequence[set[str]]]
+) -> Iterator[str]:
     known = set(map(_plain, trained)) - {""}
     for label, items in asked.items():
         if count := sum(not known.isdisjoint(map(_plain, texts)) for texts in items):
@@ -199,7 +183,7 @@ def _of_items(trained: Sequence[str], asked: Mapping[str, Sequence[set[str]]]) -
             )
 
 
-def _of_held_out(tokenized: TokenizedData) -> Iterator[str]:
+def _held_out_overlaps(tokenized: TokenizedData) -> Iterator[str]:
     held_out = [tuple(sample["input_ids"]) for sample in tokenized.validation]
     wanted = set(held_out)
     found = {ids for sample in tokenized.train if (ids := tuple(sample["input_ids"])) in wanted}

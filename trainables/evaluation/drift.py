@@ -23,7 +23,7 @@ from trainables.config.eval_config import GENERAL_TEXT_TOKENS
 from trainables.data.dataset import IGNORED_LABEL, Sample, context_ids, labelled
 from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.logits import backbone_once, logits_at
-from trainables.evaluation.positions import positions_of
+from trainables.evaluation.model_limits import count_positions
 from trainables.process.collectives import divided
 from trainables.process.memory_estimate import LOGITS_AT_ONCE
 
@@ -71,16 +71,16 @@ def sample_reference(
     batch_size: int,
     seed: int,
 ) -> KlReference:
-    """Let the base continue each prompt by up to `tokens` tokens, as it predicts them itself.
+    """Sample up to `tokens` tokens after each prompt from the base's own distribution.
 
-    Of a prompt that leaves no room for them in what it can read, only the end is.
+    Prompts are cut on the left to leave room for them in what the model can read.
     """
     contexts = [kl_context(tokenizer, prompt) for prompt in prompts]
-    if (positions := positions_of(model)) is not None:
+    if (positions := count_positions(model)) is not None:
         contexts = [context[-max(1, positions - tokens) :] for context in contexts]
     with evaluating(model):
         torch.manual_seed(seed)
-        with _unadvised(model):
+        with _plain_sampling(model):
             sequences = [_continued(model, tokenizer, context, tokens) for context in contexts]
         input_ids = padded(sequences, tokenizer.pad_token_id)
         attention_mask = padded([[1] * len(ids) for ids in sequences], 0)
@@ -88,7 +88,7 @@ def sample_reference(
         for row, (context, ids) in enumerate(zip(contexts, sequences, strict=True)):
             scored[row, len(context) - 1 : len(ids) - 1] = True
         log_probs = [
-            _log_probs_of(model, input_ids[rows], attention_mask[rows], scored[rows])
+            _log_probs(model, input_ids[rows], attention_mask[rows], scored[rows])
             for rows in _batches(len(sequences), batch_size)
         ]
     return KlReference(input_ids, attention_mask, scored, torch.cat(log_probs))
@@ -109,8 +109,8 @@ def _continued(model: Any, tokenizer: Any, context: list[int], tokens: int) -> l
 
 
 @contextmanager
-def _unadvised(model: Any) -> Iterator[None]:
-    """Leave out how its makers advise to sample, such as `min_p`; it still knows its ends."""
+def _plain_sampling(model: Any) -> Iterator[None]:
+    """Ignore how its makers advise to sample, such as `min_p`; it still ends texts."""
     advised = model.generation_config
     model.generation_config = GenerationConfig(eos_token_id=advised.eos_token_id)
     try:
@@ -135,7 +135,7 @@ def kl_drift(model: Any, reference: KlReference, batch_size: int) -> float:
     ends = reference.scored_NS.sum(-1).cumsum(0).tolist()
 
     def divergence(rows: slice) -> torch.Tensor:
-        tuned_TV = _log_probs_of(
+        tuned_TV = _log_probs(
             model,
             reference.input_ids_NS[rows],
             reference.attention_mask_NS[rows],
@@ -146,11 +146,11 @@ def kl_drift(model: Any, reference: KlReference, batch_size: int) -> float:
         return (base_TV.exp() * (base_TV - tuned_TV)).sum(-1)
 
     with evaluating(model):
-        of_batches = divided(_batches(len(ends), batch_size), divergence)
-    return float(torch.cat(of_batches).mean().clamp_min(0))
+        parts = divided(_batches(len(ends), batch_size), divergence)
+    return float(torch.cat(parts).mean().clamp_min(0))
 
 
-def _log_probs_of(
+def _log_probs(
     model: Any,
     input_ids_NS: torch.Tensor,
     attention_mask_NS: torch.Tensor,
@@ -176,7 +176,7 @@ def general_nll(model: Any, tokenizer: Any, documents: Sequence[str], batch_size
     Documents are cut at GENERAL_TEXT_TOKENS, or at what the model can read. Its rise over the
     base's is the LM drift (PEFT, method_comparison).
     """
-    most = min(GENERAL_TEXT_TOKENS, positions_of(model) or GENERAL_TEXT_TOKENS)
+    most = min(GENERAL_TEXT_TOKENS, count_positions(model) or GENERAL_TEXT_TOKENS)
     encoded = tokenizer(list(documents), truncation=True, max_length=most)
     samples: list[Sample] = [{"input_ids": ids, "labels": ids} for ids in encoded["input_ids"]]
     return token_nll(model, samples, batch_size)
@@ -193,12 +193,12 @@ def token_nll(model: Any, samples: Sequence[Sample], batch_size: int) -> float:
     most = max(sum(map(labelled, samples[rows])) for rows in batches)
     tiles = max(1, math.ceil(most * model.config.get_text_config().vocab_size / LOGITS_AT_ONCE))
 
-    def of_batch(rows: slice) -> tuple[float, int]:
+    def summed_nll(rows: slice) -> tuple[float, int]:
         return _summed_nll(model, samples[rows], tiles)
 
     with evaluating(model):
-        of_batches = divided(batches, of_batch)
-    total, count = map(sum, zip(*of_batches, strict=True))
+        parts = divided(batches, summed_nll)
+    total, count = map(sum, zip(*parts, strict=True))
     if count == 0:
         raise ValueError("no token has a label")
     return total / count

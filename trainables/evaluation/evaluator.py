@@ -30,9 +30,8 @@ from trainables.evaluation.task_loading import (
     PYTHON_SEED,
     SEED,
     LoadedTask,
-    documents_digest,
     load_tasks,
-    questions_of,
+    question_texts,
     rows_digest,
     seeded,
 )
@@ -93,8 +92,8 @@ class Evaluator:
         with evaluating(models[0]):
             lm = HarnessModel(models[0], self.tokenizer, self.suite.batch_size, self._layouts)
             for texts, answers in lm.answer_ahead(len(models), routed):
-                for model, of_model in zip(models, answers, strict=True):
-                    self._ahead.setdefault(model, {})[texts] = of_model
+                for model, own_answers in zip(models, answers, strict=True):
+                    self._ahead.setdefault(model, {})[texts] = own_answers
 
     def evaluate(self, model: Any) -> Evaluation:
         """Run every task; restores the model's training mode.
@@ -143,7 +142,7 @@ class Evaluator:
         """
         return {
             loaded.task.label: [
-                questions_of(task, document)
+                question_texts(task, document)
                 for task in loaded.tasks["tasks"].values()
                 for _, document in task.doc_iterator(limit=self.suite.limit_of(loaded.task))
             ]
@@ -203,9 +202,7 @@ class Evaluator:
                 name: json.loads(json.dumps(_config(member), default=_described))
                 for name, member in members.items()
             },
-            "documents": {
-                name: documents_digest(member, limit) for name, member in members.items()
-            },
+            "rows": self.rows[loaded.task.label],
         }
         if equally := equally_weighed(loaded):
             task["equally"] = sorted(equally)
@@ -243,26 +240,15 @@ def _config(task: Any) -> dict[str, Any]:
 
 
 def _described(value: object) -> object:
-    """What decides what a function or another object does; the same in all processes."""
+    """What a function or another object does, by its file; the same in all processes."""
     if isinstance(value, partial):
         return [value.func, value.args, value.keywords]
-    with suppress(TypeError, OSError):
-        return _written(value)
     text = re.sub(r" at 0x[0-9a-f]+", "", str(value))
-    with suppress(TypeError, OSError):
-        return [text, *_written(type(value))]
+    for defined in (value, type(value)):
+        with suppress(TypeError, OSError):  # not written in Python, or its file is gone
+            file = Path(inspect.getsourcefile(inspect.unwrap(defined)) or "")  # type: ignore[arg-type]
+            return [text, hashlib.sha256(file.read_bytes()).hexdigest()]
     return text
-
-
-def _written(value: Any) -> list[str]:
-    """The source of a function or class, and a digest of its file, of which it may use more.
-
-    Raises:
-        TypeError, OSError: it is not written in Python, or its file is gone.
-    """
-    value = inspect.unwrap(value)
-    file = Path(inspect.getsourcefile(value) or "")
-    return [inspect.getsource(value), hashlib.sha256(file.read_bytes()).hexdigest()]
 
 
 @lru_cache(maxsize=2)  # a trial that ran out of memory resumes with smaller batches

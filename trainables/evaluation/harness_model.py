@@ -7,7 +7,6 @@ that is not greedy is left to HFLM.
 
 from __future__ import annotations
 
-import hashlib
 import reprlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -22,7 +21,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from trainables.compat.transformers import attention_kind
 from trainables.evaluation.continuations import Batch, Request, lay_out, score
 from trainables.evaluation.logits import logits_at
-from trainables.process.collectives import agreed, divided, from_each, world_size
+from trainables.process.collectives import agreed, divided, world_size
 from trainables.process.lost_process import is_lost_worker
 from trainables.process.out_of_memory import is_out_of_memory
 
@@ -33,8 +32,8 @@ Routed = Callable[[int], AbstractContextManager[None]]
 _LEAST_TOKENS = 64
 # Larger batches fall out of a CPU's caches: measured 1.5 times slower at three times the size.
 _CPU_BATCH_TOKENS = 512
-# Largest difference between logits of equivalent computations, as a share of what it would make to
-# heed no mask. In bfloat16 0.03 to 0.13 of it were measured, as rounding grows from layer to layer.
+# Largest difference between logits of equivalent computations, as a share of the difference that
+# ignoring the mask makes. In bfloat16 0.03 to 0.13 were measured, as rounding grows by layer.
 _ROUNDING, _ROUNDING_OF_HALVES = 1e-3, 0.3
 
 
@@ -77,7 +76,7 @@ class HarnessModel(HFLM):
         layouts: Layouts,
         answers: Mapping[Hashable, Answers] | None = None,
     ) -> None:
-        with _left_untied(model):
+        with _without_tying(model):
             super().__init__(
                 pretrained=model,
                 backend="causal",  # else by the family, of which BART's has encoders, too
@@ -92,7 +91,6 @@ class HarnessModel(HFLM):
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Answers:
         """As in HFLM, but requests are tokenised and laid out only when first seen."""
         texts = tuple(request.args for request in requests)
-        self._check_alike(texts)
         if texts in self._answers:
             return self._answers[texts]
         if texts in self._layouts.batches:
@@ -184,13 +182,13 @@ class HarnessModel(HFLM):
                 raise
             return False
         theirs_TV = self._logits_by_request(alone)
-        unheeding_TV = self._logits_by_request(replace(branched, ends_NS=None))
+        unmasked_TV = self._logits_by_request(replace(branched, ends_NS=None))
         nowhere = torch.zeros_like(branched.position_ids_NS)
         unplaced_TV = self._logits_by_request(replace(branched, position_ids_NS=nowhere))
         if torch.equal(ours_TV, unplaced_TV):
             return False  # it counts the tokens itself, as ALiBi does, by less than halves round
         rounding = _ROUNDING if self.model.dtype is torch.float32 else _ROUNDING_OF_HALVES
-        return bool((ours_TV - theirs_TV).norm() <= rounding * (unheeding_TV - theirs_TV).norm())
+        return bool((ours_TV - theirs_TV).norm() <= rounding * (unmasked_TV - theirs_TV).norm())
 
     def _logits_by_request(self, batch: Batch) -> torch.Tensor:
         """Logits of a batch's scored tokens, in the order of the requests: (T, V), fp32."""
@@ -198,39 +196,21 @@ class HarnessModel(HFLM):
         return scored_TV[batch.requests_T.argsort(stable=True)].float()
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """As in HFLM; the workers of a group, which share its batches, must have the same ones."""
-        self._check_alike([request.args for request in requests])
-        # What bounds context and answer together depends on the batch, which is one worker's then.
-        is_bounded = any("max_length" in request.args[1] for request in requests)
-        self.batch_size_per_gpu = self._own_batch_size * (1 if is_bounded else world_size())
+        """As in HFLM, in batches that the workers of a group share."""
+        self.batch_size_per_gpu = self._own_batch_size * world_size()
         try:
             texts: list[str] = super().generate_until(requests, disable_tqdm)
         finally:
             self.batch_size_per_gpu = self._own_batch_size
         return texts
 
-    def _check_alike(self, texts: Sequence[Any]) -> None:
-        """Check that the workers that share the requests have the same ones.
-
-        Raises:
-            ValueError: they do not.
-        """
-        if world_size() == 1:
-            return
-        digest = hashlib.sha256(repr(texts).encode()).hexdigest()
-        if len(set(from_each(digest))) > 1:
-            raise ValueError(
-                "its questions differ between the workers of the trial: give all nodes the same "
-                "data, and let no Python of the task depend on the order of a set"
-            )
-
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any
     ) -> torch.Tensor:
         """As in HFLM, but each worker of a group continues a part of the batch.
 
-        Where it is sampled each continues all parts, since one draws on the random state of those
-        before it.
+        Where tokens are sampled each continues all parts, as a part draws on the random state of
+        those before it.
         """
         is_greedy = not options.get("do_sample") and options.get("num_beams", 1) == 1
         generate = self._generate_greedily if is_greedy else super()._model_generate
@@ -272,8 +252,8 @@ class HarnessModel(HFLM):
 
 
 @contextmanager
-def _left_untied(model: Any) -> Iterator[None]:
-    """Within it weights stay as they are, though HFLM ties them once more.
+def _without_tying(model: Any) -> Iterator[None]:
+    """Keep HFLM from tying weights again.
 
     Adapters on layers that share weights, such as Zamba's, would become one while they train.
     """

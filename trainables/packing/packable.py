@@ -11,7 +11,7 @@ from transformers import Trainer
 
 from trainables.config import LoraConfig
 from trainables.errors import first_line
-from trainables.evaluation.positions import rotations
+from trainables.evaluation.model_limits import rotations
 from trainables.models.lora_adapter import adapt, restore
 
 _SEQUENCES = (2, 3)  # of the passes that show what it does: how many, and their tokens

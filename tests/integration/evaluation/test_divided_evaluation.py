@@ -35,13 +35,6 @@ SUITE = EvalSuite(
 )
 
 
-def instances(kind: str, arguments: list[Any]) -> list[Instance]:
-    return [
-        Instance(kind, {}, argument, number, ("task", number, 1))
-        for number, argument in enumerate(arguments)
-    ]
-
-
 def evaluated(model: ModelConfig) -> tuple[Any, list[float], int]:
     """The evaluation, its drift, and the forward passes that this process ran for it."""
     torch.set_num_threads(1)
@@ -51,7 +44,7 @@ def evaluated(model: ModelConfig) -> tuple[Any, list[float], int]:
     for weights in tuned.parameters():
         weights.data += 0.06 * torch.randn_like(weights)
     passes: list[None] = []
-    tuned.register_forward_hook(lambda *of_it: passes.append(None))
+    tuned.register_forward_hook(lambda *_: passes.append(None))
     evaluation = Evaluator(SUITE, tokenizer).evaluate(tuned)
     drift = [kl_drift(tuned, reference, 2), general_nll(tuned, tokenizer, PROMPTS, 2)]
     return evaluation, drift, len(passes)
@@ -74,24 +67,15 @@ def written(model: ModelConfig) -> tuple[list[str], set[tuple[int, ...]]]:
         {"until": ["\n"], "do_sample": heat > 0, "temperature": heat, "max_gen_toks": length}
         for length, heat in product(lengths, temperatures)
     ]
-    requests = instances("generate_until", list(product(PROMPTS, options)))
-    bound = {"until": ["\n"], "max_gen_toks": 9, "max_length": 14}
-    bounded = [(f"sort {'4 2 ' * n}=", bound) for n in range(1, 6)]
-    of_bounded = lm.generate_until(instances("generate_until", bounded))
-    return lm.generate_until(requests) + of_bounded, shapes
-
-
-def refusal(model: ModelConfig, rank: int) -> str:
-    """What is said where each worker has put the choices of a question in another order."""
-    lm = HarnessModel(load_model(model).eval(), load_tokenizer(model), 2, Layouts())
-    choices = [" 7", " 2"][:: 1 if rank else -1]
-    with pytest.raises(ValueError, match="differ between the workers") as refused:
-        lm.loglikelihood(instances("loglikelihood", [(PROMPTS[0], choice) for choice in choices]))
-    return str(refused.value)
+    requests = [
+        Instance("generate_until", {}, argument, number, ("task", number, 1))
+        for number, argument in enumerate(product(PROMPTS, options))
+    ]
+    return lm.generate_until(requests), shapes
 
 
 def together(rank: int, last_thing: Path) -> Any:
-    """What each is told of the other, and whether it waited for what the last one does."""
+    """What each hears of the other, and whether it waited for what the last one does."""
     if rank == 0:
         time.sleep(1)
         last_thing.touch()
@@ -108,7 +92,6 @@ def as_worker(rank: int, workers: int, meeting: str, model: ModelConfig) -> Any:
         "together": together(rank, Path(f"{meeting}.met")),
         "divided": divided(range(5), lambda item: (rank, item)),
         "written": written(model),
-        "refusal": refusal(model, rank),
     }
     torch.distributed.destroy_process_group()
     return answers
@@ -123,22 +106,18 @@ def shared(sweep_config: SweepConfig, tmp_path_factory: pytest.TempPathFactory) 
         return [call.result() for call in calls]
 
 
-def test_workers_wait_for_each_other_and_do_as_the_first_one_says(shared: Any) -> None:
-    for of_worker in shared:
-        assert of_worker["together"] == (True, "of 0", ["of 0", "of 1"])
-
-
-def test_each_item_is_computed_by_one_worker(shared: Any) -> None:
-    for of_worker in shared:
-        assert of_worker["divided"] == [(0, 0), (1, 1), (0, 2), (1, 3), (0, 4)]
+def test_workers_wait_for_each_other_and_divide_items(shared: Any) -> None:
+    for worker in shared:
+        assert worker["together"] == (True, "of 0", ["of 0", "of 1"])
+        assert worker["divided"] == [(0, 0), (1, 1), (0, 2), (1, 3), (0, 4)]
 
 
 def test_workers_that_share_an_evaluation_have_the_results_of_one(
     shared: Any, sweep_config: SweepConfig
 ) -> None:
     evaluation, drift, passes = evaluated(sweep_config.model)
-    for of_worker in shared:
-        own_evaluation, own_drift, own_passes = of_worker["evaluated"]
+    for worker in shared:
+        own_evaluation, own_drift, own_passes = worker["evaluated"]
         assert own_evaluation == evaluation
         assert own_drift == drift
         assert own_passes < 0.65 * passes
@@ -150,12 +129,7 @@ def test_workers_write_the_texts_of_one_whatever_their_lengths(
     shared: Any, sweep_config: SweepConfig
 ) -> None:
     texts, shapes = written(sweep_config.model)
-    (first, first_shapes), (second, second_shapes) = (of_worker["written"] for of_worker in shared)
+    (first, first_shapes), (second, second_shapes) = (worker["written"] for worker in shared)
     assert first == second == texts
     assert first_shapes | second_shapes == shapes
     assert len({len(text) for text in texts}) > 2
-
-
-def test_workers_that_read_different_questions_are_told(shared: Any) -> None:
-    for of_worker in shared:
-        assert "order of a set" in of_worker["refusal"]

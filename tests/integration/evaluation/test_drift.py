@@ -67,14 +67,8 @@ def distribution(model: Any, prefix: list[int]) -> torch.Tensor:
     return torch.softmax(logits.double(), -1)
 
 
-def test_a_model_has_no_kl_drift_from_itself(
-    base_and_tuned: tuple[Any, Any], reference: KlReference
-) -> None:
-    assert kl_drift(base_and_tuned[0], reference, batch_size=2) == 0
-
-
 def test_kl_drift_equals_brute_force(
-    base_and_tuned: tuple[Any, Any], reference: KlReference, tokenizer: Any
+    base_and_tuned: tuple[Any, Any], reference: KlReference, tokenizer: Any, tmp_path: Path
 ) -> None:
     base, tuned = base_and_tuned
     total, reverse, count = 0.0, 0.0, 0
@@ -88,48 +82,23 @@ def test_kl_drift_equals_brute_force(
     assert total / count > 0.01
     assert abs(total - reverse) / count > 1e-3  # else its direction would not show
     assert kl_drift(tuned, reference, batch_size=4) == pytest.approx(total / count, abs=1e-5)
-
-
-@pytest.mark.parametrize("scale", [1e-6, 1e-4, 1e-2, 1.0])
-def test_kl_drift_is_never_negative_and_grows_with_the_change(
-    scale: float, base_and_tuned: tuple[Any, Any], reference: KlReference, sweep_config: SweepConfig
-) -> None:
-    def moved(by: float) -> float:
-        model = load_model(sweep_config.model).eval()
-        with torch.no_grad():
-            for mine, end in zip(model.parameters(), base_and_tuned[1].parameters(), strict=True):
-                mine += by * (end - mine)
-        return kl_drift(model, reference, batch_size=2)
-
-    assert moved(scale) >= 0
-    assert moved(scale) >= moved(scale / 100)
+    reference.save(tmp_path / "reference.safetensors")
+    loaded = KlReference.load(tmp_path / "reference.safetensors")
+    assert kl_drift(tuned, loaded, batch_size=4) == kl_drift(tuned, reference, batch_size=4)
 
 
 def test_drifts_do_not_depend_on_batch_size_and_padding(
     base_and_tuned: tuple[Any, Any], reference: KlReference, tokenizer: Any
 ) -> None:
-    tuned = base_and_tuned[1]
-    drifts = [kl_drift(tuned, reference, batch_size) for batch_size in (1, 2, 3, 5)]
-    assert drifts == pytest.approx([drifts[0]] * 4, abs=1e-6)
-    losses = [general_nll(tuned, tokenizer, PROMPTS, batch_size) for batch_size in (1, 2, 3, 5)]
-    assert losses == pytest.approx([losses[0]] * 4, abs=1e-6)
+    base, tuned = base_and_tuned
+    assert kl_drift(base, reference, batch_size=2) == 0
+    drifts = [kl_drift(tuned, reference, batch_size) for batch_size in (1, 2, 5)]
+    assert drifts == pytest.approx([drifts[0]] * 3, abs=1e-6)
+    losses = [general_nll(tuned, tokenizer, PROMPTS, batch_size) for batch_size in (1, 2, 5)]
+    assert losses == pytest.approx([losses[0]] * 3, abs=1e-6)
 
 
-def test_sampled_tokens_follow_the_base_and_the_seed(
-    base_and_tuned: tuple[Any, Any], reference: KlReference, tokenizer: Any
-) -> None:
-    base, unsure = base_and_tuned
-    state = torch.get_rng_state()
-    again = sample_reference(base, tokenizer, PROMPTS, TOKENS, batch_size=5, seed=0)
-    other = sample_reference(unsure, tokenizer, PROMPTS * 4, TOKENS, batch_size=5, seed=1)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(again.input_ids_NS, reference.input_ids_NS)
-    assert other.input_ids_NS.shape[0] == 4 * len(PROMPTS)
-    drawn = {tuple(row) for row in other.input_ids_NS.tolist()}
-    assert len(drawn) > len(PROMPTS)  # sampled, not greedy
-
-
-def test_tokens_are_drawn_from_all_that_the_base_holds_possible(
+def test_tokens_are_sampled_from_the_base_s_whole_distribution_by_the_seed(
     base_and_tuned: tuple[Any, Any], tokenizer: Any
 ) -> None:
     """Whatever its makers advise for writing: the divergence is of its own distribution."""
@@ -141,7 +110,9 @@ def test_tokens_are_drawn_from_all_that_the_base_holds_possible(
     for name, value in advice.items():
         setattr(unsure.generation_config, name, value)
     advised = copy.deepcopy(unsure.generation_config)
+    state = torch.get_rng_state()
     found = sample_reference(unsure, tokenizer, PROMPTS, TOKENS, batch_size=2, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
     with torch.random.fork_rng():
         torch.manual_seed(3)
         for row, prompt in zip(found.input_ids_NS.tolist(), PROMPTS, strict=True):
@@ -164,22 +135,6 @@ def test_a_space_at_a_prompts_end_is_sampled_with_what_follows(
     assert torch.equal(found.scored_NS, reference.scored_NS)
 
 
-def test_an_end_that_the_tokenizer_adds_is_not_continued(
-    base_and_tuned: tuple[Any, Any], sweep_config: SweepConfig
-) -> None:
-    name = source(sweep_config.model)
-    ending, plain = (
-        AutoTokenizer.from_pretrained(name, add_bos_token=False, add_eos_token=adds_end)
-        for adds_end in (True, False)
-    )
-    assert ending(PROMPTS[0])["input_ids"] != plain(PROMPTS[0])["input_ids"]
-    found, expected = (
-        sample_reference(base_and_tuned[0], tokenizer, PROMPTS, TOKENS, batch_size=2, seed=0)
-        for tokenizer in (ending, plain)
-    )
-    assert torch.equal(found.input_ids_NS, expected.input_ids_NS)
-
-
 @pytest.mark.parametrize("has_bos", [True, False])
 def test_after_an_empty_prompt_the_base_begins_a_text(
     has_bos: bool, base_and_tuned: tuple[Any, Any], sweep_config: SweepConfig
@@ -193,15 +148,6 @@ def test_after_an_empty_prompt_the_base_begins_a_text(
     found = sample_reference(base_and_tuned[0], silent, prompts, TOKENS, batch_size=2, seed=0)
     assert found.input_ids_NS[:, 0].tolist() == [first, silent("max")["input_ids"][0]]
     assert found.scored_NS[0, 0]
-
-
-def test_a_reference_is_the_same_after_saving(
-    base_and_tuned: tuple[Any, Any], reference: KlReference, tmp_path: Path
-) -> None:
-    reference.save(tmp_path / "reference.safetensors")
-    loaded = KlReference.load(tmp_path / "reference.safetensors")
-    tuned = base_and_tuned[1]
-    assert kl_drift(tuned, loaded, 2) == kl_drift(tuned, reference, 2) > 0
 
 
 def test_general_nll_equals_the_model_s_own_loss_weighted_by_tokens(
@@ -248,45 +194,33 @@ def test_token_nll_counts_labelled_tokens_alone(base_and_tuned: tuple[Any, Any])
         token_nll(tuned, samples[1:], batch_size=1)
 
 
-def _of_another_kind(kind: str) -> Any:
+def other_model(kind: str) -> Any:
     """A small model whose head is called otherwise; None if the kind is none of those."""
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50}
-    options = {
-        "capped": ("gemma2", {"num_key_value_heads": 2, "final_logit_softcapping": 0.01}),
-        "called in part": ("opt", {"ffn_dim": 64, "word_embed_proj_dim": 32}),
-        "head named decoder": ("modernbert-decoder", {"pad_token_id": 0}),
-    }
-    if kind not in options:
+    if kind == "capped":
+        more = {"num_key_value_heads": 2, "final_logit_softcapping": 0.01}
+        config = AutoConfig.for_model("gemma2", **small, **more)
+    elif kind == "called in part":
+        config = AutoConfig.for_model("opt", **small, ffn_dim=64, word_embed_proj_dim=32)
+    else:
         return None
-    family, more = options[kind]
-    config = AutoConfig.for_model(family, **small, **more)
     return AutoModelForCausalLM.from_config(config).eval()
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "base",
-        "adapted",
-        "capped",
-        "called in part",
-        "head named decoder",
-        "without a part below its head",
-    ],
-)
+@pytest.mark.parametrize("kind", ["adapted", "capped", "called in part", "no part below its head"])
 def test_a_loss_computed_in_tiles_is_that_of_all_logits_at_once(
     kind: str, base_and_tuned: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one pass through the layers, also where the head is not the last thing that is done."""
-    model = _of_another_kind(kind) or copy.deepcopy(base_and_tuned[1])
+    model = other_model(kind) or copy.deepcopy(base_and_tuned[1])
     passes: list[None] = []
     layers = next(part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
-    layers[0].register_forward_hook(lambda *of_it: passes.append(None))
+    layers[0].register_forward_hook(lambda *_: passes.append(None))
     if kind == "adapted":
         model = get_peft_model(
             model, LoraConfig(target_modules="all-linear", init_lora_weights=False)
         )
-    if kind.startswith("without"):
+    if kind.startswith("no part"):
         model.base_model_prefix = "none"
     # Batches of different numbers of labelled tokens, the last of fewer than tiles.
     samples: Any = [
@@ -297,7 +231,7 @@ def test_a_loss_computed_in_tiles_is_that_of_all_logits_at_once(
     assert len(passes) == 3
     monkeypatch.setattr(drift, "LOGITS_AT_ONCE", 4 * model.config.vocab_size)
     assert token_nll(model, samples, batch_size=2) == pytest.approx(whole, rel=1e-5)
-    tiles = 4 if kind.startswith("without") else 1
+    tiles = 4 if kind.startswith("no part") else 1
     assert len(passes) == 3 + 3 * tiles
     token_nll(model, samples, batch_size=2)  # nothing remembers an earlier batch
     assert len(passes) == 3 + 2 * 3 * tiles

@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 from byte_tokenizer import of_bytes
 from tokenizers import Tokenizer
-from tokenizers.models import BPE, WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.models import BPE
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from trainables.config import DataConfig, EvalSuite
 from trainables.data.dataset import TokenizedData, tokenize
 from trainables.evaluation.data_warnings import data_warnings
-from trainables.evaluation.positions import length_warnings
+from trainables.evaluation.model_limits import length_warnings
 
 Row = dict[str, Any]
 BASE = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))
@@ -83,32 +82,6 @@ def test_answers_that_are_context_alone_are_reported(
     assert all(text.startswith(str(fact)) and "data.answers: all" in text for text in found)
     fields["answers"] = "all"
     assert "answers" not in str(warnings(path, of_bytes("qwen2_5"), suite, **fields))
-
-
-def of_words(unknown: str = "<unk>") -> Any:
-    """A tokenizer of the words `a` and `b` alone."""
-    words = {text: i for i, text in enumerate(("a", "b", "<eos>", "<bos>", "<unk>"))}
-    core = Tokenizer(WordLevel(words, unk_token=unknown))
-    core.pre_tokenizer = WhitespaceSplit()
-    special = {"unk_token": unknown, "eos_token": "<eos>", "bos_token": "<bos>"}
-    return PreTrainedTokenizerFast(tokenizer_object=core, **special)
-
-
-@pytest.mark.parametrize(
-    ("rows", "unknown", "fact"),
-    [
-        ([("a a a a a a a a a", " c"), ("a", " b")], "<unk>", "25% of the learned tokens are"),
-        ([("c a c a", " b"), ("a", " b")], "<unk>", "22% of the tokens trained on are <unk>"),
-        ([("a a a a a c", " b b b b b b b b b b")], "<unk>", None),
-        ([("<eos> a", " b<eos>")], "<eos>", None),  # as of GPT-2, which knows every byte
-    ],
-)
-def test_texts_that_the_tokenizer_does_not_know_are_reported(
-    rows: list[tuple[str, str]], unknown: str, fact: str | None, tmp_path: Path
-) -> None:
-    found = warnings(jsonl(tmp_path, pairs(*rows)), of_words(unknown))
-    assert len(found) == (fact is not None)
-    assert str(fact) in str(found or fact)
 
 
 def test_completions_within_the_prompt_s_last_token_are_reported(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from trainables.evaluation.forgetting import (
     count_flips,
     effective_choices,
     forgetting_metrics,
-    is_at_chance,
     is_below_chance,
     retention_ratio,
 )
@@ -66,15 +65,10 @@ def metrics(tasks: dict[str, Answers], **fields: Any) -> dict[str, float]:
 @given(answers)
 def test_the_difference_of_flips_is_the_forgetting(pairs: Answers) -> None:
     found = metrics({"t": pairs})
-    difference = found[keys.task_flips("t", "forgotten")] - found[keys.task_flips("t", "gained")]
-    assert difference == pytest.approx(found[keys.task_forgetting("t")], abs=1e-12)
-
-
-@given(answers)
-def test_flips_count_items_that_changed(pairs: Answers) -> None:
-    found = metrics({"t": pairs})
     assert found["flips/t/forgotten"] == pairs.count((True, False)) / len(pairs)
     assert found["flips/t/gained"] == pairs.count((False, True)) / len(pairs)
+    difference = found[keys.task_flips("t", "forgotten")] - found[keys.task_flips("t", "gained")]
+    assert difference == pytest.approx(found[keys.task_forgetting("t")], abs=1e-12)
 
 
 @given(st.lists(st.booleans(), min_size=1), st.sampled_from([None, 2.0, 4.0]))
@@ -117,21 +111,13 @@ def test_other_roles_and_their_items_do_not_count() -> None:
     assert not any("in" in key.split("/") for key in found)
 
 
-def test_without_retention_tasks_there_is_nothing() -> None:
-    one = {"t": score(1.0, role="ood")}
-    assert forgetting_metrics(one, one, items("t", [1.0]), items("t", [1.0])) == {}
-
-
 @pytest.mark.parametrize(
     ("base", "tuned", "chance", "ratio"),
     [
-        (0.8, 0.8, 0.25, 1.0),
         (0.75, 0.5, 0.25, 0.5),
-        (0.75, 0.25, 0.25, 0.0),
         (0.75, 0.1, 0.25, 0.0),
         (0.5, 1.0, 0.0, 2.0),
         (0.25, 0.5, 0.25, None),
-        (0.1, 0.5, 0.25, None),
         (0.5, 0.5, None, None),
     ],
 )
@@ -151,19 +137,6 @@ def test_a_score_is_below_chance_if_two_standard_errors_of_a_guess_off(
     """Of 100 items with a chance of 1/4 each, that is below 0.25 - 2 * 0.0433."""
     found = score(value, chance=chance).model_copy(update={"items": 100})
     assert is_below_chance(found) == is_below
-
-
-def test_a_score_whose_chance_is_unknown_is_not_at_chance() -> None:
-    assert not is_at_chance(score(0.0, chance=None))
-
-
-def test_a_task_at_chance_has_no_ratio_and_leaves_the_mean_alone() -> None:
-    base = {"good": score(0.75, chance=0.25), "guessed": score(0.25, chance=0.25)}
-    tuned = {"good": score(0.5, chance=0.25), "guessed": score(0.25, chance=0.25)}
-    both = items("good", [1.0]) + items("guessed", [0.0])
-    found = forgetting_metrics(base, tuned, both, both)
-    assert keys.task_retention_ratio("guessed") not in found
-    assert found[keys.RETENTION_RATIO] == 0.5
 
 
 def test_the_mean_of_ratios_leaves_out_tasks_within_two_standard_errors_of_chance() -> None:
@@ -201,14 +174,6 @@ def test_forgetting_beyond_guessing(
     assert chance_adjusted(forgotten, base, tuned, choices) == pytest.approx(expected)
 
 
-@given(answers, st.floats(1.01, 10))
-def test_forgetting_beyond_guessing_lies_between_0_and_the_flips(
-    pairs: Answers, choices: float
-) -> None:
-    found = metrics({"t": pairs}, choices=choices)
-    assert 0 <= found["forgetting_chance_adjusted/t"] <= found["flips/t/forgotten"]
-
-
 def test_what_guessing_explains_is_of_both_accuracies() -> None:
     pairs = [(True, False), (True, False), (True, True), (False, True)]
     found = metrics({"t": pairs}, choices=3.0)
@@ -235,17 +200,10 @@ def test_members_of_a_group_weigh_the_same_in_its_number_of_choices() -> None:
     assert effective_choices([("one", 2.0)] * 9 + [("other", 10.0)]) == alone == 3.882352941
 
 
-@pytest.mark.parametrize("choices", [None, 1.0])
-def test_nothing_is_adjusted_where_there_is_no_choice(choices: float | None) -> None:
-    assert keys.task_forgetting_adjusted("t") not in metrics({"t": [(True, True)]}, choices=choices)
-
-
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        (items("t", [1, 1]), items("t", [1]), "1 without a partner"),
         (items("t", [1], ["a"]), items("t", [1], ["b"]), "2 without a partner"),
-        (items("t", [1]), [], "1 without a partner"),
         (items("t", [1, 1], ["a", "a"]), items("t", [1], ["a"]), "1 without a partner"),
     ],
 )
@@ -254,18 +212,6 @@ def test_items_without_a_partner_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         count_flips(before, after)
-
-
-def test_other_tasks_need_no_score_of_each_item() -> None:
-    scores = {"t": score(1.0), "d": score(0.5, role="in_domain")}
-    before, after = ([*items("t", [1]), *items("d", [1.0] * read)] for read in (2, 1))
-    assert forgetting_metrics(scores, scores, before, after)[keys.FORGETTING_MEAN] == 0.0
-
-
-def test_the_same_document_may_stand_in_a_task_twice() -> None:
-    before = items("t", [1, 0, 1, 1], ["a", "a", "b", "c"])
-    after = items("t", [0, 1, 1, 1], ["a", "a", "b", "c"])
-    assert count_flips(before, after) == {"t": (0.25, 0.25)}
 
 
 def test_members_of_a_group_weigh_the_same_in_its_flips() -> None:
@@ -280,9 +226,9 @@ def test_members_of_a_group_weigh_the_same_in_its_flips() -> None:
 
 
 def test_items_pair_by_document_and_not_by_order() -> None:
-    before = items("t", [1, 0], ["a", "b"])
-    after = items("t", [0, 1], ["b", "a"])
-    assert count_flips(before, after) == {"t": (0.0, 0.0)}
+    before = items("t", [1, 0, 1], ["a", "b", "c"])
+    after = items("t", [0, 1, 0], ["b", "a", "c"])
+    assert count_flips(before, after) == {"t": (pytest.approx(1 / 3), 0.0)}
 
 
 def test_a_partial_score_counts_as_right_above_a_half() -> None:
@@ -291,10 +237,9 @@ def test_a_partial_score_counts_as_right_above_a_half() -> None:
     assert count_flips(before, after) == {"t": (0.25, 0.25)}
 
 
-@pytest.mark.parametrize("change", [{"metric": "acc_norm"}, {"filter": "strict"}])
-def test_scores_of_two_kinds_are_not_compared(change: dict[str, str]) -> None:
+def test_scores_of_two_kinds_are_not_compared() -> None:
     before = {"t": score(1.0)}
-    after = {"t": score(0.5).model_copy(update=change)}
+    after = {"t": score(0.5).model_copy(update={"filter": "strict"})}
     found = items("t", [1.0])
     with pytest.raises(ValueError, match="the base was scored by acc"):
         forgetting_metrics(before, after, found, found)

@@ -1,6 +1,6 @@
-"""How long a text a model can read: one that embeds positions has a table of them.
+"""Which tokens and positions a model has embeddings of.
 
-Beyond its end a GPU says only that an assertion failed, and is then lost.
+Beyond them a GPU says only that an assertion failed, and is then lost.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trainables.errors import Fault, UserError
 _MOST_BEFORE = 8  # rows of a table before the first position's: OPT's has two
 
 
-def positions_of(model: Any) -> int | None:
+def count_positions(model: Any) -> int | None:
     """How many positions a model has embeddings of; None if it computes them for any number."""
     stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     tokens = model.get_input_embeddings()
@@ -31,7 +31,7 @@ def positions_of(model: Any) -> int | None:
 
 
 def length_warnings(base: Any, tokenized: TokenizedData) -> list[str]:
-    """That samples are longer than the texts that the base was made for, if it reads them still."""
+    """A warning if samples are longer than the texts that the base was made for."""
     made_for = _length_made_for(base.config.get_text_config())
     lengths = [len(s["input_ids"]) for s in (*tokenized.train, *tokenized.validation)]
     longer = sum(length > made_for for length in lengths) if made_for else 0
@@ -44,9 +44,9 @@ def length_warnings(base: Any, tokenized: TokenizedData) -> list[str]:
 
 
 def _length_made_for(config: Any) -> int | None:
-    """The longest text that a model was made for, where its configuration tells.
+    """The longest text that a model was made for, if its configuration says so.
 
-    Scaled positions reach further: some state what they then reach, others what they did before.
+    Scaled positions reach further: some state the scaled length, others the original one.
     """
     stated = getattr(config, "max_position_embeddings", None)
     if not stated:
@@ -64,16 +64,22 @@ def rotations(config: Any) -> list[Mapping[str, Any]]:
     return [of_type for of_type in rope.values() if isinstance(of_type, Mapping)] or [rope]
 
 
-def check_lengths(base: Any, tokenized: TokenizedData) -> None:
-    """Check that every sample is as short as the base can read.
+def check_samples(base: Any, tokenizer: Any, tokenized: TokenizedData) -> None:
+    """Check that the base has embeddings of every sample's tokens and positions.
 
     Raises:
-        UserError: one is longer.
+        UserError: it has not.
     """
-    samples = (*tokenized.train, *tokenized.validation)
-    longest = max(len(sample["input_ids"]) for sample in samples)
-    positions = positions_of(base)
+    samples = [sample["input_ids"] for sample in (*tokenized.train, *tokenized.validation)]
+    longest, positions = max(map(len, samples)), count_positions(base)
     if positions is not None and longest > positions:
         rule = f"the model reads {positions} tokens at most, and a sample has {longest}"
         remedy = f"set it to {positions}, or take a model that reads longer texts"
         raise UserError([Fault("data.max_length", rule, remedy)])
+    embedded = int(base.get_input_embeddings().weight.shape[0])
+    largest = max(tokenizer.pad_token_id or 0, *map(max, samples))
+    if largest >= embedded:
+        token = tokenizer.convert_ids_to_tokens(largest)
+        rule = f"token {largest} ({token}) is used, and the model embeds {embedded} tokens"
+        remedy = "call its resize_token_embeddings, or take the tokenizer that it came with"
+        raise UserError([Fault("model.name", rule, remedy)])
