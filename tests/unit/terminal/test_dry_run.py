@@ -31,7 +31,7 @@ INTERRUPTED = SweepOutcome({}, [], True, None, [])
 RUN = Path(__file__).parents[3] / "tune" / "run.py"
 SETTING = re.compile(r"[a-z_.0-9]+=").match
 CONFIRM = "confirm={top_k: 1, seeds: 2}"
-Told = Callable[..., str]
+Printed = Callable[..., str]
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def run(sweep: Path, *arguments: str) -> int:
 
 
 @pytest.fixture
-def dry_run(sweep: Path, capsys: pytest.CaptureFixture[str]) -> Told:
+def dry_run(sweep: Path, capsys: pytest.CaptureFixture[str]) -> Printed:
     """What a dry run with these arguments shows."""
 
     def dry_run(*arguments: str) -> str:
@@ -75,7 +75,7 @@ def dry_run(sweep: Path, capsys: pytest.CaptureFixture[str]) -> Told:
 
 
 @pytest.fixture
-def refused(sweep: Path, capsys: pytest.CaptureFixture[str]) -> Told:
+def refused(sweep: Path, capsys: pytest.CaptureFixture[str]) -> Printed:
     """Why a dry run with these arguments is refused."""
 
     def refused(*arguments: str) -> str:
@@ -91,12 +91,6 @@ def begun(sweep: Path, *settings: str, folder: str = "out/tiny") -> tuple[Ledger
     ledger = Ledger(sweep.parent / folder)
     ledger.write_sweep(sweep_record(config).model_copy(update={"inputs": digests(config)}))
     return ledger, searcher_of(config)
-
-
-def test_a_prompt_is_shown_as_it_is_written(dry_run: Told) -> None:
-    """Not as escapes of its letters, which nobody can check."""
-    prompt = "问题 {{ prompt }} 回答😀é"
-    assert f"prompt: {prompt}\n" in dry_run(f"data.prompt={prompt}")
 
 
 def test_what_the_terminal_cannot_show_does_not_end_the_command(
@@ -131,14 +125,14 @@ def test_the_quickstart_is_shown_from_any_folder_without_torch(tmp_path: Path) -
     assert "name: quickstart" in shown
     assert re.search(r"first \d+ of \d+ trials", shown)
     for label in ("lora, rank 32", "full, ZeRO-2 on 1", "base, on 1 GPU"):  # each on one line
-        assert re.search(rf"^{label} .* (evaluation|forward|backward) ", shown, re.MULTILINE)
+        assert re.search(rf"^{label} +[\d.]+ +fits ", shown, re.MULTILINE)
     assert done.stderr == ""
     assert list(tmp_path.iterdir()) == []
     assert "tune.terminal.dry_run" in loaded.split()
     assert not {"torch", "transformers", "datasets", "wandb", "lm_eval"} & set(loaded.split())
 
 
-def test_it_shows_points_resources_and_an_estimate(sweep: Path, dry_run: Told) -> None:
+def test_it_shows_points_resources_and_an_estimate(sweep: Path, dry_run: Printed) -> None:
     shown = dry_run()
     assert "\n3 trials, of the grid's 4 points:\n  trial 0" in shown
     assert re.search(r"^  trial \d: lora, rank 7, alpha 14, lr \S+$", shown, flags=re.MULTILINE)
@@ -147,39 +141,7 @@ def test_it_shows_points_resources_and_an_estimate(sweep: Path, dry_run: Told) -
     assert list(sweep.parent.iterdir()) == list(sweep.parent.glob("*.*"))
 
 
-def test_where_no_gpu_may_be_held_none_is_told(dry_run: Told) -> None:
-    assert "each with 1 CPU and 0 GPU\n" in dry_run("--max-gpus", "0")
-
-
-def test_a_batch_of_more_samples_than_there_are_is_told_of(dry_run: Told) -> None:
-    for size in (40, 44):
-        shown = dry_run(f"train.batch_size={size}")
-        told = "warning: train.batch_size is 44, and there is no more to train on than 40 samples"
-        assert shown.count("warning") == shown.count(told) == (size == 44)
-
-
-def test_points_are_told_in_full_in_a_narrow_terminal(
-    monkeypatch: pytest.MonkeyPatch, dry_run: Told
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    searched = {
-        "target_modules": "[[q_proj, k_proj, v_proj, o_proj], [q_proj]]",
-        "rank": "[3]",
-        "batch_size": "[4,8]",
-        "dora": "[true,false]",
-    }
-    settings = [f"search.lora.{key}={value}" for key, value in searched.items()]
-    shown = dry_run(*settings, "--num-trials", "16")
-    points = re.findall(r"^  trial \d+: (.*)", shown, flags=re.MULTILINE)
-    assert len({*points}) == len(points) == 8
-    modules = r"target modules (k_proj\+o_proj\+q_proj\+v_proj|q_proj)"
-    for point in points:
-        assert re.fullmatch(
-            rf"lora, rank 3, alpha 6, lr \S+, {modules}, dora (on|off), batch size [48]", point
-        )
-
-
-def test_of_chats_all_answers_that_are_learned_are_counted(sweep: Path, dry_run: Told) -> None:
+def test_of_chats_all_answers_that_are_learned_are_counted(sweep: Path, dry_run: Printed) -> None:
     turns = [{"role": role, "content": "c"} for role in ("user", "assistant")] * 3
     rows = [{"messages": turns[: 2 * (1 + i % 3)]} for i in range(12)]
     file = sweep.with_name("rows.jsonl")
@@ -192,7 +154,7 @@ def test_of_chats_all_answers_that_are_learned_are_counted(sweep: Path, dry_run:
 
 
 def test_samples_to_replay_are_counted_and_their_faults_told(
-    sweep: Path, dry_run: Told, refused: Told
+    sweep: Path, dry_run: Printed, refused: Printed
 ) -> None:
     general = sweep.with_name("general.jsonl")
     general.write_text(json.dumps({"prompt": "q", "completion": "a"}))
@@ -212,35 +174,15 @@ def test_samples_to_replay_are_counted_and_their_faults_told(
     ],
 )
 def test_the_estimate_is_of_all_that_will_be_trained(
-    override: str, trials: int, samples: str, dry_run: Told
+    override: str, trials: int, samples: str, dry_run: Printed
 ) -> None:
     told = f"all {trials} trials" if trials > 1 else "1 trial"
     wanted = f"{samples} samples trained on in {told}"
     assert wanted in " ".join(dry_run(override).split())
 
 
-def test_of_data_on_a_hub_no_samples_are_counted(dry_run: Told) -> None:
-    told = "estimate: how much is trained on is known once the data are tokenised"
-    assert told in dry_run("data.path=org/data")
-
-
-@pytest.mark.parametrize("early", [True, False])
-def test_early_stopping_may_train_on_less_than_is_estimated(early: bool, dry_run: Told) -> None:
-    shown = dry_run("early_stopping={}" if early else "early_stopping=null")
-    assert (" trials, if none is stopped early\n" in shown) == early
-
-
-@pytest.mark.parametrize("data", [[], ["data.path=org/data"]])
-def test_steps_for_once_are_told_to_take_the_place_of_epochs(
-    data: list[str], dry_run: Told
-) -> None:
-    for steps in ("5", "null"):
-        told = "warning: train.epochs is 3.0, which has no effect beside train.steps: leave"
-        assert (told in dry_run(f"train.steps={steps}", *data)) == (steps == "5")
-
-
 def test_it_looks_at_the_earlier_trials_as_the_sweep_itself_would(
-    sweep: Path, dry_run: Told, refused: Told
+    sweep: Path, dry_run: Printed, refused: Printed
 ) -> None:
     ledger, searcher = begun(sweep)
     own = ask(searcher)
@@ -277,7 +219,7 @@ def test_it_looks_at_the_earlier_trials_as_the_sweep_itself_would(
     ],
 )
 def test_what_has_run_is_not_said_to_be_run_again(
-    arguments: tuple[str, ...], told: str, sweep: Path, dry_run: Told
+    arguments: tuple[str, ...], told: str, sweep: Path, dry_run: Printed
 ) -> None:
     ledger, searcher = begun(sweep)
     for number in range(3):
@@ -291,30 +233,8 @@ def test_what_has_run_is_not_said_to_be_run_again(
     assert ("optimizer steps" in shown) == ("none" not in told)
 
 
-@pytest.mark.parametrize(
-    ("trials", "told"),
-    [
-        (2, "3 trials have ended, 1 to run: trial "),
-        (3, "3 trials have ended, 1 to run, then up to 2 repeats of winners; the first 1"),
-    ],
-)
-def test_a_repeat_that_has_ended_is_no_trial_of_the_search(
-    trials: int, told: str, sweep: Path, dry_run: Told
-) -> None:
-    ledger, searcher = begun(sweep, CONFIRM, "budget.trials=2")
-    for number in range(3):
-        own = ask(searcher)
-        metrics = {GAIN: 0.5 - 0.1 * number}
-        of_point: dict[str, Any] = {"config": own.config, "params": own.params}
-        ended = trial(own.number, metrics, confirms=own.confirms, **of_point)
-        searcher.trial_ended(ended)
-        ledger.write_trial(ended)
-    assert ended.confirms == 0
-    assert told in " ".join(dry_run("--num-trials", str(trials), CONFIRM).split())
-
-
 def test_it_says_what_a_warm_start_takes_and_what_it_leaves_out(
-    sweep: Path, dry_run: Told, refused: Told
+    sweep: Path, dry_run: Printed, refused: Printed
 ) -> None:
     earlier, searcher = begun(sweep, "sampler=random", folder="earlier")
     for own, epochs in ((ask(searcher), 3), (ask(searcher), 2)):
@@ -330,7 +250,7 @@ def test_it_says_what_a_warm_start_takes_and_what_it_leaves_out(
 
 
 def test_the_wandb_project_is_the_file_s_else_the_sweep_s_else_the_environment_s(
-    monkeypatch: pytest.MonkeyPatch, sweep: Path, dry_run: Told, refused: Told
+    monkeypatch: pytest.MonkeyPatch, sweep: Path, dry_run: Printed, refused: Printed
 ) -> None:
     def project(*overrides: str) -> Any:
         shown = dry_run(*overrides).partition("\n3 trials, ")[0]
@@ -354,27 +274,6 @@ def test_the_wandb_project_is_the_file_s_else_the_sweep_s_else_the_environment_s
     assert project("wandb.project=other") == "other"
 
 
-def test_a_sweep_stays_with_the_wandb_entity_that_it_began_with(
-    monkeypatch: pytest.MonkeyPatch, sweep: Path, dry_run: Told
-) -> None:
-    def entity(*overrides: str) -> Any:
-        shown = dry_run(*overrides).partition("\n3 trials, ")[0]
-        return yaml.safe_load(shown)["wandb"]["entity"]
-
-    monkeypatch.setenv("WANDB_ENTITY", "team")
-    assert entity() == "team"
-    for named in ([], ["wandb.entity=team"]):
-        begun(sweep, *named)
-        assert entity() == "team"
-    monkeypatch.delenv("WANDB_ENTITY")
-    assert entity() == "team"
-    monkeypatch.setenv("WANDB_ENTITY", "me")
-    assert entity() == "team"
-    assert entity("wandb.mode=disabled") == "team"
-    assert entity("wandb.entity=others") == "others"
-
-
-@pytest.mark.parametrize("again", [[], ["--retry-failed"]])
 @pytest.mark.parametrize(
     ("trials", "ended", "interrupted", "told"),
     [
@@ -385,36 +284,27 @@ def test_a_sweep_stays_with_the_wandb_entity_that_it_began_with(
     ],
 )
 def test_where_the_budget_is_spent_only_what_was_interrupted_is_announced(
-    again: list[str],
     trials: int,
     ended: int,
     interrupted: int,
     told: str,
     sweep: Path,
-    dry_run: Told,
+    dry_run: Printed,
 ) -> None:
     settings = ["sampler=random", f"budget.trials={trials}", "budget.gpu_hours=2"]
     settings.append(CONFIRM)
     ledger, searcher = begun(sweep, *settings)
     for number in range(ended + interrupted):
         own, metrics = ask(searcher), {GAIN: 0.5, "cost/gpu_h": 0.6}
-        unfinished = TrialStatus.FAILED if again else TrialStatus.RUNNING
-        status = unfinished if number >= ended else TrialStatus.COMPLETE
+        status = TrialStatus.RUNNING if number >= ended else TrialStatus.COMPLETE
         ledger.write_trial(
             trial(own.number, metrics, status=status, config=own.config, params=own.params)
         )
-    assert told in dry_run(*settings, *again)
-
-
-def test_of_a_grid_no_more_trials_are_announced_than_it_has_points(dry_run: Told) -> None:
-    shown = dry_run("--num-trials", "20")
-    assert "\n4 trials:\n" in shown
-    assert "grid's" not in shown
-    assert "\n2 trials, of the grid's 4 points:\n" in dry_run("--num-trials", "2")
+    assert told in dry_run(*settings)
 
 
 def test_points_to_try_first_are_shown_first_and_as_the_file_has_them(
-    sweep: Path, dry_run: Told
+    sweep: Path, dry_run: Printed
 ) -> None:
     override = "search.first=[{rank: 7, learning_rate: 2.5e-4}, {rank: 3, learning_rate: 2.5e-4}]"
     plan, _, shown = dry_run(override).partition("\n3 trials, ")
@@ -432,7 +322,7 @@ def test_points_to_try_first_are_shown_first_and_as_the_file_has_them(
     ["[INST] {{ prompt }} [/INST]", "[bold]{{ prompt }}", "{{ prompt }} " + "word " * 40],
 )
 def test_the_configuration_is_shown_as_yaml_that_can_be_run_again(
-    prompt: str, sweep: Path, dry_run: Told
+    prompt: str, sweep: Path, dry_run: Printed
 ) -> None:
     override = f"data.prompt={json.dumps(prompt)}"
     shown = dry_run(override).partition("\n3 trials, ")[0]
@@ -481,78 +371,25 @@ BAD: dict[str, Any] = {
         [f"model.name={RUN.parent}"],
         f"model.name: holds no config.json of a model: {RUN.parent}; paths are relative to ",
     ),
+    "an unknown method's schedule": (
+        ["deepspeed.config={zero_optimization: {stage: 2}, scheduler: {type: WarmupLR}}"],
+        "deepspeed.config: must hold no scheduler",
+    ),
     "no trials": (["--num-trials", "0"], "budget.trials: must be >= 1, got 0 (--num-trials 0)"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-@pytest.mark.parametrize("dry", [True, False])
 def test_bad_input_ends_with_code_2_and_leaves_nothing_behind(
-    case: str, dry: bool, sweep: Path, capsys: pytest.CaptureFixture[str]
+    case: str, sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments, message = BAD[case]
-    assert run(sweep, *arguments, *(["--dry-run"] if dry else [])) == command_line.BAD_INPUT
+    assert run(sweep, *arguments) == command_line.BAD_INPUT
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(f"error: {message}")
     assert captured.err.count("\n") == 1
     assert not (sweep.parent / "out").exists()
-
-
-def test_options_at_fault_are_told_together_as_they_were_typed(
-    sweep: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = ("--num-trials", "0", "--max-gpus", "-1", "budget.trials=-2")
-    assert run(sweep, *options) == command_line.BAD_INPUT
-    assert capsys.readouterr().err.splitlines() == [
-        "error: budget.trials: must be >= 1, got 0 (--num-trials 0)",
-        "error: resources.max_gpus: must be >= 0, got -1 (--max-gpus -1)",
-    ]
-
-
-def test_an_adapter_as_the_model_is_told_before_anything_runs(
-    sweep: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    adapter = sweep.parent / "adapter"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_text("{}")
-    assert run(sweep, f"model.name={adapter}") == command_line.BAD_INPUT
-    told = f"error: model.name: must be a whole model, is an adapter on one: {adapter}; merge it "
-    assert capsys.readouterr().err.startswith(told)
-
-
-def test_general_text_without_texts_is_told_before_anything_runs(
-    sweep: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = sweep.parent / "general.jsonl"
-    for content, message in {
-        '{"text": "a"}\n{"words": "b"}\n': "each row must have a field `text`, row 2 has none",
-        '{"text": "a"}\n7\n': "each line must be a JSON object, got a int",
-        '{"text": null}\n{"text": " "}\n': "holds no texts: ",
-    }.items():
-        file.write_text(content)
-        assert run(sweep, f"eval.general_text={file}") == command_line.BAD_INPUT
-        assert f"error: eval.general_text: {message}" in capsys.readouterr().err
-
-
-def test_a_schedule_or_rate_of_deepspeed_s_own_is_refused(
-    sweep: Path, dry_run: Told, refused: Told
-) -> None:
-    """Its full trials would have another schedule than LoRA's, and none could be resumed."""
-    file = sweep.parent / "own.json"
-    override = f"deepspeed.config_file={file}"
-    sharded = '{"zero_optimization": {"stage": 2}, '
-    file.write_text(sharded + '"scheduler": {"type": "WarmupLR", "params": {}}}')
-    assert refused(override) == (
-        "error: deepspeed.config: must hold no scheduler, so that all methods have the same one; "
-        "leave it out; set train.schedule and train.warmup\n"
-    )
-    file.write_text(sharded + '"optimizer": {"type": "AdamW", "params": {"lr": 1e-5}}}')
-    assert "must leave the learning rate to the search" in refused(override)
-    file.write_text(sharded + '"optimizer": {"type": "AdamW", "params": {"lr": "auto"}}}')
-    dry_run(override)
-    no_json = "deepspeed.config={zero_optimization: {stage: 2}, gradient_clipping: !!set {a}}"
-    assert "must leave clipping to train.max_grad_norm, got" in refused(no_json)
 
 
 @pytest.mark.parametrize(
@@ -567,18 +404,13 @@ def test_a_schedule_or_rate_of_deepspeed_s_own_is_refused(
         ("train_batch_size", 32, "leave batches to train.batch_size", "auto"),
         ("gradient_clipping", 0.5, "leave clipping to train.max_grad_norm", "auto"),
         ("optimizer.params.weight_decay", 0.1, "leave weight decay to train.weight_decay", "auto"),
-        ("optimizer.params.betas", [0.9, 0.95], "have the optimizer that LoRA trials have", "auto"),
-        ("optimizer.params.amsgrad", "auto", "have the optimizer that LoRA trials have", "false"),
-        ("optimizer.params.amsgrad", True, "have the optimizer that LoRA trials have", "false"),
-        ("optimizer.params.adam_w_mode", False, "have the optimizer that LoRA trials have", "true"),
-        ("optimizer.params.eps", "1e-8", "have the optimizer that LoRA trials have", "auto"),
         ("fp16.enabled", True, "leave the precision to model.dtype", "auto"),
         ("torch_autocast.enabled", True, "leave the precision to model.dtype", "false"),
         ("sequence_parallel_size", 2, "leave each sequence to one worker", "1"),
     ],
 )
 def test_what_the_trainer_sets_itself_is_refused_in_deepspeed_s_settings(
-    key: str, value: Any, rule: str, written: str, refused: Told
+    key: str, value: Any, rule: str, written: str, refused: Printed
 ) -> None:
     """Transformers compares it, in each full trial, once the model is loaded."""
     own = "deepspeed.config={zero_optimization: {stage: 2}, optimizer: {type: AdamW}}"
@@ -586,38 +418,6 @@ def test_what_the_trainer_sets_itself_is_refused_in_deepspeed_s_settings(
     got, remedy = json.dumps(value), f"write {written}, or leave it out"
     told = f"error: deepspeed.config: must {rule}, got {key} {got}; {remedy}\n"
     assert refused(own, override) == told
-
-
-def test_a_date_in_deepspeed_s_settings_is_refused(refused: Told) -> None:
-    override = "deepspeed.config.train_batch_size=2026-02-20"
-    assert 'got train_batch_size "2026-02-20"; write auto' in refused(override)
-
-
-@pytest.mark.parametrize(
-    ("searched", "told"),
-    [
-        ("", ""),
-        ("weight_decay: [0, 0.1]", "must leave weight decay to train.weight_decay"),
-        ("batch_size: [4, 8]", "must leave batches to train.batch_size"),
-    ],
-)
-def test_deepspeed_s_settings_may_repeat_those_of_the_sweep_that_are_not_searched(
-    searched: str, told: str, dry_run: Told, refused: Told
-) -> None:
-    own = {
-        "zero_optimization": {"stage": 2},
-        "gradient_clipping": 1,
-        "train_batch_size": 4,
-        "bf16": {"enabled": "auto"},
-        "fp16": {"enabled": False},
-        "optimizer": {
-            "type": "adamw",
-            "params": {"betas": [0.9, 0.999], "weight_decay": 0.0, "adam_w_mode": True},
-        },
-    }
-    full = f"search.full={{learning_rate: [1.0e-5], {searched}}}"
-    overrides = (full, f"deepspeed.config={json.dumps(own)}")
-    assert told in refused(*overrides) if told else dry_run(*overrides)
 
 
 @pytest.mark.parametrize(
@@ -639,7 +439,7 @@ def test_deepspeed_s_settings_may_repeat_those_of_the_sweep_that_are_not_searche
     ],
 )
 def test_trials_that_will_not_share_a_base_are_not_said_to(
-    override: str, told: str, dry_run: Told
+    override: str, told: str, dry_run: Printed
 ) -> None:
     arguments = ("resources.lora.slots=4", "train.micro_batch_size=1")
     assert told in dry_run(*arguments, override)
@@ -659,22 +459,6 @@ def test_faults_of_several_files_are_listed_together(
     assert [line.split(": ")[1] for line in lines] == ["data.validation_path", "eval.general_text"]
 
 
-def test_arguments_that_are_not_known_end_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        command_line.main(["--dryrun-please"])
-    assert caught.value.code == command_line.BAD_INPUT
-    assert "--dryrun-please" in capsys.readouterr().err
-
-
-def test_the_line_that_goes_on_tries_again_what_this_one_did(sweep: Path) -> None:
-    options = command_line._parser().parse_args(["mine.yaml", "--retry-failed"])
-    config = load_sweep(str(sweep), [])
-    (goes_on,) = to_go_on(options, config, INTERRUPTED)
-    (more,) = to_go_on(options, config, DONE)
-    assert "--retry-failed" in goes_on
-    assert "--retry-failed" not in more
-
-
 @pytest.mark.parametrize(
     ("sampler", "trials", "more"),
     [("grid", 2, 4), ("grid", 3, 4), ("grid", 4, None), ("grid", 20, None), ("tpe", 20, 40)],
@@ -688,19 +472,6 @@ def test_more_trials_are_offered_where_there_are_any(
     assert to_go_on(options, config, DONE) == wanted
     (goes_on,) = to_go_on(options, config, INTERRUPTED)
     assert "--num-trials" not in goes_on
-
-
-def test_more_than_there_is_already_is_offered_after_a_larger_budget(sweep: Path) -> None:
-    options = command_line._parser().parse_args(["mine.yaml", "--num-trials", "2"])
-    ran = [trial(n, metrics={"cost/gpu_h": 2.5}) for n in range(4)]
-    repeat = trial(4, confirms=0)
-    config = load_sweep(str(sweep), ["sampler=tpe", "budget={trials: 2, gpu_hours: 3}"])
-    (more,) = to_go_on(options, config, SweepOutcome({}, [*ran, repeat], False, None, []))
-    assert "--num-trials 8 " in more
-    (more,) = to_go_on(options, config, SweepOutcome({}, [*ran, repeat], False, "gpu_hours", []))
-    assert "--set budget.gpu_hours=20 " in more
-    grid = load_sweep(str(sweep), ["sampler=grid", "budget.trials=2"])  # of four points
-    assert to_go_on(options, grid, SweepOutcome({}, ran, False, None, [])) == []
 
 
 @pytest.mark.parametrize(

@@ -82,32 +82,6 @@ def test_before_there_is_a_trial_each_signal_interrupts(
     assert survivable == ([number] if number == signal.SIGTERM else [])
 
 
-def test_of_a_terminal_that_is_gone_twice_the_cleaning_up_hears_once(
-    survivable: list[int],
-) -> None:
-    with interrupting():
-        with pytest.raises(KeyboardInterrupt), interrupting():
-            os.kill(os.getpid(), signal.SIGHUP)
-        os.kill(os.getpid(), signal.SIGHUP)
-    assert survivable == []
-
-
-def test_nohup_holds_before_there_is_a_trial(survivable: list[int]) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with interrupting():
-        os.kill(os.getpid(), signal.SIGHUP)
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-
-
-def test_a_terminal_that_is_gone_twice_ends_nothing_at_once(survivable: list[int]) -> None:
-    stopped = Event()
-    with stopping_gently(stopped.set):
-        for _ in range(2):  # the kernel, and the shell
-            os.kill(os.getpid(), signal.SIGHUP)
-        assert stopped.wait(5)
-    assert survivable == []
-
-
 def test_nohup_holds(survivable: list[int]) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stopped = Event()
