@@ -13,10 +13,10 @@ from command import PROJECT, run_command, wait_for
 from measured import by_step
 
 from trainables.records.ledger import Ledger
-from trainables.records.schema import ItemScore, TrialStatus
+from trainables.records.schema import TrialStatus
 from tune.cli import INTERRUPTED
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 # Random search does not learn, so what is suggested does not depend on who ends first.
 ARGUMENTS = (
@@ -68,9 +68,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Watched:
 
 def test_a_sweep_is_seen_from_the_outside_while_it_runs(undisturbed: Watched) -> None:
     for number in range(4):
-        told = [line for line in undisturbed.lines if line.startswith(f"trial {number} ")]
-        assert told[0].startswith(f"trial {number} running, ")  # seen before it had ended
-        assert told[-1].startswith(f"trial {number} complete, step 40: loss ")
+        lines = [line for line in undisturbed.lines if line.startswith(f"trial {number} ")]
+        assert lines[0].startswith(f"trial {number} running, ")  # seen before it had ended
+        assert lines[-1].startswith(f"trial {number} complete, step 40: loss ")
     (header,) = (line for line in undisturbed.lines if line.startswith("quickstart: "))
     assert header.startswith("quickstart: 4/4 finished, ")
     assert undisturbed.lines[-1].endswith("the sweep has ended")
@@ -106,32 +106,18 @@ def results(ledger: Ledger) -> dict[int, tuple[object, object, object]]:
     }
 
 
-def items(ledger: Ledger) -> dict[int, list[ItemScore]]:
-    """Each trial's outcome on every item at its end."""
-    found = {record.number: ledger.items(record) for record in ledger.trials()}
-    assert all(found.values())
-    return found
-
-
-@pytest.mark.parametrize(
-    "first",
-    [
-        pytest.param(signal.SIGINT, id="interrupted"),
-        pytest.param(signal.SIGKILL, id="killed", marks=pytest.mark.slow),
-    ],
-)
-def test_sweep_whose_driver_is_killed_ends_like_an_undisturbed_one(
-    undisturbed: Watched, tmp_path: Path, first: signal.Signals
+def test_sweep_whose_driver_is_interrupted_and_killed_ends_like_an_undisturbed_one(
+    undisturbed: Watched, tmp_path: Path
 ) -> None:
-    """At first, and once more as it goes on."""
     ledger = Ledger(tmp_path / "quickstart")
-    run_and_signal(tmp_path, 15, first)
+    run_and_signal(tmp_path, 15, signal.SIGINT)
     run_and_signal(tmp_path, 55, signal.SIGKILL)
     before = {r.number: r for r in ledger.trials() if r.status is TrialStatus.COMPLETE}
     last = run_command(*ARGUMENTS, "--output-dir", tmp_path)
     assert last.exit_code == 0, last.output + last.errors
     assert results(ledger) == results(undisturbed.ledger)
-    assert items(ledger) == items(undisturbed.ledger)
+    for record in ledger.trials():
+        assert ledger.items(record) == undisturbed.ledger.items(record) != []
     after = {record.number: record for record in ledger.trials()}
     assert {number: after[number] for number in before} == before  # not run twice
     assert any(record.attempt > 1 for record in after.values())

@@ -1,9 +1,8 @@
-"""optuna-dashboard, the real one, serves the study that a sweep leaves."""
+"""optuna-dashboard serves the study that a sweep leaves."""
 
 from __future__ import annotations
 
 import json
-import math
 import socket
 import subprocess
 import sys
@@ -14,62 +13,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import GAIN, LOSS, scores, sweep_config, trial
 
-from trainables.config import TrialConfig
-from trainables.records.record_paths import SweepFolder
-from trainables.records.schema import Measurement, TrialRecord, TrialStatus
-from tune.config.sweep_config import SweepConfig
+from trainables.records.schema import TrialRecord, TrialStatus
 from tune.search.searcher import OptunaSearcher
-from tune.search.trial_ids import TrialMaker
 
 DASHBOARD = str(Path(sys.executable).with_name("optuna-dashboard"))
 TIME_LIMIT = 60
-GAIN, LOSS = "in_domain/acc_mean", "forgetting/mean"
 ENDINGS = {3: TrialStatus.FAILED, 5: TrialStatus.STOPPED_EARLY, 7: TrialStatus.DIVERGED}
 STATES = {3: "fail", 5: "pruned"}  # one that diverged counts as complete, with the worst values
 TRIALS = 10
 
 
-def sweep() -> SweepConfig:
-    rates = {"low": 1e-5, "high": 1e-3}
-    return SweepConfig.model_validate(
-        {
-            "name": "tiny",
-            "model": {"name": "m"},
-            "data": {"path": "d.jsonl"},
-            "eval": {"in_domain": ["a"], "retention": ["b"]},
-            "search": {
-                "lora": {"rank": [2, 8, 32], "alpha_ratio": [1, 2], "learning_rate": rates},
-                "full": {"learning_rate": rates},
-            },
-            "objectives": [{"metric": GAIN, "mode": "max"}, {"metric": LOSS, "mode": "min"}],
-            "constraints": [f"{LOSS} <= 0.05"],
-            "budget": {"trials": TRIALS},
-        }
+def searched() -> OptunaSearcher:
+    """A search that has seen every kind of ending."""
+    return OptunaSearcher(
+        sweep_config(TRIALS, constraints=[f"{LOSS} <= 0.05"]),
+        lambda *_: pytest.fail("asked"),
+        [ended(number) for number in range(TRIALS)],
     )
 
 
-def searched() -> OptunaSearcher:
-    """A search that has seen every kind of ending."""
-    config = sweep()
-    make_trial = TrialMaker(config, "tiny-1", SweepFolder(Path("/sweeps/tiny")), {})
-    searcher = OptunaSearcher(config, make_trial)
-    for _ in range(TRIALS):
-        suggestion = searcher.suggest("any")
-        assert isinstance(suggestion, dict)
-        trial = TrialConfig.model_validate(suggestion["trial"])
-        effort = math.log10(trial.learning_rate * 1e5)
-        metrics = {GAIN: 1 - math.exp(-effort), LOSS: 0.03 * effort}
-        record = TrialRecord(
-            config=trial,
-            params=suggestion["params"],
-            status=ENDINGS.get(trial.number, TrialStatus.COMPLETE),
-            started=0.0,
-            ended=1.0,
-            last=Measurement(step=10, total_steps=10, metrics=metrics, time=0.0),
-        )
-        searcher.trial_ended(record)
-    return searcher
+def ended(number: int) -> TrialRecord:
+    params = {"method": "lora", "lora/rank": 4, "lora/learning_rate": 1e-4}
+    status = ENDINGS.get(number, TrialStatus.COMPLETE)
+    return trial(number, scores(0.1 * number, 0.01 * number), status, params=params)
 
 
 @pytest.fixture
@@ -115,15 +83,15 @@ def test_every_trial_is_served_with_parameters_values_and_state(get: Callable[[s
 
     wanted = searched().study.trials
     assert [trial["number"] for trial in study["trials"]] == list(range(TRIALS))
-    for served, trial in zip(study["trials"], wanted, strict=True):
-        assert served["state"].lower() == STATES.get(trial.number, "complete")
-        if trial.values is None:
+    for served, wanted_trial in zip(study["trials"], wanted, strict=True):
+        assert served["state"].lower() == STATES.get(wanted_trial.number, "complete")
+        if wanted_trial.values is None:
             assert not served.get("values")
         else:
-            assert served["values"] == pytest.approx(trial.values)
+            assert served["values"] == pytest.approx(wanted_trial.values)
         shown = {p["name"]: p["param_external_value"] for p in served["params"]}
-        assert shown == {name: str(value) for name, value in trial.params.items()}
+        assert shown == {name: str(value) for name, value in wanted_trial.params.items()}
         attributes = {a["key"]: a["value"] for a in served["user_attrs"]}
-        assert attributes == trial.user_attrs
+        assert attributes == wanted_trial.user_attrs
     gains, losses = zip(*(t["values"] for t in study["trials"][:7] if t.get("values")), strict=True)
     assert study["trials"][7]["values"] == [min(gains), max(losses)]
