@@ -44,8 +44,8 @@ def main(arguments: list[str]) -> int:
     try:
         options = _parser().parse_args(arguments)
         _check_home()
-        of_options = _overrides_of(options)
-        config = load_sweep(options.sweep, [*options.overrides, *of_options], of_options)
+        from_options = _overrides(options)
+        config = load_sweep(options.sweep, [*options.overrides, *from_options], from_options)
         if options.stop_trial is not None:
             from tune.folder.ask_to_stop import ask_to_stop
 
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _check_home() -> None:
-    """Refuse to go on without a home, for which Ray and others ask as they are imported."""
+    """Refuse to go on without a home, which Ray and others need when they are imported."""
     if expanded("~") == Path("~"):
         rule = f"is not set, and the system knows no home of the user {os.getuid()}"
         remedy = "export HOME=FOLDER, one that this user may write to"
@@ -138,8 +138,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _overrides_of(options: argparse.Namespace) -> dict[str, str]:
-    """Overrides that have an option of their own, each as it was typed."""
+def _overrides(options: argparse.Namespace) -> dict[str, str]:
+    """Overrides by options such as `--num-trials`, each with the text that was typed."""
     fields = {"--num-trials": "budget.trials", "--max-gpus": "resources.max_gpus"}
     given = [(name, getattr(options, name[2:].replace("-", "_"))) for name in fields]
     return {f"{fields[name]}={n}": f"{name} {n}" for name, n in given if n is not None}
@@ -154,11 +154,9 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
     if not is_new or config.warm_start:
         from tune.search.earlier_trials import trials_as_known
 
-        # Refuses what cannot go on before Ray starts, which takes many seconds. The sweep looks
-        # again once no other driver can write there.
+        # Before Ray starts, which takes many seconds; the sweep checks again under its lock.
         trials_as_known(config, options.output_dir)
     where = f"connecting to Ray at {options.address}" if options.address else "starting Ray"
-    # At once: the imports below take seconds, too.
     print(f"{config.name}: {where} ...", flush=True)  # noqa: T201
     from tune.cluster.ray_cluster import ray_cluster
     from tune.folder.lock import SweepLock
@@ -204,21 +202,17 @@ def _end_without_head(console: Console, address: str | None) -> None:
 
     Without an address the command itself had started Ray.
     """
+    message = "the cluster's head answers no more; start the cluster again, then the same command"
     if address is None:
-        told = "Ray, started by this command, answers no more; the same command starts it again and"
-    else:
-        told = "the cluster's head answers no more; start the cluster again, then the same command"
+        message = "Ray, started by this command, answers no more; the same command starts it and"
     console.show_cursor()
-    console.print(f"\nerror: {told} goes on where it stopped", soft_wrap=True)
+    console.print(f"\nerror: {message} goes on where it stopped", soft_wrap=True)
     os._exit(HEAD_LOST)
 
 
 @contextlib.contextmanager
 def _ending_at_once_if_lost() -> Iterator[None]:
-    """Report that another driver has the sweep, and exit without what W&B does as Python ends.
-
-    It would mark the runs that are open here, now the other driver's, as finished.
-    """
+    """Report that another driver has the sweep, and exit before W&B marks its runs as finished."""
     from tune.folder.lock import SweepLost
 
     try:
@@ -243,10 +237,10 @@ def _mirrored(ledger: Ledger, lock: SweepLock) -> Iterator[None]:
 def _cleared_on_fault(
     ledger: Ledger, output_dir: Location, lock: SweepLock, is_new: bool
 ) -> Iterator[None]:
-    """If the input is at fault, remove a folder that is new and holds no sweep yet.
+    """If the input is wrong, remove a folder that is new and holds no sweep yet.
 
     Raises:
-        UserError: also where the disk is full, or the sweep's store does not answer or refuses.
+        UserError: also if the disk is full, or the sweep's store does not answer or refuses.
     """
     from ray.tune import TuneError
 
@@ -254,7 +248,7 @@ def _cleared_on_fault(
         yield
     except UserError:
         lock.check()
-        with contextlib.suppress(OSError):  # of a store that is out, or has nothing deleted
+        with contextlib.suppress(OSError):
             if is_new and not ledger.exists():
                 ledger.storage.remove("")
                 shutil.rmtree(ledger.folder.root, ignore_errors=True)
@@ -263,13 +257,13 @@ def _cleared_on_fault(
         raise
     except (OSError, TuneError) as error:  # a listener's error arrives as text
         lock.check()
-        if told := _as_user_error(error, ledger.folder):
-            raise told from error
+        if user_error := _as_user_error(error, ledger.folder):
+            raise user_error from error
         raise
 
 
 def _as_user_error(error: Exception, folder: SweepFolder) -> UserError | None:
-    """What the user can do something about, as an error says it; None if that is nothing."""
+    """The message about a full disk or a store that fails; None for other errors."""
     from trainables.storage.object_storage import is_of_store
 
     if is_disk_full(error):

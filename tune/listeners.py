@@ -1,7 +1,6 @@
-"""The events of a sweep, and the interface of those who listen to them.
+"""The events of a sweep and the interface of their listeners.
 
-The recorder, the search, the disk budget, W&B and the console listen here; none of them reads
-Ray's results.
+The recorder, the search, the disk budget, W&B and the console are listeners.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from trainables.records.schema import BaseRecord, Measurement, SweepRecord, Tria
 
 
 class SweepListener:
-    """Does nothing at every event; listeners override what they care about."""
+    """Does nothing at every event."""
 
     def preparing(self, message: str) -> None:
-        """What the sweep does or waits for beside its trials, or a warning."""
+        """A message: what the sweep does or waits for, or a warning."""
 
     def sweep_started(
         self, sweep: SweepRecord, base: BaseRecord, history: Sequence[TrialRecord]

@@ -1,8 +1,7 @@
 """Ctrl-C: the first lets every trial save a checkpoint and end, the second ends at once.
 
-SIGTERM does the same, as does the SIGHUP of a lost terminal, such as ssh from a closed laptop. A
-SIGTERM to all of a process group, as by `timeout`, also ends a Ray that the command has started:
-trials then go on from their newest checkpoint.
+SIGTERM does the same, as does the SIGHUP of a lost terminal. A SIGTERM to a process group, as by
+`timeout`, also ends a Ray that the command has started: trials go on from their newest checkpoint.
 """
 
 from __future__ import annotations
@@ -18,11 +17,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def ignoring_hangup() -> Iterator[None]:
-    """Let processes started within this context outlive the terminal.
-
-    A closing terminal makes the kernel signal every process that belongs to it, but trials must
-    still save their checkpoints.
-    """
+    """Let processes started within this context outlive the terminal, to save checkpoints."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
@@ -34,7 +29,7 @@ def ignoring_hangup() -> Iterator[None]:
 def interrupting() -> Iterator[None]:
     """Within this context, SIGTERM and SIGHUP interrupt as Ctrl-C does; Ray's own handler aborts.
 
-    Of a closing terminal's two SIGHUPs only the first does. Under `nohup` SIGHUP stays ignored.
+    A closing terminal sends SIGHUP twice; the second is ignored. Under `nohup` both are.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -59,8 +54,7 @@ def stopping_gently(stop: Callable[[], None]) -> Iterator[None]:
     """Within this context, call `stop` at the first Ctrl-C, SIGTERM or SIGHUP.
 
     `stop` runs in its own thread, because a signal may arrive anywhere, even inside Ray. Later
-    signals have their usual effect, except a second SIGHUP: a closing terminal causes two, one
-    from the kernel and one from the shell, so it is ignored. Under `nohup` SIGHUP stays ignored.
+    signals have their usual effect, except SIGHUP, as in `interrupting`.
     """
     asked, ended = Event(), Event()
     earlier = {number: signal.getsignal(number) for number in _SIGNALS}

@@ -1,7 +1,7 @@
-"""Trials that the user ends one by one, while the sweep goes on, as its driver learns of them.
+"""Trials that the user ends one by one while the sweep goes on.
 
-A request is an empty file in the sweep's folder, which `tune.folder.ask_to_stop` writes from
-wherever the user is. It stays until the trial has ended, whatever happens to the driver.
+A request is an empty file in the sweep's folder, from `tune.folder.ask_to_stop`. It stays until
+the trial has ended, also if the driver dies.
 """
 
 from __future__ import annotations
@@ -17,22 +17,21 @@ from tune.listeners import SweepListener
 _SECONDS_BETWEEN_LOOKS = 5.0
 _SECONDS_IN_STORE = 30.0  # where each look is a request
 
-
-# Not as one that lost, of which the search would learn: `--retry-failed` takes it up again.
+# The search learns nothing from it, and `--retry-failed` resumes it.
 ENDED_BY_HAND = Outcome(status=TrialStatus.CANCELLED, reason="ended by hand")
 
 
 class StopsByHand(SweepListener):
-    """Looks for requests now and then, passes them on, and removes them once they are met.
+    """Looks for requests, passes them on, and removes them once the trials have ended.
 
     Args:
-        ledger: ledger of the sweep.
-        ask: asks the trials of these numbers to end; called again as long as any does not.
+        ledger: of the sweep.
+        ask: asks the trials of these numbers to end; called again until they have.
         may_write: raises if another driver has taken the sweep over.
         clock: monotonic clock, in seconds.
 
     Attributes:
-        asked: numbers of the trials that have been asked and have not ended.
+        asked: numbers of the trials that were asked and have not ended.
     """
 
     def __init__(
@@ -52,19 +51,14 @@ class StopsByHand(SweepListener):
         self.asked: Set[int] = frozenset()
 
     def left_for(self, begun: Set[int]) -> Set[int]:
-        """Those of these trials for which an earlier driver left a request; removes the others.
-
-        Raises:
-            OSError: the storage does not answer.
-        """
+        """Which of these trials an earlier driver left a request for; removes other requests."""
         return self._open(self._requests(), begun)
 
     def look(self, unfinished: Callable[[], Set[int]]) -> None:
         """Look for requests, if it is time to.
 
         Args:
-            unfinished: returns the numbers of the trials that have begun and not ended; called
-                only if there are requests, as the sweep may have many trials.
+            unfinished: returns the numbers of the trials that have begun and not ended.
         """
         if self._clock() - self._looked < self._interval:
             return
@@ -78,17 +72,17 @@ class StopsByHand(SweepListener):
             self._ask(self.asked)
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
-        """Leave only the requests that the next start is to meet."""
+        """Remove requests except those for the next start."""
         with suppress(OSError):
             self.left_for({r.number for r in records if r.status is TrialStatus.RUNNING})
 
     def _requests(self) -> dict[int, str]:
-        """The file of each request, by the number of its trial."""
+        """The name of each request's file, by the number of its trial."""
         names = self._storage.children(self._folder.name(self._folder.stop))
         return {int(name): name for name in names if name.isdecimal()}
 
     def _open(self, requests: Mapping[int, str], unfinished: Set[int]) -> Set[int]:
-        """Those to be met, as their trials have not ended; removes the others."""
+        """The requests whose trials have not ended; removes the others."""
         open_ones = requests.keys() & unfinished
         for number in requests.keys() - open_ones:
             self._may_write()

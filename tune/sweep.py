@@ -1,4 +1,4 @@
-"""Running a sweep: from a configuration and a folder to finished records."""
+"""Runs a sweep, from a configuration and a folder to finished records."""
 
 from __future__ import annotations
 
@@ -169,7 +169,6 @@ class Sweep:
     ) -> SweepOutcome:
         self._cancel_outside()
         by_hand = StopsByHand(self._ledger, request.ask, self._may_write)
-        # Of trials that have ended since, a request that the last driver left is void.
         begun = {r.number for r in self._earlier.own if r.status is TrialStatus.RUNNING}
         self._end_stopped(dict.fromkeys(by_hand.left_for(begun), ENDED_BY_HAND))
         scheduler = self._scheduler(base)
@@ -209,7 +208,7 @@ class Sweep:
                 if not events.is_stopping:  # else the next start looks
                     self._tell_of_edits()
         finally:
-            self._may_write()  # what follows would put older mirrors over those of another driver
+            self._may_write()  # another driver's mirrors are newer
             records = self._ledger.trials()
             for listener in everyone:
                 listener.sweep_ended(records)
@@ -247,10 +246,7 @@ class Sweep:
 
     @property
     def _has_unseen_gpus(self) -> bool:
-        """Whether a method's GPUs were not up when the nodes were asked, in a cluster that grows.
-
-        The base's evaluation brings the first of them up.
-        """
+        """Whether the cluster had not started a method's GPUs when its nodes were asked."""
         is_seen = len(self._cards) == len(self._config.search.methods)
         return not is_seen and self._cluster.get("GPU", 0) > 0
 
@@ -285,10 +281,10 @@ class Sweep:
         return record
 
     def _tell_of_edits(self) -> None:
-        """Warn of files that were edited while trials read them: a sweep may have no next start."""
-        if told := edited_meanwhile(self._inputs, self._config):
-            self._tell(f"warning: {told}")
-            self._ledger.write_sweep(warned(self._ledger.sweep(), told))
+        """Warn of files that were edited while trials read them."""
+        if warning := edited_meanwhile(self._inputs, self._config):
+            self._tell(f"warning: {warning}")
+            self._ledger.write_sweep(warned(self._ledger.sweep(), warning))
 
     def _trial_maker(self, sweep_id: str) -> MakeTrial:
         make_trial = TrialMaker(self._config, sweep_id, self._ledger.folder, self._cluster)
@@ -313,7 +309,7 @@ class Sweep:
         return EarlyStopping(rule)
 
     def _end_stopped(self, outcomes: Mapping[int, Outcome]) -> None:
-        """End the interrupted trials that were to be stopped when the last driver ended."""
+        """End the interrupted trials that the last driver was about to stop."""
         for record in [record for record in self._interrupted if record.number in outcomes]:
             self._interrupted.remove(record)
             at = record.last.time if record.last else record.began  # it has not trained since
@@ -323,7 +319,7 @@ class Sweep:
             self._ledger.write_trial(record)
 
     def _cancel_outside(self) -> None:
-        """End the interrupted trials that the search, as it is now, will not go on with."""
+        """End the interrupted trials that are no longer in the search."""
         for record in self._earlier.outside:
             if record.status is TrialStatus.RUNNING:
                 self._ledger.write_trial(record.ended_as(LEFT_OUTSIDE, record.began))
@@ -343,7 +339,7 @@ class Sweep:
             left = beside_hosts(config, self._cluster, len(hosts.actors))
         held = {m: held_by_worker(config, m, self._cluster) for m in config.search.methods}
         count_memory_kills_as_lost_processes()
-        # It misses files of Tune's that a sweep does without: the folder has what they would hold.
+        # It complains of files of Tune's that a sweep does not need.
         logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
         placement = Placement(self._beside_driver, held, slots=in_slots)
         searcher.keep_within(Room(left, placement))

@@ -1,4 +1,4 @@
-"""Turns Tune's callbacks into events of the sweep and keeps the trials' records."""
+"""Turns Tune's callbacks into events of the sweep."""
 
 from __future__ import annotations
 
@@ -23,24 +23,23 @@ from trainables.workers.reporters import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
 from tune.stops_by_hand import ENDED_BY_HAND, StopsByHand
 
-_OF_TRIAL = "ray::"  # in the traceback of an error of its own, as of a store that is out
-_MODULES = re.compile(r"^(\w+\.)+(?=\w+: )")  # before the name of an error's type
+_OF_TRIAL = "ray::"  # in the traceback of an error of the trial itself
+_MODULES = re.compile(r"^(\w+\.)+(?=\w+: )")  # before the name of an error
 _LOSS = "its process or node was lost"
-_LONGEST_WORDS_OF_RAY = 300  # characters; they go on with advice for Ray's programmers
+_LONGEST_REASON = 300  # characters
 
 
 class TuneEvents(Callback):
-    """Tune callback that notifies the listeners of each event, in their order.
+    """Tune callback that notifies the listeners of each event.
 
     Args:
-        listeners: the listeners; the recorder comes first, so that what others show is on disk.
-        retries: how often a trial may lose its process without progress since the previous loss.
-            A preempted node is not the trial's fault, whereas a second loss at the same place
-            probably is; Ray often cannot tell which it was.
-        finished: records of trials that earlier runs of the command ended.
-        interrupted: records of those that they left unfinished.
+        listeners: in the order of notification, the recorder first.
+        retries: how often a trial may lose its process without progress since the previous loss;
+            a preempted node is not its fault, a second loss at the same step probably is.
+        finished: records of trials that have ended.
+        interrupted: records of trials to resume.
         stopped: returns the outcome of a trial that the scheduler stopped, by Tune's trial id.
-        by_hand: which trials the user ends one by one.
+        by_hand: the trials that the user ends one by one.
 
     Attributes:
         is_stopping: whether the user asked to stop.
@@ -122,8 +121,7 @@ class TuneEvents(Callback):
             self._end(trial, Outcome.model_validate(result[OUTCOME]))
         elif MEASUREMENT in result:
             measured = Measurement.model_validate(result[MEASUREMENT])
-            # By this machine's clock: early stopping replays the order of arrival, and the workers'
-            # clocks differ.
+            # Early stopping replays the order of arrival, and the workers' clocks differ.
             arrived = {"attempt": record.attempt, "time": self._now()}
             measurement = measured.model_copy(update=arrived)
             record = record.after(measurement)
@@ -142,7 +140,7 @@ class TuneEvents(Callback):
             self._error = error
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Look for trials to end by hand, often; raise what must end the sweep, as it does here."""
+        """Look for trials to end by hand; raise an earlier error, which ends the sweep here."""
         if self._error is not None:
             raise self._error
         self._by_hand.look(lambda: {record.number for record in self.running})
@@ -150,7 +148,7 @@ class TuneEvents(Callback):
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Handle the death of a trial's process: retry in another one, up to the limit."""
+        """Handle the loss of a trial's process: retry up to the limit."""
         # The process may have died before Tune reported the trial as started.
         self.on_trial_start(iteration, trials, trial)
         record = self._records.get(trial.trial_id)
@@ -168,14 +166,13 @@ class TuneEvents(Callback):
             self._interrupt(trial.trial_id)
 
     def _came_further(self, record: TrialRecord) -> bool:
-        """Whether a trial that lost its process has advanced since its previous loss, if any."""
+        """Whether the trial has advanced since it lost its process before."""
         step = record.last.step if record.last else 0
         before = self._last_step_at_loss.get(record.number, -1)
         self._last_step_at_loss[record.number] = max(step, before)
         return step > before
 
     def _interrupt(self, trial_id: str) -> None:
-        """Leave the trial to its next attempt."""
         record = self._records.pop(trial_id)
         self._unfinished[record.number] = record
         for listener in self._listeners:
@@ -191,9 +188,9 @@ class TuneEvents(Callback):
             self._finish(trial.trial_id, record, outcome)
         elif self.is_stopping:  # it resumes when the command is run again
             self._unfinished[record.number] = self._records.pop(trial.trial_id)
-        elif outcome.reason:  # the next trials would hit the same full disk: this ends the sweep
+        elif outcome.reason:  # a full disk ends the sweep
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), outcome.reason)
-        else:  # its node is about to go
+        else:  # its node is being removed
             self._interrupt(trial.trial_id)
 
     def _finish(self, trial_id: str, record: TrialRecord, outcome: Outcome) -> None:
@@ -204,28 +201,23 @@ class TuneEvents(Callback):
 
 
 class _Clock:
-    """Seconds since the epoch, each time later than all before, even if the clock is set back.
+    """Seconds since the epoch, each later than all before, even if the clock was set back.
 
     Args:
-        newest: that of an earlier start, maybe by another machine's clock; all are later than this.
+        newest: the latest time in the records, maybe by another machine's clock.
     """
 
     def __init__(self, newest: float) -> None:
         self._last = newest
-        # By a clock that also counts the seconds that this machine sleeps.
-        self._ahead = max(time.time(), newest) - time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._ahead = max(0.0, newest - time.time())
 
     def __call__(self) -> float:
-        now = self._ahead + time.clock_gettime(time.CLOCK_BOOTTIME)
-        self._last = max(math.nextafter(self._last, math.inf), now)
+        self._last = max(math.nextafter(self._last, math.inf), time.time() + self._ahead)
         return self._last
 
 
 def _why_ended(error_file: str | None) -> str:
-    """Why a trial's process ended, from what Tune has written on this machine.
-
-    `Trial.get_error` looks for it in Tune's storage, where it comes only later.
-    """
+    """Why a trial's process ended, from Tune's error file, which its storage gets only later."""
     text = ""
     with suppress(OSError):
         text = Path(error_file).read_text(errors="replace") if error_file else ""
@@ -233,4 +225,4 @@ def _why_ended(error_file: str | None) -> str:
     words = as_reason(newest.rpartition("\n")[-1].strip())
     if _OF_TRIAL in newest:
         return _MODULES.sub("", words)
-    return ": ".join(filter(None, [_LOSS, shorten(words, _LONGEST_WORDS_OF_RAY)]))
+    return ": ".join(filter(None, [_LOSS, shorten(words, _LONGEST_REASON)]))

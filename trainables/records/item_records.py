@@ -1,4 +1,4 @@
-"""Per-item outcomes: on disk one JSON line per item, and two models' as pairs."""
+"""Outcomes per item: as JSON lines, and of two models as pairs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_items(file: Path, items: Sequence[ItemScore]) -> None:
 
 
 def without_texts(items: Sequence[ItemScore]) -> list[ItemScore]:
-    """Items as a trial keeps them: prompts and targets are most of them, and the base's."""
+    """Items without prompts and targets, which only the base keeps."""
     return [item.model_copy(update={"prompt": "", "target": ""}) for item in items]
 
 
@@ -52,7 +52,7 @@ class PairedItem:
 def pair_items(
     base: Sequence[ItemScore], tuned: Sequence[ItemScore]
 ) -> dict[str, list[PairedItem]]:
-    """Pair items by task, in the base's order; items that only one of them has are left out.
+    """Pair the items that both have, by task, in the base's order.
 
     They are matched on (task, doc_hash, filter) and, if a document is in a task twice, in order.
     """

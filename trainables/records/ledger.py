@@ -1,4 +1,4 @@
-"""The ledger: what is on disk about a sweep, and where.
+"""The ledger: the records of a sweep, and where they are.
 
     SWEEP/
       sweep.json          configuration and provenance
@@ -9,14 +9,13 @@
         attempt_1/        what the worker wrote: weights, items, log
       inside/             what inspections found (see `inside.records`)
       ray/                what Tune saves, and nothing reads
-      lock.json           the driver that runs it now, with lock.*.json: its heartbeat, and who
-                          took the sweep over where a driver had died
+      lock.json           the driver that runs it, with lock.*.json: heartbeats, and the drivers
+                          that took the sweep over
       stop/0007           asks that driver to end a trial
       warm_start.jsonl    trials of other sweeps that the search started from
       results.csv  confirmed.csv  study.journal  sweep.log  wandb/     mirrors of the above
 
-Only the driver writes records; workers write only below their own attempt, and whoever asks only
-in `stop`.
+Only the driver writes records. Workers write below their own attempt, other commands in `stop`.
 """
 
 from __future__ import annotations
@@ -71,11 +70,7 @@ class Ledger:
 
     @collector_paused()
     def check(self) -> None:
-        """Read everything.
-
-        Raises:
-            UserError: everything that is damaged, or that a newer version wrote.
-        """
+        """Read everything; the `UserError` names all that is damaged."""
         of_base = [self.base] if self.has_base() else []
         read_each([self.sweep, self.trials, self.warm_start, *of_base, self.histories])
 
@@ -100,7 +95,7 @@ class Ledger:
             self.storage.close_log(self.folder.name(self.folder.metrics(record.number)))
 
     def write_warm_start(self, records: Sequence[TrialRecord]) -> None:
-        """Keep what the search starts from, so that it stays the same across restarts."""
+        """Keep the trials that the search starts from, so that restarts use the same."""
         lines = b"".join(record.model_dump_json().encode() + b"\n" for record in records)
         with self._writing():
             self.storage.write_log(self.folder.name(self.folder.warm_start), lines)
@@ -118,8 +113,7 @@ class Ledger:
         with self._writing():
             if number not in self._whole:
                 self._drop_damaged_end(number)
-            # Not known to be whole until the entire line is on disk.
-            self._whole.discard(number)
+            self._whole.discard(number)  # until the entire line is on disk
             log = self.folder.name(self.folder.metrics(number))
             self.storage.append(log, to_line(measurement))
             self._whole.add(number)
@@ -144,8 +138,7 @@ class Ledger:
     def with_newest(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
         """These records, with the newest value of each metric.
 
-        A trial that did not complete may have logged its loss after its last evaluation, and the
-        record of a running trial is not updated.
+        A trial that did not complete may have logged its loss after its last evaluation.
         """
         if all(record.status is TrialStatus.COMPLETE for record in records):
             return list(records)
@@ -153,10 +146,9 @@ class Ledger:
         return [record.with_newest(histories.get(record.number, [])) for record in records]
 
     def measurements(self, number: int) -> list[Measurement]:
-        """A trial's measurements in order of their steps.
+        """A trial's measurements by step, without a damaged end.
 
-        A damaged end is dropped (see `metrics_file`). If a later attempt repeated a step, its
-        measurements replace the earlier ones from there on.
+        If a later attempt repeated a step, its measurements replace the earlier ones from there on.
         """
         file = self.folder.metrics(number)
         log = self.storage.read_log(self.folder.name(file))
@@ -164,9 +156,9 @@ class Ledger:
 
     @collector_paused()
     def histories(self, as_they_came: bool = False) -> dict[int, list[Measurement]]:
-        """The measurements of every trial, by number; faster than reading them one by one.
+        """The measurements of every trial, by number.
 
-        `as_they_came`: with those that a later attempt repeated, where they first came.
+        `as_they_came`: with those that a later attempt repeated.
         """
         numbers = self._numbers()
         files = [self.folder.metrics(number) for number in numbers]
@@ -209,28 +201,38 @@ class Ledger:
     def weights(self, record: TrialRecord) -> Path | None:
         """A trial's weights on this machine; None if the sweep's folder has none.
 
-        Also found if the folder was moved, or copied out of an object store, but only within it:
-        where it was before, another sweep of the same name may be by now.
+        They are found if the folder was moved, or copied out of an object store, but only within
+        the folder: in its old place there may be another sweep.
+
+        Raises:
+            UserError: the recorded path leads out of the folder of the trial's attempt.
         """
-        return self._kept(record, record.weights_dir)
+        return self._find_folder(record, "weights_dir")
 
     def located(self, record: TrialRecord) -> TrialRecord:
-        """The record with all weights named where they are now, and none that are gone."""
-        names = "weights_dir", "best_weights_dir"
-        now = {name: self._place_now(record, getattr(record, name)) for name in names}
+        """The record with the present paths of weights, and None for those that are gone."""
+        now: dict[str, str | None] = {}
+        for field in ("weights_dir", "best_weights_dir"):
+            recorded, found = getattr(record, field), self._find_folder(record, field)
+            in_store = recorded if recorded and is_address(recorded) else None
+            now[field] = str(found.absolute()) if found else in_store
         return record.model_copy(update=now)
 
-    def _place_now(self, record: TrialRecord, recorded: str | None) -> str | None:
-        if found := self._kept(record, recorded):
-            return str(found.absolute())
-        return recorded if recorded and is_address(recorded) else None
-
-    def _kept(self, record: TrialRecord, recorded: str | None) -> Path | None:
+    def _find_folder(self, record: TrialRecord, field: str) -> Path | None:
+        recorded = getattr(record, field)
         if recorded is None:
             return None
-        name = Path(recorded).name
-        here = [attempt / name for attempt in reversed(self.folder.attempts(record))]
-        return next((place for place in here if place.is_dir()), None)
+        for attempt in reversed(self.folder.attempts(record)):
+            found = attempt / Path(recorded).name
+            if found.is_dir():
+                inside = self.folder.root.resolve() / self.folder.name(attempt)
+                if inside not in found.resolve().parents:
+                    place = self.folder.place(self.folder.trial_json(record.number))
+                    rule = f"{field} {recorded} leads out of {attempt}, to {found.resolve()}"
+                    remedy = "put the files themselves there if you trust who made this folder"
+                    raise UserError([Fault(place, rule, remedy)])
+                return found
+        return None
 
     def _numbers(self) -> list[int]:
         """Numbers of the trials that have a folder."""
@@ -238,7 +240,7 @@ class Ledger:
         return sorted(trial_numbers(names))
 
     def _drop_damaged_end(self, number: int) -> None:
-        """Drop the partial line a crash left, which would otherwise end up between others."""
+        """Drop the partial line that a crash left."""
         file = self.folder.metrics(number)
         name = self.folder.name(file)
         content = self.storage.read_log(name)

@@ -1,8 +1,7 @@
 """The lines of a trial's `metrics.jsonl`: one measurement each, with a checksum.
 
-A line is a JSON object that ends with `"crc32"`, the CRC-32 of the same object without that key, in
-hexadecimal: enough to detect a flipped bit in a line that still parses. A line without the key is
-accepted as it is, so one may be repaired by hand.
+A line is a JSON object that ends with `"crc32"`, the CRC-32 of the object without that key, in
+hexadecimal. A line without the key is accepted, so that users can repair one.
 """
 
 from __future__ import annotations
@@ -40,10 +39,7 @@ def to_line(measurement: Measurement) -> bytes:
 
 
 def read_lines(content: bytes, file: str) -> MetricsFile:
-    """The measurements in a metrics file.
-
-    Damage at the end, of one or several lines, is what a crash leaves; it is dropped. Damage
-    followed by whole lines is an error.
+    """The measurements in a metrics file, without damaged lines at its end.
 
     Args:
         content: of the file.
@@ -61,7 +57,7 @@ def read_lines(content: bytes, file: str) -> MetricsFile:
         try:
             measurement = _read(line, file, number)
         except UserError as error:
-            # No crash did this if its checksum fits, and the next line would replace it.
+            # If its checksum fits, another version wrote it.
             if _body(line) not in (None, line):
                 raise
             damage = damage or error

@@ -1,4 +1,4 @@
-"""Reading records from disk, with plain messages about those that cannot be read."""
+"""Reads records and explains those that cannot be read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_record(
         kind: type of the record.
         content: its JSON.
         file: where it was read from, for the message.
-        remedy: what to do if it is damaged; not told of keys that a newer version may have added.
+        remedy: what to do if it is damaged.
         line: its line in the file, if the file holds several records.
 
     Raises:
@@ -36,18 +36,14 @@ def read_record(
         return kind.model_validate_json(content)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        if any(map(_is_of_a_newer_version, details)):
+        if any(map(_is_by_newer_version, details)):
             remedy = _UPDATE
         place = f"{file}:{line}" if line else file
         raise UserError([_fault(detail, place, remedy) for detail in details]) from None
 
 
 def read_each(readers: Iterable[Callable[[], T]]) -> list[T]:
-    """What each of these reads, in order.
-
-    Raises:
-        UserError: the faults that all of them find.
-    """
+    """The result of each reader, in order; the `UserError` has the faults of all."""
     found: list[T] = []
     faults: list[Fault] = []
     for read in readers:
@@ -58,7 +54,7 @@ def read_each(readers: Iterable[Callable[[], T]]) -> list[T]:
     return found
 
 
-def _is_of_a_newer_version(detail: ErrorDetails) -> bool:
+def _is_by_newer_version(detail: ErrorDetails) -> bool:
     return detail["type"] == "extra_forbidden" or detail["loc"] == ("schema_version",)
 
 

@@ -12,10 +12,10 @@ from trainables.storage.storage import Location
 
 
 class SweepFolder:
-    """Owner of every path in a sweep's folder.
+    """Every path in a sweep's folder.
 
-    For a sweep in an object store, paths are those of the driver's working folder. The mirrors are
-    made there; everything else is in the store under the same names.
+    For a sweep in an object store, paths are those of the driver's working folder, where the
+    mirrors are made; everything else is in the store under the same names.
     """
 
     def __init__(self, location: Location) -> None:
@@ -46,19 +46,19 @@ class SweepFolder:
         return "" if path == self.root else path.relative_to(self.root).as_posix()
 
     def place(self, path: Path) -> str:
-        """Where a path is, for messages: on a disk, or its address in the object store."""
+        """A path for messages: on a disk, or its address in the object store."""
         return self.absolute(path) if self.is_in_store else str(path)
 
     def absolute(self, path: Path) -> str:
-        """The same for workers, which may run in another folder."""
+        """A path for workers, which may run in another folder."""
         return f"{self.location}/{self.name(path)}" if self.is_in_store else str(path.absolute())
 
     def lock_after(self, token: str) -> Path:
-        """The lock of who took the sweep over from the driver with this token."""
+        """The lock of the driver that took over from the one with this token."""
         return self.root / f"lock.{token}.json"
 
     def heartbeat(self, token: str) -> Path:
-        """The last sign of life of the driver with this token."""
+        """The heartbeat of the driver with this token."""
         return self.root / f"lock.{token}.heartbeat.json"
 
     def trial(self, number: int) -> Path:
@@ -82,16 +82,12 @@ class SweepFolder:
         return self.trial(number) / f"attempt_{attempt}"
 
     def attempts(self, record: TrialRecord) -> list[Path]:
-        """Folders of a trial's attempts so far.
-
-        Unlike those of its configuration they are this sweep's even if its folder was moved: where
-        it was, another of the same name may be by now.
-        """
+        """Folders of a trial's attempts, also if the sweep's folder was moved."""
         return [self.attempt(record.number, n) for n in range(1, record.attempt + 1)]
 
 
 def trial_numbers(names: Iterable[str]) -> set[int]:
-    """The numbers among the names of folders of trials, of which others may be of other things."""
+    """The trial numbers among the names of files and folders."""
     return {int(name) for name in names if name.isascii() and name.isdecimal()}
 
 

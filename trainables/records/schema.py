@@ -1,4 +1,4 @@
-"""What a trial and a sweep leave behind: the schema of every record on disk."""
+"""The schema of every record on disk."""
 
 from __future__ import annotations
 
@@ -33,16 +33,14 @@ class TrialStatus(StrEnum):
         return self.value.replace("_", " ").lower()
 
 
-# What such a trial measured holds: running it again would end alike.
+# Running such a trial again would end in the same way.
 ENDED_WELL = (TrialStatus.COMPLETE, TrialStatus.STOPPED_EARLY, TrialStatus.DIVERGED)
-# Something went wrong.
 FAULTS = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.FAILED)
-# Something went wrong, or the trial was called off.
 FAILURES = (*FAULTS, TrialStatus.CANCELLED)
 
 
 def _finite_alone(metrics: dict[str, float]) -> dict[str, float]:
-    """JSON has no other numbers; those that are not finite count as not measured."""
+    """JSON has only finite numbers; others count as not measured."""
     if all(map(math.isfinite, metrics.values())):  # fast path: read by the hundred thousand
         return metrics
     return {key: value for key, value in metrics.items() if math.isfinite(value)}
@@ -88,10 +86,10 @@ class TrialResult(Frozen):
 
 
 class Outcome(Frozen):
-    """How a trial ended, as it reports itself or as the sweep makes of its end.
+    """How a trial ended.
 
-    RUNNING: suspended, to resume on another node or at the next start; with a `reason`, only once
-    its full disk has room.
+    RUNNING: to resume on another node or at the next start; with a `reason`, once its full disk has
+    room.
     """
 
     status: TrialStatus
@@ -111,8 +109,7 @@ class TrialRecord(Frozen):
         attempt: how many times it was started.
         started: when its first attempt began, seconds since the epoch.
         resumed: when this attempt began; None for the first.
-        seconds_before: seconds earlier attempts spent up to their last measurement; lost work and
-            gaps between attempts are not counted.
+        seconds_before: seconds that earlier attempts took up to their last measurement.
         failures: how often its process was lost without progress since the previous loss.
         weights_dir: where the final adapter or model is.
         confirms: for a repeat run, number of the trial of the search that it repeats with another
@@ -154,8 +151,8 @@ class TrialRecord(Frozen):
         return None if self.ended is None else self.seconds_at(self.ended)
 
     def seconds_at(self, now: float) -> float:
-        """Seconds that all attempts have taken by `now`, a time not before the last measurement."""
-        # If an attempt measured nothing, the last measurement is from an earlier one.
+        """Seconds that all attempts have taken by `now`."""
+        # If this attempt measured nothing, the last measurement is from an earlier one.
         return self.seconds_before + max(0.0, now - self.began)
 
     @property
@@ -169,7 +166,7 @@ class TrialRecord(Frozen):
         return self.started if self.resumed is None else self.resumed
 
     def in_next_attempt(self, config: TrialConfig, attempt: int, at: float) -> TrialRecord:
-        """The record of the trial as it resumes, in attempt number `attempt`, at this time."""
+        """The record of the trial as it resumes in attempt number `attempt`."""
         changes = {
             "config": config,
             "attempt": attempt,
@@ -206,7 +203,7 @@ class TrialRecord(Frozen):
         return self.model_copy(update={"last": measurement, "best": best})
 
     def with_newest(self, history: Sequence[Measurement]) -> TrialRecord:
-        """The record, unless complete, with the newest value of each metric of its history."""
+        """The record with the newest value of each metric of its history, unless complete."""
         if self.status is TrialStatus.COMPLETE or not history:
             return self
         metrics: dict[str, float] = {}
@@ -216,7 +213,7 @@ class TrialRecord(Frozen):
         return self.model_copy(update={"last": last})
 
     def ended_as(self, outcome: Outcome, at: float) -> TrialRecord:
-        """The record of the trial after it ended with this outcome, at this time."""
+        """The record of the trial after it ended with this outcome."""
         return self.model_copy(update=outcome.model_dump() | {"ended": at})
 
 
@@ -227,12 +224,10 @@ class TaskScore(Frozen):
         metric: the harness's metric that counts as accuracy here.
         value: mean over items.
         stderr: standard error of the mean; None if the harness gives none.
-        chance: expected score of a uniform guess; 0 for generated answers, and by `exact_match` for
-            listed ones; None if unknown, as of their `f1` or where the task scores its choices
-            itself.
-        choices: number of answers to choose from per right one, by `effective_choices` where items
-            differ; None where the chance is 0 or unknown.
-        items: number of documents; of a group, of the tasks in it that give the metric.
+        chance: expected score of a uniform guess, 0 for generated answers; None if unknown.
+        choices: number of answers to choose from per right one, by `effective_choices` if items
+            differ; None if the chance is 0 or unknown.
+        items: number of documents; in a group, of the tasks that give the metric.
     """
 
     role: Role
@@ -251,9 +246,9 @@ class ItemScore(Frozen):
     Items of two models are paired by (`task`, `doc_hash`, `filter`).
 
     Attributes:
-        member: the document's own task, where `task` is a group that weighs its tasks equally
-            whatever their sizes; None elsewhere: then all items weigh the same.
-        prompt, target: of the base's items alone; those of its trials have the same.
+        member: the document's own task if `task` is a group that weighs its tasks equally; None
+            if all items weigh the same.
+        prompt, target: only in the base's items.
     """
 
     task: str
@@ -285,12 +280,11 @@ class BaseRecord(Frozen):
         key: hash of the model, tasks, limits, versions and what KL drift is measured on.
         scores_key: the same hash without the parts that the scores do not depend on, such as seed
             and data.
-        rows: digests of what the tasks read, by label and by member; for trials it must be the
-            same. Empty in records of earlier versions.
-        revision: commit a hub model was resolved to; all trials use it even if the branch moves.
+        rows: digests of the rows that the tasks read, by label and member, the same for trials.
+        revision: commit that a hub model was resolved to, which all trials use.
         scores: task label to score.
-        metrics: every key that it logs: its scores, and drift and forgetting of zero; without
-            in-domain tasks the validation loss, too.
+        metrics: its scores, drift and forgetting of zero and, without in-domain tasks, the
+            validation loss.
         general_nll: cross-entropy on the general text, nats/token; None if not measured.
         parameters: number of parameters of the whole model.
         skipped_samples: number of training samples longer than `max_length`.
@@ -326,7 +320,7 @@ class BaseRecord(Frozen):
         return model.model_copy(update={"revision": self.revision}) if self.revision else model
 
     def scored(self, trial: TrialRecord) -> Iterator[tuple[str, TaskScore, str, float]]:
-        """The tasks that a trial has a score on: label, base's score, and its own key and value."""
+        """The tasks that a trial has a score on: label, base's score, trial's key and value."""
         for label, task in self.scores.items():
             key = task_score(task.role, label, task.metric)
             if (value := trial.metric(key)) is not None:
@@ -349,7 +343,7 @@ class Provenance(Frozen):
     warnings: tuple[str, ...] = ()
 
     def warnings_with(self, base: BaseRecord) -> list[str]:
-        """All that is to be told of the start and of the base, each once."""
+        """The warnings of the start and of the base, each once."""
         return [*dict.fromkeys((*base.warnings, *self.warnings))]
 
 
@@ -363,8 +357,8 @@ class SweepRecord(Frozen):
         earlier: those of the previous starts, oldest first.
         inputs: digests of the files that the base was measured with and the data read from, by
             field of the sweep file.
-        outside: numbers of the trials that are no points of its search, as it is since the newest
-            start: they measured nothing, and no budget counts them.
+        outside: numbers of the trials that are not in its present search and measured nothing; no
+            budget counts them.
     """
 
     schema_version: Literal[1] = 1

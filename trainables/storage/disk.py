@@ -1,4 +1,4 @@
-"""Atomic writing of files and folders, hashes of them, and detection of full disks."""
+"""Writes files and folders atomically, hashes them, and recognises full disks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from uuid import uuid4
 from trainables.errors import causes
 from trainables.redaction import redacted
 
-# What to do where a disk is full.
 MAKE_ROOM = "make room and run the same command again: it goes on where it stopped"
 # A sweep's folder has one of the first two from its first moment on.
 _HELD_BY_OTHERS = ("lock.json", "sweep.json", "config.json", "adapter_config.json")
-# Endings of sweep files, logs, data, tables, reports and figures, which Transformers never reads.
+# Sweep files, logs, data, tables, reports and figures, which Transformers never reads.
 _NOT_READ = re.compile(r"\.(ya?ml|log|out|jsonl|csv|tsv|parquet|html|pdf|png|svg)$").search
 _SAMPLED_BYTES = 1 << 20
 _BLOCKS, _BLOCK_BYTES = 4096, 1 << 10
@@ -48,10 +47,7 @@ def whole_file(file: Path, may_replace: Callable[[], None] = lambda: None) -> It
 
 @contextmanager
 def beside(file: Path) -> Iterator[Path]:
-    """Yields a hidden place beside a file, in its folder, for what may become it; then clears it.
-
-    No other process has the same, on whatever machine.
-    """
+    """Yields a path of a hidden temporary file beside a file, unique across machines."""
     file.parent.mkdir(parents=True, exist_ok=True)
     place = file.with_name(f".{file.name}.{os.getpid()}-{uuid4().hex[:8]}")
     try:
@@ -61,18 +57,17 @@ def beside(file: Path) -> Iterator[Path]:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file atomically: it holds either all of the text or its previous content."""
+    """Create or replace a text file atomically."""
     with whole_file(file) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def whole_folder(folder: Path, is_first: bool = True, is_scratch: bool = False) -> Iterator[Path]:
-    """Yields a temporary folder that replaces `folder` on success.
+    """Yields a temporary folder that replaces `folder` on success; on failure it is removed.
 
-    On failure it is removed and `folder` is untouched. If several workers fill it together, the
-    first creates and renames it. A folder that is no scratch is on the disk before it has its
-    name, so that no crash of the machine leaves it with holes.
+    If several workers fill it together, the first creates and renames it. Unless it is scratch, it
+    is on the disk before it has its name.
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     if not is_first:
@@ -96,11 +91,7 @@ def whole_folder(folder: Path, is_first: bool = True, is_scratch: bool = False) 
 
 
 def give_usual_modes(folder: Path) -> None:
-    """Let others read, and write, the files in a new folder if they may do so in the folder.
-
-    Libraries that write to a temporary file first, as safetensors does, shut out all others,
-    whatever the user's umask says.
-    """
+    """Give the files in a new folder the folder's modes; safetensors ignores the user's umask."""
     mode = folder.stat().st_mode & 0o666
     for file in filter(Path.is_file, folder.rglob("*")):
         file.chmod(mode)
@@ -119,7 +110,7 @@ def flush(path: Path) -> None:
 
 
 class LossyFile(io.FileIO):
-    """Drops what cannot be written for one of these error numbers."""
+    """Drops text that cannot be written because of one of these error numbers."""
 
     def __init__(
         self, file: Path | int, mode: str, dropped_at: tuple[int, ...], closefd: bool = True
@@ -128,7 +119,7 @@ class LossyFile(io.FileIO):
         self._dropped_at = dropped_at
 
     def write(self, data: Any) -> int:
-        """Write what there is room for, or nothing."""
+        """Write as much as there is room for."""
         try:
             return super().write(data)
         except OSError as error:
@@ -138,36 +129,29 @@ class LossyFile(io.FileIO):
 
 
 class _Redacted(io.TextIOWrapper):
-    """Writes texts without secrets."""
+    """Writes text without secrets."""
 
     def write(self, text: str) -> int:
-        """Write all of it."""
+        """Write the text."""
         super().write(redacted(text))
         return len(text)
 
 
 def log_stream(file: Path | int) -> TextIO:
-    """Appends text, without secrets, to a log without buffering.
+    """Appends text, without secrets, to a log without buffering; a full disk ends only the log.
 
-    A full disk ends the log, not its writer.
-
-    Args:
-        file: its path, or a descriptor that is already open and stays open.
+    `file`: its path, or a descriptor that stays open.
     """
     raw = LossyFile(file, "a", _FULL, closefd=not isinstance(file, int))
     return _Redacted(raw, "utf-8", "backslashreplace", write_through=True)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or its cause, is a full disk or an exhausted quota.
-
-    Libraries written in Rust or C++ raise their own errors, recognisable only by their text.
-    """
+    """Whether an error or its cause, of any library, is a full disk or an exhausted quota."""
     return any(_says_full(each) for each in causes(error))
 
 
 def _full_place(error: BaseException) -> Path | None:
-    """The file that a full disk had no room for, if an error or its cause names one."""
     for each in filter(_says_full, causes(error)):
         if isinstance(each, OSError) and each.filename is not None:
             return Path(os.fsdecode(each.filename2 or each.filename))  # of a copy, its target
@@ -186,16 +170,13 @@ def _names_full(text: str) -> bool:
 
 
 def full_disk_named_in(error: BaseException) -> str | None:
-    """The text of `disk_full` in an error's message; it may have been raised on another machine."""
+    """The text of `disk_full` in an error's message, as from another machine."""
     found = re.search(r"disk full: [^\n]* free of [\d.]+ [GM]iB", str(error))
     return found[0] if found else None
 
 
 def disk_full(error: BaseException, folder: Path) -> str:
-    """Message for a full disk: the place that the error names, else the folder, and its free space.
-
-    It may lie on another disk than the sweep: in /dev/shm, or in a compiler's cache.
-    """
+    """Message about a full disk: the path that the error names, else the folder, and its space."""
     place = _full_place(error) or folder
     existing = next(path for path in (place, *place.parents) if path.exists())
     usage = shutil.disk_usage(existing)
@@ -207,10 +188,7 @@ def _size(count: int) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """Of the names, sizes and contents of a model's files: those of a folder, or the one file.
-
-    Contents count only as far as `_hash_file` reads them; of names, see `_model_files`.
-    """
+    """Digest of the names, sizes and contents of a model's files, or of one file."""
     digest = hashlib.sha256()
     for file in _model_files(path):
         inside = file.relative_to(path).as_posix()
@@ -220,10 +198,7 @@ def content_digest(path: Path) -> str:
 
 
 def visible_files(path: Path) -> list[Path]:
-    """The files of a folder and those within it that are not hidden, or the one file.
-
-    What Python leaves there as it runs code counts as hidden.
-    """
+    """The files below a folder that are not hidden, without `__pycache__`, or the one file."""
     if not path.is_dir():
         return [path]
     visible = (
@@ -235,10 +210,7 @@ def visible_files(path: Path) -> list[Path]:
 
 
 def _model_files(path: Path) -> list[Path]:
-    """Of a model's visible files, all but what users keep beside it, as sweep files and logs.
-
-    Nor do folders within it count that hold a sweep, or another model, as its exported winner.
-    """
+    """A model's visible files, without sweep files and logs, and other models and sweeps in it."""
     visible = visible_files(path)
     others = {file.parent for file in visible if file.name in _HELD_BY_OTHERS} - {path}
     return [
@@ -249,9 +221,8 @@ def _model_files(path: Path) -> list[Path]:
 def _hash_file(digest: Any, file: Path) -> None:
     """Add a file to a hashlib digest.
 
-    Of more than 3 MiB it is the first, middle and last MiB and 4096 blocks of 1 KiB between them,
-    by which merged or further trained weights differ from their base's. All of them would take
-    minutes to read. An edit of a few rows alone may not be seen.
+    For more than 3 MiB: the first, middle and last MiB and 4096 blocks of 1 KiB between them, which
+    tells merged or further trained weights from their base's in seconds.
     """
     size = file.stat().st_size
     with file.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Where files are: those that packages carry, and the cache of a node."""
+"""Local paths: of files that packages carry, of users, and of the node's cache."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGE_SCHEME = "package://"
-# What to do where nothing is at a path of a sweep file.
 RELATIVE = (
     "paths are relative to the sweep file's folder; with ${...} or --set, to where the command runs"
 )
 
 
 def resolve(location: str) -> str:
-    """Turn `package://PACKAGE/FILE` into a path on this machine; leave anything else as it is.
+    """Turn `package://PACKAGE/FILE` into a path; leave anything else as it is.
 
     Raises:
         ModuleNotFoundError: the package is not installed here.
@@ -38,9 +37,9 @@ def expanded(path: str) -> Path:
 
 
 def absence(path: Path, kind: str) -> str | None:
-    """Why nothing can be read there, such as `no such file`; None if there is something.
+    """Why nothing can be read there, such as `no such file`; None if it can.
 
-    `kind`: what there should be.
+    `kind`: what there should be, such as `file`.
     """
     try:
         path.stat()
@@ -52,23 +51,17 @@ def absence(path: Path, kind: str) -> str | None:
 
 
 def is_local(location: str) -> bool:
-    """Whether the location names a file or folder rather than something on a hub.
-
-    Anything that begins like a path or ends like a data or model file is local. Whether the file
-    exists here does not count: a trial may ask on another machine, from another folder.
-    """
+    """Whether the location names a file or folder rather than something on a hub, by its text."""
     return location.startswith((PACKAGE_SCHEME, "/", "./", "../", "~")) or location.endswith(
         (".jsonl", ".parquet", ".gguf", ".json", ".txt", ".csv", ".tsv", ".gz")
     )
 
 
 def direct(path: str) -> str:
-    """A path without the `..` of the way that leads to it, if it is of the same file as before.
+    """A path without `..` if that names the same file, or one in the same folder.
 
-    Of one that is absent, the folder is to be the same.
-
-    So one file has one name, from wherever a command runs. Links stay as they are written, since
-    on another machine they may lead elsewhere; `..` after one may not be what the text has before.
+    So one file has one name from wherever a command runs. Links stay: on another machine they may
+    lead elsewhere.
     """
     plain = os.path.normpath(path)
     for before, after in ((path, plain), map(os.path.dirname, (path, plain))):

@@ -2,11 +2,10 @@
 
 An object appears when its upload is complete, so every object found is whole. Objects cannot grow:
 a log is a folder of numbered segments, one per line, joined into one when the log is closed. A log
-that came here as a file, with a sweep copied from a disk, becomes the first segment.
-Credentials and addresses come from the environment of the process or of the driver, such as
-`AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`, from the machine's role, or wherever else the store's
-own tools look. A store that asks to slow down, fails or does not answer is asked again for some
-minutes, at doubling intervals; one that denies access is not.
+that was copied from a disk becomes the first segment.
+Credentials come from the environment, such as `AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`, or from
+the machine's role. A store that fails or does not answer is asked again for some minutes, at
+doubling intervals; one that denies access is not.
 """
 
 from __future__ import annotations
@@ -140,10 +139,7 @@ class ObjectStorage(Storage):
         return self.read_logs([name])[0]
 
     def read_logs(self, names: Sequence[str]) -> list[bytes]:
-        """See `Storage`; a log that was rewritten between its listing and its reading is read anew.
-
-        Else those of its lines that are elsewhere by now would be lacking.
-        """
+        """See `Storage`; a log that was rewritten after its listing is read again."""
         found = _in_parallel(self._parts, names)
         keys = [(i, part) for i, parts in enumerate(found) for part in parts]
         logs = [b""] * len(names)
@@ -160,10 +156,10 @@ class ObjectStorage(Storage):
     def write_log(self, name: str, content: bytes) -> None:
         """See `Storage`.
 
-        The new segment follows the old ones until these are deleted. Anyone who reads meanwhile
-        sees the lines twice, which makes no difference to a trial's measurements.
+        Until the old segments are deleted, readers see the lines twice, which makes no difference
+        to a trial's measurements.
         """
-        self._last(name)  # there are segments from here on, if there are lines
+        self._last(name)  # makes a copied file a segment
         old = self._parts(name)
         self.append(name, content)
         _in_parallel(self.remove, old)
@@ -249,12 +245,12 @@ class ObjectStorage(Storage):
 
 
 def is_store_out(error: BaseException) -> bool:
-    """Whether an error is a store that did not answer as it should for as long as it was asked."""
+    """Whether an error is a store that failed or did not answer for minutes."""
     return isinstance(error, OSError) and _OUT.search(str(error)) is not None
 
 
 def is_of_store(error: BaseException) -> bool:
-    """Whether an error is a store that failed or refused a request, as where access is denied."""
+    """Whether an error is a store that failed or refused a request."""
     return isinstance(error, OSError) and _OF_STORE.search(str(error)) is not None
 
 
@@ -263,10 +259,7 @@ def _segment(log: str, number: int) -> str:
 
 
 def _patient(filesystem: fs.FileSystem, options: dict[str, str]) -> fs.FileSystem:
-    """The same, asking S3 for longer; Google's client asks for a quarter of an hour by itself.
-
-    Amazon's "standard" strategy would give up early where many requests are asked again at once.
-    """
+    """The filesystem, asking S3 for longer; Google's client asks for a quarter of an hour."""
     if not isinstance(filesystem, fs.S3FileSystem):
         return filesystem
     retries = fs.AwsDefaultS3RetryStrategy(_ATTEMPTS)

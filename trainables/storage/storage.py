@@ -11,7 +11,6 @@ from trainables.storage.local_storage import LocalStorage
 from trainables.storage.locations import expanded
 
 Location = str | Path
-# What to do where a store fails or refuses.
 SEE_THE_STORE = "see that the store answers and may be written to; then the same command goes on"
 _STORES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs")  # what pyarrow knows, by its address
 _MEANT_AS_ADDRESS = re.compile(rf"[a-z0-9]+://|({'|'.join(_STORES)}):/", re.IGNORECASE)
@@ -22,9 +21,8 @@ def open_storage(location: Location) -> Storage:
     """Storage at a path or at an address such as `s3://bucket/sweeps`.
 
     Raises:
-        UserError: the address has keys or options, which not all its readers would have and which
-            records and messages would show, or a #, after which nothing is part of a name; or it
-            is none that pyarrow can read, as is one in `AWS_ENDPOINT_URL`.
+        UserError: the address has keys or options, which records and messages would show, or a #;
+            or pyarrow cannot read it or `AWS_ENDPOINT_URL`.
         OSError: nothing answers at the address.
     """
     if isinstance(location, str) and is_address(location):
@@ -48,7 +46,7 @@ def parse_location(text: str) -> Location:
     """A location as the user typed it.
 
     Raises:
-        UserError: it looks like an address, and is none of a bucket in a store that is known.
+        UserError: it looks like an address, but not of a bucket in a known store.
     """
     if not _MEANT_AS_ADDRESS.match(text):
         return expanded(text)

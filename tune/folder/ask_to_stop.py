@@ -1,4 +1,4 @@
-"""Asking for the end of one trial of a sweep, from any process that reaches the sweep's folder."""
+"""Asks a sweep's driver to end one trial."""
 
 from __future__ import annotations
 
@@ -10,18 +10,13 @@ from tune.folder.sweep_folder import cannot_read
 
 
 def ask_to_stop(location: Location, number: int) -> str:
-    """Ask the sweep's driver to end a trial, or its next one.
-
-    Args:
-        location: the sweep's folder, or its address in an object store.
-        number: of the trial.
+    """Ask the sweep's driver to end a trial.
 
     Returns:
-        What happens next, in words.
+        A message that says what happens next.
 
     Raises:
-        UserError: there is no such trial, it has ended already, or the folder cannot be read or
-            written to; no request was made.
+        UserError: there is no such trial, it has ended, or the folder cannot be read or written to.
     """
     try:
         ledger = Ledger(location)

@@ -1,4 +1,4 @@
-"""Listeners that keep a sweep's checkpoints within bounds, on a disk and in an object store."""
+"""Listeners that delete checkpoints that nothing needs, on a disk and in an object store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ from trainables.training.checkpoint_files import (
 )
 from tune.listeners import SweepListener
 
-# Nobody will want their best weights.
 _WITHOUT_BEST = (TrialStatus.STOPPED_EARLY, TrialStatus.DIVERGED)
 _SECONDS_BETWEEN_LOOKS = 30
 
@@ -39,14 +38,12 @@ _SECONDS_BETWEEN_LOOKS = 30
 class DiskBudget(SweepListener):
     """Deletes checkpoints that nothing needs, and more if the sweep has too many.
 
-    A trial that ended for good needs none; one that failed, ran out of memory or was cancelled
-    keeps what it has, the newest two: `--retry-failed` goes on from the newest that is whole. Over
-    the cap, trial by trial from the oldest on, the weights of the best evaluation are deleted, then
-    all checkpoints but the newest, if its files have their sizes. Any trial's final weights are
-    never deleted.
+    A trial that ended well needs none; others keep theirs for `--retry-failed`. Over the cap, trial
+    by trial from the oldest on, the weights of the best evaluation are deleted, then all
+    checkpoints but the newest whole one. Final weights are never deleted.
 
     Args:
-        ledger: ledger of the sweep.
+        ledger: of the sweep.
         gib: the cap on all checkpoints and best weights, GiB; None for no cap.
         clock: monotonic clock, in seconds.
     """
@@ -78,12 +75,12 @@ class DiskBudget(SweepListener):
             self._enforce()
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Delete what the trial leaves behind and nothing needs."""
+        """Delete what nothing needs."""
         self._tidy(record)
         self._enforce()
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
-        """Clean up once more: a stopped worker may have written until the very end."""
+        """Clean up after workers that wrote until the end."""
         for record in records:
             if record.status is not TrialStatus.RUNNING:
                 self._tidy(record)
@@ -98,14 +95,12 @@ class DiskBudget(SweepListener):
         self._register(record)
 
     def _register(self, record: TrialRecord) -> None:
-        """Look after the trial while anything is left of it that counts."""
         if record.status in ENDED_WELL and record.best_weights_dir is None:
             self._records.pop(record.number, None)
         else:
             self._records[record.number] = record
 
     def _enforce(self) -> None:
-        """Delete surplus, starting with the oldest trial, until the rest is within the cap."""
         self._looked = self._clock()
         if self._bytes is None:
             return
@@ -128,14 +123,13 @@ class DiskBudget(SweepListener):
 
 
 class PublishedCheckpoints(SweepListener):
-    """Deletes what a trial that ended for good has published and nothing needs.
+    """Deletes published checkpoints that nothing needs.
 
-    An object store does not fill up like a disk, and each look into it is a request, so there is
-    no cap, and what a dead driver left behind stays.
+    An object store does not fill up, and each look into it is a request, so there is no cap.
     """
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Delete its checkpoints, and all best weights but those that its record names."""
+        """Delete its checkpoints and superseded best weights."""
         if record.status in ENDED_WELL:
             for address in (*record.config.earlier_attempts, record.config.output_dir):
                 storage = open_storage(address)
@@ -145,24 +139,24 @@ class PublishedCheckpoints(SweepListener):
 
 
 def _surplus(attempts: Sequence[Path]) -> Iterator[Path]:
-    """What a trial can do without, in the order of deletion."""
+    """What may be deleted of a trial, in this order."""
     yield from (best_dir(attempt) for attempt in attempts if best_dir(attempt).exists())
     found = checkpoints(attempts)
-    with suppress(OSError):  # it cannot be read now: the others stay
+    with suppress(OSError):  # if the newest cannot be read, the others stay
         if len(found) > 1 and seems_valid(found[0]):
             yield from found[1:]
 
 
 def _is_at(recorded: str | None, folder: Path) -> bool:
-    """Whether a recorded place is this folder of the trial, wherever the sweep has been moved."""
+    """Whether a recorded path is this folder, even if the sweep was moved."""
     return recorded is not None and Path(recorded).parts[-2:] == folder.parts[-2:]
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the files below a folder; files that vanish meanwhile count as 0."""
+    """Bytes of the files below a folder."""
     total = 0
-    for place, _, names in os.walk(folder):  # which passes over folders that vanish
+    for place, _, names in os.walk(folder):
         for name in names:
-            with suppress(OSError):
+            with suppress(OSError):  # a worker may have deleted it
                 total += Path(place, name).stat().st_size
     return total

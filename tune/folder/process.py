@@ -1,4 +1,4 @@
-"""The identity of a process, by which another driver can see whether it is still alive."""
+"""The identity of a process, by which another process sees whether it is alive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a sweep comes from: versions, code, command."""
+"""The command, code and versions that a sweep was started with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PACKAGES = (
     "lm_eval",
     "datasets",
 )
-# Of these, what distributes, searches and shows trials does not decide their numbers.
+# These do not decide a trial's numbers.
 _WITHOUT_PART = ("ray", "optuna", "wandb")
 
 
@@ -47,7 +47,7 @@ def provenance() -> Provenance:
 
 
 def version_warnings(sweep: SweepRecord) -> Iterator[str]:
-    """That packages that decide a trial's numbers had other versions at the sweep's first start."""
+    """A warning if packages that decide a trial's numbers have changed since the first start."""
     first = (*sweep.earlier, sweep.provenance)[0].versions
     changed = [
         f"{name} {first[name]} (now {now})"
@@ -65,8 +65,8 @@ def version_warnings(sweep: SweepRecord) -> Iterator[str]:
 def warned(sweep: SweepRecord, *warnings: str) -> SweepRecord:
     """The record with more warnings of its newest start."""
     newest = sweep.provenance
-    told = newest.model_copy(update={"warnings": (*newest.warnings, *warnings)})
-    return sweep.model_copy(update={"provenance": told})
+    newest = newest.model_copy(update={"warnings": (*newest.warnings, *warnings)})
+    return sweep.model_copy(update={"provenance": newest})
 
 
 def _from_project(script: str) -> str:

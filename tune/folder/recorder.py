@@ -11,7 +11,7 @@ from tune.listeners import SweepListener
 
 
 class Recorder(SweepListener):
-    """Writes every event to the ledger before any other listener hears of it."""
+    """Writes every event to the ledger, before all other listeners."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -20,11 +20,11 @@ class Recorder(SweepListener):
     def sweep_started(
         self, sweep: SweepRecord, base: BaseRecord, history: Sequence[TrialRecord]
     ) -> None:
-        """Take the base's scores, which the table of confirmed trials needs."""
+        """Keep the base's scores for the table of confirmed trials."""
         self._scores = base.scores
 
     def trial_started(self, record: TrialRecord) -> None:
-        """Record that the trial runs, waits for its next attempt, or has ended and how."""
+        """Record the trial's state."""
         self._ledger.write_trial(record)
 
     trial_interrupted = trial_ended = trial_started

@@ -1,4 +1,4 @@
-"""Whether a sweep may run in a folder, checked before anything is written there."""
+"""Checks that a sweep may run in a folder, before anything is written there."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def check_sweep_folder(location: Location) -> bool:
         if ledger.exists():
             ledger.check()
             if ledger.has_base():
-                ledger.base_items()  # without which each trial would fail, one after the other
+                ledger.base_items()  # each trial reads them
             return False
-        names = ledger.storage.children("")  # of Google's, all that is in the folder
+        names = ledger.storage.children("")
         _check_fresh(ledger.folder, names)
     except (OSError, ValueError) as error:  # the latter also pyarrow's
         raise cannot_read(location, error) from error
@@ -44,7 +44,6 @@ def _check_writable(folder: Path) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise cannot_write(folder, f"{existing} is no folder")
-    # Asks the kernel, which also knows about read-only mounts and immutable folders.
     if not os.access(existing, os.W_OK | os.X_OK):
         raise cannot_write(folder, f"{existing} is read-only")
     log = SweepFolder(folder).log  # of who ran the sweep before, in a folder that users share
@@ -53,7 +52,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def _check_fresh(folder: SweepFolder, names: list[str]) -> None:
-    """Without a `sweep.json` there may only be what a driver killed early leaves behind."""
+    """A folder without `sweep.json` may only hold what a driver that was killed early leaves."""
     early = {folder.log.name, folder.base.name, folder.warm_start.name, folder.warm_start.stem}
     ours = ("lock.", "sweep.json.", "warm_start.jsonl.", "seen_by_nodes.")
     foreign = [n for n in names if n not in early and not n.lstrip(".").startswith(ours)]

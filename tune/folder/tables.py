@@ -31,9 +31,9 @@ def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
 def write_confirmed_csv(
     file: Path, records: Sequence[TrialRecord], scores: Mapping[str, TaskScore]
 ) -> None:
-    """One row per repeated trial and metric, of none if all diverged; no file without a row.
+    """One row per repeated trial and metric; no file without a row.
 
-    `scores`: the base's, by task.
+    `scores`: of the base, by task.
     """
     if found := repeated(records):
         rows = [row for trial, repeats in found for row in _means(trial, repeats, scores)]
@@ -41,7 +41,7 @@ def write_confirmed_csv(
 
 
 def repeated(records: Sequence[TrialRecord]) -> list[tuple[TrialRecord, list[TrialRecord]]]:
-    """Trials with repeats that completed or diverged, and these."""
+    """Trials with repeats that completed or diverged, and the repeats."""
     repeats = [record for record in records if record.confirms is not None]
     confirmed = {record.confirms for record in repeats}
     trials = (record for record in records if record.number in confirmed)

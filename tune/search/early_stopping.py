@@ -1,8 +1,7 @@
 """Early stopping: asynchronous successive halving over recorded measurements.
 
-Rungs are rebuilt from the ledger at every start, so they survive whatever ends the driver. Their
-axis is the share of a training's own steps, so a trial resumed elsewhere keeps its position, and
-trials of other batch sizes, which take other numbers of steps for the same samples, meet.
+Rungs are rebuilt from the ledger at every start. They lie at shares of a training's steps, so
+trials of different batch sizes are compared after the same number of samples.
 """
 
 from __future__ import annotations
@@ -26,13 +25,12 @@ from trainables.workers.reporters import MEASUREMENT
 from tune.config.sweep_config import EarlyStoppingConfig
 from tune.search.fifo import Fifo
 
-# What a trial has spent or holds: zero for the untouched base, and never decreasing in a trial.
+# Zero for the untouched base, and never decreasing in a trial.
 _COSTS = (*(key for key, metric in METRICS.items() if metric.adds_up), TRAINABLE_PARAMETERS)
-# In nats/token, added to a trial's first loss: that of a few samples may be anything from zero up,
-# so others of the same model easily lose many times as much.
+# In nats/token, added to a trial's first loss, which is of a few samples and may be near zero.
 _SPREAD_OF_FIRST = 1.0
 # By which share of its training one trial may be ahead of another that it is compared with. Steps
-# are whole, so where both are due at one share of 20 and of 1000 steps it may be 0.0255.
+# are whole, so for trainings of 20 and of 1000 steps that report together it may be 0.0255.
 _LARGEST_LEAD = 0.03
 
 
@@ -45,11 +43,11 @@ class EarlyStopping(Fifo):
         self._outcomes: dict[str, Outcome] = {}
 
     def outcome(self, trial_id: str) -> Outcome | None:
-        """How a trial that was stopped here ended; None for any other trial."""
+        """How a trial ended that the rule stopped; None for any other."""
         return self._outcomes.get(trial_id)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Continue or stop the trial; a repeat run that confirms a winner always continues."""
+        """Continue or stop the trial; repeats of winners always continue."""
         measurement = _measurement(result)
         if measurement is None or trial.config["confirms"] is not None:
             return str(TrialScheduler.CONTINUE)
@@ -63,7 +61,7 @@ class EarlyStopping(Fifo):
 
 
 def _measurement(flat: dict[str, Any]) -> Measurement | None:
-    """The measurement in a result, which Tune flattens for schedulers; None if it has none."""
+    """The measurement in a result, which Tune flattens for schedulers."""
     prefix = f"{MEASUREMENT}/"
     if f"{prefix}step" not in flat:
         return None
@@ -81,10 +79,10 @@ class Rung:
     """One level of successive halving.
 
     Attributes:
-        share: share of the training after which trials are compared.
-        losses: losses of the trials compared here, [trials, losses]; lower is better.
+        share: of the training, after which trials are compared.
+        losses: of the trials compared here, [trials, losses]; lower is better.
         errors: their standard errors, [trials, losses].
-        shares: where each of these was in its training, [trials].
+        shares: where each trial was in its training, [trials].
         compared: numbers of the trials compared here.
         allowed: numbers of the trials whose constraints held here.
     """
@@ -106,19 +104,14 @@ class Rung:
     ) -> bool:
         """Record a trial's losses; True if fewer than 1 / reduction_factor of all are better.
 
-        All are those that were as far in their training. A trial is better if it dominates this
-        one: no worse in any loss and lower in at least one, by more than the standard error of the
-        difference. Less tells nothing: in simulated searches, as many of the trials ended by it
-        were of the true front as of trials ended at random.
-
-        With one loss, the best 1 / reduction_factor continue. With several losses a trial that
-        trades one for another also continues, because the search wants the whole front:
-        tests/benchmarks/search_economy.py shows how much of it a weighted sum cuts off.
+        All are those that were as far in their training. A trial is better if it dominates
+        this one: no worse in any loss, and lower in at least one by more than the standard error of
+        the difference. With several losses a trial that trades one for another continues, because
+        the search wants the whole front (tests/benchmarks/search_economy.py).
 
         As in ASHA (Li et al. 2018, 1810.05934), the decision is made at once, based on the trials
         that came before; with fewer than `reduction_factor` trials, all continue. The number kept
-        is rounded up where the paper rounds down, which in a rung of five would keep a fifth
-        instead of a third: tests/benchmarks/early_stopping.py shows what that costs.
+        is rounded up where the paper rounds down (tests/benchmarks/early_stopping.py).
         """
         own, own_errors = np.array([losses]), np.array([errors])
         self.losses = np.vstack([self.losses, own]) if self.compared else own
@@ -134,29 +127,25 @@ class Rung:
 
 
 def kept_by_base(constraints: Sequence[Constraint], base: Mapping[str, float]) -> list[Constraint]:
-    """The constraints that can be judged before a trial ends: those that the base satisfies.
+    """The constraints that are judged before a trial ends: those that the base satisfies.
 
-    A trial that breaks one of these has lost something it had, be it skill or budget. A constraint
-    that the base does not satisfy (an accuracy still to be learned) or has no value for (beside
-    in-domain tasks, the validation loss) may still be met through training.
+    The others may still be met through training.
 
     Args:
-        constraints: constraints of the sweep.
-        base: metrics of the untouched base's evaluation, where all forgetting and drift is 0.
+        constraints: of the sweep.
+        base: metrics of the untouched base.
     """
     metrics = {**dict.fromkeys(_COSTS, 0.0), **base}
     return [c for c in constraints if c.metric in metrics and c.holds(metrics[c.metric])]
 
 
 class SuccessiveHalving:
-    """The rule itself, free of Ray: maps measurements to "continue" or to a trial's outcome.
+    """The rule, free of Ray: maps a measurement to the outcome of a trial or to None.
 
     Args:
         config: the rungs and the metrics to compare trials by.
-        objectives: objectives of the sweep; trials are compared by these unless `config` names
-            metrics.
-        constraints: the sweep's constraints from `kept_by_base`. Breaking one at a rung ends the
-            trial, since forgetting is seldom undone.
+        objectives: of the sweep; trials are compared by these unless `config` names metrics.
+        constraints: those from `kept_by_base`; breaking one at a rung ends the trial.
     """
 
     def __init__(
@@ -176,15 +165,11 @@ class SuccessiveHalving:
         histories: Mapping[int, Sequence[Measurement]],
         trains: Mapping[int, TrainConfig],
     ) -> dict[int, Outcome]:
-        """Take in what each trial measured in earlier runs of the command.
-
-        Measurements are replayed in the order they arrived, by their times, so that each is judged
-        against those that came before it. A step that a later attempt repeated counts where it
-        first came. The final content of a rung does not depend on the order.
+        """Judge the measurements of earlier runs of the command in the order of their times.
 
         Returns:
             The outcome of each trial that its last measurement stops. If the ledger still lists
-            such a trial as running, its driver died between the decision and its record.
+            such a trial as running, its driver died before it recorded the outcome.
         """
         arrivals = [(number, each) for number, history in histories.items() for each in history]
         outcomes = {}
@@ -195,12 +180,7 @@ class SuccessiveHalving:
     def decide(self, number: int, measurement: Measurement, train: TrainConfig) -> Outcome | None:
         """How the trial should end now; None lets it continue.
 
-        The last step is not a rung: a trial that gets there is complete.
-
-        Args:
-            number: of the trial.
-            measurement: its newest.
-            train: its training; only trials of equal length are compared.
+        The last step is not a rung, and only trainings of equal length are compared.
         """
         total_steps = measurement.total_steps
         if total_steps is None or measurement.step >= total_steps:
@@ -241,7 +221,7 @@ class SuccessiveHalving:
         return [objective.loss(metrics[objective.metric]) for objective in self._objectives]
 
     def _errors(self, measurement: Measurement) -> list[float]:
-        """The standard errors of several losses; a single one is ranked as measured, as in ASHA."""
+        """The standard errors of several losses; a single loss has none, as in ASHA."""
         if self._config.metrics or len(self._objectives) == 1:
             return [0.0]
         return [standard_error(o.metric, measurement.metrics) for o in self._objectives]

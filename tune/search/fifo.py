@@ -1,4 +1,4 @@
-"""Tune's first-in-first-out scheduler, at a cost independent of the number of past trials."""
+"""A first-in-first-out scheduler for Tune whose cost does not grow with past trials."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from tune.listeners import SweepListener
 class Fifo(FIFOScheduler, SweepListener):
     """Chooses the trial that has waited longest.
 
-    Tune's own scheduler searches all trials there ever were, several times per report. Our trials
-    are never paused, and one that lost its process returns as another trial, so a trial that was
-    chosen need not be looked at again.
+    Tune's own scheduler searches all trials several times per report. Trials here are never paused,
+    and one that lost its process returns as another trial.
     """
 
     def __init__(self) -> None:
@@ -33,15 +32,15 @@ class Fifo(FIFOScheduler, SweepListener):
         self._waiting.append(trial)
 
     def outcome(self, trial_id: str) -> Outcome | None:
-        """How a trial that was stopped here ended; always None, as none is."""
+        """How a trial ended that the scheduler stopped; None for any other."""
         return None
 
     def sweep_stopping(self) -> None:
-        """Never start the trials that still wait for room; called from its own thread."""
+        """Start no waiting trial; called from its own thread."""
         self._is_stopping = True
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The first waiting trial; Tune calls this at each of its steps, in its own thread."""
+        """The first waiting trial; Tune calls this at each step."""
         self._waiting = [trial for trial in self._waiting if trial.status == Trial.PENDING]
         if self._is_stopping:
             for trial in self._waiting:

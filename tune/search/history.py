@@ -1,4 +1,4 @@
-"""Running tallies over all trials: suggesting the next costs the same however many there are."""
+"""Running tallies over all trials, so that a suggestion costs the same however many there are."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class SearchHistory:
 
     Args:
         records: records of the sweep.
-        warm: records of other sweeps; their points count as tried, and nothing else is used.
-        outside: records of the sweep that are no points of its search; they keep their numbers.
+        warm: records of other sweeps; only their points are used.
+        outside: records of the sweep that are not in its search; only their numbers are used.
 
     Attributes:
         next_number: the lowest number not used by any trial.
@@ -53,7 +53,7 @@ class SearchHistory:
 
     @property
     def gpu_hours(self) -> float:
-        """GPU hours of all trials, as far as they have come."""
+        """GPU hours of all trials so far."""
         return float(self._gpu_hours)
 
     def take(self, record: TrialRecord) -> None:
@@ -70,20 +70,15 @@ class SearchHistory:
         self.next_number = min(self.next_number, number)
 
     def tried(self, point: Params) -> int:
-        """How often a point has been tried; a trial that failed says nothing about it."""
+        """How often a point has been tried, not counting failures."""
         return self._tries[_key(point)]
 
     def has(self, point: Params) -> bool:
-        """Whether a trial of this sweep has had a point, however it ended."""
+        """Whether a trial of this sweep has had a point."""
         return self._points[_key(point)] > 0
 
     def unused_seed(self, point: Params, first: int) -> int:
-        """A seed for another try of a point, unused by its earlier tries and repeat runs.
-
-        Args:
-            point: the point to try.
-            first: the seed of its first try.
-        """
+        """A seed, from `first` on, that no earlier try or repeat of a point had."""
         seed = first + self.tried(point)
         while self._runs[_key(point), seed]:
             seed += 1

@@ -1,6 +1,6 @@
-"""Where a search that learns from results starts: points spread evenly over its space.
+"""The first points of TPE, spread evenly over the search space.
 
-Independent draws would leave some ranks untried and try half of all trials on a method with a
+Independent draws would leave some ranks untried and spend half of the trials on a method with a
 single axis; tests/benchmarks/search_economy.py shows what that costs.
 """
 
@@ -22,8 +22,8 @@ from tune.search.space import axes
 class InitialDesign(optuna.samplers.RandomSampler):
     """Draws one trial of the design.
 
-    Methods take turns, in proportion to their axes. The points of each are a scrambled Sobol
-    sequence (Owen 1998), so that however many are drawn, they cover each axis evenly.
+    Methods take turns in proportion to their axes. The points of each method are a scrambled Sobol
+    sequence (Owen 1998), which covers each axis evenly.
 
     Args:
         search: the space.
@@ -54,7 +54,7 @@ class InitialDesign(optuna.samplers.RandomSampler):
 
 
 def _turns(search: SearchConfig, count: int) -> list[Method]:
-    """The methods of the first trials: each time that which lacks most of its share."""
+    """The methods of the first trials; each is the one that lacks most of its share."""
     weights = {method: max(1, len(list(axes(search, method)))) for method in search.methods}
     lacks, turns = dict.fromkeys(weights, 0), []
     for _ in range(count):

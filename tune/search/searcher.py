@@ -1,4 +1,4 @@
-"""The searcher: which trial Tune runs next, and why no more follow."""
+"""Which trial Tune runs next, and why the search ends."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from tune.search.study import Study
 
 MakeTrial = Callable[[int, Params, int, int], TrialConfig]
 
-# As many in a row, on average over the methods, show a fault of a node or of the sweep file. Such a
-# node is always the first that is free for another trial, whatever the others achieve.
-_FAILURES_ALIKE = 5
+# So many equal failures in a row, on average over the methods, show a fault of a node or of the
+# sweep file. A faulty node is always the first that is free for another trial.
+_EQUAL_FAILURES = 5
 _FEWEST_OF_METHOD = 3
 
 
 class OptunaSearcher(Searcher, SweepListener):
     """Suggests trials to Tune and learns their outcomes as a listener of the sweep.
 
-    Interrupted trials come first, then the points of `search.first`, then those that the sampler
-    draws, then the confirmation of the best ones. A point that was already tried is repeated only
-    if all draws are such, or it is one of the former that an earlier sweep alone has tried, and
-    then with another seed.
+    Interrupted trials come first, then the points of `search.first`, then points of the sampler,
+    then repeats of the best ones. A point that was already tried is repeated with another seed, and
+    only if the sampler draws no new one or `search.first` names it and no trial of this sweep had
+    it.
 
     Args:
         config: the sweep.
         make_trial: turns a trial's number, parameters, attempt and seed into its configuration.
-        finished: records of earlier runs that count as they are.
-        interrupted: records of trials to resume before any new one is asked for.
-        warm: records of other sweeps; the sampler learns from them, but no budget counts them.
-        outside: records of the sweep that are no points of the search; no budget counts them.
+        finished: records of the trials that have ended.
+        interrupted: records of the trials to resume.
+        warm: records of other sweeps; the sampler learns from them, and no budget counts them.
+        outside: records of the sweep that are not in its search; no budget counts them.
         clock: monotonic clock, in seconds.
         began: when the command started, by this clock; defaults to now.
     """
@@ -67,18 +67,15 @@ class OptunaSearcher(Searcher, SweepListener):
         self._study = Study(config)
         self._first = first_points(config.search)
         self._again = sorted(interrupted, key=attrgetter("number"))
-        # A driver killed while trials ran in parallel may leave a gap in the numbers; it is filled
-        # first.
         earlier = sorted([*finished, *interrupted], key=attrgetter("number"))
         self._history = SearchHistory(earlier, warm, outside)
-        # Interrupted trials count as running: the search does not end before they do.
         self._running = {record.number: record for record in interrupted}
-        # Where each trial's attempt began, and where those stand that got no further in the last.
+        # The step at which each trial's attempt began, and that of those that made no progress.
         self._began_at: dict[int, int] = {}
         self._suspect_at: dict[int, int] = {}
         self._winners: list[TrialRecord] | None = None
         self._is_stopping = False
-        self._failures_alike: dict[str, list[str]] = defaultdict(list)
+        self._equal_failures: dict[str, list[str]] = defaultdict(list)
         self._is_failing = False
         self._room: Room | None = None
         self._waiting: defaultdict[str, list[TrialRecord]] = defaultdict(list)
@@ -97,18 +94,18 @@ class OptunaSearcher(Searcher, SweepListener):
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to run or unfinished."""
+        """Whether all trials have ended and no other follows."""
         return not self._running and self._is_exhausted() and self._confirmation() is None
 
     @property
     def cut_short_by(self) -> str | None:
-        """The field of `budget` that ended the sweep before it was done, or `failures`, if any."""
+        """What ended the sweep before it was done: a field of `budget`, `failures` or None."""
         spent = self._spent()
         is_done = self._is_searched() and next(self._repeats(), None) is None
         return None if is_done and spent != "failures" else spent
 
     def most_at_once(self, method: str) -> int:
-        """At most how many of a method's trials there are at the same time, from now on."""
+        """The largest number of a method's trials that may run at the same time from now on."""
         running = sum(record.config.method == method for record in self._running.values())
         if self._spent():
             return running
@@ -127,11 +124,11 @@ class OptunaSearcher(Searcher, SweepListener):
         return "failures" if self._is_failing else None
 
     def keep_within(self, room: Room) -> None:
-        """Hold each suggestion back until there is room for it, letting no rival overtake it."""
+        """Suggest a trial only once there is room for it; until then no later one overtakes it."""
         self._room = room
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial for Tune; None while there is none or no room for it."""
+        """The next trial for Tune; None if it has to wait."""
         if self._is_stopping:
             return str(Searcher.FINISHED)
         trial = self._with_room(self._room) if self._room else self._next()
@@ -146,7 +143,7 @@ class OptunaSearcher(Searcher, SweepListener):
         }
 
     def _with_room(self, room: Room) -> TrialRecord | None:
-        """The first trial that has room, among those that wait and then among new ones."""
+        """The first waiting trial that has room, else a new one."""
         if self._spent():
             self._withdraw_waiting()
         self._queue_interrupted(room)
@@ -164,22 +161,18 @@ class OptunaSearcher(Searcher, SweepListener):
         return None
 
     def _waiting_count(self) -> int:
-        """How many trials wait; interrupted ones, of which there may be any number, count as one.
-
-        Else those of one pool would keep new ones from being drawn for the others.
-        """
+        """How many trials wait; all interrupted ones count as one, or they would block new ones."""
         begun = [waits.attempt > 1 for queue in self._waiting.values() for waits in queue]
         return begun.count(False) + any(begun)
 
     def _queue_interrupted(self, room: Room) -> None:
-        """Have interrupted trials wait for room before all new ones."""
         while self._again:
             trial = self._resume()
             queue = self._waiting[room.queue(trial.config)]
             queue.insert(sum(waits.attempt > 1 for waits in queue), trial)
 
     def _withdraw_waiting(self) -> None:
-        """Forget the waiting trials that have not begun: the budget is spent."""
+        """Forget the waiting trials that have not begun."""
         for queue in self._waiting.values():
             for trial in [waits for waits in queue if waits.attempt == 1]:
                 queue.remove(trial)
@@ -200,48 +193,48 @@ class OptunaSearcher(Searcher, SweepListener):
         self._is_stopping = True
 
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
-        """Count what the trial has cost so far, as a start after a crash would."""
+        """Count what the trial has cost so far."""
         self._history.take(record)
 
     def trial_interrupted(self, record: TrialRecord) -> None:
-        """Suggest the trial again before any new one; without progress it may be what ended it."""
+        """Suggest the trial again before any new one; without progress it is suspect."""
         if (step := _step(record)) > self._began_at.get(record.number, 0):
             self._suspect_at.pop(record.number, None)
         else:
             self._suspect_at[record.number] = step
         self._again.append(record)
-        self._leave(record)
+        self._give_back(record)
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Tell the study how a trial ended."""
         self._history.take(record)
         self._running.pop(record.number, None)
         self._count_failure(record)
-        self._leave(record)
+        self._give_back(record)
         if record.confirms is None:
             self._study.tell(record)
 
     def _count_failure(self, record: TrialRecord) -> None:
-        """Count a trial that failed for the same reason as the one before, measuring nothing.
+        """Count a trial that measured nothing and failed for the same reason as the one before.
 
-        One that ran out of memory counts only if none of its method takes less: others may fit.
+        A trial that ran out of memory counts only if none of its method takes less.
         """
-        alike = self._failures_alike[record.config.method]
+        reasons = self._equal_failures[record.config.method]
         reason = _reason(record)
-        if record.last or reason not in alike:
-            alike.clear()
+        if record.last or reason not in reasons:
+            reasons.clear()
         is_out_of_memory = record.status is TrialStatus.OUT_OF_MEMORY
         has_failed = record.status is TrialStatus.FAILED or (
             is_out_of_memory and takes_least_memory(self._config.search, record.config)
         )
         if has_failed and not record.last:
-            alike.append(reason)
-        counts = [len(self._failures_alike[method]) for method in self._config.search.methods]
-        is_many = sum(counts) >= _FAILURES_ALIKE * len(counts)
+            reasons.append(reason)
+        counts = [len(self._equal_failures[method]) for method in self._config.search.methods]
+        is_many = sum(counts) >= _EQUAL_FAILURES * len(counts)
         self._is_failing |= is_many and min(counts) >= _FEWEST_OF_METHOD
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
-        """Forget the points for which there was never room."""
+        """Forget the points that never had room."""
         self._study.withdraw_all_but({record.number for record in records})
 
     def export(self, file: Path) -> None:
@@ -249,7 +242,7 @@ class OptunaSearcher(Searcher, SweepListener):
         self._study.export(file)
 
     def _next(self) -> TrialRecord | None:
-        """Draw the next trial; None if it depends on running ones or there is none."""
+        """The next trial; None if there is none or it depends on running ones."""
         if self._again:
             return self._resume()
         if not self._is_exhausted():
@@ -264,14 +257,13 @@ class OptunaSearcher(Searcher, SweepListener):
         return self._start(self._history.next_number, trial.params, seed, confirms=trial.number)
 
     def _resume(self) -> TrialRecord:
-        """The next interrupted trial, in its next attempt."""
         record = self._again.pop(0)
         self._began_at[record.number] = _step(record)
         attempt = record.attempt + 1
         config = self._make_trial(record.number, record.params, attempt, record.config.seed)
         return record.model_copy(update={"config": config, "attempt": attempt})
 
-    def _leave(self, record: TrialRecord) -> None:
+    def _give_back(self, record: TrialRecord) -> None:
         if self._room:
             self._room.give_back(record.number)
 
@@ -305,18 +297,18 @@ class OptunaSearcher(Searcher, SweepListener):
         return self._to_draw() == 0
 
     def _to_draw(self) -> int:
-        """How many trials of the search there have yet to be, but for its budget of hours."""
+        """How many trials of the search are still to be drawn, disregarding hours."""
         left = self._config.budget.trials - self._history.searched
         if self._config.sampler == "grid":
             left = min(left, grid_size(self._config.search) - self._study.count_points())
         return max(0, left)
 
     def _confirmation(self) -> tuple[TrialRecord, int] | None:
-        """The next trial to repeat and its new seed; called once the search has ended."""
+        """The next trial to repeat and its seed."""
         return None if self._spent() else next(self._repeats(), None)
 
     def _repeats(self) -> Iterator[tuple[TrialRecord, int]]:
-        """The repeats of winners that have yet to be drawn."""
+        """The repeats of winners that are still to be drawn."""
         confirm = self._config.confirm
         if confirm is None:
             return iter(())
@@ -326,15 +318,11 @@ class OptunaSearcher(Searcher, SweepListener):
 
 
 def _step(record: TrialRecord) -> int:
-    """The newest step that a trial has measured."""
     return record.last.step if record.last else 0
 
 
 def _reason(record: TrialRecord) -> str:
-    """Why a trial failed, without what differs between trials that fail alike.
-
-    These are ports, processes, actors, folders, and how much memory was left or asked for.
-    """
+    """Why a trial failed, without numbers, such as ports and process ids, that differ by trial."""
     if record.status is TrialStatus.OUT_OF_MEMORY:
         return str(record.status)
     return re.sub(r"\b[^\W\d]*\d\w*", "#", record.reason or "")

@@ -92,7 +92,7 @@ def planned_trials(config: SweepConfig) -> int:
 
 
 def planned_runs(config: SweepConfig) -> int:
-    """Number of trials in the search and of those that repeat its winners, if there are enough."""
+    """Number of trials in the search and of repeats of its winners."""
     searched = planned_trials(config)
     return searched + planned_repeats(config.confirm, searched)
 
@@ -119,10 +119,7 @@ def lora_config(space: LoraSpace, params: Params) -> LoraConfig:
 
 
 def largest_point(config: SweepConfig, method: Method) -> Params:
-    """The point of a method that takes the most memory: the largest choice of each axis.
-
-    Learning rates take no memory: from a range, the lowest is used, which trains most safely.
-    """
+    """The point of a method that takes the most memory, with the lowest learning rate."""
     settings = {}
     for axis, choices in config.search.choices(method):
         if isinstance(choices, LogUniform):
@@ -148,11 +145,7 @@ def takes_least_memory(search: SearchConfig, trial: TrialConfig) -> bool:
 
 
 def _size_on_modules(model: ModelConfig) -> Callable[[Any], tuple[float, float]]:
-    """Sizes of an adapter on other modules, to compare them.
-
-    Its parameters if the model's shape is known, as four projections of attention have fewer than
-    two of an MLP; then its number of modules, as some have names of which no size is known.
-    """
+    """Compares adapters by parameters if the model's shape is known, then by modules."""
     shape = read_shape(model)
 
     def size(modules: Any) -> tuple[float, float]:
@@ -200,10 +193,10 @@ class Misfit(ValueError):
 
 
 def params_of(search: SearchConfig, train: TrainConfig, trial: TrialConfig) -> Params:
-    """The parameters with which this space would suggest a trial that was run under another.
+    """The parameters of a recorded trial in this space.
 
     Raises:
-        Misfit: this space would not suggest the trial.
+        Misfit: the trial is not in the space.
     """
     method = trial.method
     if method not in search.methods:
@@ -213,8 +206,8 @@ def params_of(search: SearchConfig, train: TrainConfig, trial: TrialConfig) -> P
         value = _recorded(trial, axis)
         chosen = find_choice(choices, value)
         if chosen is None:
-            told = f"has {axis} {value}, which is not in {choices_text(choices)}"
-            raise Misfit(f"search.{method}.{axis}", told)
+            reason = f"has {axis} {value}, which is not in {choices_text(choices)}"
+            raise Misfit(f"search.{method}.{axis}", reason)
         if is_searched(choices):
             settings[axis] = chosen
     params = _params(search, method, settings)
@@ -226,7 +219,6 @@ def params_of(search: SearchConfig, train: TrainConfig, trial: TrialConfig) -> P
 
 
 def _params(search: SearchConfig, method: Method, settings: dict[str, Any]) -> Params:
-    """The parameters of a point, from its choice on every axis that is searched."""
     params: Params = {_METHOD: method} if len(search.methods) > 1 else {}
     return params | {f"{method}/{axis}": _as_param(choice) for axis, choice in settings.items()}
 
@@ -250,7 +242,7 @@ def _value(space: MethodSpace, method: Method, axis: str, params: Params) -> Any
 
 
 def _as_param(choice: Any) -> Param:
-    """A choice as Optuna can store it (string, number or flag); lists of modules are joined."""
+    """A choice as Optuna can store it; lists of modules are joined."""
     return _MODULES_SEPARATOR.join(choice) if isinstance(choice, tuple) else choice
 
 

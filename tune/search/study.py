@@ -1,4 +1,4 @@
-"""The Optuna study of a sweep: asked for points, told every outcome, rebuilt from records."""
+"""The Optuna study of a sweep, which is rebuilt from the ledger at every start."""
 
 from __future__ import annotations
 
@@ -37,19 +37,18 @@ _INFEASIBLE = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
 _TRAINED = "trained to the end"
 _LARGEST_MISS = 1e9  # of a constraint, as a share of its bound; also what was not measured
 _DIRECTIONS = {"min": "minimize", "max": "maximize"}
-# How many draws to make before accepting a point that has already been tried. TPE's are mostly of
-# one peak, so that in a space of lists it would run known points over and over: after them come as
-# many at random.
+# How many draws to make before a known point is accepted. TPE mostly draws from one peak, so in a
+# space of lists it would repeat known points: as many random draws follow.
 _DRAWS = 10
 
 
 class _GridSampler(optuna.samplers.BruteForceSampler):
-    """Samples every point once without stopping the study: the sweep counts its own trials."""
+    """Samples every point once without stopping the study."""
 
     def after_trial(
         self, study: Any, trial: Any, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Nothing to do."""
+        """Do nothing: the sweep counts its own trials."""
 
 
 class _TPESampler(optuna.samplers.TPESampler):
@@ -58,9 +57,8 @@ class _TPESampler(optuna.samplers.TPESampler):
     def _get_params(self, trial: FrozenTrial, study: Any) -> Any:
         """The trial's own parameters.
 
-        Optuna samples every method's parameters for each trial and counts them all while it runs,
-        which would repel trials from points nobody trains. Records do not hold them, so a study
-        rebuilt while trials run would differ.
+        Optuna also counts the other methods' parameters that it drew for a running trial. They
+        would repel trials from points that nobody trains, and records do not hold them.
         """
         return trial.params
 
@@ -87,10 +85,10 @@ class Study:
         """A point for a trial.
 
         Args:
-            number: number of the trial, by which its outcome will be told.
-            position: position of the trial in the search, which seeds the sampler.
-            is_known: returns whether a point has been tried. If so, another is drawn, at last at
-                random; a known point is returned only if all draws are known.
+            number: of the trial.
+            position: of the trial in the search, which seeds the sampler.
+            is_known: whether a point has been tried; such a point is returned only if all draws
+                are known.
         """
         ended = self.optuna.get_trials(deepcopy=False, states=_LEARNED_FROM)
         is_starting = len(ended) < _STARTUP
@@ -108,11 +106,11 @@ class Study:
         return params
 
     def withdraw_all_but(self, numbers: Set[int]) -> None:
-        """Forget the other trials asked for: they will never run, so have no outcome to tell."""
+        """Forget the other suggestions, which will never run."""
         self._asked = {number: self._asked[number] for number in self._asked.keys() & numbers}
 
     def tell(self, record: TrialRecord) -> None:
-        """Tell the study the outcome of a trial that was asked for or added as running."""
+        """Tell the study how a trial ended that was asked for or added as running."""
         trial = self._asked.pop(record.number)
         state, values = self._verdict(record)
         for key, value in self._constraints(record, state).items():
@@ -124,11 +122,7 @@ class Study:
         self.optuna.tell(trial, values, state=state)
 
     def add(self, record: TrialRecord) -> None:
-        """Add a trial that was not asked for.
-
-        It is one of an earlier run of the command or of an earlier sweep, or a point that the sweep
-        file gives. Optuna's `enqueue_trial` would leave the latter without a generation of NSGA-II.
-        """
+        """Add a trial that was not asked for: an earlier one, or a point of `search.first`."""
         if record.status is TrialStatus.RUNNING:
             self.optuna.add_trial(self._frozen(record, TrialState.RUNNING, None))
             self._asked[record.number] = newest_trial(self.optuna)
@@ -153,7 +147,7 @@ class Study:
         return len({frozenset(trial.params.items()) for trial in self._trials()})
 
     def _trials(self) -> list[FrozenTrial]:
-        """Trials with an outcome told or to be told; others were redrawn or withdrawn."""
+        """The trials that run or have ended; others were redrawn or withdrawn."""
         running = {trial.number for trial in self._asked.values()}
         return [
             trial
@@ -180,9 +174,8 @@ class Study:
     def _choose_parents(self) -> None:
         """Have NSGA-II choose each generation's parents before it asks for them.
 
-        It lists parents by rank when it has just chosen them, and by number later. Their order
-        decides on its next child and, among ties, on the next parents, so a search that was
-        rebuilt would else go on with other points.
+        It lists parents by rank when it has just chosen them and by number later, and their order
+        decides the next child. Without this a rebuilt search would go on with other points.
         """
         sampler = self.optuna.sampler
         if isinstance(sampler, optuna.samplers.NSGAIISampler):
@@ -201,11 +194,10 @@ class Study:
         return {key: newest + (generations.count(newest) >= _POPULATION)}
 
     def _verdict(self, record: TrialRecord) -> tuple[TrialState, list[float] | None]:
-        """The state and values under which the study sees an outcome.
+        """The state and values of an outcome.
 
-        Infeasible trials count as complete with the worst values seen, so that the sampler avoids
-        their region. A trial stopped early is pruned: worse than all complete ones. A failure for
-        external reasons is not held against its region.
+        Infeasible trials are complete with the worst values so far, so that the sampler avoids
+        them. A trial that was stopped early is pruned, and a failure teaches nothing.
         """
         if record.status in _INFEASIBLE:
             return TrialState.COMPLETE, self._worst_values()
@@ -227,21 +219,17 @@ class Study:
         ]
 
     def _intermediate(self, record: TrialRecord, state: TrialState) -> dict[int, float]:
-        """The objective of a pruned trial at the step where it was stopped.
-
-        Optuna ranks pruned trials by it. With several objectives it keeps no such values.
-        """
+        """The value by which Optuna ranks a pruned trial; it has none with several objectives."""
         if state is not TrialState.PRUNED or len(self._config.objectives) > 1:
             return {}
         value = record.metric(self._config.objectives[0].metric)
         return {record.last.step: value} if record.last and value is not None else {}
 
     def _constraints(self, record: TrialRecord, state: TrialState) -> dict[str, float]:
-        """How far the trial is from being feasible; samplers need it for pruned trials too.
+        """How far the trial is from being feasible, for complete and pruned trials.
 
-        They add up what is above 0, whatever its unit, and prefer the lowest sum. So a miss is a
-        share of its bound, a metric that was not measured is the largest of misses, and a trial
-        that diverged or ran out of memory has one of these more than there are constraints.
+        Samplers prefer the lowest sum of the values above 0. So each value is a share of its bound,
+        and the largest where a metric is missing or the trial diverged or ran out of memory.
         """
         if state not in (TrialState.COMPLETE, TrialState.PRUNED):
             return {}
@@ -261,11 +249,7 @@ def _draw(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any
 
 
 def _miss(constraint: Constraint, value: float | None) -> float:
-    """How far a metric is beyond its bound, as a share of it; <= 0 where it holds.
-
-    Of a bound of 0, in the metric's unit: a share of other trials' misses, as the recommendation
-    has it, would change as trials end.
-    """
+    """How far a metric is beyond its bound, as a share of it; in its own unit if the bound is 0."""
     if value is None:
         return _LARGEST_MISS
     return min(constraint.violation(value) / (abs(constraint.bound) or 1.0), _LARGEST_MISS)
@@ -288,8 +272,7 @@ def _sampler(
         case "grid":
             return _GridSampler(seed=seed)
         case "nsga2":
-            # As in Deb et al. 2002. Optuna's own choice passes rates on as they are, so that nearly
-            # all children are known points, and those that are not have rates drawn at random.
+            # As in Deb et al. 2002; Optuna's default copies rates, so most children are known.
             return optuna.samplers.NSGAIISampler(
                 seed=seed,
                 population_size=_POPULATION,

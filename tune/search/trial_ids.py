@@ -22,12 +22,12 @@ from tune.search.space import (
 
 @dataclass(frozen=True)
 class TrialMaker:
-    """Makes points of a sweep's search complete trials, for its searcher and hosts of slots.
+    """Turns points of a sweep's search into complete trials.
 
     Attributes:
         config: the sweep.
-        sweep_id: what the trials' ids begin with.
-        folder: the sweep's, which theirs are in.
+        sweep_id: the first part of each trial's id.
+        folder: of the sweep.
         cluster: resources of the cluster.
     """
 
@@ -38,15 +38,11 @@ class TrialMaker:
 
     @classmethod
     def for_estimates(cls, config: SweepConfig) -> TrialMaker:
-        """Of trials that have no folder, and no cluster to run on."""
+        """For trials without a folder and a cluster."""
         return cls(config, config.name, SweepFolder(Path(config.name)), {})
 
     def __call__(self, number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
-        """A point of the search as a complete trial.
-
-        Trials of the search share one seed unless a point is repeated: they see the same data in
-        the same order, so that they differ only in what the search varies.
-        """
+        """A point of the search as a complete trial."""
         config, folder = self.config, self.folder
         method = method_of(config.search, params)
         resources = config.resources.of(method)
@@ -88,6 +84,6 @@ def why_no_trial_is_packed(config: SweepConfig) -> str | None:
 
 
 def largest_trial(config: SweepConfig, method: Method) -> TrialConfig:
-    """The trial of a method that takes the most memory; for estimates, as it has no folder."""
+    """The trial of a method that takes the most memory, without a folder."""
     params = largest_point(config, method)
     return TrialMaker.for_estimates(config)(0, params, 1, config.seed)

@@ -55,7 +55,7 @@ def test_a_user_without_a_home_is_told_to_set_one(
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        (None, "Ray, started by this command, answers no more; the same command starts it again"),
+        (None, "Ray, started by this command, answers no more; the same command starts it"),
         ("auto", "the cluster's head answers no more; start the cluster again, then the same"),
     ],
 )

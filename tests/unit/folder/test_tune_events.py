@@ -102,23 +102,21 @@ class Attempts:
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_measurements_are_in_the_order_of_arrival_where_the_clock_was_set_back(
+def test_times_are_in_the_order_of_arrival_if_the_clock_was_set_back(
     monkeypatch: pytest.MonkeyPatch, ended: bool
 ) -> None:
     earlier = recorded(7).after(Measurement(step=1, metrics={}, time=2e9))
-    for now in (1e9, 3e9):
-        monkeypatch.setattr("tune.tune_events.time.time", partial(float, now))
-        attempts = Attempts(0, [earlier], []) if ended else Attempts(0, [], [earlier])
-        monkeypatch.setattr("tune.tune_events.time.time", partial(float, 1e9))
-        for _ in range(3):
-            attempts.start(step=1)
-        lines = [measurement.model_dump_json() for measurement in attempts.heard.measurements]
-        times = [Measurement.model_validate_json(line).time for line in lines]
-        assert [2e9, *times] == sorted({2e9, *times})
-        assert times == pytest.approx([max(2e9, now)] * 3, abs=10.0)
+    monkeypatch.setattr("tune.tune_events.time.time", partial(float, 1e9))
+    attempts = Attempts(0, [earlier], []) if ended else Attempts(0, [], [earlier])
+    for _ in range(3):
+        attempts.start(step=1)
+    lines = [measurement.model_dump_json() for measurement in attempts.heard.measurements]
+    times = [Measurement.model_validate_json(line).time for line in lines]
+    assert [2e9, *times] == sorted({2e9, *times})
+    assert times == pytest.approx([2e9] * 3, abs=10.0)
 
 
-def test_a_lost_process_counts_only_where_the_trial_came_no_further_since_the_last() -> None:
+def test_lost_process_counts_only_without_progress_since_the_last() -> None:
     attempts = Attempts(retries=1)
     for step, failures in ((5, 0), (9, 0), (8, 1), (12, 1)):  # the third went over old steps again
         attempts.lose(step)
@@ -151,7 +149,7 @@ def raised(error: Exception) -> RayTaskError:
         (None, "its process or node was lost"),
     ],
 )
-def test_a_trial_that_is_lost_too_often_says_so_before_ray_s_last_words(
+def test_reason_of_a_lost_trial_ends_with_rays_message(
     tmp_path: Path, error: Exception | None, reason: str
 ) -> None:
     attempts = Attempts(retries=0)
@@ -164,7 +162,7 @@ def test_a_trial_that_is_lost_too_often_says_so_before_ray_s_last_words(
 
 
 @pytest.mark.parametrize("user_stops", [False, True])
-def test_a_trial_that_stops_with_its_node_goes_on_at_once(user_stops: bool) -> None:
+def test_trial_whose_node_is_removed_goes_on_at_once(user_stops: bool) -> None:
     attempts = Attempts(retries=0)
     trial = attempts.start(step=3)
     if user_stops:
@@ -176,7 +174,7 @@ def test_a_trial_that_stops_with_its_node_goes_on_at_once(user_stops: bool) -> N
 
 
 @pytest.mark.parametrize("user_stops", [False, True])
-def test_a_trial_that_stops_by_hand_does_not_go_on(user_stops: bool) -> None:
+def test_trial_stopped_by_hand_does_not_go_on(user_stops: bool) -> None:
     attempts = Attempts(retries=0, by_hand=[0])
     trial = attempts.start(step=3)
     if user_stops:
@@ -190,7 +188,7 @@ def test_a_trial_that_stops_by_hand_does_not_go_on(user_stops: bool) -> None:
 
 
 @pytest.mark.parametrize("retries", [0, 5])
-def test_a_trial_that_is_to_stop_by_hand_ends_with_its_process(retries: int) -> None:
+def test_trial_to_be_stopped_by_hand_ends_with_its_process(retries: int) -> None:
     attempts = Attempts(retries)
     attempts.lose(step=3)
     attempts.by_hand.asked = {0}
@@ -199,7 +197,7 @@ def test_a_trial_that_is_to_stop_by_hand_ends_with_its_process(retries: int) -> 
     assert (ended.status, ended.reason) == (TrialStatus.CANCELLED, "ended by hand")
 
 
-def test_what_may_be_stopped_by_hand_are_trials_that_have_begun_and_not_ended() -> None:
+def test_only_unfinished_trials_may_be_stopped_by_hand() -> None:
     attempts, seen = Attempts(retries=1, interrupted=[recorded(7)]), list[set[int]]()
     attempts.by_hand.look = lambda unfinished: seen.append(unfinished())
     trial = attempts.start(step=3)
@@ -210,7 +208,7 @@ def test_what_may_be_stopped_by_hand_are_trials_that_have_begun_and_not_ended() 
     assert seen == [{0, 7}, {7}]
 
 
-def test_a_full_disk_ends_the_sweep_and_leaves_the_trial_unfinished() -> None:
+def test_full_disk_ends_the_sweep_and_leaves_the_trial_unfinished() -> None:
     attempts = Attempts(retries=0)
     full = Outcome(status=TrialStatus.RUNNING, reason="disk full: /d has 0.0 MiB free of 1.0 MiB")
     outcome = {OUTCOME: full.model_dump(mode="json")}
@@ -222,7 +220,7 @@ def test_a_full_disk_ends_the_sweep_and_leaves_the_trial_unfinished() -> None:
     assert attempts.heard.ended == []
 
 
-def test_a_trial_s_seconds_are_those_of_its_attempts_to_their_last_measurements() -> None:
+def test_seconds_of_a_trial_are_those_of_its_attempts() -> None:
     record = recorded(0).model_copy(update={"started": 100.0, "ended": None})
 
     def go_on(record: TrialRecord, at: float) -> TrialRecord:

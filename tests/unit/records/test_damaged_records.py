@@ -40,6 +40,7 @@ def start_of_last_line(content: bytes) -> int:
     return content.rstrip(b"\n").rfind(b"\n") + 1
 
 
+@settings(max_examples=30)
 @given(HISTORIES, st.data())
 def test_any_flipped_bit_of_the_last_line_is_seen_and_costs_no_other_line(
     written: list[Measurement], data: st.DataObject
@@ -53,6 +54,7 @@ def test_any_flipped_bit_of_the_last_line_is_seen_and_costs_no_other_line(
     assert found.whole == content[:first]
 
 
+@settings(max_examples=30)
 @given(HISTORIES, st.data())
 def test_any_cut_in_the_last_line_is_seen_and_costs_no_other_line(
     written: list[Measurement], data: st.DataObject
@@ -86,7 +88,7 @@ def damage_last(ledger: Ledger, new: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", ["disk", "s3"])
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_driver_after_a_damaged_line_reads_the_others_and_writes_on(
     kind: str, bucket: str, data: st.DataObject

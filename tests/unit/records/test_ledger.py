@@ -221,3 +221,21 @@ def test_the_log_of_a_driver_on_another_machine_is_not_lost(
             log.write(f"{line}\n")
         ledger.publish_mirrors()
     assert ledger.storage.read("sweep.log") == b"1\n2\n3\n"
+
+
+def test_weights_are_found_only_inside_their_attempt(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "moved")
+    attempt = ledger.folder.attempt(0, 1)
+    (attempt / "weights").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (attempt / "linked").symlink_to(tmp_path / "elsewhere")
+    assert ledger.weights(trial(weights_dir="/old/trials/0000/attempt_1/weights")) == (
+        attempt / "weights"
+    )
+    assert ledger.weights(trial(weights_dir=str(tmp_path / "elsewhere"))) is None
+    for outside in ("../../..", str(attempt / "linked")):
+        record = trial(weights_dir=outside)
+        with pytest.raises(UserError, match=r"0000/trial.json: weights_dir .* leads out of"):
+            ledger.weights(record)
+        with pytest.raises(UserError, match="best_weights_dir"):
+            ledger.located(trial(best_weights_dir=outside))

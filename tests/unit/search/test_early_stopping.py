@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.utils.util import flatten_dict
 
@@ -147,6 +147,7 @@ _ARRIVALS = st.integers(1, 3).flatmap(
 )
 
 
+@settings(max_examples=40)
 @given(_ARRIVALS, st.sampled_from([2.0, 3.0, 4.0]))
 def test_decision_equals_brute_force(
     arrivals: list[tuple[float, tuple[tuple[int, int], ...]]], factor: float
@@ -201,6 +202,7 @@ def decisions(
     return ends, rungs
 
 
+@settings(max_examples=15)
 @given(st.data())
 def test_killed_sweep_decides_like_the_uninterrupted_one(data: st.DataObject) -> None:
     steps = range(5, TOTAL, 5)
