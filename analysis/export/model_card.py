@@ -7,8 +7,11 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import yaml
+
+from analysis.export.markdown import code, escaped, fenced, table
 from analysis.export.serving import serving
 from analysis.results.formatting import ABSENT, goals_in_words, metric_text, one_line, rate, setting
 from analysis.results.pareto import Goals, is_no_worse, losses_of
@@ -22,9 +25,6 @@ from trainables.models.model_shape import config_json
 from trainables.models.quantised_files import quantisation_method
 from trainables.records.schema import BaseRecord, SweepRecord, TrialRecord
 from trainables.storage.locations import is_local
-
-if TYPE_CHECKING:
-    from huggingface_hub import EvalResult
 
 Kind = Literal["adapter", "merged", "full"]
 
@@ -71,26 +71,27 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[
     adapter = settings if kind == "adapter" else None
     parts = [
         f"---\n{_front_matter(kind, record, base)}\n---",
-        f"# {sweep.name}, trial {record.number}",
-        f"{_WHAT[kind]} of `{model.name}` ({setting(record)}). "
-        + _why(record, sweep.settings, sweep.recommendation)
+        f"# {escaped(sweep.name)}, trial {record.number}",
+        f"{_WHAT[kind]} of {code(model.name)} ({escaped(setting(record))}). "
+        + escaped(_why(record, sweep.settings, sweep.recommendation))
         + (f" The sweep was not finished then: {sweep.unfinished}." if sweep.unfinished else ""),
-        f"## Load\n\n{_fenced(_loading(kind, model), 'python')}"
-        + _written_by(kind, model, settings),
+        f"## Load\n\n{fenced(_loading(kind, model), 'python')}" + _reader(kind, model, settings),
         f"## Serve\n\n{serving(sweep.name, model, adapter)}",
         _prompting(record.config.data, model),
         f"## Scores\n\n{_summary(record, base)}",
         *([_tasks(record, base)] if base.scores else []),
         "Forgetting is the base's accuracy minus this model's: positive means that it forgot. "
-        f"± is the standard error over items.{_picked(record, sweep)}{_measured(kind, model)}",
-        *([f"## Warnings\n\n{_listed(warnings)}"] if warnings else []),
+        "± is the standard error over items."
+        + _selection_caveat(record, sweep)
+        + _rounding_caveat(kind, model),
+        *([_warnings(warnings)] if warnings else []),
         f"## Training\n\n{_training(record, base)}",
         f"## Provenance\n\n{_provenance(record, base, sweep.record)}",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _measured(kind: Kind, model: ModelConfig) -> str:
+def _rounding_caveat(kind: Kind, model: ModelConfig) -> str:
     """A caveat if the scores are of other weights than the exported ones."""
     if kind != "merged" or model.dtype == "float32":
         return ""
@@ -101,67 +102,55 @@ def _measured(kind: Kind, model: ModelConfig) -> str:
 
 
 def _prompting(data: DataConfig, model: ModelConfig) -> str:
-    arguments = json.dumps(model.chat_template_args)
-    template = f"chat template{f' with `{arguments}`' if model.chat_template_args else ''}"
+    template = "chat template"
+    if model.chat_template_args:
+        template += f" with {code(json.dumps(model.chat_template_args))}"
+    system = ""
+    if data.system is not None:
+        system = f" Those without a system's turn began with\n\n{fenced(data.system, 'jinja')}"
     if data.messages is not None:
         learned = "the last answer of each was" if data.answers == "last" else "all answers were"
-        return f"Chats were rendered by the {template}; {learned} trained.{_begun(data)}"
+        return f"Chats were rendered by the {template}; {learned} trained.{system}"
     if data.text is not None:
-        return f"Trained on the plain text of the field `{data.text}`, without prompts."
+        return f"Trained on the plain text of the field {code(data.text)}, without prompts."
     return (
-        f"Each prompt was rendered as\n\n{_fenced(data.prompt, 'jinja')}\n\n"
-        f"and answered with\n\n{_fenced(data.completion, 'jinja')}"
-        + (f"\n\nas turns of the {template}.{_begun(data)}" if data.chat_template else "")
+        f"Each prompt was rendered as\n\n{fenced(data.prompt, 'jinja')}\n\n"
+        f"and answered with\n\n{fenced(data.completion, 'jinja')}"
+        + (f"\n\nas turns of the {template}.{system}" if data.chat_template else "")
     )
 
 
-def _begun(data: DataConfig) -> str:
-    if data.system is None:
-        return ""
-    return f" Those without a system's turn began with\n\n{_fenced(data.system, 'jinja')}"
-
-
-def _fenced(text: str, language: str) -> str:
-    """A code block whose fence is longer than any in the text, such as a prompt's own."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}{language}\n{text}\n{fence}"
-
-
 def _front_matter(kind: Kind, record: TrialRecord, base: BaseRecord) -> str:
-    from huggingface_hub import ModelCardData
+    from huggingface_hub import EvalResult, ModelCardData
 
     config = record.config
     method = ["lora", "peft"] if config.method == "lora" else ["full-fine-tuning"]
     replayed = [config.data.replay.path] if config.data.replay else []
-    on_hub = [path for path in (config.data.path, *replayed) if not is_local(path)]
-    data = ModelCardData(
-        # The hub accepts only names of its own.
-        base_model=None if is_local(config.model.name) else config.model.name,
-        datasets=list(dict.fromkeys(on_hub)) or None,
-        library_name="peft" if kind == "adapter" else "transformers",
-        pipeline_tag="text-generation",
-        tags=[*method, "sft", "forgetting-sweeps"],
-        metrics=sorted({score.metric for score in base.scores.values()}),
-        model_name=config.trial_id,
-        eval_results=_eval_results(record, base),
-    )
-    return str(data.to_yaml(line_break="\n"))
-
-
-def _eval_results(record: TrialRecord, base: BaseRecord) -> list[EvalResult]:
-    from huggingface_hub import EvalResult
-
-    return [
+    on_hub = [one_line(path) for path in (config.data.path, *replayed) if not is_local(path)]
+    results = [
         EvalResult(
             task_type="text-generation",
-            dataset_type=task,
-            dataset_name=f"{task} ({_ROLES[score.role]})",
-            metric_type=score.metric,
-            metric_name=key,
+            dataset_type=one_line(task),
+            dataset_name=f"{one_line(task)} ({_ROLES[score.role]})",
+            metric_type=one_line(score.metric),
+            metric_name=one_line(key),
             metric_value=value,
         )
         for task, score, key, value in base.scored(record)
     ]
+    data = ModelCardData(
+        # The hub accepts only names of its own.
+        base_model=None if is_local(config.model.name) else one_line(config.model.name),
+        datasets=list(dict.fromkeys(on_hub)) or None,
+        library_name="peft" if kind == "adapter" else "transformers",
+        pipeline_tag="text-generation",
+        tags=[*method, "sft", "forgetting-sweeps"],
+        metrics=sorted({one_line(score.metric) for score in base.scores.values()}),
+        model_name=one_line(config.trial_id),
+        eval_results=results,
+    )
+    fields = {name: value for name, value in data.to_dict().items() if value is not None}
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=10_000).strip()
 
 
 def _why(record: TrialRecord, goals: Goals, recommendation: Recommendation | None) -> str:
@@ -179,31 +168,32 @@ def _why(record: TrialRecord, goals: Goals, recommendation: Recommendation | Non
     return f"{searched}, and {found}: {recommendation.reason}"
 
 
-def _picked(record: TrialRecord, sweep: Sweep) -> str:
-    """A caveat: a winner's own scores are optimistic, unless its repeats tell otherwise."""
+def _selection_caveat(record: TrialRecord, sweep: Sweep) -> str:
+    """A winner's own scores are optimistic, unless its repeats show otherwise."""
     recommendation = sweep.recommendation
     if recommendation is None or recommendation.trial.number != record.number:
         return ""
-    goals, of = sweep.settings, len(Results([sweep]).candidates)
-    judged = judged_by_repeats(sweep.trials, goals.confirm)
-    means = next((r for r in judged if r.config.trial_id == record.config.trial_id), None)
-    if means is not None:
-        own, of_repeats = losses_of(goals, record), losses_of(goals, means)
-        is_better = bool(of_repeats) and own != of_repeats and is_no_worse(own, of_repeats)
-        lucky = f"one of the best of {of} and so optimistic"
-        told = lucky if is_better and of > 1 else "and another training may differ"
-        repeated = "how it did with other seeds is said at the top"
-        return f" These scores are of its run in the search, {told}; {repeated}."
-    if of == 1:
-        return ""
-    return f" Scores that the trial was picked by are optimistic: it is the best of {of}."
+    goals, count = sweep.settings, len(Results([sweep]).candidates)
+    repeats = judged_by_repeats(sweep.trials, goals.confirm)
+    means = next((r for r in repeats if r.config.trial_id == record.config.trial_id), None)
+    if means is None:
+        picked = f" Scores that the trial was picked by are optimistic: it is the best of {count}."
+        return picked if count > 1 else ""
+    own, repeated = losses_of(goals, record), losses_of(goals, means)
+    is_better = bool(repeated) and own != repeated and is_no_worse(own, repeated)
+    lucky = f"one of the best of {count} and so optimistic"
+    caveat = lucky if is_better and count > 1 else "and another training may differ"
+    return (
+        f" These scores are of its run in the search, {caveat}; how it did with other seeds is "
+        "said at the top."
+    )
 
 
 def _loading(kind: Kind, model: ModelConfig) -> str:
-    code = _plain_loading(kind, model)
+    lines = _plain_loading(kind, model)
     if model.trust_remote_code:
-        code = re.sub(r"from_pretrained\([^,)]+", r"\g<0>, trust_remote_code=True", code)
-    return code
+        lines = re.sub(r"from_pretrained\([^,)]+", r"\g<0>, trust_remote_code=True", lines)
+    return lines
 
 
 def _plain_loading(kind: Kind, model: ModelConfig) -> str:
@@ -216,21 +206,21 @@ def _plain_loading(kind: Kind, model: ModelConfig) -> str:
     # Files in 4 bits say so themselves.
     method = quantisation_method(config_json(model, may_fetch=False))
     quantises = model.load_in_4bit and method is None
-    code = _ADAPTER.format(
+    lines = _ADAPTER.format(
         imported=", BitsAndBytesConfig" if quantises else "",
         quantization=_IN_4_BITS.format(dtype=model.dtype) if quantises else "",
         dtype=model.dtype,
         passed=", quantization_config=config" if quantises else "",
     )
     if not model.has_own_tokenizer:
-        code += 'base = model.peft_config["default"].base_model_name_or_path\n'
-        return f"{code}tokenizer = AutoTokenizer.from_pretrained(base)"
-    code += 'tokenizer = AutoTokenizer.from_pretrained("PATH")'
+        lines += 'base = model.peft_config["default"].base_model_name_or_path\n'
+        return f"{lines}tokenizer = AutoTokenizer.from_pretrained(base)"
+    lines += 'tokenizer = AutoTokenizer.from_pretrained("PATH")'
     ends = "\nmodel.generation_config.eos_token_id = tokenizer.eos_token_id"
-    return code + (ends if model.eos_token is not None else "")
+    return lines + (ends if model.eos_token is not None else "")
 
 
-def _written_by(kind: Kind, model: ModelConfig, settings: Mapping[str, Any]) -> str:
+def _reader(kind: Kind, model: ModelConfig, settings: Mapping[str, Any]) -> str:
     """Which Transformers reads it; of an adapter alone, which PEFT wrote, nothing.
 
     Another major version may know neither the tokenizer's class nor how the weights are arranged.
@@ -249,16 +239,16 @@ def _summary(record: TrialRecord, base: BaseRecord) -> str:
         own, before = record.metric(key), base.metrics.get(key)
         if own is not None:
             change = _change(before, own, ".3g" if key == metric_keys.KL_BASE_TO_TUNED else ".3f")
-            rows.append((f"`{key}`", metric_text(key, before), metric_text(key, own), change))
-    return _table(("metric", "base", "this model", "change"), rows)
+            rows.append((code(key), metric_text(key, before), metric_text(key, own), change))
+    return table(("metric", "base", "this model", "change"), rows)
 
 
 def _tasks(record: TrialRecord, base: BaseRecord) -> str:
     rows = [
         (
-            task,
+            escaped(task),
             _ROLES[score.role],
-            score.metric,
+            escaped(score.metric),
             str(score.items),
             _with_error(score.value, score.stderr),
             _with_error(own, record.metric(f"{key}_stderr")),
@@ -268,11 +258,11 @@ def _tasks(record: TrialRecord, base: BaseRecord) -> str:
         for task, score, key, own in base.scored(record)
     ]
     titles = ("task", "role", "metric", "items", "base", "this model", "change", "forgetting")
-    return _table(titles, rows)
+    return table(titles, rows)
 
 
-def _listed(warnings: Sequence[str]) -> str:
-    return "\n".join(f"- {one_line(warning)}" for warning in warnings)
+def _warnings(warnings: Sequence[str]) -> str:
+    return "## Warnings\n\n" + "\n".join(f"- {escaped(warning)}" for warning in warnings)
 
 
 def _training(record: TrialRecord, base: BaseRecord) -> str:
@@ -281,11 +271,14 @@ def _training(record: TrialRecord, base: BaseRecord) -> str:
     steps = record.last.step if record.last else None
     trained = record.metric(metric_keys.TRAINABLE_PARAMETERS)
     facts: list[tuple[str, object]] = [
-        ("base model", f"`{config.model.name}`"),
-        ("revision", config.model.revision),
+        ("base model", code(config.model.name)),
+        ("revision", escaped(config.model.revision) if config.model.revision else None),
         ("parameters of the base", base.parameters),
-        ("data", f"`{config.data.path}`"),
-        ("replay", f"{replay.share:g} of the samples, from `{replay.path}`" if replay else None),
+        ("data", code(config.data.path)),
+        (
+            "replay",
+            f"{replay.share:g} of the samples, from {code(replay.path)}" if replay else None,
+        ),
         ("training samples", base.train_samples),
         ("method", config.method),
     ]
@@ -295,7 +288,10 @@ def _training(record: TrialRecord, base: BaseRecord) -> str:
             ("rank", lora.rank),
             ("alpha", f"{lora.alpha:g}"),
             ("scale", f"{lora.scaling:g}"),
-            ("target modules", modules if isinstance(modules, str) else ", ".join(modules)),
+            (
+                "target modules",
+                escaped(modules if isinstance(modules, str) else ", ".join(modules)),
+            ),
             ("LoRA dropout", f"{lora.dropout:g}"),
             ("variant", ", ".join(n for n in ("rslora", "dora") if getattr(lora, n)) or None),
         ]
@@ -320,25 +316,19 @@ def _provenance(record: TrialRecord, base: BaseRecord, sweep: SweepRecord) -> st
     versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
     return _facts(
         [
-            ("sweep", f"`{sweep.sweep_id}`"),
-            ("trial", f"`{record.config.trial_id}`"),
+            ("sweep", code(sweep.sweep_id)),
+            ("trial", code(record.config.trial_id)),
             ("date", made),
-            ("code", f"git commit `{origin.git_commit}`" if origin.git_commit else None),
-            ("evaluation", f"`{base.key}` (hash of base model, tasks and versions)"),
-            ("Python", origin.python),
-            ("packages", versions),
+            ("code", f"git commit {code(origin.git_commit)}" if origin.git_commit else None),
+            ("evaluation", f"{code(base.key)} (hash of base model, tasks and versions)"),
+            ("Python", escaped(origin.python)),
+            ("packages", escaped(versions)),
         ]
     )
 
 
 def _facts(facts: Iterable[tuple[str, object]]) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in facts if value is not None)
-
-
-def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    lines = [titles, ("---",) * len(titles), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _with_error(value: float, error: float | None) -> str:

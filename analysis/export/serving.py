@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from analysis.export.markdown import code, fenced
 from trainables.config import ModelConfig
 
 # What `--max-lora-rank` takes (vllm/config/lora.py, `MaxLoRARanks`); 16 unless it is given.
@@ -52,11 +53,13 @@ def serving(name: str, model: ModelConfig, adapter: Mapping[str, Any] | None) ->
         *("--max-lora-rank", str(_max_rank(adapter))),
         *("--lora-modules", f"{name}=PATH"),
     ]
-    return f"{_command(base, *options)}\n\nRequests name the model `{name}`.{_ROUNDED * is_fp32}"
+    return (
+        f"{_command(base, *options)}\n\nRequests name the model {code(name)}.{_ROUNDED * is_fp32}"
+    )
 
 
 def _command(*arguments: str) -> str:
-    return f"```sh\n{shlex.join(['vllm', 'serve', *arguments])}\n```"
+    return fenced(shlex.join(["vllm", "serve", *arguments]), "sh")
 
 
 def _why_not_served(adapter: Mapping[str, Any]) -> str:

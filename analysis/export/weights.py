@@ -1,4 +1,4 @@
-"""Exports the winner ready for use: its adapter or model in its own folder, with a model card."""
+"""Exports a trial's adapter or model into a folder of its own, with a model card."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.storage.disk import is_disk_full, whole_folder
 from trainables.storage.locations import PACKAGE_SCHEME, expanded, is_local
 
-_ADAPTED = ".base_layer"  # PEFT's name of what a layer was before
-# Files that run, or that run as they are read, in the folder of somebody else; a trial saves none
-# but the code of a model that brings its own.
+# Files that run, or that run as they are read; a trial saves none but a model's own code.
 _NOT_COPIED = (".py", ".so", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -69,6 +67,7 @@ def export(
     _check_target(to)
     try:
         with whole_folder(to) as unfinished:
+            check_own_files(weights, sweep_dir)
             _write_weights(kind, record.config.model, sweep.record.inputs, weights, unfinished)
             file = "adapter_config.json" if kind == "adapter" else "config.json"
             card = model_card(kind, record, sweep, _settings(unfinished / file))
@@ -81,8 +80,8 @@ def export(
             raise _damaged(weights, error) from error
         rule = f"cannot write to {to}: {error.strerror or error}"
         raise UserError([Fault("--to", rule, "give a folder that can be written to")]) from error
-    if kind == "adapter" and (told := _fault_of_base(record.config.model, sweep.record.inputs)):
-        tell(f"warning: model.name: {told}; the adapter needs the sweep's base at that path")
+    if kind == "adapter" and (reason := _why_no_base(record.config.model, sweep.record.inputs)):
+        tell(f"warning: model.name: {reason}; the adapter needs the sweep's base at that path")
     return to
 
 
@@ -136,15 +135,14 @@ def _check_target(to: Path) -> None:
 def _write_weights(
     kind: Kind, model: ModelConfig, inputs: Mapping[str, str], weights: Path, to: Path
 ) -> None:
-    _check_links(weights)
     settings = _settings(weights / ("config.json" if kind == "full" else "adapter_config.json"))
+    _check_whole(weights)  # in any other format, such as pickles, they are not read
     if kind == "merged":
-        if told := _fault_of_base(model, inputs):
+        if reason := _why_no_base(model, inputs):
             remedy = "put the sweep's base there, or leave --merge out"
-            raise UserError([Fault("model.name", told, remedy)])
+            raise UserError([Fault("model.name", reason, remedy)])
         merge_adapter(model, weights, to)
         return
-    _check_whole(weights)
     has_code = kind == "full" and model.trust_remote_code  # without which it could not be loaded
     for file in weights.iterdir():
         is_left_out = file.suffix in _NOT_COPIED and not (has_code and file.suffix == ".py")
@@ -157,19 +155,24 @@ def _write_weights(
             _tokenizer(model, weights).save_pretrained(to)
 
 
-def _check_links(weights: Path) -> None:
-    """Refuse links that leave the folder: the sweep's sender may mean a file of the reader's."""
-    for file in weights.iterdir():
-        if not (target := file.resolve()).is_relative_to(weights.resolve()):
-            rule = f"its weights have a link that leaves their folder: {file} to {target}"
+def check_own_files(weights: Path, sweep_dir: Path) -> None:
+    """Refuse links out of the sweep's folder: who sent it may mean a file of the reader's.
+
+    Raises:
+        UserError: the folder of weights, or a file in it, is such a link.
+    """
+    for path, home in ((weights, sweep_dir), *((file, weights) for file in weights.iterdir())):
+        if not (target := path.resolve()).is_relative_to(home.resolve()):
+            rule = f"its weights have a link that leaves their folder: {path} to {target}"
             remedy = "put that file in its place if it is the sweep's, else delete the link"
             raise UserError([Fault("--trial", rule, remedy)])
 
 
 def _tokenizer(model: ModelConfig, weights: Path) -> Any:
-    """The one saved with the weights, else one made anew, of files that may have moved since.
+    """The one saved with the weights, else the base's.
 
-    One that needs code of its own is made anew, too: with that of the base.
+    Only a base whose code is trusted has its chat template set from the file that the sweep names:
+    that may be any file of who exports.
     """
     from trainables.models.load_errors import LOAD_ERRORS
     from trainables.models.loading import load_tokenizer, saved_tokenizer
@@ -178,7 +181,8 @@ def _tokenizer(model: ModelConfig, weights: Path) -> Any:
         saved = saved_tokenizer(weights)
     except LOAD_ERRORS as error:
         raise _damaged(weights, error) from error
-    return saved or load_tokenizer(model)
+    own = model if model.trust_remote_code else model.model_copy(update={"chat_template": None})
+    return saved or load_tokenizer(own)
 
 
 def _settings(file: Path) -> dict[str, Any]:
@@ -206,13 +210,13 @@ def _damaged(place: Path, error: Exception) -> UserError:
     return UserError([Fault("--trial", rule, "restore them from a copy, or give another trial")])
 
 
-def _fault_of_base(model: ModelConfig, inputs: Mapping[str, str]) -> str | None:
-    """That a base that is a file, a folder or of a package is not here, or not the sweep's."""
+def _why_no_base(model: ModelConfig, inputs: Mapping[str, str]) -> str | None:
+    """Why the base, if it is local, is not here, or is not the sweep's; None if it is."""
     from trainables.models.loading import changed, source
 
     try:
-        if told := changed(model, inputs):
-            return told
+        if reason := changed(model, inputs):
+            return reason
         source(model)
     except (OSError, ModuleNotFoundError) as error:
         return f"cannot find {model.name}: {error}"
@@ -223,11 +227,11 @@ def _base_of(model: ModelConfig, inputs: Mapping[str, str]) -> dict[str, str | N
     """The base's hub name, valid on every machine, or else its path, which may be on another."""
     from trainables.models.loading import source
 
-    if told := _fault_of_base(model, inputs):
+    if reason := _why_no_base(model, inputs):
         # What a package's or a converted file's path is, only the machine that has it knows.
         if model.name.startswith(PACKAGE_SCHEME) or model.name.endswith(".gguf"):
             remedy = "put the sweep's base there, or export it where the sweep ran"
-            raise UserError([Fault("model.name", told, remedy)])
+            raise UserError([Fault("model.name", reason, remedy)])
         return {"base_model_name_or_path": str(expanded(model.name)), "revision": None}
     origin = source(model)
     revision = None if is_local(model.name) else model.revision
@@ -242,8 +246,7 @@ def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
     Input embedding and output head that share their weights get their own if one is adapted.
 
     Raises:
-        UserError: the base cannot be loaded, or has an adapted W in several layers, or the adapter
-            is damaged.
+        UserError: the base cannot be loaded, or the adapter is damaged.
         OSError: the folder cannot be written to.
     """
     with redirect_stdout(sys.stderr), quiet_libraries():
@@ -261,7 +264,6 @@ def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
         try:
             adapted = PeftModel.from_pretrained(base, weights, torch_device="cpu")
             _untie_if_adapted(base)
-            _check_own_weights(base, model)
             merged = adapted.merge_and_unload(safe_merge=True)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise _damaged(weights, error) from error
@@ -281,16 +283,3 @@ def _untie_if_adapted(base: Any) -> None:
         plain.weight = Parameter(plain.weight.detach().clone())
         for config in {id(c): c for c in (base.config, base.config.get_text_config())}.values():
             config.tie_word_embeddings = False
-
-
-def _check_own_weights(base: Any, model: ModelConfig) -> None:
-    """Refuse adapted layers that share their weights, as Zamba's do: each has its own adapter."""
-    layers: dict[Any, list[str]] = {}
-    for name, weight in base.named_parameters(remove_duplicate=False):
-        layers.setdefault(weight, []).append(name.rpartition(".")[0])
-    for sharing in layers.values():
-        if len(sharing) > 1 and any(name.endswith(_ADAPTED) for name in sharing):
-            one, other, *_ = (name.removesuffix(_ADAPTED) for name in sharing)
-            rule = f"{one} and {other} of {model.name} share their weights, of which an adapter "
-            rule += "changes each by itself"
-            raise UserError([Fault("--merge", rule, "leave --merge out to export the adapter")])

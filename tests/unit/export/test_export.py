@@ -659,66 +659,7 @@ def test_an_empty_folder_one_is_in_will_do(
     assert (tmp_path / "here" / "model.safetensors").exists()
 
 
-OWN_CODE = """
-from pathlib import Path
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-Path({!r}).touch()
-class OwnTokenizer(PreTrainedTokenizerFast): pass
-class OwnModel(LlamaForCausalLM): pass
-"""
 EMBEDDED = Path(__file__).parents[3] / "trainables" / "embedded" / "model"
-
-
-def bring_code(folder: Path, ran: Path) -> None:
-    """Have the tokenizer in a folder need code beside it, which leaves a file where it runs."""
-    shutil.copy(EMBEDDED / "tokenizer.json", folder)
-    named: dict[str, Any] = {"tokenizer_class": "OwnTokenizer", "eos_token": "<eos>"}
-    named |= {"auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]}}
-    (folder / "tokenizer_config.json").write_text(json.dumps(named))
-    (folder / "own.py").write_text(OWN_CODE.format(str(ran)))
-
-
-@pytest.mark.parametrize("is_recorded", [True, False])
-def test_code_in_a_sweep_s_folder_is_never_run(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    is_recorded: bool,
-) -> None:
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "hf"))
-    folder, base, out = tmp_path / "tiny", tmp_path / "base", tmp_path / "out"
-    adapter_of(str(base), folder)
-    model = ModelConfig(name=str(base), trust_remote_code=is_recorded, eos_token="<eos>")
-    record_sweep(folder, trial(0, scores(0.5, 0.0), model=model, weights_dir="/gone/weights"))
-    base.mkdir()
-    shutil.copy(EMBEDDED / "config.json", base)
-    if is_recorded:
-        bring_code(base, tmp_path / "base_ran")
-    else:
-        for file in EMBEDDED.glob("tokenizer*"):
-            shutil.copy(file, base)
-    weights = Ledger(folder).folder.attempt(0, 1) / "weights"
-    bring_code(weights, tmp_path / "ran")
-    (weights / "more.py").touch()
-    if is_recorded:
-        assert refused(capsys, folder, out) == (
-            "model.trust_remote_code: is true in the sweep's record: code that comes with "
-            f"{base} may run or be copied; give --trust-remote-code if you trust it, and who "
-            "made this folder"
-        )
-        assert main(["inspect", str(folder)]) == 2
-        assert "may run or be copied; give --trust-remote-code" in capsys.readouterr().err
-        assert not (tmp_path / "base_ran").exists()
-    given = ["--trust-remote-code"] if is_recorded else []
-    assert main(["export", str(folder), "--to", str(out), *given]) == 0
-    assert not (tmp_path / "ran").exists()
-    assert (tmp_path / "base_ran").exists() is is_recorded
-    saved = json.loads((out / "tokenizer_config.json").read_text())
-    assert ("auto_map" in saved) is is_recorded
-    assert (out / "own.py").exists() is is_recorded
-    assert not (out / "more.py").exists()
-    if is_recorded:  # the base's, without which the tokenizer could not be loaded
-        assert (out / "own.py").read_text() == (base / "own.py").read_text()
 
 
 def test_a_full_model_s_code_goes_with_it_where_it_is_trusted(tmp_path: Path) -> None:
@@ -738,25 +679,6 @@ def test_a_full_model_s_code_goes_with_it_where_it_is_trusted(tmp_path: Path) ->
         vocabulary = {"vocab.spm", "tokenizer.jsonl"}
         written = {"config.json", "model.safetensors", "README.md"} | vocabulary
         assert {file.name for file in to.iterdir()} == written | files
-
-
-def test_a_link_to_a_file_of_the_reader_is_not_followed(
-    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    link = sweep / "trials/0001/attempt_1/weights/vocab.txt"
-    for secret in (tmp_path / ".netrc", link.parents[1] / "beside.txt"):
-        secret.write_text("password")
-        link.symlink_to(secret)
-        assert refused(capsys, sweep, out).startswith(
-            f"--trial: its weights have a link that leaves their folder: {link} to {secret}; "
-        )
-        assert not out.exists()
-        link.unlink()
-    link.symlink_to("config.json")
-    linked = tmp_path / "linked"
-    linked.symlink_to(sweep)
-    assert (export(linked, out) / "vocab.txt").read_text() == "{}"
 
 
 def test_a_damaged_tokenizer_is_not_blamed_on_the_target(
