@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from trainables.errors import Fault, UserError
@@ -83,11 +84,10 @@ def edited_meanwhile(before: Mapping[str, str], config: SweepConfig) -> str | No
     edited = []
     for field, name in named_inputs(config):
         if field in before and field not in _DATA_FIELDS:
-            try:
-                is_as_before = _digest(field, expanded(resolve(name))) == before[field]
-            except (OSError, ModuleNotFoundError):
-                is_as_before = False
-            edited += [] if is_as_before else [field]
+            with suppress(OSError, ModuleNotFoundError):
+                if _digest(field, expanded(resolve(name))) == before[field]:
+                    continue
+            edited.append(field)
     if not edited:
         return None
     return (

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from trainables.config import Frozen, Method
 from trainables.workers.gpu_types import SMALLEST_SHARE
 
 
-def _number_or_auto(value: Any, parse: ValidatorFunctionWrapHandler) -> Any:
-    """One fault, not one for each member of the union."""
-    with suppress(ValidationError):
-        return parse(value)
-    raise PydanticCustomError("slots", "must be a whole number >= 0, or auto")
+def _number_or_auto(value: Any) -> Any:
+    if value != "auto" and not str(value).isdigit():
+        raise ValueError(f"must be a whole number >= 0, or auto, got {value!r}")
+    return value
 
 
-Slots = Annotated[
-    Literal["auto"] | Annotated[int, Field(ge=0)],
-    WrapValidator(_number_or_auto),
-]
+Slots = Annotated[Literal["auto"] | int, BeforeValidator(_number_or_auto)]
 
 
 class BudgetConfig(Frozen):

@@ -7,7 +7,6 @@ that it warm-starts from.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -99,20 +98,10 @@ def _deciding(section: str, part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     free = _FREE.get(section, ())
-    kept = {key: _without_links(value) for key, value in part.items() if key not in free}
+    kept = {key: value for key, value in part.items() if key not in free}
     if section == "deepspeed":
         kept["config"] = deciding_settings(kept.get("config"))
     return {key: value for key, value in kept.items() if value is not None}
-
-
-def _without_links(value: Any) -> Any:
-    """A setting with the links in its paths followed, so that one file has one path."""
-    if isinstance(value, dict):
-        return {key: _without_links(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_links(inner) for inner in value]
-    is_path = isinstance(value, str) and value.startswith("/") and os.path.exists(value)  # noqa: PTH110 - or any text
-    return os.path.realpath(value) if is_path else value
 
 
 def _difference(section: str, before: Any, now: Any) -> str:

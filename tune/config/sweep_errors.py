@@ -208,23 +208,21 @@ def _instead(place: KeyPath) -> str:
 
 def _meant(place: KeyPath) -> list[KeyPath]:
     """Places of keys that an unknown key may mean, by its name here or in other tools."""
+    section, siblings = place[:-1], _known_keys(place)
     if _alias(REMEDIES, place):
         return []
     if same := _alias(SAME_MEANING, place):
-        return list(dict.fromkeys(_in_section(place, split_key(key)) for key in same))
-    elsewhere, beside = _places_of(place[-1]), _known_keys(place)
-    if elsewhere and len(place) == 1:
+        keys = [split_key(key) for key in same]
+        # Within `data.replay`, a key of `data` is the replay's own.
+        is_own = [key[0] == place[0] and key[-1] in siblings for key in keys]
+        own = [(*section, key[-1]) if own else key for key, own in zip(keys, is_own, strict=True)]
+        return list(dict.fromkeys(own))
+    elsewhere = _places_of(place[-1])
+    if elsewhere and not section:
         return elsewhere
-    # One with a letter too many or few, as confirm.seed, rather than that word of another section.
-    near = nearest(place[-1], beside, 0.85 if elsewhere else 0.6)
-    return [(*place[:-1], near)] if near else elsewhere
-
-
-def _in_section(place: KeyPath, meant: KeyPath) -> KeyPath:
-    """A key's place; within `data.replay`, that of the replay's own key."""
-    beside = (*place[:-1], meant[-1])
-    has_it = meant[0] == place[0] and meant[-1] in _fields_at(place[:-1])
-    return beside if has_it else meant
+    # A misspelt key of the same section, such as confirm.seed, before one of another section.
+    near = nearest(place[-1], siblings, 0.85 if elsewhere else 0.6)
+    return [(*section, near)] if near else elsewhere
 
 
 def _places_of(key: str | int) -> list[KeyPath]:
