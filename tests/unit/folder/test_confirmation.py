@@ -12,10 +12,6 @@ from builders import GAIN, LOSS, sweep_config, trial, trial_config
 from scipy import stats
 from simulated_search import completing, run, searcher_of, sweep
 
-from analysis.results.confirmation import (
-    missing_repeats,
-    repeats_to_begin,
-)
 from analysis.results.pareto import pareto_front
 from analysis.results.recommendation import Recommendation, recommend
 from analysis.results.repeats import half_width, point_of
@@ -83,7 +79,6 @@ def rate(point: int) -> float:
 
 
 COMPLETE, DIVERGED = TrialStatus.COMPLETE, TrialStatus.DIVERGED
-LOST = [TrialStatus.FAILED, TrialStatus.OUT_OF_MEMORY, TrialStatus.CANCELLED, TrialStatus.RUNNING]
 SEARCHED = [searched(0, {GAIN: 0.9, LOSS: 0.049}), searched(1, {GAIN: 0.8, LOSS: 0.03})]
 GOALS = sweep_config(objectives=[{"metric": GAIN, "mode": "max"}], constraints=[f"{LOSS} <= 0.05"])
 
@@ -138,22 +133,6 @@ def test_each_winner_is_repeated_once_per_seed() -> None:
     runs = [(frozenset(record.params.items()), record.config.seed) for record in more]
     assert len(runs) > len(records)
     assert len(set(runs)) == len(runs)
-
-
-@pytest.mark.parametrize(
-    ("ends", "missing"),
-    [([], 15), ([COMPLETE] * 15, 0), ([DIVERGED] * 15, 0), ([COMPLETE] * 11 + LOST, 4), (LOST, 15)],
-)
-def test_failed_repeats_are_missing(ends: list[TrialStatus], missing: int) -> None:
-    """One that diverged is none of them: it tells that the setting does not train."""
-    config = sweep(trials=12, confirm={"top_k": 3, "seeds": 5})
-    found = run(searcher_of(config), completing)
-    records = [record for record in found if record.confirms is None]
-    repeats = [record for record in found if record.confirms is not None]
-    records += [r.model_copy(update={"status": end}) for r, end in zip(repeats, ends, strict=False)]
-    told = f" Missing: {missing} of 15 repeats with other seeds of first, not run to their end."
-    to_begin = repeats_to_begin(config, records)
-    assert missing_repeats(records, to_begin, " of first") == (told if missing else "")
 
 
 def test_all_diverged_repeats_make_a_row_without_a_mean(tmp_path: Path) -> None:

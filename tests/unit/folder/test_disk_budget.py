@@ -15,13 +15,10 @@ from trainables.training.checkpoint_files import (
     FILES,
     BestEvaluation,
     best_dir,
-    best_weights,
     checkpoint_dir,
     checkpoints,
     digest,
-    keep_newest,
     newest_valid,
-    set_damaged_aside,
 )
 from tune.folder.disk_budget import DiskBudget
 
@@ -203,37 +200,3 @@ def test_disk_is_read_every_half_minute(tmp_path: Path) -> None:
     now = 30.0
     budget.measured(record, measurement)
     assert left(record) == ["step_00000010"]
-
-
-def test_newest_checkpoints_are_kept_over_all_attempts(tmp_path: Path) -> None:
-    attempts = attempted(tmp_path, 0, attempts=3).config.attempt_dirs
-    for attempt, step in [(0, 5), (0, 10), (1, 10), (2, 15)]:
-        write_checkpoint(attempts[attempt], step)
-    keep_newest(attempts, 2)
-    assert checkpoints(attempts) == [
-        checkpoint_dir(attempts[2], 15),
-        checkpoint_dir(attempts[1], 10),
-    ]
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_damaged_checkpoints_do_not_replace_whole_ones(whole: bool, tmp_path: Path) -> None:
-    attempts = attempted(tmp_path, 0, attempts=2).config.attempt_dirs
-    write_checkpoint(attempts[0], 5, whole=whole)
-    for step in (10, 15):
-        write_checkpoint(attempts[0], step, whole=False)
-    set_damaged_aside(attempts, newest_valid(attempts))
-    keep_newest(attempts, 1)
-    assert (newest_valid(attempts) is not None) == whole
-    made_now = write_checkpoint(attempts[1], 6)
-    keep_newest(attempts, 2)
-    assert newest_valid(attempts) == made_now
-
-
-def test_best_weights_of_the_latest_attempt_come_first(tmp_path: Path) -> None:
-    attempts = attempted(tmp_path, 0, attempts=2).config.attempt_dirs
-    assert not list(best_weights(attempts))
-    for step, attempt in enumerate(attempts):
-        write_weights(attempt, step)
-    found = [(folder, best.step) for folder, best in best_weights(attempts)]
-    assert found == [(best_dir(attempts[1]), 1), (best_dir(attempts[0]), 0)]

@@ -7,7 +7,7 @@ import pwd
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 from ray.tune import TuneError
@@ -22,17 +22,6 @@ from tune import cli as command_line
 from tune.folder.lock import SweepLock
 
 DENIED = "When deleting: AWS Error ACCESS_DENIED during DeleteObjects operation: no"
-
-
-def test_it_says_that_the_same_command_goes_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(*of_it: Any) -> NoReturn:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command_line, "load_sweep", interrupted)
-    assert command_line.main(["quickstart"]) == command_line.INTERRUPTED
-    assert capsys.readouterr().err == "interrupted; the same command goes on\n"
 
 
 def test_a_user_without_a_home_is_told_to_set_one(

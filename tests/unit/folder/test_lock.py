@@ -186,24 +186,6 @@ def test_of_racing_drivers_one_holds_the_sweep(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_driver_whose_process_is_hidden_lives_as_long_as_its_heart_beats(
-    tmp_path: Path, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    holder = start(tmp_path)
-    assert first_line(holder) == "HELD"
-    read = Path.read_text
-
-    def hidden(path: Path, *how: Any) -> str:
-        if path.is_relative_to(f"/proc/{holder.pid}"):
-            raise FileNotFoundError(path)
-        return read(path, *how)
-
-    monkeypatch.setattr(Path, "read_text", hidden)
-    with pytest.raises(UserError, match="another driver"), SweepLock(tmp_path, INTERVAL):
-        pass
-    assert holder_of(tmp_path).process.pid == holder.pid
-
-
 def test_last_of_several_takers_holds_the_sweep(tmp_path: Path) -> None:
     write_lock(tmp_path / "lock.json", started="1")
     write_lock(tmp_path / "lock.other.heartbeat.json", started="1")

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from builders import record_sweep, running, sweep_config, sweep_record, trial
 
-from trainables.errors import UserError
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
 from trainables.storage.storage import Location
@@ -68,17 +67,6 @@ def test_the_end_leaves_the_requests_that_the_next_start_is_to_meet(tmp_path: Pa
     driver.stops.sweep_ended([running(6), trial(7)])
     assert requests(tmp_path) == ["0006"]
     assert driver.stops.left_for({6, 7}) == {6}
-
-
-def test_a_driver_that_has_lost_the_sweep_removes_no_request(tmp_path: Path) -> None:
-    def lost() -> None:
-        raise UserError([])
-
-    ledger = record_sweep(tmp_path, running(7))
-    ask_to_stop(tmp_path, 7)
-    with pytest.raises(UserError):
-        StopsByHand(ledger, lambda asked: None, lost).left_for(set())
-    assert requests(tmp_path) == ["0007"]
 
 
 def test_a_request_is_heard_on_a_disk_and_in_an_object_store(location: Location) -> None:

@@ -197,17 +197,6 @@ def test_trial_to_be_stopped_by_hand_ends_with_its_process(retries: int) -> None
     assert (ended.status, ended.reason) == (TrialStatus.CANCELLED, "ended by hand")
 
 
-def test_only_unfinished_trials_may_be_stopped_by_hand() -> None:
-    attempts, seen = Attempts(retries=1, interrupted=[recorded(7)]), list[set[int]]()
-    attempts.by_hand.look = lambda unfinished: seen.append(unfinished())
-    trial = attempts.start(step=3)
-    attempts.events.on_step_end(0, [])
-    outcome = Outcome(status=TrialStatus.COMPLETE)
-    attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
-    attempts.events.on_step_end(0, [])
-    assert seen == [{0, 7}, {7}]
-
-
 def test_full_disk_ends_the_sweep_and_leaves_the_trial_unfinished() -> None:
     attempts = Attempts(retries=0)
     full = Outcome(status=TrialStatus.RUNNING, reason="disk full: /d has 0.0 MiB free of 1.0 MiB")

@@ -54,18 +54,6 @@ def test_any_flipped_bit_of_the_last_line_is_seen_and_costs_no_other_line(
     assert found.whole == content[:first]
 
 
-@settings(max_examples=30)
-@given(HISTORIES, st.data())
-def test_any_cut_in_the_last_line_is_seen_and_costs_no_other_line(
-    written: list[Measurement], data: st.DataObject
-) -> None:
-    content = b"".join(map(to_line, written))
-    cut = data.draw(st.integers(start_of_last_line(content), len(content)))
-    is_whole = cut >= len(content) - 1
-    found = read_lines(content[:cut], "metrics.jsonl")
-    assert found.measurements == (written if is_whole else written[:-1])
-
-
 @contextmanager
 def fresh(kind: str, bucket: str) -> Iterator[Location]:
     """A place of its own for one example."""

@@ -66,18 +66,6 @@ def test_trials_come_back_by_number_in_their_newest_state(location: Location) ->
     assert found[1] == done
 
 
-def test_one_trial_is_read_without_the_others(location: Location) -> None:
-    ledger = Ledger(location)
-    ledger.write_trial(running(3))
-    damaged = ledger.folder.name(ledger.folder.trial_json(2))
-    ledger.storage.write(damaged, b"{")
-    assert ledger.trial(3) == running(3)
-    with pytest.raises(FileNotFoundError):
-        ledger.trial(4)
-    with pytest.raises(UserError, match=r"delete .* to run the trial again"):
-        ledger.trial(2)
-
-
 def test_a_crash_while_writing_leaves_the_record_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,19 +94,6 @@ def test_measurements_come_back_in_order(location: Location) -> None:
     wanted = [measurement(step) for step in range(1, 13)]
     assert Ledger(location).measurements(0) == wanted
     assert Ledger(location).histories() == {0: wanted, 12: [measurement(3)]}
-
-
-def test_the_measurements_of_a_trial_stay_when_it_ends_and_goes_on(location: Location) -> None:
-    ledger = Ledger(location)
-    ledger.write_trial(running())
-    for step in (5, 10):
-        ledger.append(0, measurement(step))
-    ledger.write_trial(trial(status=TrialStatus.FAILED))
-    assert Ledger(location).measurements(0) == [measurement(5), measurement(10)]
-    for step in (10, 15):
-        ledger.append(0, measurement(step, attempt=2))
-    wanted = [measurement(5), measurement(10, attempt=2), measurement(15, attempt=2)]
-    assert Ledger(location).measurements(0) == wanted
 
 
 def test_a_driver_that_lost_its_sweep_writes_nothing(location: Location) -> None:

@@ -217,13 +217,6 @@ def test_killed_sweep_decides_like_the_uninterrupted_one(data: st.DataObject) ->
     assert decisions(curves, arrivals, kills) == decisions(curves, arrivals)
 
 
-def test_trial_is_compared_once_per_rung() -> None:
-    rule = SuccessiveHalving(CONFIG)
-    for number, accuracy in enumerate([0.5, 0.6, 0.7]):
-        rule.decide(number, at(10, accuracy), TRAIN)
-    assert rule.decide(2, at(20, 0.0), TRAIN) is None
-
-
 def test_last_step_is_never_stopped() -> None:
     rule = SuccessiveHalving(CONFIG, constraints=LIMITS)
     assert rule.decide(0, at(TOTAL, 0.0, **{FORGETTING_MEAN: 0.9, TRAIN_LOSS: 1e9}), TRAIN) is None
@@ -234,35 +227,6 @@ def test_weighted_metrics_are_added() -> None:
     rule = SuccessiveHalving(both)
     assert rule.decide(0, at(10, 0.8, **{FORGETTING_MEAN: 0.0}), TRAIN) is None
     assert rule.decide(1, at(10, 0.9, **{FORGETTING_MEAN: 0.2}), TRAIN) is not None
-
-
-def test_dominated_trial_is_stopped() -> None:
-    objectives = (
-        Objective(metric=IN_DOMAIN_ACC, mode="max"),
-        Objective(metric=FORGETTING_MEAN, mode="min"),
-    )
-    rule = SuccessiveHalving(EarlyStoppingConfig(), objectives)
-    for number, (accuracy, forgetting) in enumerate([(0.9, 0.4), (0.5, 0.1), (0.2, 0.0)]):
-        assert rule.decide(number, at(10, accuracy, **{FORGETTING_MEAN: forgetting}), TRAIN) is None
-    assert rule.decide(3, at(10, 0.4, **{FORGETTING_MEAN: 0.5}), TRAIN) == stopped(
-        "1/3 of the trials dominate it at step 10"
-    )
-
-
-@pytest.mark.parametrize(("items", "is_behind"), [(200, False), (2000, True)])
-def test_trial_dominated_within_the_standard_error_goes_on(items: int, is_behind: bool) -> None:
-    """Three points of accuracy, whose difference has a standard error of 5 or 1.6 points."""
-    objectives = (
-        Objective(metric=IN_DOMAIN_ACC, mode="max"),
-        Objective(metric=FORGETTING_MEAN, mode="min"),
-    )
-    rule = SuccessiveHalving(EarlyStoppingConfig(), objectives)
-    outcomes = []
-    for number, accuracy in enumerate([0.53, 0.53, 0.5]):
-        error = math.sqrt(accuracy * (1 - accuracy) / (items - 1))
-        measured = {FORGETTING_MEAN: 0.0, task_score("in_domain", "task", "acc_stderr"): error}
-        outcomes.append(rule.decide(number, at(10, accuracy, **measured), TRAIN))
-    assert [outcome is not None for outcome in outcomes] == [False, False, is_behind]
 
 
 def test_single_objective_is_ranked_without_errors() -> None:

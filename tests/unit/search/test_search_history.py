@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-from functools import partial
 from itertools import count
-from types import SimpleNamespace
 
 import pytest
 from builders import scores, trial
@@ -84,17 +82,3 @@ def test_trials_run_first_in_first_out() -> None:
         each.set_status(Trial.RUNNING)
         trials[0].set_status(Trial.TERMINATED)
     assert chosen == [trials[0], trials[2], trials[3]]
-
-
-def test_waiting_trials_never_start_once_the_sweep_stops() -> None:
-    scheduler, trials = Fifo(), [Trial("any", stub=True) for _ in range(3)]
-    with_folders: list[Trial] = []
-    for each in trials:
-        each.init_local_path = partial(with_folders.append, each)
-        scheduler.on_trial_add(None, each)
-    trials[0].set_status(Trial.RUNNING)
-    scheduler.sweep_stopping()
-    stopped: list[Trial] = []
-    controller = SimpleNamespace(stop_trial=stopped.append)
-    assert scheduler.choose_trial_to_run(controller) is None
-    assert stopped == with_folders == trials[1:]

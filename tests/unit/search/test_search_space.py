@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from trainables.config import TrainConfig
 from tune.config.search_config import SearchConfig
@@ -23,13 +23,6 @@ from tune.search.space import (
     train_config,
 )
 
-LORA: dict[str, Any] = {
-    "rank": [4, 8, 16],
-    "alpha_ratio": [1, 2],
-    "learning_rate": {"low": 1e-5, "high": 1e-3},
-}
-FULL: dict[str, Any] = {"learning_rate": [1e-5, 1e-4]}
-
 
 def search(lora: dict[str, Any] | None = None, full: dict[str, Any] | None = None) -> SearchConfig:
     return SearchConfig.model_validate({"lora": lora, "full": full})
@@ -37,13 +30,6 @@ def search(lora: dict[str, Any] | None = None, full: dict[str, Any] | None = Non
 
 def lora(**changes: Any) -> SearchConfig:
     return search(lora={"rank": 8, "alpha_ratio": 2, "learning_rate": 1e-4} | changes)
-
-
-def choose_first(name: str, distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, FloatDistribution):
-        return distribution.low
-    assert isinstance(distribution, CategoricalDistribution)
-    return distribution.choices[0]
 
 
 def points(space: SearchConfig) -> Iterator[Params]:
@@ -67,21 +53,6 @@ def points(space: SearchConfig) -> Iterator[Params]:
             return decided[index]
 
         yield suggest(space, choose)
-
-
-def test_only_axes_of_the_chosen_method_are_drawn() -> None:
-    space = search(LORA, FULL)
-
-    def choosing(method: str) -> Params:
-        return suggest(space, lambda n, d: method if n == "method" else choose_first(n, d))
-
-    assert choosing("lora").keys() == {
-        "method",
-        "lora/rank",
-        "lora/alpha_ratio",
-        "lora/learning_rate",
-    }
-    assert choosing("full").keys() == {"method", "full/learning_rate"}
 
 
 @given(st.sampled_from([4, 8, 16]), st.sampled_from([0.5, 1.0, 2.0]))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from builders import GAIN, LOSS, OOD, measurement
+from builders import GAIN, LOSS, measurement
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -33,7 +33,7 @@ from simulated_search import (
 
 from analysis.results.recommendation import recommend
 from trainables.config import TrialConfig
-from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
+from trainables.records.schema import Outcome, TrialRecord, TrialStatus
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import grid_size
 
@@ -97,24 +97,6 @@ def test_a_trial_that_lost_its_process_is_suggested_again_before_new_ones() -> N
     for record in (again, second, third):
         searcher.trial_ended(ended(record, *judge(record.config)))
     assert searcher.suggest("any") == Searcher.FINISHED
-
-
-def test_a_trial_is_suspect_as_long_as_it_gets_no_further_than_where_it_lost_its_process() -> None:
-    searcher = searcher_of(sweep(trials=1))
-
-    def suspect_at() -> int | None:
-        suggestion = searcher.suggest("any")
-        assert isinstance(suggestion, dict)
-        found: int | None = suggestion["suspect_at"]
-        return found
-
-    record = ask(searcher)
-    searcher.trial_interrupted(record)
-    assert suspect_at() == 0
-    for step, expected in ((20, None), (40, None), (40, 40), (40, 40), (45, None)):
-        measured = Measurement(step=step, metrics={}, time=1.0)
-        searcher.trial_interrupted(record.after(measured))
-        assert suspect_at() == expected
 
 
 def test_a_grid_gives_each_point_once_and_ends() -> None:
@@ -266,16 +248,6 @@ def feasible(trial: optuna.trial.FrozenTrial) -> bool:
     return all(value <= 0 for value in trial.constraints.values())
 
 
-@pytest.mark.parametrize(("operator", "kept"), [("<=", True), (">=", False)])
-def test_a_trial_stopped_early_is_feasible_if_it_kept_the_constraints(
-    operator: str, kept: bool
-) -> None:
-    searcher = searcher_of(sweep(trials=2, constraints=[f"{LOSS} {operator} 0"]))
-    run(searcher, stopping)
-    assert searcher.study.trials[1].state is TrialState.PRUNED
-    assert feasible(searcher.study.trials[1]) is kept
-
-
 @pytest.mark.parametrize("status", [TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY])
 def test_a_trial_that_cannot_be_trained_is_infeasible_however_good_it_was(
     status: TrialStatus,
@@ -322,38 +294,6 @@ def test_misses_of_constraints_are_shares_of_their_bounds_as_in_the_recommendati
     assert recommended is not None
     assert not recommended.feasible
     assert recommended.trial.number == nearest.number
-
-
-def test_no_trial_is_as_far_from_feasible_as_one_that_did_not_train_to_its_end() -> None:
-    known = {GAIN: 0.5, LOSS: 0.1}
-    endings = [
-        (TrialStatus.COMPLETE, known | {TRAIN_S: 640.0, OOD: 0.3}),
-        (TrialStatus.COMPLETE, known | {TRAIN_S: 6400.0, OOD: 0.3}),
-        (TrialStatus.COMPLETE, known | {OOD: 0.6}),  # what was not measured beats no miss
-        (TrialStatus.STOPPED_EARLY, known | {OOD: 0.3}),
-        (TrialStatus.COMPLETE, known | {TRAIN_S: 1e300, OOD: 0.3}),
-        (TrialStatus.STOPPED_EARLY, known),
-        (TrialStatus.DIVERGED, known | {TRAIN_S: 1.0, OOD: 0.6}),
-        (TrialStatus.OUT_OF_MEMORY, {}),
-    ]
-    config = sweep("random", trials=8, constraints=[f"{TRAIN_S} <= 1e-3", f"{OOD} >= 0.6"])
-    searcher = searcher_of(config)
-    records = run(searcher, lambda trial: endings[trial.number])
-    for study in (searcher.study, searcher_of(config, records).study):
-        far = [infeasibility(trial) for trial in study.trials]
-        assert far[0] < far[1] < far[2] < far[3] == far[4] < far[5] < far[6] == far[7] < math.inf
-
-
-def test_rebuilt_trials_keep_values_and_constraints() -> None:
-    config = sweep(constraints=[f"{LOSS} <= 0.05"])
-    searcher = searcher_of(config)
-    records = run(searcher)
-    rebuilt = searcher_of(config, records)
-
-    def seen(trials: list[optuna.trial.FrozenTrial]) -> list[Any]:
-        return [(t.state, t.values, t.params, t.constraints, t.user_attrs) for t in trials]
-
-    assert seen(rebuilt.study.trials) == seen(searcher.study.trials)
 
 
 def test_the_exported_journal_holds_the_same_trials(tmp_path: Path) -> None:
@@ -442,16 +382,6 @@ def test_confirmation_waits_for_the_search_and_goes_on_after_a_kill() -> None:
     ]
     assert rebuilt.is_done
     assert rebuilt.suggest("any") == Searcher.FINISHED
-
-
-def test_confirming_trials_change_nothing_in_the_search() -> None:
-    plain = run(searcher_of(sweep(trials=12)), completing)
-    confirmed = run(searcher_of(sweep(trials=8, **CONFIRM)), completing)
-    more = run(searcher_of(sweep(trials=12, **CONFIRM), confirmed), completing)
-    searched = [record for record in more if record.confirms is None]
-    assert [record.params for record in [*confirmed[:8], *searched]] == [r.params for r in plain]
-    study = searcher_of(sweep(trials=8, **CONFIRM), confirmed).study
-    assert len(study.trials) == 8
 
 
 def test_a_warm_start_teaches_the_sampler_and_costs_no_trial() -> None:
