@@ -55,7 +55,7 @@ from tune.resources.capacity import (
     max_concurrent,
     within_limit,
 )
-from tune.resources.placement import Placement, Room, beside_driver, warning_of_driver
+from tune.resources.placement import Placement, Room, beside_driver, driver_warning
 from tune.search.earlier_trials import LEFT_OUTSIDE, RETRIED, earlier_trials
 from tune.search.early_stopping import EarlyStopping, SuccessiveHalving, kept_by_base
 from tune.search.fifo import Fifo
@@ -140,7 +140,7 @@ class Sweep:
         check_memory(self._config, self._cards, self._has_base)
         make_trial = self._trial_maker(self._config.name)
         left = with_trials_left(self._config, self._finished)
-        if warning := warning_of_driver():
+        if warning := driver_warning():
             self._tell(f"warning: {warning}")
         for line in self._earlier.in_words():
             self._tell(line)

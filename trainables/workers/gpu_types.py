@@ -14,12 +14,12 @@ _NODE_RESOURCE = "accelerator_type:"  # Ray's resource: each node with such GPUs
 SMALLEST_SHARE = 1e-4  # of any resource that Ray counts: a node has room for ten thousand
 
 
-def kind_of(gpu_type: str) -> str:
+def gpu_kind(gpu_type: str) -> str:
     """The kind under which GPUs of a type are counted."""
     return f"{_KIND}{gpu_type}"
 
 
-def type_of(kind: str) -> str | None:
+def type_in_kind(kind: str) -> str | None:
     """The GPU type that a kind counts; None if it is not such a kind."""
     return kind.removeprefix(_KIND) if kind.startswith(_KIND) else None
 
@@ -31,15 +31,15 @@ def gpu_types(node: Mapping[str, float]) -> list[str]:
 
 def counted_by_type(node: Mapping[str, float]) -> dict[str, float]:
     """A node's resources, as Ray counts them, with its GPUs a second time under their type."""
-    return dict(node) | {kind_of(gpu_type): node.get("GPU", 0.0) for gpu_type in gpu_types(node)}
+    return dict(node) | {gpu_kind(gpu_type): node.get("GPU", 0.0) for gpu_type in gpu_types(node)}
 
 
 def reserved(held: Mapping[str, float]) -> dict[str, float]:
     """Ray resources to request for these amounts; a GPU type becomes a sliver of a node with it."""
-    return {kind: amount for kind, amount in held.items() if type_of(kind) is None} | {
+    return {kind: amount for kind, amount in held.items() if type_in_kind(kind) is None} | {
         f"{_NODE_RESOURCE}{gpu_type}": SMALLEST_SHARE
         for kind in held
-        if (gpu_type := type_of(kind))
+        if (gpu_type := type_in_kind(kind))
     }
 
 

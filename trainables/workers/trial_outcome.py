@@ -20,8 +20,8 @@ from trainables.storage.object_storage import is_store_out
 from trainables.training.checkpoint_files import CheckpointLost
 from trainables.training.reporter import StopTrial
 
-# The process that was to answer is gone, by itself or killed by Ray as its node ran out of memory;
-# or it never was, as its node could not set it up or is no more.
+# The process that was to answer is gone, by itself or killed for its node's memory, or its node
+# could not set it up or is gone.
 LOST = (RayActorError, OutOfMemoryError, RuntimeEnvSetupError, ActorUnschedulableError)
 
 
@@ -29,10 +29,9 @@ def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
     """What an error means for the trial that it ended.
 
     Raises:
-        OSError: its object store is out. Then the trial ends like one whose process has died: it
-            goes on in its next attempt from what it has published, but not for ever if it comes no
-            further, as where a single node does not reach the store.
-        CheckpointLost: what it was to go on from is gone. It ends likewise.
+        OSError: its object store is out. The trial then ends like one whose process has died, and
+            goes on in its next attempt, unless it made no progress.
+        CheckpointLost: the checkpoint to resume from is gone. It ends likewise.
     """
     if is_disk_full(error):  # it resumes once there is space
         reason = disk_full(error, Path(trial.output_dir))
@@ -50,10 +49,7 @@ def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Unwrap Ray's and other wrappers down to the error that says what happened.
-
-    It is the one that was raised first, unless one of ours tells of that in the user's words.
-    """
+    """Unwrap Ray's and other wrappers down to the first error, or one of ours that explains it."""
     if isinstance(error, (TrialError, UserError)):
         return error
     cause = getattr(error, "cause", None) or error.__cause__
@@ -63,8 +59,7 @@ def root_cause(error: BaseException) -> BaseException:
 def most_telling(errors: Sequence[BaseException]) -> BaseException:
     """The most informative of the errors of a group's workers; the first among equals.
 
-    A worker that runs out of memory, or whose process dies, takes the others with it, which then
-    fail for want of their neighbour.
+    A worker that runs out of memory, or whose process dies, makes the others fail after it.
     """
     return min(errors, key=_distance)
 

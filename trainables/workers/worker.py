@@ -27,11 +27,11 @@ from trainables.workers.node import check_sees
 from trainables.workers.reporters import Watched
 from trainables.workers.trial_log import log_to
 
-# Rank 0 waits for Tune while the others wait for it; so do all for the last to load or to generate.
+# All wait for the slowest to load or to generate, and for rank 0 while it waits for Tune.
 _LONGEST_WAIT = timedelta(days=1)
 _REPORTS = "reports"
 _ENDING = "ending"
-# These end all workers at the same step, from shared information: none waits for another.
+# These end all workers at the same step.
 IN_STEP = (StopTrial, Diverged)
 
 
@@ -128,7 +128,7 @@ class Worker:
             return trial_function(trial)(trial, Watched(trial, self._report))
         except IN_STEP:
             raise
-        except Exception:  # what it has is for an attempt that goes on from there
+        except Exception:  # the next attempt goes on from what is published
             publish = partial(publish_worker, trial, rank)
             end_with_lost_device(publish)
             with in_background(publish):  # else the group would not wait for it
@@ -143,7 +143,7 @@ class Worker:
 
     @ray.method(concurrency_group=_REPORTS)
     def answer(self, goes_on: bool) -> None:
-        """Say whether the trial goes on after the last measurement handed on."""
+        """Say whether the trial goes on after the last measurement."""
         self._answers.put(goes_on)
 
     @ray.method(concurrency_group=_ENDING)
@@ -154,7 +154,7 @@ class Worker:
         finish()
 
     def _report(self, measurement: Measurement) -> None:
-        """Hand a measurement of rank 0 on, and wait with the group for what Tune says.
+        """Pass on a measurement of rank 0, and wait with the group for Tune's answer.
 
         Raises:
             StoppedByTune: the trial ends here, in every worker.

@@ -1,8 +1,8 @@
 """A trial with several workers: a group of processes inside the trial's placement group.
 
-The group belongs to the trial's process and outlives the trial: Tune reuses process and placement
-for the next trial with the same resources, which finds imports done and workers connected. The
-base's weights are shared by all processes of a node, mapped from its page cache.
+The group belongs to the trial's process and outlives the trial, as Tune reuses the process for the
+next trial with the same resources. All processes of a node map the base's weights from its page
+cache.
 """
 
 from __future__ import annotations
@@ -24,12 +24,9 @@ from trainables.workers.stop_request import stops_with_this_node
 from trainables.workers.trial_outcome import most_telling
 from trainables.workers.worker import IN_STEP, environments, worker_actor
 
-# After the first worker fails: others may know better why, or wait for it forever.
-_LAST_WORDS_S = 3.0
-# Before the workers of a group are killed: for the checkpoint that rank 0 is writing.
-_LONGEST_WRITING_S = 600.0
-# After Tune has stopped a trial: until all workers have finished with it.
-_LONGEST_ENDING_S = 60.0
+_LAST_WORDS_S = 3.0  # for other workers' errors once the first has failed
+_LONGEST_WRITING_S = 600.0  # of a checkpoint, before the workers are killed
+_LONGEST_ENDING_S = 60.0  # of all workers once Tune has stopped their trial
 
 
 def train_on_workers(trial: TrialConfig, report: Report) -> TrialResult:
@@ -129,13 +126,13 @@ class _Group:
             (done,), _ = ray.wait([self._report, *training])
             event = ray.get(done)
             if done is self._report:
-                self._hand_on(event, report)
+                self._pass_on(event, report)
             else:
                 training.remove(done)
         result: TrialResult = ray.get(self._training[0])
         return result
 
-    def _hand_on(self, measurement: Any, report: Report) -> None:
+    def _pass_on(self, measurement: Any, report: Report) -> None:
         """Pass on a report; if Tune stops the trial, ending this thread, the workers end theirs."""
         goes_on = False
         try:

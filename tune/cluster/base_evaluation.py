@@ -1,4 +1,4 @@
-"""The base's evaluation from the driver's side: delegated to a worker and awaited."""
+"""Has a worker evaluate or check the base, and waits for it."""
 
 from __future__ import annotations
 
@@ -40,12 +40,10 @@ def have_base_evaluated(
     cluster: dict[str, float],
     tell: Callable[[str], None],
 ) -> None:
-    """Have a worker evaluate the base and leave the results in the sweep's folder.
+    """Have a worker, the first slot host if there are any, evaluate the base for the sweep.
 
-    Says so if the evaluations of a trial will take long.
-
-    If the sweep has slot hosts, the first one is the worker. `cache` has the evaluations of all
-    sweeps, and is used only if it is a folder. `tell` is called with each line of progress.
+    `cache` has the evaluations of all sweeps, and is used only if it is a folder. `tell` is called
+    with each line of progress.
 
     Raises:
         UserError: the evaluation failed, or its node does not work in the sweep's folder.
@@ -72,15 +70,12 @@ def have_base_evaluated(
             fault = awaited(answer, held, tell)
     if fault is not None:
         raise fault
-    if told := time_of_evaluations(config, ledger.base()):
-        tell(told)
+    if line := time_of_evaluations(config, ledger.base()):
+        tell(line)
 
 
 def as_trained(model: ModelConfig, ledger: Ledger) -> ModelConfig:
-    """The model at the commit that the sweep's trials were trained from, if it has any.
-
-    Its base may be evaluated anew, as where a damaged record was deleted; a branch may have moved.
-    """
+    """The model at the commit of the sweep's trials, if any; a branch may have moved since."""
     revisions = [trial.config.model.revision for trial in ledger.trials()]
     return model.model_copy(update={"revision": revisions[0]}) if revisions else model
 
@@ -88,10 +83,10 @@ def as_trained(model: ModelConfig, ledger: Ledger) -> ModelConfig:
 def have_base_checked(
     config: SweepConfig, ledger: Ledger, cluster: dict[str, float], tell: Callable[[str], None]
 ) -> None:
-    """Have a worker check what the trials ask of the base, if the last start asked less.
+    """Have a worker check that the base meets requirements which the last start did not have.
 
     Raises:
-        UserError: the base does not take it, or cannot be loaded.
+        UserError: it does not, or cannot be loaded.
     """
     requirements = _base_requirements(config.search, config.train, config.deepspeed)
     last = ledger.sweep().config
@@ -102,7 +97,7 @@ def have_base_checked(
         if requirements.are_met_by(_base_requirements(search, train, deepspeed)):
             return
     model = ledger.base().pinned(config.model)
-    tell(f"checking the base {model.name} against what the sweep file asks anew ...")
+    tell(f"checking the base {model.name} for what the sweep file newly asks for ...")
     held = held_by_worker(config, config.search.methods[0], cluster)
     with answering("the base's check"):
         answer = as_task(check_base_on_worker, held).remote(model, requirements)
@@ -128,9 +123,9 @@ def _base_requirements(
 
 
 def time_of_evaluations(config: SweepConfig, base: BaseRecord) -> str | None:
-    """What the evaluations of one trial will take, in words; None if that is not long.
+    """A line on how long a trial's evaluations will take; None if that is not long.
 
-    The base's was made by one process; a trial's workers share theirs.
+    One process evaluated the base; a trial's workers share the work.
     """
     took = []
     for method in config.search.methods:

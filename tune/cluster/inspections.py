@@ -15,7 +15,7 @@ from trainables.records.record_paths import SweepFolder
 from trainables.records.schema import TrialRecord
 from trainables.workers.ray_tasks import as_task, inspect_on_worker
 from tune.config.sweep_config import SweepConfig
-from tune.resources.capacity import held_by_worker, workers_in
+from tune.resources.capacity import held_by_worker
 
 logger = logging.getLogger(__name__)
 
@@ -33,24 +33,19 @@ def inspect_trials(
     if not chosen:
         return
     tell(f"inspecting {numbers_text(chosen)} ...")
-    methods = {record.config.method for record in chosen}
-    held = {method: held_by_worker(config, method, cluster) for method in methods}
-    tasks = {method: as_task(inspect_on_worker, held[method]) for method in methods}
-    at_once = max(1, min(workers_in(of_worker, cluster) for of_worker in held.values()))
-    root = str(folder.root.absolute())
-    for first in range(0, len(chosen), at_once):
-        batch = chosen[first : first + at_once]
-        running = {r.number: tasks[r.config.method].remote(root, r.number) for r in batch}
-        for number, reference in running.items():
-            try:
-                reason = ray.get(reference)
-            except RayError as error:
-                logger.warning("the task that inspects trial %d failed: %s", number, error)
-                # A task's own error begins with its process; what it raised is its cause.
-                reason = first_line(getattr(error, "cause", None) or error)
-            if reason:
-                logger.warning("cannot inspect trial %d: %s", number, reason)
-                line = reason.strip().splitlines()[0]
-                tell(f"warning: cannot inspect trial {number}: {line}")
-            else:
-                tell(f"inspected trial {number}")
+    running = {}
+    for record in chosen:
+        task = as_task(inspect_on_worker, held_by_worker(config, record.config.method, cluster))
+        running[record.number] = task.remote(str(folder.root.absolute()), record.number)
+    for number, reference in running.items():
+        try:
+            reason = ray.get(reference)
+        except RayError as error:
+            # A task's own error begins with its process; the error that it raised is its cause.
+            reason = first_line(getattr(error, "cause", None) or error)
+        if reason:
+            logger.warning("cannot inspect trial %d: %s", number, reason)
+            line = reason.strip().splitlines()[0]
+            tell(f"warning: cannot inspect trial {number}: {line}")
+        else:
+            tell(f"inspected trial {number}")

@@ -18,7 +18,7 @@ from trainables.workers.packed_trials import SlotHosts, has_process, life_of
 from trainables.workers.trial_outcome import LOST
 from tune.cluster.cloud import last_launch_failure
 from tune.cluster.node_checks import nodes_up
-from tune.resources.capacity import wording, workers_on
+from tune.resources.capacity import amounts_text, workers_on
 
 _TELL_EVERY_S = 30.0
 _POLL_S = 1.0
@@ -128,7 +128,7 @@ def _report_wait(held: Mapping[str, float], tell: Callable[[str], None], workers
     wanted = {kind: amount for kind, amount in held.items() if amount}
     if workers_on(wanted, nodes_up()) < workers:  # however busy they are
         failure = last_launch_failure()
-        tell(f"waiting for a node with {wording(wanted)}{f': {failure}' if failure else ''}")
+        tell(f"waiting for a node with {amounts_text(wanted)}{f': {failure}' if failure else ''}")
 
 
 @contextmanager

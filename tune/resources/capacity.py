@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from trainables.config import Method
 from trainables.errors import Fault, UserError
-from trainables.workers.gpu_types import kind_of, type_of
+from trainables.workers.gpu_types import gpu_kind, type_in_kind
 from tune.config.sweep_config import SweepConfig
 
 _ROUNDING = 1e-6  # 1 / 0.1 GPUs are 10 trials, though 1 // 0.1 is 9
@@ -31,7 +31,7 @@ def held_by_worker(
     resources, gpus = config.resources.of(method), gpus_per_worker(config, method, cluster)
     held = {"GPU": gpus, "CPU": resources.cpus_per_worker}
     if resources.accelerator_type is not None:
-        held[kind_of(resources.accelerator_type)] = gpus
+        held[gpu_kind(resources.accelerator_type)] = gpus
     return held
 
 
@@ -73,38 +73,39 @@ def check_resources(
         remedy = "set budget.hours or budget.trials"
         faults.append(Fault("budget.gpu_hours", "no trial of this sweep holds a GPU", remedy))
     for method in config.search.methods:
-        found = list(_faults_of_sums(config, method, cluster))
-        faults += found or _faults_of_nodes(config, method, limited, nodes, startable)
+        found = list(_total_faults(config, method, cluster))
+        faults += found or _node_faults(config, method, limited, nodes, startable)
     if faults:
         raise UserError(faults)
 
 
-def _faults_of_sums(
+def _total_faults(
     config: SweepConfig, method: Method, cluster: dict[str, float]
 ) -> Iterator[Fault]:
+    """What a trial's workers hold more of together than the sweep may."""
     workers, limit = config.resources.of(method).workers, config.resources.max_gpus
     limited = within_limit(config, cluster)
     for kind, each in held_by_worker(config, method, limited).items():
         total, has = each * workers, cluster.get(kind, 0)
         if total <= limited.get(kind, 0):
             continue
+        field = f"resources.{method}.{kind.lower()}s_per_worker"
         rule = f"a trial asks for {total:g} {_name(kind)}s ({workers} x {each:g}), "
         rule += f"the cluster has {has:g}"
-        if type_of(kind):
-            types = ", ".join(filter(None, map(type_of, sorted(cluster)))) or "none"
-            remedy = f"ask for fewer, or for another type; the cluster's: {types}"
-            yield Fault(f"resources.{method}.accelerator_type", rule, remedy)
-            continue
         lower = "lower it" if workers == 1 else f"lower it or resources.{method}.workers"
-        more = ["add nodes"] if total > has else []
-        if kind == "GPU" and limit is not None and total > limit:
+        remedy = f"{lower}, or add nodes"
+        if type_in_kind(kind):
+            field = f"resources.{method}.accelerator_type"
+            types = ", ".join(filter(None, map(type_in_kind, sorted(cluster)))) or "none"
+            remedy = f"ask for fewer, or for another type; the cluster's: {types}"
+        elif kind == "GPU" and limit is not None and total > limit:
             rule += f", of which the sweep may hold {limit}" if limit < has else ""
-            more.append("raise resources.max_gpus")
-        remedy = f"{lower}, or {' and '.join(more)}"
-        yield Fault(f"resources.{method}.{kind.lower()}s_per_worker", rule, remedy)
+            more = " and add nodes" if total > has else ""
+            remedy = f"{lower}, or raise resources.max_gpus{more}"
+        yield Fault(field, rule, remedy)
 
 
-def _faults_of_nodes(
+def _node_faults(
     config: SweepConfig,
     method: Method,
     cluster: dict[str, float],
@@ -113,8 +114,8 @@ def _faults_of_nodes(
 ) -> list[Fault]:
     """A worker is never split across nodes: a trial that only fits their sum would wait forever.
 
-    All node types that an autoscaler may start share one bound, so no count per type would hold:
-    a type with room for one worker is taken to have room for all.
+    All node types that an autoscaler may start share one bound, so a type with room for one worker
+    is taken to have room for all.
     """
     worker, workers = held_by_worker(config, method, cluster), config.resources.of(method).workers
     if any(workers_in(worker, node) for node in startable):
@@ -122,26 +123,25 @@ def _faults_of_nodes(
     room = workers_on(worker, nodes)
     if room >= workers:
         return []
-    shapes = Counter(wording({kind: node.get(kind, 0.0) for kind in worker}) for node in nodes)
+    shapes = Counter(amounts_text({k: node.get(k, 0.0) for k in worker}) for node in nodes)
     has = ", ".join(f"{count} of {shape}" for shape, count in shapes.items())
-    asks = f"a trial asks for {workers} workers of {wording(worker)} each"
+    asks = f"a trial asks for {workers} workers of {amounts_text(worker)} each"
     rule = f"{asks}, the nodes have room for {room} ({has})"
     remedy = "a worker stays within one node: lower what it asks for, or add nodes with more"
     return [Fault(f"resources.{method}", rule, remedy)]
 
 
-def wording(amounts: Mapping[str, float]) -> str:
+def amounts_text(amounts: Mapping[str, float]) -> str:
     """Such as `1 GPU and 5 CPUs`, or `1 H100 GPU and 5 CPUs`."""
-    has_types = any(map(type_of, amounts))
-    told = {kind: amount for kind, amount in amounts.items() if kind != "GPU" or not has_types}
+    has_types = any(map(type_in_kind, amounts))
+    shown = {kind: amount for kind, amount in amounts.items() if kind != "GPU" or not has_types}
     return " and ".join(
-        f"{amount:g} {_name(kind)}{'' if amount == 1 else 's'}" for kind, amount in told.items()
+        f"{amount:g} {_name(kind)}{'' if amount == 1 else 's'}" for kind, amount in shown.items()
     )
 
 
 def _name(kind: str) -> str:
-    gpu_type = type_of(kind)
-    return f"{gpu_type} GPU" if gpu_type else kind
+    return f"{type_in_kind(kind)} GPU" if type_in_kind(kind) else kind
 
 
 def taken_up(worker: Mapping[str, float]) -> Iterator[tuple[str, float]]:
@@ -151,7 +151,7 @@ def taken_up(worker: Mapping[str, float]) -> Iterator[tuple[str, float]]:
     up the whole.
     """
     for kind, amount in worker.items():
-        is_share = 0 < amount < 1 and (kind == "GPU" or type_of(kind))
+        is_share = 0 < amount < 1 and (kind == "GPU" or type_in_kind(kind))
         yield kind, 1 / int(1 / amount + _ROUNDING) if is_share else amount
 
 

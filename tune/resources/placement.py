@@ -11,15 +11,14 @@ from ray.tune import PlacementGroupFactory
 
 from trainables.config import Method, TrialConfig
 from trainables.packing.planning import why_not_packed
-from trainables.workers.gpu_types import SMALLEST_SHARE, reserved, type_of
+from trainables.workers.gpu_types import SMALLEST_SHARE, reserved, type_in_kind
 from tune.resources.capacity import taken_up
 
 DRIVER = "driver"  # the cluster files give it to the head node, which is never a spot node
 _SLIVER_OF_MEMORY = 1 << 20
 _ROUNDING = 1e-6
 _SLOT = "slot"
-# By then one of another pool is most likely among them; more would be drawn with no results yet to
-# learn from.
+# Among so many one of another pool is likely; more would be drawn without results to learn from.
 _MOST_WAITING = 8
 
 
@@ -28,12 +27,12 @@ def beside_driver() -> dict[str, float]:
 
     If no node has the `driver` resource, as on a laptop, this is a resource that every node has.
     """
-    return {DRIVER: SMALLEST_SHARE} if _of_drivers() else {"memory": _SLIVER_OF_MEMORY}
+    return {DRIVER: SMALLEST_SHARE} if _driver_nodes() else {"memory": _SLIVER_OF_MEMORY}
 
 
-def warning_of_driver() -> str | None:
-    """What the user should know if this process's node has no `driver` resource and others have."""
-    nodes = _of_drivers()
+def driver_warning() -> str | None:
+    """A warning if this process's node has no `driver` resource and others have."""
+    nodes = _driver_nodes()
     if not nodes or ray.get_runtime_context().get_node_id() in nodes:
         return None
     return (
@@ -42,7 +41,7 @@ def warning_of_driver() -> str | None:
     )
 
 
-def _of_drivers() -> set[str]:
+def _driver_nodes() -> set[str]:
     """Ids of the nodes that have the `driver` resource."""
     return {
         node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get(DRIVER)
@@ -54,7 +53,7 @@ class Placement:
     """What Tune reserves for each trial.
 
     Attributes:
-        waiting: what a trial function reserves that only waits for its workers or slot host.
+        waiting: what a process reserves that only waits for its workers or slot host.
         held: what a worker of each method holds, by kind of resource.
         slots: how many LoRA trials may train in slots; 0 if each trains by itself.
     """
@@ -66,9 +65,8 @@ class Placement:
     def __call__(self, config: dict[str, Any]) -> PlacementGroupFactory:
         """The placement group of a trial: its process's bundle first, then its workers'.
 
-        Workers are packed onto as few nodes as possible. The group is placed as a whole or not at
-        all, so a waiting trial holds nothing that others need, and the autoscaler sees its whole
-        demand.
+        It is packed onto as few nodes as possible, and placed as a whole or not at all: a waiting
+        trial holds nothing, and the autoscaler sees its whole demand.
         """
         trial = TrialConfig.model_validate(config["trial"])
         if self._is_in_slot(trial):
@@ -86,13 +84,10 @@ class Placement:
         return {kind: each * trial.workers for kind, each in taken_up(self.held[trial.method])}
 
     def pool(self, method: Method) -> str:
-        """Name of what a method's trials compete for: slots, GPUs of a type, or whatever is there.
-
-        Trials in slots, and on GPUs of different types, take nothing from each other.
-        """
+        """Name of what a method's trials compete for: slots, GPUs of a type, or anything."""
         if method == "lora" and self.slots:
             return "slots"
-        return next(filter(None, map(type_of, self.held[method])), "")
+        return next(filter(None, map(type_in_kind, self.held[method])), "")
 
     def _is_in_slot(self, trial: TrialConfig) -> bool:
         return self.slots > 0 and not why_not_packed(trial)
@@ -101,9 +96,8 @@ class Placement:
 class Room:
     """Keeps running trials within the resources they may hold together.
 
-    Trials that compete start in the order in which they were drawn. If there is no room for the
-    next one, it waits and so do those after it: otherwise small trials would keep overtaking one
-    that needs many GPUs. Trials that take nothing from it need not wait.
+    Trials of a pool start in the order in which they were drawn: otherwise small trials would keep
+    overtaking one that needs many GPUs.
 
     Args:
         available: amounts by kind of resource, such as CPU and GPU, without those of slot hosts.
@@ -115,9 +109,9 @@ class Room:
         self._placement = placement
         self._held: dict[int, Mapping[str, float]] = {}
         pools = {placement.pool(method) for method in placement.held}
-        of_types = sum(amount for kind, amount in available.items() if type_of(kind))
+        of_types = sum(amount for kind, amount in available.items() if type_in_kind(kind))
         is_limited = available.get("GPU", 0.0) < of_types  # by `max_gpus`, which all types share
-        # Who has no type of GPU trains on CPUs, also on those beside the GPUs of the others.
+        # A method without a GPU type trains on CPUs, also on those beside the others' GPUs.
         are_apart = "slots" in pools or ("" not in pools and not is_limited)
         self._has_pools = len(pools) > 1 and are_apart
 

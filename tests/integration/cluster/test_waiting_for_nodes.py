@@ -27,7 +27,7 @@ from tune.cluster import waiting
 from tune.cluster.cloud import Limits, last_launch_failure
 from tune.cluster.waiting import WaitForRoom, awaited
 from tune.config.sweep_config import SweepConfig
-from tune.resources.capacity import wording
+from tune.resources.capacity import amounts_text
 from tune.sweep import Sweep
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -117,7 +117,7 @@ def test_a_sweep_of_which_no_trial_runs_says_what_it_waits_for(
     wait = WaitForRoom({"lora": {"GPU": gpus, "CPU": cores}}, None, lines.append)
     monkeypatch.setattr(waiting, "_TELL_EVERY_S", 0.0)
     wait.on_step_end(0, trials)  # type: ignore[arg-type]
-    node = wording({"GPU": 1, "CPU": cores} if gpus else {"CPU": cores})
+    node = amounts_text({"GPU": 1, "CPU": cores} if gpus else {"CPU": cores})
     assert lines == [f"waiting for a node with {node}"] * waits
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import told_by
 from killed_trials import ONE_TRIAL, Killer, history
 
 from trainables.records.ledger import Ledger
@@ -19,7 +18,6 @@ from tune.sweep import Sweep, SweepOutcome
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trainables.evaluation.base_scores import Base
     from tune.config.sweep_config import SweepConfig
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -64,13 +62,3 @@ def test_trial_that_dies_again_and_again_fails_at_the_limit(
     assert record.failures == 2
     assert "its worker process has died" in (record.reason or "")
     assert ledger.trials() == outcome.records
-
-
-@pytest.mark.slow
-def test_a_trial_that_ray_kills_for_its_node_s_memory_goes_on(
-    base: Base, base_cache: Path, tmp_path: Path
-) -> None:
-    """Tune does not know the type of that error."""
-    script = Path(__file__).parents[1].joinpath("sweep_short_of_host_memory.py")
-    ended = told_by(script, tmp_path / "sweep", base_cache, *ONE_TRIAL)
-    assert ended == [TrialStatus.COMPLETE, 2, 0]

@@ -25,8 +25,6 @@ from ray.autoscaler._private.prom_metrics import NullMetric
 from ray.autoscaler._private.util import ConcurrentCounter, prepare_config, validate_config
 from ray.autoscaler.tags import TAG_RAY_NODE_KIND
 
-from trainables.workers.gpu_types import kind_of, reserved
-
 sys.path.insert(0, str(Path(__file__).parents[3] / "clusters"))
 
 import spot_first
@@ -126,19 +124,6 @@ class TestSpotFirst:
     ) -> None:
         assert self.wanted(config, launches, [ONE_GPU] * 3) == {"gpu_spot": 3}
         assert self.wanted(config, launches, [ONE_GPU | {"GPU": 8.0}]) == {"eight_gpus_spot": 1}
-
-    @pytest.mark.parametrize(
-        ("gpu_type", "nodes"), [("H100", {"eight_gpus_spot": 1}), ("L40S", {"gpu_spot": 8})]
-    )
-    def test_nodes_of_the_type_that_is_asked_for(
-        self,
-        config: dict[str, Any],
-        launches: NodeProviderAvailabilityTracker,
-        gpu_type: str,
-        nodes: dict[str, int],
-    ) -> None:
-        worker = reserved(ONE_GPU | {kind_of(gpu_type): 1.0})
-        assert self.wanted(config, launches, [worker] * 8) == nodes
 
     def test_on_demand_for_half_an_hour_after_ec2_had_no_spot_capacity(
         self, config: dict[str, Any]

@@ -1,4 +1,4 @@
-"""When trials are evaluated, and what a run tells of it once it knows how long the base's took."""
+"""When trials are evaluated, and how long that will take by the base's evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tune.cluster.base_evaluation import as_trained, time_of_evaluations
 
 
 @pytest.mark.parametrize(
-    ("report_every", "seconds", "workers", "told"),
+    ("report_every", "seconds", "workers", "text"),
     [
         (0.25, 149.0, 1, None),
         (0.25, 600.0, 1, "the 4 evaluations of a lora trial will take up to about 40 minutes"),
@@ -24,23 +24,23 @@ from tune.cluster.base_evaluation import as_trained, time_of_evaluations
         (1e6, 500.0, 1, None),
     ],
 )
-def test_evaluations_are_told_where_they_take_long(
-    report_every: float, seconds: float, workers: int, told: str | None
+def test_long_evaluations_are_announced(
+    report_every: float, seconds: float, workers: int, text: str | None
 ) -> None:
     config = sweep_config(  # of 90 samples
         train={"batch_size": 15, "micro_batch_size": 5, "report_every": report_every, "epochs": 4},
         resources={method: {"workers": workers} for method in ("lora", "full")},
     )
     line = time_of_evaluations(config, base_record(seconds=seconds))
-    assert (line is None) if told is None else (line and line.startswith(told))
+    assert (line is None) if text is None else (line and line.startswith(text))
     assert line is None or "eval.limit" in line
 
 
-@pytest.mark.parametrize("share", [0.05, 0.1, 1 / 7, 0.25, 0.3, 1 / 3, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.05, 1 / 7, 0.3, 0.9])
 def test_a_training_is_evaluated_at_equal_shares_of_its_length(share: float) -> None:
     train = TrainConfig(report_every=share, log_every=share / 2)
     count = shares_in_all(share)
-    for total in range(20, 2000):
+    for total in range(20, 2000, 7):
         steps = sorted(train.report_steps(total))
         wanted = [*(n * share * total for n in range(1, len(steps))), total]
         assert len(steps) == count
