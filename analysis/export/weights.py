@@ -67,7 +67,7 @@ def export(
     _check_target(to)
     try:
         with whole_folder(to) as unfinished:
-            check_own_files(weights, sweep_dir)
+            _check_links(weights)
             _write_weights(kind, record.config.model, sweep.record.inputs, weights, unfinished)
             file = "adapter_config.json" if kind == "adapter" else "config.json"
             card = model_card(kind, record, sweep, _settings(unfinished / file))
@@ -155,15 +155,11 @@ def _write_weights(
             _tokenizer(model, weights).save_pretrained(to)
 
 
-def check_own_files(weights: Path, sweep_dir: Path) -> None:
-    """Refuse links out of the sweep's folder: who sent it may mean a file of the reader's.
-
-    Raises:
-        UserError: the folder of weights, or a file in it, is such a link.
-    """
-    for path, home in ((weights, sweep_dir), *((file, weights) for file in weights.iterdir())):
-        if not (target := path.resolve()).is_relative_to(home.resolve()):
-            rule = f"its weights have a link that leaves their folder: {path} to {target}"
+def _check_links(weights: Path) -> None:
+    """Refuse links out of the folder: who sent the sweep may mean a file of the reader's."""
+    for file in weights.iterdir():
+        if not (target := file.resolve()).is_relative_to(weights.resolve()):
+            rule = f"its weights have a link that leaves their folder: {file} to {target}"
             remedy = "put that file in its place if it is the sweep's, else delete the link"
             raise UserError([Fault("--trial", rule, remedy)])
 
