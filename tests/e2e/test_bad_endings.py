@@ -11,7 +11,7 @@ from pathlib import Path
 from command import PROJECT
 
 
-def test_a_job_that_is_ended_before_its_first_trial_says_so(tmp_path: Path) -> None:
+def test_job_that_is_ended_before_its_first_trial_says_so(tmp_path: Path) -> None:
     """SIGTERM, as of a batch system, while the base is evaluated: Ray's own handler would abort."""
     process = subprocess.Popen(
         [sys.executable, str(PROJECT / "tune" / "run.py"), "quickstart", "--output-dir", tmp_path],

@@ -49,7 +49,7 @@ def test_every_trial_completes_and_three_are_full_fine_tuning(records: list[Tria
     assert sum(record.config.method == "full" for record in records) >= 3
 
 
-def test_a_good_trial_learns_the_target(records: list[TrialRecord]) -> None:
+def test_good_trial_learns_the_target(records: list[TrialRecord]) -> None:
     assert max(value(record, "in_domain/acc_mean") for record in records) >= 0.8
 
 
@@ -93,7 +93,7 @@ def test_summary_names_the_front_the_winner_and_what_to_type_next(quickstart: Qu
     assert quickstart[1].errors == ""
 
 
-def test_the_report_takes_the_trial_that_the_summary_takes(
+def test_report_takes_the_trial_that_the_summary_takes(
     quickstart: Quickstart, tmp_path: Path
 ) -> None:
     folder, command = quickstart

@@ -24,7 +24,7 @@ from tune.folder.lock import SweepLock
 DENIED = "When deleting: AWS Error ACCESS_DENIED during DeleteObjects operation: no"
 
 
-def test_a_user_without_a_home_is_told_to_set_one(
+def test_missing_home_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As in a container that is run under any number: Ray cannot even be imported."""
@@ -48,7 +48,7 @@ def test_a_user_without_a_home_is_told_to_set_one(
         ("auto", "the cluster's head answers no more; start the cluster again, then the same"),
     ],
 )
-def test_without_a_head_it_says_what_to_start_again(
+def test_lost_head_is_named(
     address: str | None, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes: list[int] = []
@@ -74,7 +74,7 @@ def as_it_is(error: Exception) -> NoReturn:
 
 
 @pytest.mark.parametrize("raised", [as_tune_does, as_it_is])
-def test_what_a_store_denies_is_told_in_a_line(
+def test_error_of_the_store_is_one_line(
     raised: Callable[[Exception], NoReturn], bucket: str
 ) -> None:
     ledger = Ledger(f"{bucket}/denied")
@@ -91,9 +91,7 @@ def test_what_a_store_denies_is_told_in_a_line(
 
 
 @pytest.mark.parametrize("is_new", [True, False])
-def test_the_folder_of_a_sweep_that_is_refused_goes_again_if_it_is_new(
-    is_new: bool, tmp_path: Path
-) -> None:
+def test_new_folder_of_a_refused_sweep_is_removed(is_new: bool, tmp_path: Path) -> None:
     output_dir = tmp_path / "sweeps"
     ledger = Ledger(output_dir / "quickstart")
     with (
@@ -111,7 +109,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_a_disk_that_is_full_in_the_base_s_evaluation_is_told_with_its_room(tmp_path: Path) -> None:
+def test_full_disk_in_the_base_evaluation_is_named_with_its_space(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "64k") as disk:
         (log := disk / "base.log").touch()
         fill(disk)

@@ -16,7 +16,7 @@ from tune.folder.provenance import provenance, version_warnings, warned
 PROJECT = Path(__file__).parents[3]
 
 
-def test_the_command_can_be_typed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_can_be_typed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ["mine.yaml", "--set", "search.lora.rank=[4, 8]"]
     monkeypatch.setattr("sys.argv", [str(PROJECT / "tune" / "run.py"), *asked])
     told = "python tune/run.py mine.yaml --set 'search.lora.rank=[4, 8]'"
@@ -25,7 +25,7 @@ def test_the_command_can_be_typed_again(monkeypatch: pytest.MonkeyPatch) -> None
     assert provenance().command == "python own.py"
 
 
-def test_other_versions_than_the_base_was_evaluated_with_are_told() -> None:
+def test_changed_versions_are_a_warning() -> None:
     """Of packages that compute; until the first ones are back."""
 
     def start(**versions: str) -> Provenance:
@@ -43,7 +43,7 @@ def test_other_versions_than_the_base_was_evaluated_with_are_told() -> None:
         assert not [*version_warnings(again.started_again({}, first))]
 
 
-def test_the_commit_is_that_of_a_repository_that_holds_the_code(tmp_path: Path) -> None:
+def test_commit_is_that_of_a_repository_that_holds_the_code(tmp_path: Path) -> None:
     def git(*arguments: str) -> str:
         named = ["-c", "user.name=me", "-c", "user.email=me@here"]
         command = ["git", *named, *arguments]

@@ -24,7 +24,7 @@ def read(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_the_csv_holds_every_trial_and_reads_back_equal(tmp_path):
+def test_csv_holds_every_trial_and_reads_back_equal(tmp_path):
     metrics = {"zebra": 1.0, "forgetting/b": 0.1 + 0.2, OOD: 1 / 3, metric_keys.TRAIN_LOSS: 1e-17}
     lora = {"rank": 8, "alpha": 4.0, "target_modules": ("q", "v"), "dropout": 0.1, "rslora": True}
     records = [
@@ -64,7 +64,7 @@ def test_the_csv_holds_every_trial_and_reads_back_equal(tmp_path):
     assert (third["method"], third["lora/rank"], third["lora/target_modules"]) == ("full", "", "")
 
 
-def test_the_csv_is_replaced_whole_or_stays_as_it_was(tmp_path, monkeypatch):
+def test_csv_is_replaced_whole_or_stays_as_it_was(tmp_path, monkeypatch):
     file = tmp_path / "results.csv"
     write_results_csv(file, [trial(0)])
     before = file.read_text()
@@ -82,7 +82,7 @@ def test_the_csv_is_replaced_whole_or_stays_as_it_was(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
 
 
-def test_the_table_has_what_a_trial_logged_before_it_diverged(tmp_path: Path) -> None:
+def test_table_has_what_a_trial_logged_before_it_diverged(tmp_path: Path) -> None:
     """As the report has it: the loss of the last step came after the last evaluation."""
     ledger = Ledger(tmp_path)
     evaluated = measurement(5, {GAIN: 0.7, LOSS: 0.1, metric_keys.TRAIN_LOSS: 2.0})

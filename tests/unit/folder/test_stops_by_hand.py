@@ -43,7 +43,7 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_trial_is_asked_until_it_has_ended_and_others_never(tmp_path: Path) -> None:
+def test_only_the_requested_trial_is_asked_until_it_has_ended(tmp_path: Path) -> None:
     driver = Driver(tmp_path, 6, 7)
     driver.look()
     assert driver.asked == []
@@ -60,7 +60,7 @@ def test_a_trial_is_asked_until_it_has_ended_and_others_never(tmp_path: Path) ->
     assert requests(tmp_path) == []
 
 
-def test_the_end_leaves_the_requests_that_the_next_start_is_to_meet(tmp_path: Path) -> None:
+def test_requests_for_unfinished_trials_stay_for_the_next_start(tmp_path: Path) -> None:
     driver = Driver(tmp_path, 6, 7)
     ask_to_stop(tmp_path, 6)
     ask_to_stop(tmp_path, 7)
@@ -69,7 +69,7 @@ def test_the_end_leaves_the_requests_that_the_next_start_is_to_meet(tmp_path: Pa
     assert driver.stops.left_for({6, 7}) == {6}
 
 
-def test_a_request_is_heard_on_a_disk_and_in_an_object_store(location: Location) -> None:
+def test_request_is_heard_on_a_disk_and_in_an_object_store(location: Location) -> None:
     ledger, now, asked = Ledger(location), [0.0], list[Set[int]]()
     ledger.write_sweep(sweep_record(sweep_config()))
     ledger.write_trial(running(7))
@@ -86,9 +86,7 @@ def test_a_request_is_heard_on_a_disk_and_in_an_object_store(location: Location)
     assert ledger.storage.children("stop") == []
 
 
-def test_the_command_asks_for_one_trial_and_writes_nothing_else(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_writes_one_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "tiny"
     record_sweep(folder, running(7), trial(8))
     before = snapshot(folder)
@@ -107,7 +105,7 @@ def test_the_command_asks_for_one_trial_and_writes_nothing_else(
         ("other", "7", "--stop-trial: there is no sweep at {}; give its sweep file, name and"),
     ],
 )
-def test_what_cannot_be_stopped_is_told_and_leaves_no_request(
+def test_impossible_request_is_refused_and_leaves_no_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, number: str, told: str
 ) -> None:
     stopped = trial(8, status=TrialStatus.STOPPED_EARLY, reason="too slow")

@@ -78,7 +78,7 @@ def damage_last(ledger: Ledger, new: bytes) -> None:
 @pytest.mark.parametrize("kind", ["disk", "s3"])
 @settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_driver_after_a_damaged_line_reads_the_others_and_writes_on(
+def test_driver_after_a_damaged_line_reads_the_others_and_writes_on(
     kind: str, bucket: str, data: st.DataObject
 ) -> None:
     with fresh(kind, bucket) as location:
@@ -101,7 +101,7 @@ def test_a_driver_after_a_damaged_line_reads_the_others_and_writes_on(
 
 
 @pytest.mark.parametrize("torn", [b"", b"{", b'{"schema_version": 99}'])
-def test_what_a_crash_left_beside_a_record_is_not_read(tmp_path: Path, torn: bytes) -> None:
+def test_unfinished_files_are_not_read(tmp_path: Path, torn: bytes) -> None:
     """On a disk a record is written aside; in an object store there is no half-written one."""
     ledger = Ledger(tmp_path)
     ledger.write_trial(trial(0))
@@ -116,7 +116,7 @@ def test_what_a_crash_left_beside_a_record_is_not_read(tmp_path: Path, torn: byt
     assert [record.number for record in found.trials()] == [0, 1]
 
 
-def test_what_is_no_record_of_ours_is_told_and_no_error_of_pythons(tmp_path: Path) -> None:
+def test_hostile_records_are_refused_with_a_message(tmp_path: Path) -> None:
     """As who sends a folder may have made it."""
     ledger = record_sweep(tmp_path, trial(0))
     for name in ("\u00b2", "\u0663"):  # digits to Python: a superscript, and Arabic ones

@@ -66,7 +66,7 @@ def test_trials_come_back_by_number_in_their_newest_state(location: Location) ->
     assert found[1] == done
 
 
-def test_a_crash_while_writing_leaves_the_record_before_it(
+def test_crash_while_writing_leaves_the_record_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = Ledger(tmp_path)
@@ -96,7 +96,7 @@ def test_measurements_come_back_in_order(location: Location) -> None:
     assert Ledger(location).histories() == {0: wanted, 12: [measurement(3)]}
 
 
-def test_a_driver_that_lost_its_sweep_writes_nothing(location: Location) -> None:
+def test_driver_that_lost_its_sweep_writes_nothing(location: Location) -> None:
     Ledger(location).write_trial(running())
 
     def lost() -> None:
@@ -115,7 +115,7 @@ def test_a_driver_that_lost_its_sweep_writes_nothing(location: Location) -> None
     assert Ledger(location).warm_start() == []
 
 
-def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
+def test_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     for step in (5, 10, 15):
         ledger.append(0, measurement(step))
@@ -128,7 +128,7 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
     assert "restore the line from a copy" in str(caught.value)
 
 
-def test_a_whole_line_with_a_key_of_a_newer_version_is_no_damage(location: Location) -> None:
+def test_whole_line_with_a_key_of_a_newer_version_is_no_damage(location: Location) -> None:
     """The next measurement would cut it off."""
 
     class Newer(Measurement):
@@ -160,7 +160,7 @@ def test_after_a_torn_line_more_can_be_appended(tmp_path: Path, lost: int) -> No
 
 
 @pytest.mark.parametrize("resumed", [1, 5, 12, 20, 21])
-def test_a_later_attempt_replaces_an_earlier_one_from_its_first_step_on(
+def test_later_attempt_replaces_an_earlier_one_from_its_first_step_on(
     location: Location, resumed: int
 ) -> None:
     ledger = Ledger(location)
@@ -172,9 +172,7 @@ def test_a_later_attempt_replaces_an_earlier_one_from_its_first_step_on(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_json_has_not_never_makes_a_sweep_unreadable(
-    location: Location, value: float
-) -> None:
+def test_numbers_that_are_not_finite_are_left_out(location: Location, value: float) -> None:
     ledger = Ledger(location)
     last = measurement(1, {"train/loss": value, "kl/base_to_tuned": 0.5})
     ledger.write_trial(running(last=last))
@@ -184,7 +182,7 @@ def test_a_number_that_json_has_not_never_makes_a_sweep_unreadable(
     assert found.metrics == {"kl/base_to_tuned": 0.5}
 
 
-def test_the_log_of_a_driver_on_another_machine_is_not_lost(
+def test_log_of_a_driver_on_another_machine_is_not_lost(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for machine, line in [("a", "1"), ("b", "2"), ("a", "3")]:

@@ -18,7 +18,7 @@ def test_every_constant_is_described_and_nothing_else_is() -> None:
 
 
 @pytest.mark.parametrize("key", METRICS)
-def test_a_metric_has_namespace_unit_and_meaning(key: str) -> None:
+def test_metric_has_namespace_unit_and_meaning(key: str) -> None:
     namespace, slash, name = key.partition("/")
     assert slash
     assert namespace

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalW
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
 @pytest.mark.parametrize("done", [0, 1, 4, 7, 12, 19])
-def test_a_search_rebuilt_from_records_goes_on_as_the_uninterrupted_one(
+def test_search_rebuilt_from_records_goes_on_as_the_uninterrupted_one(
     sampler: str, done: int
 ) -> None:
     changes = {"search": GRID} if sampler == "grid" else {}
@@ -53,7 +53,7 @@ def test_a_search_rebuilt_from_records_goes_on_as_the_uninterrupted_one(
     assert points([*before, *after]) == points(whole)
 
 
-def test_a_genetic_search_comes_closer_to_the_best_learning_rate_than_a_random_one() -> None:
+def test_genetic_search_comes_closer_to_the_best_rate_than_random_search() -> None:
     def share(rate: float) -> float:
         return math.log(rate / 1e-5) / math.log(1e-3 / 1e-5)
 
@@ -69,7 +69,7 @@ def test_a_genetic_search_comes_closer_to_the_best_learning_rate_than_a_random_o
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_what_was_interrupted_runs_again_first_and_the_rest_is_as_if_it_never_was(
+def test_interrupted_trials_run_first_and_change_nothing_else(
     sampler: str,
 ) -> None:
     config = sweep(sampler)
@@ -86,7 +86,7 @@ def test_what_was_interrupted_runs_again_first_and_the_rest_is_as_if_it_never_wa
     assert after[0].config.model_copy(update=where) == interrupted.config.model_copy(update=where)
 
 
-def test_a_trial_that_lost_its_process_is_suggested_again_before_new_ones() -> None:
+def test_trial_that_lost_its_process_is_suggested_again_before_new_ones() -> None:
     searcher = searcher_of(sweep(trials=3))
     first, second = ask(searcher), ask(searcher)
     searcher.trial_interrupted(first)
@@ -99,7 +99,7 @@ def test_a_trial_that_lost_its_process_is_suggested_again_before_new_ones() -> N
     assert searcher.suggest("any") == Searcher.FINISHED
 
 
-def test_a_grid_gives_each_point_once_and_ends() -> None:
+def test_grid_gives_each_point_once_and_ends() -> None:
     config = sweep("grid", trials=100, search=GRID)
     records = run(searcher_of(config))
     assert len(records) == grid_size(config.search) == 11
@@ -117,7 +117,7 @@ def always(status: TrialStatus, **metrics: float) -> Judge:
     return lambda trial: (status, {key.replace("__", "/"): v for key, v in metrics.items()})
 
 
-def test_the_search_ends_with_its_gpu_hours() -> None:
+def test_search_ends_after_its_gpu_hours() -> None:
     config = sweep(budget={"trials": 50, "gpu_hours": 2.2})
     records = run(searcher_of(config), always(TrialStatus.FAILED, cost__gpu_h=0.5))
     assert len(records) == 5
@@ -146,7 +146,7 @@ def fail(searcher: OptunaSearcher, *reasons: str) -> list[TrialRecord]:
     return records
 
 
-def test_trials_that_fail_alike_from_the_start_end_the_search() -> None:
+def test_equal_failures_end_the_search() -> None:
     """As on a node that lacks a file, while others train."""
     config = sweep(trials=50, search=LORA, confirm={"top_k": 1, "seeds": 1})
     searcher = searcher_of(config)
@@ -184,7 +184,7 @@ def test_trials_that_all_run_out_of_memory_end_the_search() -> None:
     )
 
 
-def test_trials_that_fail_otherwise_do_not_end_the_search() -> None:
+def test_different_failures_do_not_end_the_search() -> None:
     searcher = searcher_of(sweep(trials=50, search=LORA))
     fail(searcher, *["no such file"] * 4, "another", *["no such file"] * 4)
     outcome = Outcome(status=TrialStatus.FAILED, reason="no such file")
@@ -196,7 +196,7 @@ def test_trials_that_fail_otherwise_do_not_end_the_search() -> None:
     assert isinstance(searcher.suggest("any"), dict)
 
 
-def test_the_search_ends_with_its_hours_and_lets_trials_end() -> None:
+def test_search_ends_after_its_hours_and_waits_for_trials() -> None:
     searcher = searcher_of(sweep(budget={"trials": 50, "hours": 2}))
     searcher._began = 0.0
     searcher._clock = lambda: 7199.0
@@ -210,7 +210,7 @@ def test_the_search_ends_with_its_hours_and_lets_trials_end() -> None:
 
 
 @pytest.mark.parametrize("status", [TrialStatus.FAILED, TrialStatus.CANCELLED])
-def test_what_failed_for_outside_reasons_is_told_as_failed(status: TrialStatus) -> None:
+def test_failures_teach_the_study_nothing(status: TrialStatus) -> None:
     searcher = searcher_of(sweep(trials=1))
     run(searcher, always(status, in_domain__acc_mean=1.0, forgetting__mean=0.0))
     assert [(t.state, t.constraints) for t in searcher.study.trials] == [(TrialState.FAIL, {})]
@@ -219,7 +219,7 @@ def test_what_failed_for_outside_reasons_is_told_as_failed(status: TrialStatus) 
 ONE_OBJECTIVE: dict[str, Any] = {"objectives": [{"metric": GAIN, "mode": "max"}]}
 
 
-def test_a_trial_stopped_early_is_pruned_at_its_step() -> None:
+def test_trial_stopped_early_is_pruned_at_its_step() -> None:
     searcher = searcher_of(sweep(trials=6, **ONE_OBJECTIVE))
     records = run(searcher, stopping)
     trial = searcher.study.trials[1]
@@ -235,7 +235,7 @@ def test_a_trial_stopped_early_is_pruned_at_its_step() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None])
-def test_a_trial_without_a_finite_objective_fails_rather_than_runs_on(
+def test_trial_without_a_finite_objective_fails_rather_than_runs_on(
     value: float | None,
 ) -> None:
     searcher = searcher_of(sweep(trials=1))
@@ -249,7 +249,7 @@ def feasible(trial: optuna.trial.FrozenTrial) -> bool:
 
 
 @pytest.mark.parametrize("status", [TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY])
-def test_a_trial_that_cannot_be_trained_is_infeasible_however_good_it_was(
+def test_diverged_trial_is_infeasible_however_good_it_was(
     status: TrialStatus,
 ) -> None:
     searcher = searcher_of(sweep(trials=6))
@@ -276,7 +276,7 @@ def infeasibility(trial: optuna.trial.FrozenTrial) -> float:
     return sum(value for value in trial.constraints.values() if value > 0)
 
 
-def test_misses_of_constraints_are_shares_of_their_bounds_as_in_the_recommendation() -> None:
+def test_constraint_violations_are_shares_of_their_bounds() -> None:
     bounds = [f"{TRAIN_S} <= 600", f"{LOSS} <= 0.05", f"{GAIN} >= 0.8"]
     draws = np.random.default_rng(0).random((30, 3)).tolist()
     measured = [{TRAIN_S: 590 + 300 * a, LOSS: 0.2 * b, GAIN: 0.79 * c} for a, b, c in draws]
@@ -296,7 +296,7 @@ def test_misses_of_constraints_are_shares_of_their_bounds_as_in_the_recommendati
     assert recommended.trial.number == nearest.number
 
 
-def test_the_exported_journal_holds_the_same_trials(tmp_path: Path) -> None:
+def test_exported_journal_holds_the_same_trials(tmp_path: Path) -> None:
     searcher = searcher_of(sweep(constraints=[f"{LOSS} <= 0.05"], trials=12))
     run(searcher)
     file = tmp_path / "study.journal"
@@ -323,7 +323,7 @@ FEW_POINTS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
-def test_a_point_is_run_again_only_with_another_seed(sampler: str) -> None:
+def test_point_is_run_again_only_with_another_seed(sampler: str) -> None:
     config = sweep(sampler, trials=12, **FEW_POINTS)
     records = run(searcher_of(config), completing)
     runs = [(str(record.params), record.config.seed) for record in records]
@@ -342,7 +342,7 @@ def test_a_point_is_run_again_only_with_another_seed(sampler: str) -> None:
 CONFIRM: dict[str, Any] = {"confirm": {"top_k": 2, "seeds": 3}}
 
 
-def test_winners_are_run_again_with_other_seeds_when_the_search_has_ended() -> None:
+def test_winners_are_repeated_with_other_seeds_after_the_search() -> None:
     config = sweep(trials=8, **CONFIRM)
     records = run(searcher_of(config))
     search, confirming = records[:8], records[8:]
@@ -384,7 +384,7 @@ def test_confirmation_waits_for_the_search_and_goes_on_after_a_kill() -> None:
     assert rebuilt.suggest("any") == Searcher.FINISHED
 
 
-def test_a_warm_start_teaches_the_sampler_and_costs_no_trial() -> None:
+def test_warm_start_informs_the_sampler_and_costs_no_trial() -> None:
     config = sweep(trials=6)
     earlier = run(searcher_of(sweep(trials=20, seed=7)))
     warm = searcher_of(config, warm=earlier)
