@@ -149,7 +149,9 @@ class HostPool(SweepListener):
     def _end_spare(self) -> None:
         """End hosts that no trial will need, for their GPUs; first those that wait for a node."""
         spare = len(self._actors) - math.ceil(self._most_at_once() / self._slots)
-        waiting = [actor for actor in self._actors if not has_process(actor)][: max(0, spare)]
+        if spare <= 0:
+            return
+        waiting = [actor for actor in self._actors if not has_process(actor)][:spare]
         for actor in waiting:
             ray.kill(actor)
             self._forget(actor)

@@ -61,20 +61,26 @@ def answer_of(
 
 
 def _first_up(hosts: Sequence[Any], held: Mapping[str, float], tell: Callable[[str], None]) -> Any:
-    """The first host whose process answers; the first of all if none comes up."""
-    failed_since = reported = time.monotonic()
-    while any(life_of(host)[0] != "DEAD" for host in hosts):
-        for host in filter(has_process, hosts):
-            with suppress(*LOST):  # Ray may not have noticed yet that its node is gone
-                ray.get(host.load.remote())
+    """The first host whose process answers, or one that is dead or dies again and again."""
+    started = reported = time.monotonic()
+    before = [life_of(host)[1] for host in hosts]
+    while True:
+        for host, restarts in zip(hosts, before, strict=True):
+            state, restarted = life_of(host)
+            if state == "ALIVE":
+                with suppress(*LOST):  # Ray may not have noticed yet that its node is gone
+                    ray.get(host.load.remote())
+                    return host
+                if time.monotonic() - started > _LONGEST_RESTART_S:
+                    return host
+            if restarted > restarts + _MOST_LOST_PROCESSES:
                 return host
-            if time.monotonic() - failed_since > _LONGEST_RESTART_S:
+            if state == "DEAD" and len(hosts) == 1:
                 return host
         if time.monotonic() - reported > _TELL_EVERY_S:
             _report_wait(held, tell)
             reported = time.monotonic()
         time.sleep(_POLL_S)
-    return hosts[0]
 
 
 class WaitForRoom(Callback):

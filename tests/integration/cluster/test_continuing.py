@@ -18,7 +18,6 @@ from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.records.ledger import Ledger
 from trainables.records.schema import Outcome, TrialRecord, TrialStatus
-from trainables.storage.locations import resolve
 from trainables.workers.reporters import OUTCOME
 from tune.cli import main
 from tune.listeners import SweepListener
@@ -147,29 +146,6 @@ def test_a_finished_sweep_is_extended_and_its_search_widened_but_not_narrowed(
     ran, records = start(*wider)
     assert sorted(ran) == [3, 4]
     assert records[:3] == before
-
-
-class Edits(SweepListener):
-    """Adds an empty line to a file while the base is measured."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    def preparing(self, message: str) -> None:
-        with self._file.open("a") as file:
-            file.write("\n")
-
-
-def test_a_file_that_was_edited_while_the_base_was_measured_is_refused(
-    load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path
-) -> None:
-    """Nobody knows which of the two the base has read."""
-    data = tmp_path / "rows.jsonl"
-    data.write_bytes(Path(resolve(load().data.path)).read_bytes())
-    config, folder = load(*THREE, f"data.path={data}", "budget.trials=1"), tmp_path / "sweep"
-    Sweep(config, folder, base_cache, trainable=fake_sweep.fake_trial).run([Edits(data)])
-    with pytest.raises(UserError, match=r"data\.path: has changed"):
-        Sweep(config, folder, base_cache)
 
 
 def test_a_trial_that_was_being_stopped_when_the_driver_died_ends_when_it_last_trained(

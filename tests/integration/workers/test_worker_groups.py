@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +10,11 @@ import psutil
 import pytest
 import torch
 from ray.exceptions import RayActorError
-from tiny_decoder import SHAPE
-from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+from transformers import AutoModelForCausalLM
 from worker_group import group_of, values
 
-from trainables.config import EvalTask, ModelConfig
 from trainables.errors import Diverged
 from trainables.evaluation.drift import kl_drift
-from trainables.training.checkpoint_files import checkpoint_dir, newest_valid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,64 +27,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
-EMBEDDED = "package://trainables/embedded/eval_tasks"
-TASK = """
-task: deadly
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {items}}}}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: question
-doc_to_choice: choices
-doc_to_target: answer
-process_results: !function deadly.results
-metric_list: [{{metric: acc}}]
-"""
-FAILING = """
-import os
-import time
-from trainables.training import checkpoint
-
-write = checkpoint.write
-
-def slowly(*arguments, **named):
-    time.sleep(6)  # for longer than a group waits for the last words of its workers
-    write(*arguments, **named)
-
-checkpoint.write = slowly
-
-def results(doc, likelihoods):
-    if os.environ.get("RANK") == "1":
-        raise ValueError("no luck")
-    return {"acc": 1.0}
-"""
-# A model's own code, whose experts are modules and run only where they get tokens.
-LISTED = """
-import torch
-from transformers import LlamaForCausalLM
-
-class Mixture(torch.nn.Module):
-    def __init__(self, size):
-        super().__init__()
-        self.gate = torch.nn.Linear(size, 16, bias=False)
-        self.experts = torch.nn.ModuleList(torch.nn.Linear(size, size) for _ in range(16))
-
-    def forward(self, hidden):
-        tokens = hidden.flatten(0, -2)
-        weights, chosen = self.gate(tokens).softmax(-1).max(-1)
-        mixed = torch.zeros_like(tokens)
-        for number in chosen.unique().tolist():
-            (own,) = torch.where(chosen == number)
-            mixed = mixed.index_add(0, own, self.experts[number](tokens[own]) * weights[own, None])
-        return mixed.view_as(hidden)
-
-class Listed(LlamaForCausalLM):
-    def __init__(self, config):
-        super().__init__(config)
-        for layer in self.model.layers:
-            layer.mlp = Mixture(config.hidden_size)
-        self.post_init()
-"""
 RATE = 1e-4
 SCHEDULE = {"schedule": "cosine", "warmup": 0.3}
 TRAIN = {"steps": 6, "micro_batch_size": 4, "report_every": 3, **SCHEDULE}
@@ -103,16 +41,6 @@ def workers() -> set[int]:
         for process in psutil.Process().children(recursive=True)
         if process.name().startswith("ray::Worker") and process.status() != psutil.STATUS_ZOMBIE
     }
-
-
-def with_task(folder: Path, results: str) -> dict[str, Any]:
-    """A suite with a task whose results are found by this module, in this folder."""
-    items = folder / "items.jsonl"
-    items.write_text('{"question": "max 4 7 2 =", "choices": ["7", "2"], "answer": 0}\n' * 4)
-    (folder / "deadly.py").write_text(results)
-    (folder / "deadly.yaml").write_text(TASK.format(items=items))
-    tasks = tuple(EvalTask(task=task) for task in ("deadly", "target_relay"))
-    return {"in_domain": tasks, "task_dirs": (EMBEDDED, str(folder))}
 
 
 @pytest.fixture(scope="module")
@@ -189,43 +117,6 @@ def test_two_workers_train_the_model_that_one_trains(
     assert workers() == cold[1]
 
 
-@pytest.fixture(scope="module")
-def mixture(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
-    """A small mixture of experts with code of its own."""
-    folder = tmp_path_factory.mktemp("mixture")
-    (folder / "listed.py").write_text(LISTED)
-    spec = importlib.util.spec_from_file_location("listed", folder / "listed.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    set_seed(0)
-    sizes: dict[str, Any] = {"vocab_size": len(tokenizer)} | SHAPE
-    own = AutoConfig.for_model("llama", **sizes, auto_map={"AutoModelForCausalLM": "listed.Listed"})
-    module.Listed(own).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return ModelConfig(name=str(folder), dtype="float32", trust_remote_code=True)
-
-
-@pytest.mark.slow
-def test_two_workers_train_a_mixture_of_which_each_runs_other_experts(
-    train: Train,
-    mixture: ModelConfig,
-    make_group_trial: Callable[..., TrialConfig],
-    make_trial: Callable[..., TrialConfig],
-    run: Callable[..., Run],
-) -> None:
-    """Else DeepSpeed waits forever for what the other worker does not send."""
-    short = {"steps": 3, "report_every": 3, "save_weights": False}
-    model = {"model": mixture}
-    alone = make_trial("full", learning_rate=1e-3, train=TRAIN | short | {"micro_batch_size": 8})
-    expected = run(alone.model_copy(update=model)).curve()
-    trial = make_group_trial(3, learning_rate=1e-3, train=TRAIN | short)
-    measurements, error = train(trial.model_copy(update=model))
-    assert error is None
-    assert [m.metrics["train/loss"] for m in measurements] == pytest.approx(expected, abs=1e-3)
-
-
 def test_a_trial_that_is_stopped_or_diverges_leaves_the_group_warm(
     cold: Any, train: Train, make_group_trial: Callable[..., TrialConfig]
 ) -> None:
@@ -258,14 +149,3 @@ def test_a_group_that_lost_a_worker_is_replaced_and_goes_on(
     assert values(measurements) == {step: expected[step] for step in (4, 5, 6)}
     assert len(workers()) == 2
     assert workers().isdisjoint(before)
-
-
-def test_a_group_is_ended_only_once_its_checkpoint_is_written(
-    train: Train, make_group_trial: Callable[..., TrialConfig], tmp_path: Path
-) -> None:
-    """The evaluation beside it fails in another worker; a retry would train its steps again."""
-    trial = make_group_trial(eval=with_task(tmp_path, FAILING))
-    _, error = train(trial)
-    assert "no luck" in str(error)
-    newest = newest_valid([Path(trial.output_dir)])
-    assert newest == checkpoint_dir(Path(trial.output_dir), 3)

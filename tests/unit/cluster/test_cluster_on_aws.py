@@ -12,18 +12,17 @@ from typing import Any
 import boto3
 import pytest
 import yaml
-from botocore.exceptions import ClientError
 from moto import mock_aws
 from ray.autoscaler._private import resource_demand_scheduler
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
-from ray.autoscaler._private.event_summarizer import EventSummarizer
-from ray.autoscaler._private.node_launcher import BaseNodeLauncher
 from ray.autoscaler._private.node_provider_availability_tracker import (
     NodeProviderAvailabilityTracker,
 )
-from ray.autoscaler._private.prom_metrics import NullMetric
-from ray.autoscaler._private.util import ConcurrentCounter, prepare_config, validate_config
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.node_launch_exception import NodeLaunchException
 from ray.autoscaler.tags import TAG_RAY_NODE_KIND
+
+from trainables.workers.gpu_types import gpu_kind, reserved
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "clusters"))
 
@@ -98,70 +97,41 @@ def test_the_world_reaches_ssh_and_nothing_else(config: dict[str, Any]) -> None:
     ]
 
 
-class TestSpotFirst:
-    """The rule in Ray's own demand scheduler and launcher."""
-
-    @pytest.fixture
-    def launches(self) -> NodeProviderAvailabilityTracker:
-        return NodeProviderAvailabilityTracker()
-
-    def wanted(
-        self,
-        config: dict[str, Any],
-        launches: NodeProviderAvailabilityTracker,
-        demands: list[dict[str, float]],
-    ) -> dict[str, int]:
-        """Nodes that the autoscaler would start."""
-        scorer = partial(spot_first.score, node_availability_summary=launches.summary())
-        nodes, unmet = resource_demand_scheduler.get_nodes_for(
-            config["available_node_types"], {}, "head", 100, demands, scorer
-        )
-        assert unmet == []
-        return dict(nodes)
-
-    def test_spot_where_both_serve(
-        self, config: dict[str, Any], launches: NodeProviderAvailabilityTracker
-    ) -> None:
-        assert self.wanted(config, launches, [ONE_GPU] * 3) == {"gpu_spot": 3}
-        assert self.wanted(config, launches, [ONE_GPU | {"GPU": 8.0}]) == {"eight_gpus_spot": 1}
-
-    def test_on_demand_for_half_an_hour_after_ec2_had_no_spot_capacity(
-        self, config: dict[str, Any]
-    ) -> None:
-        ahead = [0.0]
-        launches = NodeProviderAvailabilityTracker(timer=lambda: time.time() + ahead[0])
-        ec2 = provider(config)
-        events = ec2.ec2_fail_fast.meta.client.meta.events
-        events.register("provide-client-params.ec2.RunInstances", _no_capacity)
-        launcher = BaseNodeLauncher(
-            provider=ec2,
-            pending=ConcurrentCounter(),
-            event_summarizer=EventSummarizer(),
-            node_provider_availability_tracker=launches,
-            prom_metrics=_NoMetrics(),
-            node_types=config["available_node_types"],
-        )
-        launcher.pending.inc("gpu_spot", 1)
-        assert not launcher.launch_node(config, 1, "gpu_spot")
-        assert self.wanted(config, launches, [ONE_GPU] * 2) == {"gpu_on_demand": 2}
-        ahead[0] = 31 * 60
-        assert self.wanted(config, launches, [ONE_GPU] * 2) == {"gpu_spot": 2}
-
-    def test_the_cluster_file_names_it(self, config: dict[str, Any]) -> None:
-        from ray.autoscaler._private.providers import load_function_or_class
-
-        (start,) = [c for c in config["head_start_ray_commands"] if "ray start" in c]
-        (name,) = [w for w in start.split() if w.startswith("RAY_AUTOSCALER_UTILIZATION_SCORER=")]
-        assert load_function_or_class(name.partition("=")[2]) is spot_first.score
-        assert "RAY_enable_autoscaler_v2=0" in start  # v2 knows no such rule
+def wanted(
+    config: dict[str, Any], launches: NodeProviderAvailabilityTracker, demand: dict[str, float]
+) -> dict[str, int]:
+    """Nodes that Ray's own demand scheduler would start for two such demands."""
+    scorer = partial(spot_first.score, node_availability_summary=launches.summary())
+    nodes, unmet = resource_demand_scheduler.get_nodes_for(
+        config["available_node_types"], {}, "head", 100, [demand] * 2, scorer
+    )
+    assert unmet == []
+    return dict(nodes)
 
 
-def _no_capacity(params: dict[str, Any], **_: Any) -> None:
-    assert params["InstanceMarketOptions"] == {"MarketType": "spot"}
-    error = {"Code": "InsufficientInstanceCapacity", "Message": "no capacity"}
-    raise ClientError({"Error": error}, "RunInstances")
+def test_spot_nodes_come_first_and_on_demand_ones_for_half_an_hour_without_capacity(
+    config: dict[str, Any],
+) -> None:
+    ahead = [0.0]
+    launches = NodeProviderAvailabilityTracker(timer=lambda: time.time() + ahead[0])
+    assert wanted(config, launches, ONE_GPU) == {"gpu_spot": 2}
+    assert wanted(config, launches, reserved(ONE_GPU | {gpu_kind("L40S"): 1})) == {"gpu_spot": 2}
+    assert wanted(config, launches, ONE_GPU | {"GPU": 8.0}) == {
+        "eight_gpus_spot": 1,
+        "eight_gpus_on_demand": 1,
+    }
+    full = NodeLaunchException("InsufficientInstanceCapacity", "no capacity", None)
+    launches.update_node_availability("gpu_spot", int(time.time()), full)
+    assert wanted(config, launches, ONE_GPU) == {"gpu_on_demand": 2}
+    ahead[0] = 31 * 60
+    assert wanted(config, launches, ONE_GPU) == {"gpu_spot": 2}
 
 
-class _NoMetrics:
-    def __getattr__(self, name: str) -> NullMetric:
-        return NullMetric()
+def test_the_cluster_file_names_the_rule(config: dict[str, Any]) -> None:
+    from ray.autoscaler._private.providers import load_function_or_class
+
+    (start,) = [c for c in config["head_start_ray_commands"] if "ray start" in c]
+    (name,) = [w for w in start.split() if w.startswith("RAY_AUTOSCALER_UTILIZATION_SCORER=")]
+    assert load_function_or_class(name.partition("=")[2]) is spot_first.score
+    assert "PYTHONPATH=$HOME/forgetting-sweeps/clusters" in start
+    assert "RAY_enable_autoscaler_v2=0" in start  # v2 knows no such rule

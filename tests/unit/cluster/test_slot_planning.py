@@ -23,7 +23,7 @@ from trainables.packing.host import UNKNOWN, SlotHost
 from trainables.packing.packed_client import PackedClient
 from trainables.packing.planning import Speed, best, may_pay, why_not_packed
 from trainables.records.schema import TrialRecord
-from trainables.workers.ray_tasks import trial_process_seconds
+from trainables.workers.trainable import trial_process_seconds
 from tune.cluster import waiting
 from tune.cluster.slot_hosts import (
     HostPool,
@@ -153,8 +153,7 @@ def test_the_hosts_let_go_of_a_trial_that_has_ended_or_lost_its_process(event: s
 
 
 def test_what_a_trial_s_process_takes_to_start_is_with_its_imports() -> None:
-    """Ray sends a task without the module that it is in, as here."""
-    task = cloudpickle.dumps(trial_process_seconds._function)
+    task = cloudpickle.dumps(trial_process_seconds)
     code = (
         "import sys; from ray import cloudpickle; cloudpickle.loads(sys.stdin.buffer.read())(); "
         "sys.exit('trainables.workers.trainable' not in sys.modules)"
@@ -211,11 +210,12 @@ def test_where_a_host_dies_of_measuring_the_sweep_goes_on_with_one_slot(
     pool = HostPool(config(), {"CPU": 4.0}, lambda *point: trial_config(), {}, told.append)
     asked: list[Any] = []
     probe = SimpleNamespace(remote=lambda *arguments: asked.append(arguments) or error)
-    pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe),) * 2, 1.0
+    host = SimpleNamespace(probe=probe, load=SimpleNamespace(remote=lambda: 0))
+    pool._actors, pool._process_seconds = (host,) * 2, 1.0
     assert pool._measured(trial_config(), samples=100) == 1
     assert len(asked) == 4
     line = told[-1]
-    assert line.startswith("warning: 2 hosts of 1 slot: a host lost its process")
+    assert line.startswith("warning: 2 hosts of 1 slot, as the host that measured more lost its")
     assert "resources.lora.slots" in line
 
 
@@ -235,14 +235,14 @@ def lives(answers: None, monkeypatch: pytest.MonkeyPatch) -> Lives:
     monkeypatch.setattr(waiting, "_POLL_S", 0.001)
     monkeypatch.setattr(waiting, "_TELL_EVERY_S", 0.0)
     monkeypatch.setattr(waiting, "nodes_up", list)
-    monkeypatch.setattr(waiting, "last_failure", lambda gcs: None)
-    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address=""))
+    monkeypatch.setattr(waiting, "last_launch_failure", lambda: None)
     return lives
 
 
 def a_host(name: str, *answers: object) -> Any:
     left = iter(answers)
-    return SimpleNamespace(name=name, probe=SimpleNamespace(remote=lambda: next(left)))
+    load = SimpleNamespace(remote=lambda: 0)
+    return SimpleNamespace(name=name, probe=SimpleNamespace(remote=lambda: next(left)), load=load)
 
 
 UNAVAILABLE = ActorUnavailableError("restarting", None)
@@ -253,13 +253,12 @@ def test_a_host_that_lost_its_node_is_asked_again_once_it_has_another(
     error: RayError, lives: Lives
 ) -> None:
     """Ray may take a while to notice; who waits is told what for."""
-    restarting = [("RESTARTING", 3)] * 3
-    lives["a"] = [("ALIVE", 2), ("ALIVE", 2), ("ALIVE", 2), *restarting, ("ALIVE", 3)]
+    lives["a"] = [*[("RESTARTING", 3)] * 5, ("ALIVE", 3)]
     told: list[str] = []
     host = a_host("a", error, "an answer")
     assert waiting.answer_of([host], "probe", (), {"GPU": 1}, told.append) == "an answer"
     assert lives["a"] == [("ALIVE", 3)]
-    assert "lost its process" in told[0]
+    assert "process of a slot host was lost" in told[0]
     assert set(told[1:]) == {"waiting for a node with 1 GPU"}
 
 
@@ -450,7 +449,7 @@ def test_where_full_trials_leave_no_room_the_remedy_is_told(
     pool = HostPool(sweep, {"CPU": 1.0}, lambda *point: trial_config(), {}, told.append)
     assert not pool.start()
     (line,) = told
-    assert "no room for a host of slots; sweep the methods one by one (search.full=null, " in line
+    assert "no room for a slot host; sweep the methods one by one (search.full=null, " in line
 
 
 @pytest.mark.parametrize(
