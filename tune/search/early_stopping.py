@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
@@ -80,17 +79,14 @@ class Rung:
 
     Attributes:
         share: of the training, after which trials are compared.
-        losses: of the trials compared here, [trials, losses]; lower is better.
-        errors: their standard errors, [trials, losses].
-        shares: where each trial was in its training, [trials].
+        seen: of each trial compared here, its share, its losses (lower is better) and their
+            standard errors.
         compared: numbers of the trials compared here.
         allowed: numbers of the trials whose constraints held here.
     """
 
     share: float
-    losses: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
-    errors: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
-    shares: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    seen: list[tuple[float, Sequence[float], Sequence[float]]] = field(default_factory=list)
     compared: set[int] = field(default_factory=set)
     allowed: set[int] = field(default_factory=set)
 
@@ -113,15 +109,15 @@ class Rung:
         that came before; with fewer than `reduction_factor` trials, all continue. The number kept
         is rounded up where the paper rounds down (tests/benchmarks/early_stopping.py).
         """
-        own, own_errors = np.array([losses]), np.array([errors])
-        self.losses = np.vstack([self.losses, own]) if self.compared else own
-        self.errors = np.vstack([self.errors, own_errors]) if self.compared else own_errors
-        self.shares = np.append(self.shares, share)
+        self.seen.append((share, losses, errors))
         self.compared.add(number)
-        are_there = np.abs(self.shares - share) <= _LARGEST_LEAD
-        losses_there, margins = self.losses[are_there], np.hypot(self.errors[are_there], own_errors)
-        if len(losses_there) < reduction_factor:
+        peers = [
+            (values, error) for at, values, error in self.seen if abs(at - share) <= _LARGEST_LEAD
+        ]
+        if len(peers) < reduction_factor:
             return True
+        own, losses_there = np.array([losses]), np.array([values for values, _ in peers])
+        margins = np.hypot([error for _, error in peers], [errors])
         is_better = (losses_there <= own).all(axis=1) & (own - losses_there > margins).any(axis=1)
         return bool(is_better.sum() < math.ceil(len(losses_there) / reduction_factor))
 

@@ -196,7 +196,7 @@ def decisions(
         elif outcome is not None:
             ends[number] = outcome
     rungs = [
-        (r.share, sorted(map(tuple, r.losses)), r.compared, r.allowed)
+        (r.share, sorted(tuple(losses) for _, losses, _ in r.seen), r.compared, r.allowed)
         for r in rule._rungs_of(TRAIN)
     ]
     return ends, rungs
