@@ -22,6 +22,8 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Command]
     for package in ("tune", "trainables", "analysis"):
         (other / package).mkdir()
         (other / package / "__init__.py").write_text("raise ImportError('another version')\n")
-    command = run_command("quickstart", "--output-dir", output_dir, PYTHONPATH=str(other))
+    command = run_command(
+        "quickstart", "--num-trials", 12, "--output-dir", output_dir, PYTHONPATH=str(other)
+    )
     assert command.exit_code == 0, command.output + command.errors
     return output_dir / "quickstart", command

@@ -35,29 +35,24 @@ def test_missing_home_is_named(
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     assert command_line.main(["quickstart", "--dry-run"]) == command_line.BAD_INPUT
-    assert capsys.readouterr().err == (
-        f"error: HOME: is not set, and the system knows no home of the user {os.getuid()}; "
-        "export HOME=FOLDER, one that this user may write to\n"
-    )
+    errors = capsys.readouterr().err
+    for fact in ("HOME: is not set", f"user {os.getuid()}", "export HOME=FOLDER"):
+        assert fact in errors
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
-    [
-        (None, "Ray, started by this command, answers no more; the same command starts it"),
-        ("auto", "the cluster's head answers no more; start the cluster again, then the same"),
-    ],
+    ("address", "fact"),
+    [(None, "the same command starts it"), ("auto", "start the cluster again")],
 )
 def test_lost_head_is_named(
-    address: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+    address: str | None, fact: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes: list[int] = []
     monkeypatch.setattr(os, "_exit", codes.append)
     console = Console()
     with console.capture() as captured:
         command_line._end_without_head(console, address)
-    assert captured.get().startswith(f"\nerror: {told}")
-    assert captured.get().endswith(" goes on where it stopped\n")
+    assert fact in captured.get()
     assert codes == [command_line.HEAD_LOST]
 
 
@@ -84,10 +79,8 @@ def test_error_of_the_store_is_one_line(
         command_line._cleared_on_fault(ledger, bucket, lock, is_new=False),
     ):
         raised(OSError(DENIED))
-    assert str(caught.value) == (
-        f"--output-dir: cannot write to {bucket}/denied: {DENIED}; see that the store answers and "
-        "may be written to; then the same command goes on"
-    )
+    for fact in (f"cannot write to {bucket}/denied: {DENIED}; ", "may be written to"):
+        assert fact in str(caught.value)
 
 
 @pytest.mark.parametrize("is_new", [True, False])
@@ -114,7 +107,4 @@ def test_full_disk_in_the_base_evaluation_is_named_with_its_space(tmp_path: Path
         (log := disk / "base.log").touch()
         fill(disk)
         fault = tasks._fault_of(lambda: write_whole(disk / "base.json", "{}"), log)
-    assert str(fault) == (
-        f"the base's evaluation: disk full: {disk} has 0.0 MiB free of 0.1 MiB; make room and run "
-        "the same command again: it goes on where it stopped"
-    )
+    assert f"disk full: {disk} has 0.0 MiB free of 0.1 MiB; make room" in str(fault)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
-import pytest
 from builders import GAIN, LOSS, OOD, SWEEP_ID, measurement, trial
 
 from analysis.results.trial_columns import SETTINGS
@@ -62,24 +61,6 @@ def test_csv_holds_every_trial_and_reads_back_equal(tmp_path):
     assert (second["status"], second["seconds"], second[OOD]) == ("FAILED", "", "")
     assert second["reason"] == 'ValueError: "a", b\nand more'
     assert (third["method"], third["lora/rank"], third["lora/target_modules"]) == ("full", "", "")
-
-
-def test_csv_is_replaced_whole_or_stays_as_it_was(tmp_path, monkeypatch):
-    file = tmp_path / "results.csv"
-    write_results_csv(file, [trial(0)])
-    before = file.read_text()
-
-    def full(descriptor: int) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="no space"):
-        write_results_csv(file, [trial(0), trial(1)])
-    assert file.read_text() == before
-    monkeypatch.undo()
-    write_results_csv(file, [trial(0), trial(1)])
-    assert len(read(file)) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
 
 
 def test_table_has_what_a_trial_logged_before_it_diverged(tmp_path: Path) -> None:

@@ -91,13 +91,6 @@ def test_of_several_workers_the_first_names_the_folder(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["random_1"]
 
 
-def test_folder_replaces_the_one_before_it(tmp_path: Path) -> None:
-    for name in ("earlier", "later"):
-        with whole_folder(tmp_path / "best") as unfinished:
-            (unfinished / name).touch()
-    assert [path.name for path in tmp_path.rglob("*")] == ["best", "later"]
-
-
 @pytest.fixture
 def flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     """What was flushed, and whether `weights` was there by then."""
