@@ -19,7 +19,7 @@ from trainables.errors import Fault, UserError, causes, first_line
 from trainables.records.ledger import Ledger, cannot_write
 from trainables.records.schema import TrialStatus
 from trainables.redaction import redacted
-from trainables.storage.disk import MAKE_ROOM, disk_full, full_disk_named_in, is_disk_full
+from trainables.storage.disk import MAKE_ROOM, disk_full, find_full_disk_message, is_disk_full
 from trainables.storage.locations import expanded
 from trainables.storage.storage import join, parse_location
 from tune.config.sweep_file import bundled_sweeps, load_sweep
@@ -152,10 +152,10 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
     location = join(options.output_dir, config.name)
     is_new = check_sweep_folder(location)
     if not is_new or config.warm_start:
-        from tune.search.earlier_trials import trials_as_known
+        from tune.search.earlier_trials import preview_earlier_trials
 
         # Before Ray starts, which takes many seconds; the sweep checks again under its lock.
-        trials_as_known(config, options.output_dir)
+        preview_earlier_trials(config, options.output_dir)
     where = f"connecting to Ray at {options.address}" if options.address else "starting Ray"
     print(f"{config.name}: {where} ...", flush=True)  # noqa: T201
     from tune.cluster.ray_cluster import ray_cluster
@@ -264,13 +264,13 @@ def _cleared_on_fault(
 
 def _as_user_error(error: Exception, folder: SweepFolder) -> UserError | None:
     """The message about a full disk or a store that fails; None for other errors."""
-    from trainables.storage.object_storage import is_of_store
+    from trainables.storage.object_storage import is_store_error
 
     if is_disk_full(error):
-        rule = full_disk_named_in(error) or disk_full(error, folder.root)
+        rule = find_full_disk_message(error) or disk_full(error, folder.root)
         return UserError([Fault("--output-dir", rule, MAKE_ROOM)])
     for each in causes(error):
         if isinstance(each, UserError):
             return each
-    of_store = next(filter(is_of_store, causes(error)), None) if folder.is_in_store else None
+    of_store = next(filter(is_store_error, causes(error)), None) if folder.is_in_store else None
     return cannot_write(folder.location, first_line(of_store)) if of_store else None

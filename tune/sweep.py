@@ -142,7 +142,7 @@ class Sweep:
         left = with_trials_left(self._config, self._finished)
         if warning := driver_warning():
             self._tell(f"warning: {warning}")
-        for line in self._earlier.in_words():
+        for line in self._earlier.messages():
             self._tell(line)
         with (
             StopRequest(self._beside_driver) as request,

@@ -84,7 +84,7 @@ def stopping(trial: TrialConfig) -> Ending:
     return TrialStatus.COMPLETE, {GAIN: 0.1, LOSS: 0.1}
 
 
-def searcher_of(
+def make_searcher(
     config: SweepConfig,
     finished: Iterable[TrialRecord] = (),
     interrupted: Iterable[TrialRecord] = (),

@@ -86,7 +86,7 @@ class Ledger:
     def base(self) -> BaseRecord:
         """The base model's evaluation."""
         file = self.folder.base_json
-        return self._record(BaseRecord, file, self._content(file), self._remedy_of_base)
+        return self._record(BaseRecord, file, self._content(file), self._base_remedy)
 
     def write_trial(self, record: TrialRecord) -> None:
         """Create or replace a trial's record."""
@@ -187,7 +187,7 @@ class Ledger:
         """The base model's outcome on every item."""
         file = self.folder.base_items
         place = self.folder.place(file)
-        return _each_line(ItemScore, self._content(file), place, self._remedy_of_base)
+        return _each_line(ItemScore, self._content(file), place, self._base_remedy)
 
     def items(self, record: TrialRecord) -> list[ItemScore]:
         """A trial's outcome on every item at its newest measurement; empty if not evaluated."""
@@ -249,7 +249,7 @@ class Ledger:
             self.storage.write_log(name, whole)
 
     @property
-    def _remedy_of_base(self) -> str:
+    def _base_remedy(self) -> str:
         return f"delete {self.folder.place(self.folder.base)} to evaluate the base anew"
 
     def _exists(self, file: Path) -> bool:

@@ -169,7 +169,7 @@ def _names_full(text: str) -> bool:
     return any(os.strerror(number) in text for number in _FULL)
 
 
-def full_disk_named_in(error: BaseException) -> str | None:
+def find_full_disk_message(error: BaseException) -> str | None:
     """The text of `disk_full` in an error's message, as from another machine."""
     found = re.search(r"disk full: [^\n]* free of [\d.]+ [GM]iB", str(error))
     return found[0] if found else None

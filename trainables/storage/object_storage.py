@@ -249,7 +249,7 @@ def is_store_out(error: BaseException) -> bool:
     return isinstance(error, OSError) and _OUT.search(str(error)) is not None
 
 
-def is_of_store(error: BaseException) -> bool:
+def is_store_error(error: BaseException) -> bool:
     """Whether an error is a store that failed or refused a request."""
     return isinstance(error, OSError) and _OF_STORE.search(str(error)) is not None
 

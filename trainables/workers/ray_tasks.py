@@ -17,7 +17,7 @@ from trainables.process.lost_process import end_with_lost_device
 from trainables.records.schema import BASE_RECORD
 from trainables.storage.disk import MAKE_ROOM, disk_full, is_disk_full
 from trainables.storage.locations import node_cache
-from trainables.storage.object_storage import is_of_store
+from trainables.storage.object_storage import is_store_error
 from trainables.storage.storage import SEE_THE_STORE, open_storage
 from trainables.workers.credentials import use_credentials
 from trainables.workers.gpu_types import as_options
@@ -115,7 +115,7 @@ def _fault_of(work: Callable[[], None], log: Path) -> UserError | None:
             rule, remedy = f"failed{noted(error)}", f"the traceback is in {log}"
             if is_disk_full(error):
                 rule, remedy = disk_full(error, log.parent), MAKE_ROOM
-            elif is_of_store(error):
+            elif is_store_error(error):
                 remedy = f"{SEE_THE_STORE}; {remedy}"
             return UserError([Fault("the base's evaluation", rule, remedy)])
 

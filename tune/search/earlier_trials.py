@@ -21,7 +21,7 @@ from tune.config.deepspeed_settings import deciding_settings
 from tune.config.input_files import digests
 from tune.config.same_sweep import check_same_inputs, check_same_sweep, other_questions
 from tune.config.sweep_config import SweepConfig
-from tune.search.space import Misfit, params_of
+from tune.search.space import Misfit, recorded_params
 
 # What `--retry-failed` runs again.
 RETRIED = (TrialStatus.FAILED, TrialStatus.CANCELLED, TrialStatus.OUT_OF_MEMORY)
@@ -58,7 +58,7 @@ class EarlierTrials:
         """The sweep's own trials that go on from their checkpoints."""
         return [record for record in self.own if _runs_again(record, retry_failed)]
 
-    def in_words(self) -> list[str]:
+    def messages(self) -> list[str]:
         """One line for each kind of trial that is left out or taken from other sweeps."""
         lines = []
         if self.outside:
@@ -109,7 +109,7 @@ def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str
     return EarlierTrials(own, warm, left_out, is_warm_new, outside)
 
 
-def trials_as_known(config: SweepConfig, output_dir: Location) -> EarlierTrials:
+def preview_earlier_trials(config: SweepConfig, output_dir: Location) -> EarlierTrials:
     """The same before the cluster is up; empty if the folder cannot be read from here.
 
     Raises:
@@ -157,7 +157,7 @@ def _placed(config: SweepConfig, record: TrialRecord) -> TrialRecord:
     Raises:
         Misfit: it is not in the search.
     """
-    params = params_of(config.search, config.train, record.config)
+    params = recorded_params(config.search, config.train, record.config)
     trained, own = record.config.deepspeed, config.deepspeed.config
     if trained and deciding_settings(trained.config) != deciding_settings(own):
         raise Misfit("deepspeed.config", "was trained with another deepspeed.config")

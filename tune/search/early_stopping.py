@@ -185,7 +185,7 @@ class SuccessiveHalving:
             return Outcome(status=TrialStatus.DIVERGED, reason=reason)
         reached = [
             rung
-            for rung in self._rungs_of(train)
+            for rung in self._get_rungs(train)
             if step_at(rung.share, total_steps) <= measurement.step
         ]
         if not reached:
@@ -194,7 +194,7 @@ class SuccessiveHalving:
         reason = reason or self._falls_behind(number, measurement, reached[-1])
         return Outcome(status=TrialStatus.STOPPED_EARLY, reason=reason) if reason else None
 
-    def _rungs_of(self, train: TrainConfig) -> list[Rung]:
+    def _get_rungs(self, train: TrainConfig) -> list[Rung]:
         """Rungs at first_rung x reduction_factor^k of trainings of this length, before the end."""
         length = train.steps, train.epochs
         if length not in self._rungs:

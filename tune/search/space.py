@@ -51,20 +51,20 @@ def suggest(search: SearchConfig, choose: Choose) -> Params:
     params: Params = {}
     if len(search.methods) > 1:
         params[_METHOD] = choose(_METHOD, CategoricalDistribution(search.methods))
-    for name, distribution in axes(search, method_of(search, params)):
+    for name, distribution in axes(search, point_method(search, params)):
         params[name] = choose(name, distribution)
     return params
 
 
 def distributions(search: SearchConfig, params: Params) -> dict[str, BaseDistribution]:
     """The distributions of the axes that these parameters were drawn from."""
-    own = dict(axes(search, method_of(search, params)))
+    own = dict(axes(search, point_method(search, params)))
     if len(search.methods) == 1:
         return own
     return {_METHOD: CategoricalDistribution(search.methods), **own}
 
 
-def method_of(search: SearchConfig, params: Params) -> Method:
+def point_method(search: SearchConfig, params: Params) -> Method:
     """The method of a point."""
     return next(method for method in search.methods if params.get(_METHOD, method) == method)
 
@@ -160,13 +160,13 @@ def _size_on_modules(model: ModelConfig) -> Callable[[Any], tuple[float, float]]
 
 def learning_rate(search: SearchConfig, params: Params) -> float:
     """The peak learning rate of a point."""
-    method = method_of(search, params)
+    method = point_method(search, params)
     return float(_value(search.space(method), method, "learning_rate", params))
 
 
 def train_config(search: SearchConfig, train: TrainConfig, params: Params) -> TrainConfig:
     """The training of a point: the sweep's, with the searched values filled in."""
-    method = method_of(search, params)
+    method = point_method(search, params)
     space = search.space(method)
     update = {
         axis: _value(space, method, axis, params)
@@ -192,7 +192,7 @@ class Misfit(ValueError):
         self.reason = reason
 
 
-def params_of(search: SearchConfig, train: TrainConfig, trial: TrialConfig) -> Params:
+def recorded_params(search: SearchConfig, train: TrainConfig, trial: TrialConfig) -> Params:
     """The parameters of a recorded trial in this space.
 
     Raises:

@@ -15,7 +15,7 @@ from tune.search.space import (
     largest_point,
     learning_rate,
     lora_config,
-    method_of,
+    point_method,
     train_config,
 )
 
@@ -44,7 +44,7 @@ class TrialMaker:
     def __call__(self, number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
         """A point of the search as a complete trial."""
         config, folder = self.config, self.folder
-        method = method_of(config.search, params)
+        method = point_method(config.search, params)
         resources = config.resources.of(method)
         space = config.search.lora if method == "lora" else None
         return TrialConfig(

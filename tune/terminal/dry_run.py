@@ -18,7 +18,7 @@ from trainables.storage.storage import Location
 from tune.cluster.memory_fit import disk_space, memory_table
 from tune.config.sweep_config import SweepConfig
 from tune.config.training_warnings import training_warnings
-from tune.search.earlier_trials import EarlierTrials, trials_as_known
+from tune.search.earlier_trials import EarlierTrials, preview_earlier_trials
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import grid_size, planned_trials
 from tune.search.trial_ids import TrialMaker, why_no_trial_is_packed
@@ -72,7 +72,7 @@ def print_plan(
     Raises:
         UserError: the sweep cannot go on from that run, or start from those of `warm_start`.
     """
-    earlier = trials_as_known(config, output_dir)
+    earlier = preview_earlier_trials(config, output_dir)
     settings = config.model_dump(mode="json")
     plan = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).rstrip()
     runs = _runs(config, earlier, retry_failed)
@@ -81,7 +81,7 @@ def print_plan(
         lines.append(_estimate(config, runs, samples))
     lines += [f"warning: {told}" for told in training_warnings(config, samples)]
     points, memory, console = _points(config, runs), memory_table(config), Console()
-    for part in [plan, *points, memory, *earlier.in_words(), *lines]:
+    for part in [plan, *points, memory, *earlier.messages(), *lines]:
         console.print(part, markup=False, soft_wrap=isinstance(part, str), highlight=False)
 
 

@@ -12,9 +12,9 @@ from simulated_search import (
     ask,
     completing,
     ended,
+    make_searcher,
     points,
     run,
-    searcher_of,
     sweep,
     with_first,
 )
@@ -25,7 +25,7 @@ from trainables.records.schema import TrialRecord, TrialStatus
 from tune.config.same_sweep import check_same_sweep
 from tune.config.sweep_config import SweepConfig
 from tune.search.earlier_trials import own_trials
-from tune.search.space import Params, first_points, grid_size, params_of
+from tune.search.space import Params, first_points, grid_size, recorded_params
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -37,7 +37,7 @@ def params(records: list[TrialRecord]) -> list[Params]:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_first_points_come_first_and_count_as_trials(sampler: str) -> None:
     config = with_first(sampler, trials=8)
-    records = run(searcher_of(config), completing)
+    records = run(make_searcher(config), completing)
     wanted = first_points(config.search)
     assert params(records[: len(wanted)]) == wanted
     assert len(records) == 8
@@ -45,7 +45,7 @@ def test_first_points_come_first_and_count_as_trials(sampler: str) -> None:
 
 
 def test_first_points_are_trained_with_their_values() -> None:
-    searcher = searcher_of(with_first("tpe"))
+    searcher = make_searcher(with_first("tpe"))
     one, two, three = (ask(searcher).config for _ in range(3))
     assert one.lora is not None
     assert three.lora is not None
@@ -58,16 +58,16 @@ def test_first_points_are_trained_with_their_values() -> None:
 @pytest.mark.parametrize("done", [2])
 def test_a_resumed_search_continues_like_the_uninterrupted_one(sampler: str, done: int) -> None:
     config = with_first(sampler)
-    whole = run(searcher_of(config))
-    after = run(searcher_of(config, whole[:done]))
+    whole = run(make_searcher(config))
+    after = run(make_searcher(config, whole[:done]))
     assert points([*whole[:done], *after]) == points(whole)
 
 
 @pytest.mark.parametrize("done", [0, 4])
 def test_in_a_grid_first_points_change_only_the_order(done: int) -> None:
-    before = run(searcher_of(with_first("grid", trials=100, count=0)))[:done]
+    before = run(make_searcher(with_first("grid", trials=100, count=0)))[:done]
     config = with_first("grid", trials=100)
-    after = run(searcher_of(config, before))
+    after = run(make_searcher(config, before))
     everything = {frozenset(p.items()) for p in params([*before, *after])}
     assert len(everything) == len([*before, *after]) == grid_size(config.search) == 11
     wanted = [point for point in first_points(config.search) if point not in params(before)]
@@ -77,11 +77,11 @@ def test_in_a_grid_first_points_change_only_the_order(done: int) -> None:
 
 def test_first_points_added_to_a_running_sweep_come_next() -> None:
     begun = with_first("tpe", count=1)
-    before = run(searcher_of(begun), trials=3)
+    before = run(make_searcher(begun), trials=3)
     config = with_first("tpe")
     check_same_sweep(begun.model_dump(mode="json"), config, Path("sweeps/tiny"))
     own = own_trials(config, before)
-    searcher = searcher_of(config, own)
+    searcher = make_searcher(config, own)
     wanted = [point for point in first_points(config.search) if point not in params(own)]
     assert params([ask(searcher) for _ in wanted]) == wanted
 
@@ -90,14 +90,14 @@ def test_first_points_added_to_a_running_sweep_come_next() -> None:
 def test_a_tried_first_point_is_not_tried_again(status: TrialStatus) -> None:
     """`--retry-failed` runs it again under its own number, like any other trial."""
     config = with_first("tpe")
-    searcher = searcher_of(config)
+    searcher = make_searcher(config)
     first = ask(searcher)
     record = ended(first, status, {})
     searcher.trial_ended(record)
     _, second, third = first_points(config.search)
     assert params([ask(searcher), ask(searcher)]) == [second, third]
-    assert ask(searcher_of(config, [record])).params == second
-    retried = searcher_of(config, [], [record])
+    assert ask(make_searcher(config, [record])).params == second
+    retried = make_searcher(config, [], [record])
     again, other = ask(retried), ask(retried)
     assert (again.number, again.params, again.attempt) == (0, first.params, 2)
     assert (other.number, other.params) == (1, second)
@@ -105,8 +105,8 @@ def test_a_tried_first_point_is_not_tried_again(status: TrialStatus) -> None:
 
 def test_first_points_run_here_even_if_the_warm_start_tried_them() -> None:
     config = with_first("tpe", trials=8)
-    earlier = run(searcher_of(config), completing)
-    records = run(searcher_of(config, warm=earlier), completing)
+    earlier = run(make_searcher(config), completing)
+    records = run(make_searcher(config, warm=earlier), completing)
     assert params(records[:3]) == first_points(config.search)
     assert [record.config.seed for record in records[:3]] == [1, 1, 1]  # no run is made twice
 
@@ -129,7 +129,7 @@ def test_a_first_point_is_recorded_with_its_values() -> None:
         "epochs": 3,
     }
     config = sweep("tpe", search={"lora": space, "first": [point]})
-    record = ask(searcher_of(config))
+    record = ask(make_searcher(config))
     assert record.params == {
         "lora/rank": 16,
         "lora/alpha_ratio": 0.3,
@@ -137,7 +137,7 @@ def test_a_first_point_is_recorded_with_its_values() -> None:
         "lora/learning_rate": 1e-3,
         "lora/epochs": 3.0,
     }
-    assert params_of(config.search, config.train, record.config) == record.params
+    assert recorded_params(config.search, config.train, record.config) == record.params
     assert SweepConfig.model_validate(config.model_dump(mode="json")) == config
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from builders import GAIN, LOSS, sweep_config, trial, trial_config
 from scipy import stats
-from simulated_search import completing, run, searcher_of, sweep
+from simulated_search import completing, make_searcher, run, sweep
 
 from analysis.results.pareto import pareto_front
 from analysis.results.recommendation import Recommendation, recommend
@@ -41,7 +41,7 @@ def two_stand_out(trial: TrialConfig) -> tuple[TrialStatus, dict[str, float]]:
 
 def test_repeats_are_tabulated_and_no_trials_of_the_search(tmp_path: Path) -> None:
     config = sweep(trials=8, confirm={"top_k": 2, "seeds": 3})
-    records = run(searcher_of(config), two_stand_out)
+    records = run(make_searcher(config), two_stand_out)
     search = [record for record in records if record.confirms is None]
     assert pareto_front(config, records) == pareto_front(config, search)
     best = recommend(config, records, judged=())
@@ -121,15 +121,15 @@ def test_each_winner_is_repeated_once_per_seed() -> None:
     rates = {"rank": [4, 8], "alpha_ratio": 2, "learning_rate": [1e-4, 1e-3]}
     confirm = {"top_k": 3, "seeds": 5}
     config = sweep(trials=12, search={"lora": rates}, confirm=confirm)
-    records = run(searcher_of(config), completing)
+    records = run(make_searcher(config), completing)
     runs = [(frozenset(record.params.items()), record.config.seed) for record in records]
     assert len(set(runs)) == len(runs)
     repeats = [record for record in records if record.confirms is not None]
     assert len(repeats) == 15
     assert len({frozenset(record.params.items()) for record in repeats}) == 3
-    assert searcher_of(config, records).is_done
+    assert make_searcher(config, records).is_done
     longer = sweep(trials=16, search={"lora": rates}, confirm=confirm)
-    more = [*records, *run(searcher_of(longer, records), completing)]
+    more = [*records, *run(make_searcher(longer, records), completing)]
     runs = [(frozenset(record.params.items()), record.config.seed) for record in more]
     assert len(runs) > len(records)
     assert len(set(runs)) == len(runs)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from builders import EVAL, LOSS, measurement, sweep_record, trial
 from faults import faults
-from simulated_search import Judge, judge, run, searcher_of, sweep
+from simulated_search import Judge, judge, make_searcher, run, sweep
 
 from analysis.results.recommendation import numbers_text
 from trainables.errors import UserError
@@ -22,7 +22,7 @@ from tune.search.earlier_trials import (
     import_trials,
     own_trials,
 )
-from tune.search.space import params_of
+from tune.search.space import recorded_params
 
 PLAIN: dict[str, Any] = {
     "lora": {
@@ -39,7 +39,7 @@ SHAPE = dict.fromkeys(
 
 
 def finished(config: SweepConfig, judge: Judge = judge) -> list[TrialRecord]:
-    return run(searcher_of(config), judge)
+    return run(make_searcher(config), judge)
 
 
 def written(folder: Path, config: SweepConfig, records: list[TrialRecord]) -> Path:
@@ -63,7 +63,7 @@ def test_params_of_gives_back_each_point(ratios: list[float]) -> None:
     lora |= {"warmup": [0, 0.1], "weight_decay": [0, 0.01]}
     config = sweep("random", trials=40, search=PLAIN | {"lora": lora})
     for record in finished(config):
-        assert params_of(config.search, config.train, record.config) == record.params
+        assert recorded_params(config.search, config.train, record.config) == record.params
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_wider_search_keeps_all_trials() -> None:
     for record in found:
         if record.config.lora:
             assert record.params["lora/dropout"] == 0.0
-    assert len(run(searcher_of(sweep(trials=30, search=PLAIN | {"lora": lora}), found))) == 6
+    assert len(run(make_searcher(sweep(trials=30, search=PLAIN | {"lora": lora}), found))) == 6
 
 
 def test_search_that_excludes_a_trial_is_refused() -> None:
@@ -175,15 +175,15 @@ def failing(trial: Any) -> Any:
 
 def test_misspelt_value_can_be_corrected_if_no_trial_measured_anything(tmp_path: Path) -> None:
     config, mended = on("nope", trials=3), on("q_proj", trials=3)
-    failed = run(searcher_of(config), failing)
+    failed = run(make_searcher(config), failing)
     begun = failed[2].model_copy(update={"status": TrialStatus.RUNNING, "ended": None})
     ledger = Ledger(written(tmp_path / "own", config, [*failed[:2], begun]))
     found = earlier_trials(mended, ledger, {})
     assert (found.own, found.outside) == ([], [*failed[:2], begun])
-    (told,) = found.in_words()
+    (told,) = found.messages()
     assert told.endswith("neither counted nor run again: trials 0, 1, 2")
     assert found.ended(True) == found.to_go_on(True) == []
-    after = run(searcher_of(mended, outside=found.outside))
+    after = run(make_searcher(mended, outside=found.outside))
     assert [record.number for record in after] == [3, 4, 5]
     assert {record.config.lora.target_modules for record in after if record.config.lora} == {
         ("q_proj",)

@@ -59,7 +59,7 @@ def at(step: int, accuracy: float | None, **metrics: float) -> Measurement:
 
 
 def test_rungs_are_a_reduction_factor_apart() -> None:
-    rungs = SuccessiveHalving(CONFIG)._rungs_of(TRAIN)
+    rungs = SuccessiveHalving(CONFIG)._get_rungs(TRAIN)
     assert [rung.share for rung in rungs] == pytest.approx([1 / 9, 1 / 3])
 
 
@@ -130,7 +130,7 @@ def test_evaluations_are_due_at_the_rungs(first: float, factor: float) -> None:
     rule = SuccessiveHalving(EarlyStoppingConfig(reduction_factor=factor, first_rung=first))
     for total in range(1, 1000):
         steps = TrainConfig(report_every=first).report_steps(total)
-        assert {step_at(rung.share, total) for rung in rule._rungs_of(TRAIN)} <= steps
+        assert {step_at(rung.share, total) for rung in rule._get_rungs(TRAIN)} <= steps
 
 
 # Where in its training a trial is, of which the first and the last are too far apart to compare;
@@ -197,7 +197,7 @@ def decisions(
             ends[number] = outcome
     rungs = [
         (r.share, sorted(tuple(losses) for _, losses, _ in r.seen), r.compared, r.allowed)
-        for r in rule._rungs_of(TRAIN)
+        for r in rule._get_rungs(TRAIN)
     ]
     return ends, rungs
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from builders import sweep_config
-from simulated_search import ask, completing, run, searcher_of
+from simulated_search import ask, completing, make_searcher, run
 from simulated_search import sweep as small_sweep
 
 from trainables.records.schema import TrialRecord
@@ -28,7 +28,7 @@ def sweep(seed: int = 0, **search: Any) -> SweepConfig:
 
 def drawn(config: SweepConfig, count: int) -> list[TrialRecord]:
     """As many as run side by side, before any result is in."""
-    searcher = searcher_of(config)
+    searcher = make_searcher(config)
     return [ask(searcher) for _ in range(count)]
 
 
@@ -67,7 +67,7 @@ def test_methods_take_turns_in_proportion_to_their_axes() -> None:
 
 def test_design_ends_after_ten_results() -> None:
     config = small_sweep(trials=12)
-    records = run(searcher_of(config), completing)
+    records = run(make_searcher(config), completing)
     elsewhere = drawn(config, 12)
     same = [a.params == b.params for a, b in zip(records, elsewhere, strict=True)]
     assert same == [True] * 10 + [False] * 2

@@ -15,8 +15,8 @@ from simulated_search import (
     ask,
     ended,
     judge,
+    make_searcher,
     run,
-    searcher_of,
     started,
     stopping,
     sweep,
@@ -57,7 +57,7 @@ class SimulatedSweep:
         records = list(self.ledger.values())
         interrupted = [r for r in records if r.status is TrialStatus.RUNNING]
         self.running = {}
-        self.searcher = searcher_of(
+        self.searcher = make_searcher(
             self._config, [r for r in records if r not in interrupted], interrupted
         )
 
@@ -140,7 +140,7 @@ def test_killed_search_suggests_what_the_undisturbed_one_does(
     for event, which in events:
         simulated.happens(event, which, most_at_once=1)
     simulated.finish()
-    undisturbed = run(searcher_of(config), ending)
+    undisturbed = run(make_searcher(config), ending)
     assert [simulated.ledger[n].params for n in range(TRIALS)] == [r.params for r in undisturbed]
 
 

@@ -24,9 +24,9 @@ from simulated_search import (
     completing,
     ended,
     judge,
+    make_searcher,
     points,
     run,
-    searcher_of,
     stopping,
     sweep,
 )
@@ -47,9 +47,9 @@ def test_search_rebuilt_from_records_goes_on_as_the_uninterrupted_one(
 ) -> None:
     changes = {"search": GRID} if sampler == "grid" else {}
     config = sweep(sampler, **changes)
-    whole = run(searcher_of(config))
+    whole = run(make_searcher(config))
     before = whole[:done]
-    after = run(searcher_of(config, finished=before))
+    after = run(make_searcher(config, finished=before))
     assert points([*before, *after]) == points(whole)
 
 
@@ -63,7 +63,7 @@ def test_informed_search_comes_closer_to_the_best_rate_than_random_search(inform
         return TrialStatus.COMPLETE, {GAIN: -off, LOSS: 0.0}
 
     def mean_distance(sampler: str) -> float:
-        records = run(searcher_of(sweep(sampler, trials=80)), near)
+        records = run(make_searcher(sweep(sampler, trials=80)), near)
         return fmean(abs(share(record.config.learning_rate) - 0.7) for record in records[-30:])
 
     assert mean_distance(informed) < 0.7 * mean_distance("random")
@@ -74,11 +74,11 @@ def test_interrupted_trials_run_first_and_change_nothing_else(
     sampler: str,
 ) -> None:
     config = sweep(sampler)
-    whole = run(searcher_of(config))
-    searcher = searcher_of(config)
+    whole = run(make_searcher(config))
+    searcher = make_searcher(config)
     before = run(searcher, trials=9)
     interrupted = ask(searcher)  # and the process is killed
-    after = run(searcher_of(config, before, [interrupted]))
+    after = run(make_searcher(config, before, [interrupted]))
     assert points([*before, *after]) == points(whole)
     assert [record.attempt for record in after[:3]] == [2, 1, 1]
     assert after[0].config.output_dir == "/sweeps/tiny/trials/0009/attempt_2"
@@ -88,7 +88,7 @@ def test_interrupted_trials_run_first_and_change_nothing_else(
 
 
 def test_trial_that_lost_its_process_is_suggested_again_before_new_ones() -> None:
-    searcher = searcher_of(sweep(trials=3))
+    searcher = make_searcher(sweep(trials=3))
     first, second = ask(searcher), ask(searcher)
     searcher.trial_interrupted(first)
     again, third = ask(searcher), ask(searcher)
@@ -102,16 +102,16 @@ def test_trial_that_lost_its_process_is_suggested_again_before_new_ones() -> Non
 
 def test_grid_gives_each_point_once_and_ends() -> None:
     config = sweep("grid", trials=100, search=GRID)
-    records = run(searcher_of(config))
+    records = run(make_searcher(config))
     assert len(records) == grid_size(config.search) == 11
     assert len({str(sorted(record.params.items())) for record in records}) == 11
 
 
 def test_earlier_trials_count_into_the_number() -> None:
     config = sweep(trials=8)
-    assert len(run(searcher_of(config, run(searcher_of(config), trials=6)))) == 2
+    assert len(run(make_searcher(config, run(make_searcher(config), trials=6)))) == 2
     more = sweep(trials=10)
-    assert len(run(searcher_of(more, run(searcher_of(config))))) == 2
+    assert len(run(make_searcher(more, run(make_searcher(config))))) == 2
 
 
 def always(status: TrialStatus, **metrics: float) -> Judge:
@@ -120,18 +120,18 @@ def always(status: TrialStatus, **metrics: float) -> Judge:
 
 def test_search_ends_after_its_gpu_hours() -> None:
     config = sweep(budget={"trials": 50, "gpu_hours": 2.2})
-    records = run(searcher_of(config), always(TrialStatus.FAILED, cost__gpu_h=0.5))
+    records = run(make_searcher(config), always(TrialStatus.FAILED, cost__gpu_h=0.5))
     assert len(records) == 5
-    assert run(searcher_of(config, records)) == []
-    assert searcher_of(config, records).cut_short_by == "gpu_hours"
-    assert searcher_of(config, records[:3]).cut_short_by is None
+    assert run(make_searcher(config, records)) == []
+    assert make_searcher(config, records).cut_short_by == "gpu_hours"
+    assert make_searcher(config, records[:3]).cut_short_by is None
     enough = sweep(budget={"trials": 5, "gpu_hours": 2.2})
-    assert searcher_of(enough, records).cut_short_by is None
+    assert make_searcher(enough, records).cut_short_by is None
     metrics = {GAIN: 0.5, LOSS: 0.1, "cost/gpu_h": 0.5}
     winners = [ended(record, TrialStatus.COMPLETE, metrics) for record in records]
     to_confirm = sweep(budget={"trials": 5, "gpu_hours": 2.2}, **CONFIRM)
-    assert searcher_of(to_confirm, winners).cut_short_by == "gpu_hours"
-    assert len(run(searcher_of(config, records[:3]), always(TrialStatus.CANCELLED))) == 47
+    assert make_searcher(to_confirm, winners).cut_short_by == "gpu_hours"
+    assert len(run(make_searcher(config, records[:3]), always(TrialStatus.CANCELLED))) == 47
 
 
 RATES = {"low": 1e-5, "high": 1e-3}
@@ -150,7 +150,7 @@ def fail(searcher: OptunaSearcher, *reasons: str) -> list[TrialRecord]:
 def test_equal_failures_end_the_search() -> None:
     """As on a node that lacks a file, while others train."""
     config = sweep(trials=50, search=LORA, confirm={"top_k": 1, "seeds": 1})
-    searcher = searcher_of(config)
+    searcher = make_searcher(config)
     running, first = ask(searcher), measurement(1, {})
     records = []
     for _ in range(5):
@@ -164,7 +164,7 @@ def test_equal_failures_end_the_search() -> None:
     assert searcher.cut_short_by == "failures"
     assert searcher.is_done
     # The next start tries, as what was wrong may have been mended.
-    assert isinstance(searcher_of(config, [complete, *records]).suggest("any"), dict)
+    assert isinstance(make_searcher(config, [complete, *records]).suggest("any"), dict)
 
 
 def short_of_memory(trial: TrialConfig) -> Ending:
@@ -173,7 +173,7 @@ def short_of_memory(trial: TrialConfig) -> Ending:
 
 def test_trials_that_all_run_out_of_memory_end_the_search() -> None:
     config = sweep("random", trials=120)
-    records = run(searcher_of(config), short_of_memory)
+    records = run(make_searcher(config), short_of_memory)
     assert len(records) < 120
     smallest = [record for record in records if record.rank == 2]
     of_full = [record for record in records if record.config.method == "full"]
@@ -181,12 +181,12 @@ def test_trials_that_all_run_out_of_memory_end_the_search() -> None:
     assert min(len(smallest), len(of_full)) >= 3
     assert min(len(smallest) + len(of_full) - 10, min(len(smallest), len(of_full)) - 3) == 0
     assert (
-        len(run(searcher_of(config), lambda t: short_of_memory(t) if t.lora else judge(t))) == 120
+        len(run(make_searcher(config), lambda t: short_of_memory(t) if t.lora else judge(t))) == 120
     )
 
 
 def test_different_failures_do_not_end_the_search() -> None:
-    searcher = searcher_of(sweep(trials=50, search=LORA))
+    searcher = make_searcher(sweep(trials=50, search=LORA))
     fail(searcher, *["no such file"] * 4, "another", *["no such file"] * 4)
     outcome = Outcome(status=TrialStatus.FAILED, reason="no such file")
     searcher.trial_ended(ask(searcher).after(measurement(1, {})).ended_as(outcome, 2.0))
@@ -198,7 +198,7 @@ def test_different_failures_do_not_end_the_search() -> None:
 
 
 def test_search_ends_after_its_hours_and_waits_for_trials() -> None:
-    searcher = searcher_of(sweep(budget={"trials": 50, "hours": 2}))
+    searcher = make_searcher(sweep(budget={"trials": 50, "hours": 2}))
     searcher._began = 0.0
     searcher._clock = lambda: 7199.0
     record = ask(searcher)
@@ -212,7 +212,7 @@ def test_search_ends_after_its_hours_and_waits_for_trials() -> None:
 
 @pytest.mark.parametrize("status", [TrialStatus.FAILED, TrialStatus.CANCELLED])
 def test_failures_teach_the_study_nothing(status: TrialStatus) -> None:
-    searcher = searcher_of(sweep(trials=1))
+    searcher = make_searcher(sweep(trials=1))
     run(searcher, always(status, in_domain__acc_mean=1.0, forgetting__mean=0.0))
     assert [(t.state, t.constraints) for t in searcher.study.trials] == [(TrialState.FAIL, {})]
 
@@ -221,13 +221,13 @@ ONE_OBJECTIVE: dict[str, Any] = {"objectives": [{"metric": GAIN, "mode": "max"}]
 
 
 def test_trial_stopped_early_is_pruned_at_its_step() -> None:
-    searcher = searcher_of(sweep(trials=6, **ONE_OBJECTIVE))
+    searcher = make_searcher(sweep(trials=6, **ONE_OBJECTIVE))
     records = run(searcher, stopping)
     trial = searcher.study.trials[1]
     assert trial.state is TrialState.PRUNED
     assert trial.intermediate_values == {10: 2.0}
     assert searcher.study.best_value == 0.1
-    rebuilt = searcher_of(sweep(trials=6, **ONE_OBJECTIVE), records).study.trials[1]
+    rebuilt = make_searcher(sweep(trials=6, **ONE_OBJECTIVE), records).study.trials[1]
     assert (rebuilt.state, rebuilt.values, rebuilt.intermediate_values) == (
         trial.state,
         trial.values,
@@ -239,7 +239,7 @@ def test_trial_stopped_early_is_pruned_at_its_step() -> None:
 def test_trial_without_a_finite_objective_fails_rather_than_runs_on(
     value: float | None,
 ) -> None:
-    searcher = searcher_of(sweep(trials=1))
+    searcher = make_searcher(sweep(trials=1))
     metrics = {GAIN: 0.5} if value is None else {GAIN: 0.5, LOSS: value}
     run(searcher, lambda _: (TrialStatus.COMPLETE, metrics))
     assert [trial.state for trial in searcher.study.trials] == [TrialState.FAIL]
@@ -253,7 +253,7 @@ def feasible(trial: optuna.trial.FrozenTrial) -> bool:
 def test_diverged_trial_is_infeasible_however_good_it_was(
     status: TrialStatus,
 ) -> None:
-    searcher = searcher_of(sweep(trials=6))
+    searcher = make_searcher(sweep(trials=6))
 
     def judge(trial: TrialConfig) -> Ending:
         if trial.number == 4:
@@ -283,14 +283,14 @@ def test_constraint_violations_are_shares_of_their_bounds() -> None:
     measured = [{TRAIN_S: 590 + 300 * a, LOSS: 0.2 * b, GAIN: 0.79 * c} for a, b, c in draws]
     others = [f"{LOSS} <= 0", f"{LOSS} <= -0.1"]
     config = sweep("random", trials=30, constraints=[*bounds, *others])
-    searcher = searcher_of(config)
+    searcher = make_searcher(config)
     records = run(searcher, lambda trial: (TrialStatus.COMPLETE, measured[trial.number]))
     for trial, metrics in zip(searcher.study.trials, measured, strict=True):
         time, loss, gain = metrics[TRAIN_S], metrics[LOSS], metrics[GAIN]
         shares = [time / 600 - 1, loss / 0.05 - 1, 1 - gain / 0.8, loss, 10 * loss + 1]
         assert list(trial.constraints.values()) == pytest.approx([0, *shares])  # 0 has no shares
     config = sweep("random", trials=30, constraints=bounds)
-    nearest = min(searcher_of(config, records).study.trials, key=infeasibility)
+    nearest = min(make_searcher(config, records).study.trials, key=infeasibility)
     recommended = recommend(config, records)
     assert recommended is not None
     assert not recommended.feasible
@@ -298,7 +298,7 @@ def test_constraint_violations_are_shares_of_their_bounds() -> None:
 
 
 def test_exported_journal_holds_the_same_trials(tmp_path: Path) -> None:
-    searcher = searcher_of(sweep(constraints=[f"{LOSS} <= 0.05"], trials=12))
+    searcher = make_searcher(sweep(constraints=[f"{LOSS} <= 0.05"], trials=12))
     run(searcher)
     file = tmp_path / "study.journal"
     for _ in range(2):  # the second replaces the first
@@ -326,15 +326,15 @@ FEW_POINTS: dict[str, Any] = {
 @pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
 def test_point_is_run_again_only_with_another_seed(sampler: str) -> None:
     config = sweep(sampler, trials=12, **FEW_POINTS)
-    records = run(searcher_of(config), completing)
+    records = run(make_searcher(config), completing)
     runs = [(str(record.params), record.config.seed) for record in records]
     assert len(runs) == len(set(runs)) == 12
     assert {record.config.seed for record in records[:2]} == {0}
     assert max(record.config.seed for record in records) >= 2  # four points, twelve trials
     assert {record.config.data_seed for record in records} == {0}
-    again = run(searcher_of(config, records[:7]), lambda trial: (TrialStatus.COMPLETE, {}))
+    again = run(make_searcher(config, records[:7]), lambda trial: (TrialStatus.COMPLETE, {}))
     assert [r.config.seed for r in again[:1]] == [records[7].config.seed]
-    one_more = searcher_of(sweep(sampler, trials=13, **FEW_POINTS), records)
+    one_more = make_searcher(sweep(sampler, trials=13, **FEW_POINTS), records)
     run(one_more)  # after ten draws of the sampler, and of TPE ten more at random
     drawn = len(one_more.study.trials) - len(records)
     assert drawn == {"tpe": 20}.get(sampler, 10)
@@ -345,7 +345,7 @@ CONFIRM: dict[str, Any] = {"confirm": {"top_k": 2, "seeds": 3}}
 
 def test_winners_are_repeated_with_other_seeds_after_the_search() -> None:
     config = sweep(trials=8, **CONFIRM)
-    records = run(searcher_of(config))
+    records = run(make_searcher(config))
     search, confirming = records[:8], records[8:]
     assert all(record.confirms is None for record in search)
     assert [record.confirms is not None for record in confirming] == [True] * 6
@@ -366,7 +366,7 @@ def test_winners_are_repeated_with_other_seeds_after_the_search() -> None:
 
 def test_confirmation_waits_for_the_search_and_goes_on_after_a_kill() -> None:
     config = sweep(trials=4, **CONFIRM)
-    searcher = searcher_of(config)
+    searcher = make_searcher(config)
     search = [ask(searcher) for _ in range(4)]
     assert searcher.suggest("any") is None
     complete = (TrialStatus.COMPLETE, {GAIN: 0.5, LOSS: 0.1})
@@ -375,7 +375,9 @@ def test_confirmation_waits_for_the_search_and_goes_on_after_a_kill() -> None:
         searcher.trial_ended(record)
     side_by_side = [ask(searcher) for _ in range(6)]
     assert searcher.suggest("any") is None
-    rebuilt = searcher_of(config, [*finished, ended(side_by_side[0], *complete)], side_by_side[1:3])
+    rebuilt = make_searcher(
+        config, [*finished, ended(side_by_side[0], *complete)], side_by_side[1:3]
+    )
     assert not rebuilt.is_done
     again = run(rebuilt, lambda _: complete)
     assert [(r.number, r.confirms, r.config.seed) for r in again] == [
@@ -387,10 +389,10 @@ def test_confirmation_waits_for_the_search_and_goes_on_after_a_kill() -> None:
 
 def test_warm_start_informs_the_sampler_and_costs_no_trial() -> None:
     config = sweep(trials=6)
-    earlier = run(searcher_of(sweep(trials=20, seed=7)))
-    warm = searcher_of(config, warm=earlier)
+    earlier = run(make_searcher(sweep(trials=20, seed=7)))
+    warm = make_searcher(config, warm=earlier)
     records = run(warm)
     assert len(records) == 6
-    assert points(records) != points(run(searcher_of(config)))
+    assert points(records) != points(run(make_searcher(config)))
     assert len(warm.study.trials) == 26
-    assert points(run(searcher_of(config, records[:3], warm=earlier))) == points(records[3:])
+    assert points(run(make_searcher(config, records[:3], warm=earlier))) == points(records[3:])

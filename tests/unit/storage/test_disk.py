@@ -16,7 +16,7 @@ from small_disk import small_disk
 from trainables.storage.disk import (
     content_digest,
     disk_full,
-    full_disk_named_in,
+    find_full_disk_message,
     is_disk_full,
     log_stream,
     whole_folder,
@@ -195,5 +195,5 @@ def test_message_names_folder_and_free_space(tmp_path: Path) -> None:
     message = disk_full(NO_SPACE, tmp_path / "not" / "yet")
     assert message.startswith(f"disk full: {tmp_path}/not/yet has ")
     assert "B free of " in message
-    assert full_disk_named_in(OSError(errno.ENOSPC, "No space left", message)) == message
-    assert full_disk_named_in(NO_SPACE) is None
+    assert find_full_disk_message(OSError(errno.ENOSPC, "No space left", message)) == message
+    assert find_full_disk_message(NO_SPACE) is None

@@ -23,7 +23,7 @@ from trainables.records.schema import TrialStatus
 from trainables.storage import object_storage
 from trainables.storage.base_storage import Storage
 from trainables.storage.local_storage import LocalStorage
-from trainables.storage.object_storage import ObjectStorage, is_of_store
+from trainables.storage.object_storage import ObjectStorage, is_store_error
 from trainables.storage.storage import Location, join, open_storage, parse_location
 from trainables.workers.trial_outcome import verdict
 from tune import cli
@@ -128,7 +128,7 @@ def test_missing_google_credentials_are_an_error_of_the_store(
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
     with pytest.raises(OSError, match="Cannot open credentials file") as caught:
         open_storage("gs://bucket/sweeps").exists("a")
-    assert is_of_store(caught.value)
+    assert is_store_error(caught.value)
 
 
 def test_what_is_written_is_read(storage: Storage) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from builders import GAIN, sweep_record, trial
-from simulated_search import ask, searcher_of
+from simulated_search import ask, make_searcher
 
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
@@ -90,7 +90,7 @@ def begun(sweep: Path, *settings: str, folder: str = "out/tiny") -> tuple[Ledger
     config = load_sweep(str(sweep), list(settings))
     ledger = Ledger(sweep.parent / folder)
     ledger.write_sweep(sweep_record(config).model_copy(update={"inputs": digests(config)}))
-    return ledger, searcher_of(config)
+    return ledger, make_searcher(config)
 
 
 def test_what_the_terminal_cannot_show_does_not_end_the_command(
