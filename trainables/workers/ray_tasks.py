@@ -71,7 +71,7 @@ def evaluate_base_on_worker(
 
     with TemporaryDirectory() as scratch:  # which nobody else may read, as they may its copy
         data_folder = Path(scratch) / DATA_FOLDER
-        return _fault_of(work, log)
+        return _run_on_base(work, log)
 
 
 def check_base_on_worker(model: ModelConfig, requirements: BaseRequirements) -> UserError | None:
@@ -90,7 +90,7 @@ def check_base_on_worker(model: ModelConfig, requirements: BaseRequirements) -> 
         _check_deepspeed(requirements)
         check_base(model, requirements)
 
-    return _fault_of(work, log)
+    return _run_on_base(work, log)
 
 
 def _check_deepspeed(requirements: BaseRequirements) -> None:
@@ -100,7 +100,7 @@ def _check_deepspeed(requirements: BaseRequirements) -> None:
         check_deepspeed_settings(requirements.deepspeed)
 
 
-def _fault_of(work: Callable[[], None], log: Path) -> UserError | None:
+def _run_on_base(work: Callable[[], None], log: Path) -> UserError | None:
     """The error that work with the base ends in, if it does; what it prints is in the log."""
     with log_to(log):
         try:

@@ -68,7 +68,7 @@ def _distance(error: BaseException) -> int:
     """Rank an error by its distance from the trial: its own 0, its process's 1, a neighbour's 2."""
     from trainables.process.out_of_memory import is_out_of_memory
 
-    of_the_trial = isinstance(error, (StopTrial, TrialError, UserError))
-    if of_the_trial or is_out_of_memory(error) or is_disk_full(error):
+    is_own = isinstance(error, (StopTrial, TrialError, UserError))
+    if is_own or is_out_of_memory(error) or is_disk_full(error):
         return 0
     return 1 if isinstance(error, LOST) else 2

@@ -1,1 +1,1 @@
-"""The Ray cluster: its nodes, hosts of slots, and what the driver asks of them."""
+"""The Ray cluster: its nodes, slot hosts, and what the driver has them do."""

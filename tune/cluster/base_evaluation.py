@@ -70,7 +70,7 @@ def have_base_evaluated(
             fault = awaited(answer, held, tell)
     if fault is not None:
         raise fault
-    if line := time_of_evaluations(config, ledger.base()):
+    if line := evaluation_time_line(config, ledger.base()):
         tell(line)
 
 
@@ -122,7 +122,7 @@ def _base_requirements(
     )
 
 
-def time_of_evaluations(config: SweepConfig, base: BaseRecord) -> str | None:
+def evaluation_time_line(config: SweepConfig, base: BaseRecord) -> str | None:
     """A line on how long a trial's evaluations will take; None if that is not long.
 
     One process evaluated the base; a trial's workers share the work.

@@ -10,7 +10,7 @@ from builders import base_record, record_sweep, scores, sweep_config, trial
 from trainables.config import ModelConfig, TrainConfig
 from trainables.config.train_config import shares_in_all
 from trainables.records.ledger import Ledger
-from tune.cluster.base_evaluation import as_trained, time_of_evaluations
+from tune.cluster.base_evaluation import as_trained, evaluation_time_line
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_long_evaluations_are_announced(
         train={"batch_size": 15, "micro_batch_size": 5, "report_every": report_every, "epochs": 4},
         resources={method: {"workers": workers} for method in ("lora", "full")},
     )
-    line = time_of_evaluations(config, base_record(seconds=seconds))
+    line = evaluation_time_line(config, base_record(seconds=seconds))
     assert (line is None) if text is None else (line and line.startswith(text))
     assert line is None or "eval.limit" in line
 
