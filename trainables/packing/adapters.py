@@ -91,7 +91,7 @@ class Adapter:
             self.tensors[name].data = view
 
     def release(self) -> None:
-        """Hold no memory, in particular not the group's, of which its tensors are a small part."""
+        """Hold no memory, in particular not the group's matrix."""
         for parameter in (self.flat_P, *self.tensors.values()):
             parameter.data = parameter.data.new_empty(0)
         self.flat_P.grad = None
@@ -114,13 +114,12 @@ class AdapterGroup:
         self.rank = adapters[0].rank
         self._parameters_GP = torch.stack([adapter.flat_P.data for adapter in adapters])
         self._gradients_GP = torch.stack([adapter.flat_P.grad for adapter in adapters])
-        # What dropout keeps grows with the scaling, rather than element by element.
-        scalings = [adapter.scaling for adapter in adapters]
-        grown = [adapter.scaling / (1 - adapter.dropout) for adapter in adapters]
-        self._scalings = {False: scalings, True: grown}
+        # Dropout's 1 / (1 - p) is part of the scaling, rather than of each kept element.
         self._scalings_G11 = {
-            drops: self._parameters_GP.new_tensor(of_all).view(-1, 1, 1)
-            for drops, of_all in self._scalings.items()
+            drops: self._parameters_GP.new_tensor(
+                [each.scaling / (1 - each.dropout * drops) for each in adapters]
+            ).view(-1, 1, 1)
+            for drops in (False, True)
         }
         self._working_GP = self._parameters_GP.to(dtype)  # the same matrix where that is fp32
         self._views: dict[tuple[int, int, bool], dict[str, Weights]] = {}
@@ -146,32 +145,20 @@ class AdapterGroup:
         if target.name not in views:
             A, B_T = target.split(self._working_GP[first:last], self.rank)
             grad_A, grad_B_T = target.split(self._gradients_GP[first:last], self.rank)
-            alike = len(set(self._scalings[drops][first:last])) == 1
-            scaling = None if alike else self._scalings_G11[drops][first:last]
-            alpha = self._scalings[drops][first] if alike else 1.0
-            views[target.name] = Weights(A, B_T, grad_A, grad_B_T, alpha, scaling)
+            scaling_G11 = self._scalings_G11[drops][first:last]
+            views[target.name] = Weights(A, B_T, grad_A, grad_B_T, scaling_G11)
         return views[target.name]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """One layer's part of several adapters of equal rank.
-
-    Attributes:
-        alpha: a factor of each product, which costs nothing there.
-        scaling_G11: the adapters' own factors, if they differ; `alpha` is then 1.
-    """
+    """One layer's part of several adapters of equal rank."""
 
     A_GrI: torch.Tensor
     B_GrO: torch.Tensor
     grad_A_GrI: torch.Tensor
     grad_B_GrO: torch.Tensor
-    alpha: float
-    scaling_G11: torch.Tensor | None
-
-    def scaled(self, h_GrT: torch.Tensor) -> torch.Tensor:
-        """Scale in place by the adapters' own factors, if they differ."""
-        return h_GrT if self.scaling_G11 is None else h_GrT.mul_(self.scaling_G11)
+    scaling_G11: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -191,7 +178,7 @@ class Routing:
         self.parts = parts
         self._counts = [part.last - part.first for part in parts]
         self._sizes = [part.rows * count for part, count in zip(parts, self._counts, strict=True)]
-        self._masks = masks
+        self.masks = masks
 
     def split(self, x_NSI: torch.Tensor) -> list[torch.Tensor]:
         """Each part's share, by adapter: (N, S, I) to (G, T, I) each."""
@@ -200,10 +187,6 @@ class Routing:
         shares = x_NSI.split(self._sizes)
         length = x_NSI.shape[-1]
         return [x.view(count, -1, length) for x, count in zip(shares, self._counts, strict=True)]
-
-    def kept_of(self, x_NSI: torch.Tensor) -> torch.Tensor | None:
-        """What dropout keeps of a layer's input (N, S, I); None if nothing is dropped."""
-        return None if self._masks is None else self._masks.draw(x_NSI)
 
 
 class AdaptedLayers:
@@ -246,10 +229,9 @@ class _AdaptedLinear(torch.autograd.Function):
 
     The gradients of A and B are added to the groups' matrices; autograd sees only that of x.
 
-    A small model's pass consists of thousands of small products, whose calls from Python cost as
-    much as they do: hence one `split` for all parts, and no call that could be saved.
-
-    Autograd saves all that grows with the tokens, as it lets go of what will be recomputed.
+    A small model's pass is thousands of small products, whose calls from Python cost as much as
+    they do: hence one `split` for all parts. Autograd saves all that grows with the tokens, as it
+    frees what will be recomputed.
     """
 
     @staticmethod
@@ -258,7 +240,7 @@ class _AdaptedLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         module = target.module
         base_OI = plain_weight(module)
-        kept_NSI = routing.kept_of(x_NSI)
+        kept_NSI = routing.masks.draw(x_NSI) if routing.masks else None
         x_NSI = x_NSI.to(base_OI.dtype).contiguous()
         y_NSO = functional.linear(x_NSI, base_OI, module.bias)
         of_parts: list[Weights] = []
@@ -266,8 +248,8 @@ class _AdaptedLinear(torch.autograd.Function):
         xs, ys = routing.split(_kept(x_NSI, kept_NSI)), routing.split(y_NSO)
         for part, x_GTI, y_GTO in zip(routing.parts, xs, ys, strict=True):
             weights = part.group.weights(target, part.first, part.last, kept_NSI is not None)
-            h_GrT = weights.scaled(torch.bmm(weights.A_GrI, x_GTI.transpose(1, 2)))
-            y_GTO.baddbmm_(h_GrT.transpose(1, 2), weights.B_GrO, alpha=weights.alpha)
+            h_GrT = torch.bmm(weights.A_GrI, x_GTI.transpose(1, 2)).mul_(weights.scaling_G11)
+            y_GTO.baddbmm_(h_GrT.transpose(1, 2), weights.B_GrO)
             of_parts.append(weights)
             hs_GrT.append(h_GrT)
         ctx.module, ctx.of_parts, ctx.routing = module, of_parts, routing
@@ -288,11 +270,11 @@ class _AdaptedLinear(torch.autograd.Function):
         for weights, h_GrT, x_GTI, dy_GTO, through_GTI in zip(
             ctx.of_parts, hs_GrT, xs, dys, throughs, strict=False
         ):
-            dh_GrT = weights.scaled(torch.bmm(weights.B_GrO, dy_GTO.transpose(1, 2)))
-            _add_product(weights.grad_B_GrO, h_GrT, dy_GTO, weights.alpha)
-            _add_product(weights.grad_A_GrI, dh_GrT, x_GTI, weights.alpha)
+            dh_GrT = torch.bmm(weights.B_GrO, dy_GTO.transpose(1, 2)).mul_(weights.scaling_G11)
+            _add_product(weights.grad_B_GrO, h_GrT, dy_GTO)
+            _add_product(weights.grad_A_GrI, dh_GrT, x_GTI)
             if through_GTI is not None:
-                through_GTI.baddbmm_(dh_GrT.transpose(1, 2), weights.A_GrI, alpha=weights.alpha)
+                through_GTI.baddbmm_(dh_GrT.transpose(1, 2), weights.A_GrI)
         if is_dropped:
             dx_NSI += through_NSI.mul_(kept_NSI)
         return None, None, None, dx_NSI
@@ -302,11 +284,9 @@ def _kept(x_NSI: torch.Tensor, kept_NSI: torch.Tensor | None) -> torch.Tensor:
     return x_NSI if kept_NSI is None else x_NSI * kept_NSI
 
 
-def _add_product(
-    sum_GrI: torch.Tensor, x_GrT: torch.Tensor, y_GTI: torch.Tensor, alpha: float
-) -> None:
-    """Add alpha x y to an fp32 sum, whatever the dtype of the factors."""
+def _add_product(sum_GrI: torch.Tensor, x_GrT: torch.Tensor, y_GTI: torch.Tensor) -> None:
+    """Add x y to an fp32 sum, whatever the dtype of the factors."""
     if x_GrT.dtype == sum_GrI.dtype:
-        sum_GrI.baddbmm_(x_GrT, y_GTI, alpha=alpha)
+        sum_GrI.baddbmm_(x_GrT, y_GTI)
     else:
-        sum_GrI.add_(torch.bmm(x_GrT, y_GTI), alpha=alpha)
+        sum_GrI.add_(torch.bmm(x_GrT, y_GTI))

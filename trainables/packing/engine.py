@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -30,7 +29,6 @@ from trainables.process.out_of_memory import free_memory, is_out_of_memory
 from trainables.records.schema import TrialResult
 from trainables.training.reporter import Reporter
 
-_STEPS_SEEN = 32  # by the probe, of each slot
 _LOG = logging.getLogger(__name__)
 
 
@@ -180,36 +178,15 @@ class SlotEngine:
         _LOG.warning("memory runs out: passes of at most %d tokens for now", self._most_tokens)
         return []
 
-    def typical_step(self, count: int) -> int:
-        """The step, of the first few, whose longest sample and tokens are nearest to the average.
-
-        `count`: of slots, all with equally many rows and at the same step.
-        """
-        slots = self.slots[:count]
-        sizes: list[tuple[int, int]] = []
-        for step in range(min(_STEPS_SEEN, slots[0].args.max_steps)):
-            for slot in slots:
-                slot.go_to(step)
-            lengths = [len(s["input_ids"]) for slot in slots for s in slot.micro_batch()]
-            sizes.append((max(lengths), sum(lengths)))
-        means = [fmean(of_steps) for of_steps in zip(*sizes, strict=True)]
-
-        def distance(step: int) -> float:
-            return sum(abs(n / mean - 1) for n, mean in zip(sizes[step], means, strict=True))
-
-        return min(range(len(sizes)), key=distance)
-
     def time_pass(self, count: int, step: int | None) -> float:
-        """Train `count` slots on a micro-batch each; returns the seconds that it took.
+        """Train `count` slots, all of equal batches, on a micro-batch; returns the seconds taken.
 
-        Args:
-            count: of slots, all with equally many rows.
-            step: whose samples each takes; None for the first slot's longest samples, which take
-                the most memory.
+        `step`: whose samples each takes; None for the first slot's longest samples, which take the
+        most memory.
         """
         slots = self.slots[:count]
         for slot in slots:
-            slot.go_to(step or 0)
+            slot.go_to((step or 0) % slot.args.max_steps)
             slot.micro_batch()  # is read now, which in training is done for many steps at once
         longest = slots[0].longest_micro_batch() if step is None else []
         started = time.perf_counter()
@@ -249,7 +226,7 @@ class SlotEngine:
             self._base.device,
         )
         masks = Masks(
-            [share.slot.adapter for share in shares],
+            [share.slot.adapter.dropout for share in shares],
             [share.slot.generator for share in shares],
             batch,
         )

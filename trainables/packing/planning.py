@@ -1,9 +1,9 @@
-"""Which trials can have a slot, and how many slots are fastest. Loads no heavy library."""
+"""Which trials can be packed, and how many slots are fastest. Loads no heavy library."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from trainables.config import TrialConfig
 
@@ -24,16 +24,10 @@ def why_not_packed(trial: TrialConfig) -> str | None:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a number of busy slots train, and the memory they take.
-
-    Attributes:
-        passes_per_second: micro-batches per second, over all slots.
-        peak_bytes: of the process, or of its GPU.
-    """
+    """How many micro-batches per second a number of busy slots train, all together."""
 
     slots: int
     passes_per_second: float
-    peak_bytes: int
 
 
 def best(speeds: Sequence[Speed], passes: int, slot_seconds: float) -> int:
@@ -58,14 +52,3 @@ def best(speeds: Sequence[Speed], passes: int, slot_seconds: float) -> int:
         if seconds(chosen) > _LEAST_GAIN * seconds(speed):
             chosen = speed
     return chosen.slots
-
-
-def may_pay(slots: int, speeds: Sequence[Speed], passes: int, slot_seconds: float) -> bool:
-    """Whether `best` could choose this many: it would if the pass took no longer than the last."""
-    if not speeds:
-        return True
-    last = speeds[-1]
-    ideal = replace(
-        last, slots=slots, passes_per_second=last.passes_per_second * slots / last.slots
-    )
-    return best([*speeds, ideal], passes, slot_seconds) == slots

@@ -9,20 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-import psutil
-import torch
-
 from trainables.config import TrialConfig
 from trainables.packing.engine import SlotEngine
-from trainables.packing.planning import Speed, best, may_pay
-from trainables.process.out_of_memory import free_memory, is_out_of_memory
-from trainables.training.measuring import peak_bytes
+from trainables.packing.planning import Speed, best
+from trainables.process.out_of_memory import is_out_of_memory
 from trainables.training.reporter import ListReporter
 
 # Minimum total time and number of the repeated passes or pairs, of which the median counts.
 _SECONDS = 0.25
-_REPEATS = 2
-_SHARE_OF_MEMORY = 0.8
+_REPEATS = 4
 
 
 def probe(
@@ -41,22 +36,13 @@ def probe(
         The measurements, in order, for `best` to choose from; empty if not even one slot fits.
     """
     speeds: list[Speed] = []
-    if torch.cuda.is_available():  # the base's evaluation may have taken more, and still hold it
-        free_memory()
-        torch.cuda.reset_peak_memory_stats()
     try:
         for count in _doublings(most):
-            if _would_not_fit(speeds, trial.gpus_per_worker):
-                break
-            if not may_pay(count, speeds, passes, slot_seconds):
-                break
             while len(engine.slots) < count:
                 # Trials of a sweep are at different steps, hence pad each other's samples.
                 other = trial.model_copy(update={"seed": trial.seed + len(engine.slots)})
                 engine.join(other, ListReporter())
-            speeds.append(
-                Speed(count, _passes_per_second(engine, count, speeds[-1:]), peak_bytes())
-            )
+            speeds.append(Speed(count, _passes_per_second(engine, count, speeds[-1:])))
             if len(speeds) > 2 and best(speeds, passes, slot_seconds) <= speeds[-3].slots:
                 break  # twice in a row without a gain
     except Exception as error:
@@ -86,35 +72,16 @@ def _passes_per_second(engine: SlotEngine, count: int, before: Sequence[Speed]) 
 
 
 def _timed(engine: SlotEngine, counts: Sequence[int]) -> list[list[float]]:
-    """Seconds of a pass of each number of slots, repeated after one round for warm-up.
+    """Seconds of a pass of each number of slots, step by step, after one round for warm-up.
 
     The warm-up takes the longest samples, for the memory that they need. Every other round goes the
     other way, so that a machine that slows down favours none of them.
     """
-    steps = {count: engine.typical_step(count) for count in counts}
     for count in counts:
         engine.time_pass(count, None)
     rounds: list[list[float]] = []
     while len(rounds) < _REPEATS or sum(map(sum, rounds)) < _SECONDS:
-        way = counts if len(rounds) % 2 else counts[::-1]
-        seconds = {count: engine.time_pass(count, steps[count]) for count in way}
+        step, order = len(rounds), counts if len(rounds) % 2 else counts[::-1]
+        seconds = {count: engine.time_pass(count, step) for count in order}
         rounds.append([seconds[count] for count in counts])
     return rounds
-
-
-def _would_not_fit(speeds: list[Speed], gpus: float) -> bool:
-    """Whether doubling the slots, each at the last ones' cost, would exceed the free memory."""
-    if len(speeds) < 2:
-        return False
-    before, last = speeds[-2:]
-    each = (last.peak_bytes - before.peak_bytes) / (last.slots - before.slots)
-    return each * last.slots > _SHARE_OF_MEMORY * _free_bytes(gpus)
-
-
-def _free_bytes(gpus: float) -> float:
-    """Bytes that this process may still take; of a GPU that others share, of its own part."""
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        own = (min(gpus, 1.0) or 1.0) * total
-        return float(min(free, own - torch.cuda.memory_reserved()))
-    return int(psutil.virtual_memory().available)

@@ -68,7 +68,7 @@ class Slot:
             self.args.get_warmup_steps(self.args.max_steps),
             self.args.max_steps,
         )
-        self.generator = dropout_generator(trial.seed, base.device)
+        self.generator = torch.Generator(base.device).manual_seed(trial.seed)  # of dropout
         self._tokenizer, self._resolved = tokenizer, resolved
         self._train = as_dataset(tokenized.train)
         self._read: tuple[int, list[Sample]] = (-1, [])  # from a step on
@@ -105,7 +105,6 @@ class Slot:
             with suppress(AlreadyTrained):
                 self._checkpoints.evaluate_missing()
             self._checkpoints.before_step()
-        self._random_at_step = self.generator.get_state()
 
     @property
     def is_trained(self) -> bool:
@@ -157,7 +156,6 @@ class Slot:
         """Discard the passes since the last optimizer step."""
         self._loss, self._micro_batches_done = 0.0, 0
         self.optimizer.zero_grad()
-        self.generator.set_state(self._random_at_step)
 
     def take_step(self) -> torch.Tensor:
         """Clip and update, in the order of Transformers' trainer; `report` follows.
@@ -175,7 +173,6 @@ class Slot:
         self._labelled_tokens = None
         self._logs = {"loss": self._loss}
         self._loss, self._micro_batches_done = 0.0, 0
-        self._random_at_step = self.generator.get_state()
         return norm
 
     def log_norm(self, norm: float) -> None:
@@ -268,11 +265,3 @@ def initial_values(trial: TrialConfig, targets: Sequence[Target]) -> torch.Tenso
             A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
             parts += [A.flatten(), B.T.flatten()]
     return torch.cat(parts).detach().cpu().float()
-
-
-def dropout_generator(seed: int, device: torch.device) -> torch.Generator:
-    """A random stream in the state that a trial alone has when its training begins."""
-    generator = torch.Generator(device).manual_seed(seed)
-    if device.type == "cpu":  # the data loader draws a seed for its workers even if it has none
-        torch.empty((), dtype=torch.int64).random_(generator=generator)
-    return generator

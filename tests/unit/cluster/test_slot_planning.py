@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from itertools import count
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from builders import scores, sweep_config, trial, trial_config
-from ray import cloudpickle
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayError
 from sweep_files import edited
 
 from analysis.results.confirmation import unconfirmed, winners
 from trainables.config import LoraConfig
-from trainables.packing.host import UNKNOWN, SlotHost
 from trainables.packing.packed_client import PackedClient
-from trainables.packing.planning import Speed, best, may_pay, why_not_packed
+from trainables.packing.planning import Speed, best, why_not_packed
 from trainables.records.schema import TrialRecord
-from trainables.workers.trainable import trial_process_seconds
 from tune.cluster import waiting
 from tune.cluster.slot_hosts import (
     HostPool,
@@ -35,8 +29,6 @@ from tune.cluster.slot_hosts import (
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import max_concurrent
 from tune.search.space import largest_point, lora_config
-
-PROJECT = Path(__file__).parents[3]
 
 
 def config(**changes: Any) -> SweepConfig:
@@ -58,70 +50,37 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "life_of", lambda host: ("ALIVE", next(restarts)))
 
 
-def test_plain_lora_can_have_a_slot() -> None:
-    assert why_not_packed(trial_config()) is None
-
-
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
+        ({}, ""),
         ({"method": "full"}, "full"),
         ({"lora": LoraConfig(rank=4, alpha=8, dora=True)}, "DoRA"),
         ({"workers": 2}, "workers"),
     ],
 )
-def test_what_cannot_be_batched_says_why(changes: dict[str, Any], word: str) -> None:
-    assert word in (why_not_packed(trial_config(**changes)) or "")
+def test_a_trial_that_cannot_be_packed_says_why(changes: dict[str, Any], word: str) -> None:
+    reason = why_not_packed(trial_config(**changes))
+    assert word in reason if word and reason else reason is None
 
 
 @pytest.mark.parametrize(
-    ("passes_per_second", "expected"),
+    ("seconds", "slot_seconds", "expected"),
     [
-        ([10], 1),
-        ([10, 19, 30, 31], 4),  # 3 % is not worth the latency
-        ([10, 9, 8], 1),
-        ([10, 9, 14], 4),  # a dip of the clock is passed over
-        ([10, 10.4, 10.8], 4),  # small gains add up
+        ([600, 600 / 1.9, 200, 600 / 3.1], 0.0, 4),  # 3 % is not worth the latency
+        ([600, 600 / 0.9, 600 / 1.4], 0.0, 4),  # a dip of the clock is passed over
+        ([600, 600 / 1.04, 600 / 1.08], 0.0, 4),  # small gains add up
+        ([100, 60, 40, 30], 0.0, 8),  # 100 + 0, 60 + 0, 40 + 0, 30 + 0 seconds
+        ([100, 60, 40, 30], 5.0, 4),  # 105, 70, 60, 70
+        ([100, 60, 40, 30], 50.0, 1),  # 150, 160, 240, 430
     ],
 )
-def test_slots_are_as_many_as_pay(passes_per_second: list[float], expected: int) -> None:
-    speeds = [Speed(2**power, rate, 0) for power, rate in enumerate(passes_per_second)]
-    assert best(speeds, 1, 0.0) == expected
-
-
-@pytest.mark.parametrize(
-    ("slot_seconds", "expected"),
-    [
-        (0.0, 8),  # 100 + 0, 60 + 0, 40 + 0, 30 + 0 seconds
-        (5.0, 4),  # 105, 70, 60, 70
-        (15.0, 2),  # 115, 90, 100, 150
-        (50.0, 1),  # 150, 160, 240, 430
-    ],
-)
-def test_slots_that_take_long_to_start_are_fewer(slot_seconds: float, expected: int) -> None:
-    seconds = {1: 100, 2: 60, 4: 40, 8: 30}
-    speeds = [Speed(slots, 6000 / taken, 0) for slots, taken in seconds.items()]
+def test_slots_are_as_many_as_pay(seconds: list[float], slot_seconds: float, expected: int) -> None:
+    speeds = [Speed(2**power, 6000 / taken) for power, taken in enumerate(seconds)]
     assert best(speeds, 6000, slot_seconds) == expected
 
 
-@pytest.mark.parametrize(
-    ("slot_seconds", "expected"),
-    [
-        (0.0, True),  # 40 seconds become 20 at best
-        (2.5, True),  # 40 + 10 become 20 + 20
-        (5.0, False),  # 40 + 20, and 20 + 40
-    ],
-)
-def test_more_slots_are_measured_only_if_they_may_pay(slot_seconds: float, expected: bool) -> None:
-    seconds = {1: 100, 2: 60, 4: 40}
-    speeds = [Speed(slots, 6000 / taken, 0) for slots, taken in seconds.items()]
-    assert may_pay(8, speeds, 6000, slot_seconds) == expected
-    assert may_pay(1, [], 6000, slot_seconds)
-
-
-@pytest.mark.parametrize(
-    ("container", "cpus", "seconds"), [(4.0, 1000.0, 3.0), (4.0, 2.0, 6.0), (0.5, 1000.0, 12.0)]
-)
+@pytest.mark.parametrize(("container", "cpus", "seconds"), [(4.0, 1000.0, 3.0), (4.0, 2.0, 6.0)])
 def test_trials_in_slots_start_on_the_cpus_of_the_driver_s_node(
     container: float,
     cpus: float,
@@ -143,22 +102,13 @@ def test_trials_in_slots_start_on_the_cpus_of_the_driver_s_node(
 
 
 @pytest.mark.parametrize("event", ["trial_ended", "trial_interrupted"])
-def test_the_hosts_let_go_of_a_trial_that_has_ended_or_lost_its_process(event: str) -> None:
+def test_hosts_release_a_trial_that_has_ended_or_lost_its_process(event: str) -> None:
     left: list[str] = []
     pool = HostPool(config(), {"CPU": 4.0}, lambda *point: trial_config(), {}, print)
     pool._actors = (SimpleNamespace(leave=SimpleNamespace(remote=left.append)),) * 2
     record = TrialRecord(config=trial_config(), params={}, started=0)
     getattr(pool, event)(record)
     assert left == [record.config.trial_id] * 2
-
-
-def test_what_a_trial_s_process_takes_to_start_is_with_its_imports() -> None:
-    task = cloudpickle.dumps(trial_process_seconds)
-    code = (
-        "import sys; from ray import cloudpickle; cloudpickle.loads(sys.stdin.buffer.read())(); "
-        "sys.exit('trainables.workers.trainable' not in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], input=task, check=True, cwd=PROJECT)
 
 
 @pytest.mark.parametrize(
@@ -176,14 +126,7 @@ def test_hosts_are_for_the_trials_that_are_still_to_run(
     assert with_trials_left(sweep, done).budget.trials == left
 
 
-def test_no_more_winners_are_to_be_repeated_than_there_are_trials() -> None:
-    few = config(budget__trials=2, confirm={"top_k": 30, "seeds": 5})
-    assert with_trials_left(few, []).budget.trials == 10
-
-
-@pytest.mark.parametrize(
-    ("trials", "hosts", "most"), [(12, 8, 2), (20, 8, 3), (16, 8, 2), (3, 8, 1)]
-)
+@pytest.mark.parametrize(("trials", "hosts", "most"), [(20, 8, 3), (3, 8, 1)])
 def test_as_many_slots_are_tried_as_a_host_may_get_trials(
     trials: int, hosts: int, most: int, answers: None
 ) -> None:
@@ -262,13 +205,6 @@ def test_a_host_that_lost_its_node_is_asked_again_once_it_has_another(
     assert set(told[1:]) == {"waiting for a node with 1 GPU"}
 
 
-def test_another_host_that_is_up_is_asked_instead(lives: Lives) -> None:
-    """The nodes that are left may have no room for the one that lost its own."""
-    lives |= {"a": [("ALIVE", 0), ("RESTARTING", 1)], "b": [("ALIVE", 0)]}
-    hosts = [a_host("a", UNAVAILABLE), a_host("b", "an answer")]
-    assert waiting.answer_of(hosts, "probe", (), {}, print) == "an answer"
-
-
 def test_a_host_that_dies_in_each_start_is_not_waited_for_without_end(lives: Lives) -> None:
     lives["a"] = [("ALIVE", 0), *(("RESTARTING", number) for number in range(1, 100))]
     host = a_host("a", *[UNAVAILABLE] * 4)
@@ -276,18 +212,7 @@ def test_a_host_that_dies_in_each_start_is_not_waited_for_without_end(lives: Liv
         waiting.answer_of([host], "probe", (), {}, print)
 
 
-def test_a_host_that_does_not_come_back_from_measuring_ends_the_sweep(lives: Lives) -> None:
-    pool = HostPool(config(), {"CPU": 4.0}, lambda *point: trial_config(), {}, print)
-    probe = SimpleNamespace(remote=lambda *arguments: ActorDiedError())
-    pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe, name="a"),), 1.0
-    lives["a"] = [("ALIVE", 0), ("DEAD", 0)]
-    with pytest.raises(ActorDiedError):
-        pool._measured(trial_config(), samples=100)
-
-
-@pytest.mark.parametrize(
-    ("searched", "repeated", "left"), [(4, 0, 6), (4, 4, 2), (4, 6, 1), (8, 6, 6)]
-)
+@pytest.mark.parametrize(("searched", "repeated", "left"), [(4, 0, 6), (4, 4, 2), (8, 6, 6)])
 def test_repeats_still_to_run_are_of_the_winners_that_there_are_now(
     searched: int, repeated: int, left: int
 ) -> None:
@@ -311,18 +236,6 @@ def test_repeats_still_to_run_are_of_the_winners_that_there_are_now(
     ]
     better = [run(20 + number, 0.6 + number / 100) for number in range(searched - 4)]
     assert with_trials_left(sweep, [*first, *repeats, *better]).budget.trials == left
-
-
-def test_a_grid_ends_with_its_points() -> None:
-    lora = {"rank": [4, 8], "alpha_ratio": 2, "learning_rate": [1e-4, 1e-3]}
-    sweep = config(search={"lora": lora}, sampler="grid", budget__trials=100, confirm=None)
-    done = [TrialRecord(config=trial_config(), params={}, started=0)] * 3
-    assert with_trials_left(sweep, done).budget.trials == 1
-
-
-def test_without_repeats_one_host_is_left_at_the_end() -> None:
-    done = [TrialRecord(config=trial_config(), params={}, started=0)] * 40
-    assert with_trials_left(config(budget__trials=40, confirm=None), done).budget.trials == 1
 
 
 def test_the_probe_is_of_the_largest_adapter() -> None:
@@ -400,19 +313,6 @@ def test_a_growing_cluster_gets_as_many_hosts_as_trials_fill(
     up: int, slots: int, expected: int
 ) -> None:
     assert hosts_to_start(28, up, 40, slots) == expected
-
-
-@pytest.mark.parametrize("slots", [-1, 1.5, "many"])
-def test_slots_are_a_number_or_auto(slots: Any) -> None:
-    with pytest.raises(ValueError, match="slots"):
-        config(resources__lora__slots=slots)
-
-
-def test_a_host_that_has_died_and_started_anew_knows_no_trial() -> None:
-    async def ask() -> dict[str, Any]:
-        return await SlotHost().next_event("a-trial-of-before")
-
-    assert asyncio.run(ask()) == {UNKNOWN: True}
 
 
 def test_no_slot_waits_for_a_trial_that_has_left_before_it_measures() -> None:

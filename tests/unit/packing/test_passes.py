@@ -68,25 +68,18 @@ def test_passes_take_the_least_time_of_all_ways_to_cut_them(overhead: float, mos
 
 
 def test_the_samples_of_a_pass_stay_those_of_their_slots() -> None:
+    """A micro-batch of which something is dropped stays together."""
     short, mixed, long = share(5, 6), share(5, 60), share(61, 59)
     times = times_of(lambda tokens: 10.0 + tokens, range(4, 500))
     (first, second) = plan([short, mixed, long], times)
     assert [one.slot for one in first] == [short.slot, mixed.slot]
     assert [one.slot for one in second] == [mixed.slot, long.slot]
     assert lengths_of([first, second]) == [[5, 6, 5], [60, 59, 61]]
-
-
-def test_a_micro_batch_of_which_something_is_dropped_stays_together() -> None:
-    times = times_of(float, range(4, 500))
-    whole, parted = share(5, 60, dropout=0.1), share(5, 60)
-    passes = plan([whole, parted], times)
-    assert lengths_of(passes) == [[5], [5, 60, 60]]
-    assert passes[1][0] == whole
-
-
-def test_samples_of_equal_length_share_one_pass() -> None:
-    times = times_of(float, range(4, 500))
-    assert len(plan([share(30, 30), share(30, 30)], times)) == 1
+    dropping = share(5, 60, dropout=0.1)
+    assert [dropping] in [
+        [one for one in some if one.slot is dropping.slot]
+        for some in plan([short, dropping, long], times)
+    ]
 
 
 def test_all_share_one_pass_until_it_is_known_what_passes_take() -> None:
@@ -114,25 +107,6 @@ def test_what_passes_take_is_a_median_and_grows_with_their_tokens() -> None:
     assert expected(times, 100, 1000, 2500, 4000) == pytest.approx([1, 1, 2.5, 4])
     assert expected(times, 8000) == pytest.approx([8])
     assert expected(times, 75, 50, 25, 1) == pytest.approx([0.75, 0.5, 0.25, 0.25])
-
-
-@pytest.mark.parametrize("overhead", [0.0, 100.0, 500.0, 5000.0])
-def test_what_passes_take_is_soon_found_out(overhead: float) -> None:
-    """Of a machine that takes `overhead + tokens`: later steps take next to the least time."""
-    rng = random.Random(1)
-    times = PassTimes()
-    taken, least, alike = [], [], []
-    for _ in range(60):
-        lengths = [min(400, int(rng.lognormvariate(4.6, 0.6))) for _ in range(12)]
-        passes = plan([share(*lengths[:4]), share(*lengths[4:])], times)
-        seconds = [overhead + padded_tokens(one) for one in passes]
-        for one, second in zip(passes, seconds, strict=True):
-            times.add(padded_tokens(one), second)
-        taken.append(sum(seconds))
-        least.append(cheapest(lengths, lambda tokens: overhead + tokens, math.inf))
-        alike.append(overhead + 12 * max(lengths))
-    assert sum(taken[20:]) < 1.05 * sum(least[20:])
-    assert sum(taken) < 1.1 * sum(alike)  # what is tried in vain
 
 
 def test_the_micro_batch_of_a_slot_alone_is_one_pass() -> None:
