@@ -92,7 +92,8 @@ class Ledger:
         """Create or replace a trial's record."""
         self._write(self.folder.trial_json(record.number), record)
         if record.status is not TrialStatus.RUNNING:
-            self.storage.close_log(self.folder.name(self.folder.metrics(record.number)))
+            with self._writing():
+                self.storage.close_log(self.folder.name(self.folder.metrics(record.number)))
 
     def write_warm_start(self, records: Sequence[TrialRecord]) -> None:
         """Keep the trials that the search starts from, so that restarts use the same."""
