@@ -36,11 +36,12 @@ _NO_ANSWER = (OSError, HTTPException, ValueError, KeyError, TypeError)
 _opener = build_opener(ProxyHandler({}))  # a proxy's machine would answer for itself
 
 
-def seconds_left(cloud: str, url: str, length_s: float) -> float | None:
+def seconds_left(cloud: str, length_s: float) -> float | None:
     """Seconds until the cloud takes this machine; None without a notice.
 
     AWS announces the time; Google announces that it begins, `length_s` before the end.
     """
+    url = SERVICES[cloud]
     if cloud == "gcp":
         answer = _ask(f"{url}/computeMetadata/v1/instance/preempted", {"Metadata-Flavor": "Google"})
         return length_s if answer.strip() == "TRUE" else None
@@ -57,25 +58,25 @@ def seconds_left(cloud: str, url: str, length_s: float) -> float | None:
 
 def watch(options: argparse.Namespace) -> bool:
     """Ask until there is a notice, then drain until Ray does; False if no service answers."""
-    give_up, end = time.monotonic() + options.patience, math.inf
+    give_up, end = time.monotonic() + _PATIENCE_S, math.inf
     while True:
         left = None
         try:
-            left = seconds_left(options.cloud, options.metadata, options.seconds)
+            left = seconds_left(options.cloud, options.seconds)
             give_up = math.inf
         except _NO_ANSWER as error:
             if time.monotonic() >= give_up:
                 logger.error(
                     "no metadata service of %s answers at %s (%s: %s): this machine will end "
                     "without notice, and its trials will go on from their last checkpoints",
-                    *(options.cloud, options.metadata, type(error).__name__, error),
+                    *(options.cloud, SERVICES[options.cloud], type(error).__name__, error),
                 )
                 return False
         if left is not None:
             end = min(end, time.monotonic() + left)
             if drain(options.address, max(0, int(end - time.monotonic() - _MARGIN_S))):
                 return True
-        time.sleep(options.every)
+        time.sleep(EVERY_S[options.cloud])
 
 
 def drain(address: str, seconds: int) -> bool:
@@ -106,7 +107,7 @@ def drain(address: str, seconds: int) -> bool:
 def may_start(options: argparse.Namespace) -> bool:
     """Whether Ray may start here, as there is no notice."""
     try:
-        left = seconds_left(options.cloud, options.metadata, options.seconds)
+        left = seconds_left(options.cloud, options.seconds)
     except _NO_ANSWER:
         return True
     if left is not None:
@@ -130,14 +131,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--seconds", type=float, default=30.0, help="length of Google's notice (default: 30)"
     )
-    parser.add_argument("--metadata", metavar="URL", help="of another metadata service")
-    parser.add_argument("--every", type=float, help="seconds between two questions")
-    parser.add_argument(
-        "--patience", type=float, default=_PATIENCE_S, help="seconds to wait for the first answer"
-    )
     options = parser.parse_args(arguments)
-    options.metadata = (options.metadata or SERVICES[options.cloud]).rstrip("/")
-    options.every = options.every or EVERY_S[options.cloud]
     return 0 if (may_start if options.once else watch)(options) else 1
 
 

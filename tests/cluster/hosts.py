@@ -32,18 +32,8 @@ def why_not() -> str | None:
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
         return f"not installed: {', '.join(missing)} (iproute2, openssh-server, rsync)"
-    command = [
-        "unshare",
-        "--net",
-        "--mount",
-        "--pid",
-        "--fork",
-        "ip",
-        "link",
-        "add",
-        "type",
-        "veth",
-    ]
+    command = ["unshare", "--net", "--mount", "--pid", "--fork"]
+    command += ["ip", "link", "add", "type", "veth"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return None if done.returncode == 0 else f"no namespaces here: {done.stderr.strip()}"
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 from metadata_service import metadata_service
+from ray.scripts.scripts import drain_node
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "clusters"))
 
 import drain_on_notice
 
 NOTICE_S = 120.0
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain_on_notice, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(drain_on_notice, "EVERY_S", {"aws": 0.01, "gcp": 0.01})
 
 
 @pytest.mark.parametrize("cloud", drain_on_notice.SERVICES)
@@ -29,8 +36,8 @@ def test_a_node_is_drained_on_notice_until_ray_does_it(
 
     monkeypatch.setattr(drain_on_notice, "drain", drain)
     with metadata_service() as service:
-        command = [cloud, "--metadata", service.url, "--every", "0.01", "--patience", "0.1"]
-        command += ["--seconds", str(NOTICE_S)]
+        monkeypatch.setitem(drain_on_notice.SERVICES, cloud, service.url)
+        command = [cloud, "--seconds", str(NOTICE_S)]
         watching = Thread(target=drain_on_notice.main, args=(command,), daemon=True)
         watching.start()
         service.wait_until_asked(3)
@@ -39,32 +46,42 @@ def test_a_node_is_drained_on_notice_until_ray_does_it(
         service.status = 200
         assert watching.is_alive()
         assert deadlines == []
-        assert drain_on_notice.main([cloud, "--once", "--metadata", service.url]) == 0
+        assert drain_on_notice.main([cloud, "--once"]) == 0
         service.announce(NOTICE_S)
-        assert drain_on_notice.main([cloud, "--once", "--metadata", service.url]) == 1
+        assert drain_on_notice.main([cloud, "--once"]) == 1
         watching.join(10)
     assert len(deadlines) == 3
     assert NOTICE_S - 15 < deadlines[0] <= NOTICE_S - 5
     assert deadlines[0] >= deadlines[-1]
 
 
-def test_a_machine_without_a_service_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
-    url = "http://127.0.0.1:1"
-    command = ["aws", "--metadata", url, "--patience", "0.1", "--every", "0.01"]
-    assert drain_on_notice.main(command) == 1
-    assert caplog.text.count(f"no metadata service of aws answers at {url}") == 1
-    assert drain_on_notice.main([*command, "--once"]) == 0
+def test_a_machine_without_a_service_is_reported_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(drain_on_notice.SERVICES, "aws", "http://127.0.0.1:1")
+    assert drain_on_notice.main(["aws"]) == 1
+    assert caplog.text.count("no metadata service of aws answers at http://127.0.0.1:1") == 1
+    assert drain_on_notice.main(["aws", "--once"]) == 0
 
 
 def test_a_late_notice_leaves_no_time_and_a_failing_drain_is_reported(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not drain_on_notice.drain("no head at all", 10)
-    assert "cannot drain the node, trying again" in caplog.text
+    commands: list[list[str]] = []
+
+    def fail(command: list[str], **options: object) -> SimpleNamespace:
+        commands.append(command)
+        return SimpleNamespace(returncode=1, stderr="no head at all")
+
+    monkeypatch.setattr("subprocess.run", fail)
+    assert not drain_on_notice.drain("10.0.0.1:6379", 10)
+    assert "cannot drain the node, trying again: no head at all" in caplog.text
+    known = {option for parameter in drain_node.params for option in parameter.opts}
+    assert {word for word in commands[0] if word.startswith("--")} <= known
     deadlines: list[int] = []
     monkeypatch.setattr(drain_on_notice, "drain", lambda _, seconds: not deadlines.append(seconds))
     with metadata_service() as service:
         service.announce(-10)
-        options = {"cloud": "aws", "metadata": service.url, "seconds": 30.0, "every": 0.01}
-        assert drain_on_notice.watch(argparse.Namespace(**options, address="", patience=1.0))
+        monkeypatch.setitem(drain_on_notice.SERVICES, "aws", service.url)
+        assert drain_on_notice.main(["aws"]) == 0
     assert deadlines == [0]

@@ -19,7 +19,7 @@ from ray.tune.experiment import Trial
 from trainables.errors import UserError
 from trainables.workers.reporters import MINUTES_TO_LEAVE
 from tune.cluster import ray_cluster as settings
-from tune.cluster.other_users import _own_folder
+from tune.cluster.other_users import _own_folder, keep_others_out
 from tune.cluster.ray_cluster import _ENVIRONMENT, _WORKER_ENVIRONMENT, ray_cluster, usable_cpus
 
 
@@ -62,6 +62,25 @@ with ray_cluster(None):
 """
 
 
+@pytest.mark.parametrize("own", [{}, {"RAY_AUTH_TOKEN_PATH": "mine", "RAY_TMPDIR": "/mine"}])
+def test_a_cluster_that_starts_here_gets_a_token_and_a_folder_of_its_own(
+    own: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    keep_others_out()
+    if own:
+        assert "RAY_AUTH_TOKEN" not in os.environ
+        assert os.environ["RAY_TMPDIR"] == "/mine"
+    else:
+        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+        assert stat.S_IMODE(Path(os.environ["RAY_TMPDIR"]).stat().st_mode) == 0o700
+
+
+@pytest.mark.slow
 def test_other_users_of_the_machine_cannot_use_a_cluster_that_starts_here(tmp_path: Path) -> None:
     given = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     ended = subprocess.run(
