@@ -108,18 +108,21 @@ class ObjectStorage(Storage):
                     to_remove = claims
                     return True
             finally:
-                self.remove(to_remove)
+                with suppress(FileNotFoundError):  # another creator has removed it
+                    self.remove(to_remove)
             time.sleep(random.uniform(0.0, 0.5))  # noqa: S311 - not for cryptography
         return False
 
     def _is_alone(self, claims: str, own: str) -> bool:
         """Whether there is no other claim; removes those of creators that have died."""
-        found = self._filesystem.get_file_info(fs.FileSelector(self._key(claims)))
+        selector = fs.FileSelector(self._key(claims), allow_not_found=True)
+        found = self._filesystem.get_file_info(selector)
         written = {info.base_name: info.mtime for info in found}  # by the store's clock
         others = written.keys() - {own}
-        if own in written:  # else this process stood still, and another removed its claim
-            latest = written[own] - _CLAIM_LASTS
-            _in_parallel(self.remove, [f"{claims}/{n}" for n in others if written[n] < latest])
+        if own in written:  # else this process was suspended, and another removed its claim
+            dead = [n for n in others if written[n] < written[own] - _CLAIM_LASTS]
+            with suppress(FileNotFoundError):  # another creator has removed it
+                _in_parallel(self.remove, [f"{claims}/{n}" for n in dead])
         return written.keys() == {own}
 
     def remove(self, name: str) -> None:
