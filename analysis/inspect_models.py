@@ -18,7 +18,7 @@ from analysis.results.default_selection import notable_trials
 from analysis.sweep_settings import SweepSettings
 from analysis.sweeps import Sweep, check_trust, ledger_of
 from trainables.errors import Fault, UserError, first_line, hub_remedy
-from trainables.gc_pause import collector_paused
+from trainables.gc_pause import gc_paused
 from trainables.inspection.inspection_records import (
     ROUNDED,
     AttentionDrift,
@@ -58,7 +58,7 @@ def inspect_trials(
     sweep_dir = parse_folder(sweep_dir)
     numbers = _existing(sweep_dir, numbers)
     check_trust(map(Ledger(sweep_dir).trial, numbers), trust_remote_code)
-    with quiet_libraries(), collector_paused():
+    with quiet_libraries(), gc_paused():
         from trainables.inspection.inspect_trial import inspect_trial
     records = []
     for number in numbers:

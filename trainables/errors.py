@@ -1,4 +1,4 @@
-"""Errors that say at a glance what was wrong. A few others live where they are handled.
+"""Errors of the whole project; a few others are defined where they are handled.
 
     UserError            the input is at fault: faults listed, exit code 2, no traceback
     TrialError           a fault inside a trial: ends that trial, never the sweep
@@ -49,10 +49,7 @@ class Fault:
 
 
 def as_reason(text: str) -> str:
-    """An error's text as it may be recorded and uploaded: without secrets, and of some length.
-
-    Left out is of its middle: a remedy stands at the end.
-    """
+    """An error's text to record and upload: without secrets, the middle cut if it is long."""
     safe = redacted(text)
     if len(safe) <= _LONGEST_REASON:
         return safe
@@ -60,15 +57,15 @@ def as_reason(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its repr if it has none, `as_reason`."""
+    """The first line of an error's message (or its repr), as `as_reason` shortens it."""
     lines = str(error).strip().splitlines()
     return as_reason(lines[0] if lines else repr(error))
 
 
 def named(error: BaseException) -> str:
     """An error's type and the first line of its message; of a `UserError`, that line alone."""
-    told = first_line(error)
-    return told if isinstance(error, UserError) else f"{type(error).__name__}: {told}"
+    text = first_line(error)
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def noted(error: BaseException) -> str:
@@ -78,7 +75,7 @@ def noted(error: BaseException) -> str:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what caused it or was being handled when it was raised, and so on."""
+    """The error, its cause or context, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -102,7 +99,7 @@ def did_you_mean(word: object, known: Iterable[str], cutoff: float = 0.6) -> str
     return f"did you mean {near}?" if near else ""
 
 
-# Errors of the hub's client, whose module depends on its version, and words of Transformers.
+# Errors of the hub's client, in any version, and messages of Transformers.
 _UNREACHED = re.compile(
     r"\bhttpx\d*\.((Proxy|Connect|Read|Write|RemoteProtocol)Error|\w+Timeout)\b"
     "|couldn't (connect|reach)|outgoing traffic has been disabled",
@@ -113,8 +110,8 @@ _UNREACHED = re.compile(
 def hub_remedy(error: BaseException) -> str:
     """What to do if the hub was not reached; else empty."""
     kinds = ((type(each), each) for each in causes(error))
-    told = " ".join(f"{kind.__module__}.{kind.__name__} {each}" for kind, each in kinds)
-    if not _UNREACHED(told):
+    text = " ".join(f"{kind.__module__}.{kind.__name__} {each}" for kind, each in kinds)
+    if not _UNREACHED(text):
         return ""
     variables = "HTTPS_PROXY, HF_ENDPOINT, HF_HUB_OFFLINE"
     return f"see that the workers reach the hub ({variables}), or name a local copy"
@@ -138,7 +135,7 @@ def release_frames(error: BaseException) -> None:
 
 
 class UserError(Exception):
-    """The input is at fault. Carries every fault found, not only the first."""
+    """The input is wrong; `faults` has everything found."""
 
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__(faults)
@@ -150,7 +147,7 @@ class UserError(Exception):
 
 @contextmanager
 def collecting(faults: list[Fault]) -> Iterator[None]:
-    """Add those of a `UserError` that ends the body, and go on after it."""
+    """Add the faults of a `UserError` in the body, and go on after it."""
     try:
         yield
     except UserError as error:

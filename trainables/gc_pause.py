@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def collector_paused() -> Iterator[None]:
-    """Pause the collector while the body makes objects that all stay, by the 100,000.
+def gc_paused() -> Iterator[None]:
+    """Pause the collector while the body makes many objects that all stay.
 
-    It walks through them again and again as they come: half the time of reading many records, and
-    a fifth of the time of importing torch, Transformers and PEFT, which each trial's process does.
+    Walking through them takes half the time of reading many records, and a fifth of the time of
+    importing torch, Transformers and PEFT.
     """
     was_enabled = gc.isenabled()
     gc.disable()

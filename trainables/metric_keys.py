@@ -1,8 +1,7 @@
-"""Names of everything that is logged, with unit and direction.
+"""Names of all metrics, with unit and direction.
 
-Keys are namespaced with slashes; those of time, memory, speed and cost end in their unit. Keys per
-task are made by the functions at the end; a task is found in its score's key by
-`results/trade_off.py` alone.
+Keys are namespaced with slashes; those of time, memory, speed and cost end in their unit. The
+functions at the end make the keys of single tasks.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Metric:
     """What a key means: unit, the better direction, one line of definition.
 
     Attributes:
-        adds_up: whether it is a total or peak so far, of which no value before the last is best.
+        adds_up: whether it is a total or peak so far, so that only the last value counts.
     """
 
     unit: str
@@ -108,7 +107,7 @@ def role_mean(role: str) -> str:
 
 
 def domain_metric(measured: Collection[str]) -> str:
-    """Key of what tells how well the domain is learned: the accuracy, or without tasks the loss.
+    """Key of the metric of the domain: the accuracy, or without tasks the validation loss.
 
     Args:
         measured: keys of an evaluation's metrics, or of all that are logged.

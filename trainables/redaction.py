@@ -1,7 +1,6 @@
-"""Keeps secrets out of what is recorded, logged, shown or uploaded of errors.
+"""Removes secrets from errors before they are recorded, logged, shown or uploaded.
 
-A task's own code may put the whole environment into an error, and a library an address with its
-password.
+A task's code may put the whole environment into an error, a library an address with its password.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ _REDACTED = "***"
 _SECRET_NAME = re.compile(
     "(?<!MON)KEY(?!BOARD)|TOKEN(?!IZ|S)|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE
 )
-# What says where a secret is, and is wanted where it is not there.
+# Says where a secret is, which helps if it is missing there.
 _PLACE_NAME = re.compile("_(FILE|PATH|DIR|HOST)$|APPLICATION_CREDENTIALS$", re.IGNORECASE)
 _SHORTEST = 8  # characters; shorter ones are words, such as true
 # User and password; a host and its port may stand before an @, too.
@@ -50,7 +49,7 @@ def _is_secret(name: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _longest_first(values: frozenset[str]) -> list[str]:
-    """Those to keep out, as they are and as `repr` has them."""
-    # A path says where a key is. `Path.exists` raises for a text too long for one.
+    """Secrets among the values, and their `repr`."""
+    # A path says where a key is. `Path.exists` raises for a text too long for a path.
     kept = {v for v in values if len(v.strip()) >= _SHORTEST and not os.path.exists(v)}  # noqa: PTH110
     return sorted(kept | {repr(value)[1:-1] for value in kept}, key=len, reverse=True)

@@ -106,7 +106,7 @@ def _compare(model: ModelConfig, suite: EvalSuite, rounds: int) -> dict[str, Any
         scores = {}
         with evaluating(base), patch.object(env, "from_string", env.from_string.__wrapped__):
             for loaded in stock:
-                limit = suite.limit_of(loaded.task)
+                limit = suite.task_limit(loaded.task)
                 results = evaluate(lm=lm, task_dict=loaded.tasks, limit=limit, bootstrap_iters=100)
                 values = results["results"][loaded.task.label]
                 scores[loaded.task.label] = values.get("acc,none", values.get("exact_match,none"))

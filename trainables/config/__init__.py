@@ -1,4 +1,4 @@
-"""Configuration of a trial, `TrialConfig`, and of its parts, which a sweep file has too."""
+"""Configuration of a trial, `TrialConfig`, and the parts that it shares with a sweep file."""
 
 from trainables.config.eval_config import ROLES, EvalSuite, EvalTask, Role
 from trainables.config.frozen import Frozen

@@ -21,9 +21,9 @@ class EvalTask(Frozen):
         name: label in results; lets one task be used with several data files.
         metric: which one counts as accuracy; by default the first found of acc, exact_match, ....
         filter: which of the task's filters to read; by default its first.
-        num_fewshot, limit: override the suite's; of a group, `limit` is that of each of its tasks.
-        data_files: split to local file, of the format that the task's `dataset_path` names: JSONL
-            for `json`, or CSV or Parquet for `csv` or `parquet`.
+        num_fewshot, limit: override the suite's; in a group, `limit` applies to each task.
+        data_files: split to local file, in the format of the task's `dataset_path`: `json` (JSONL),
+            `csv` or `parquet`.
     """
 
     task: str
@@ -40,7 +40,7 @@ class EvalTask(Frozen):
         return self.name or self.task
 
     def __hash__(self) -> int:
-        """By the label alone, as a dict of files has no hash."""
+        """By the label only, as a dict has no hash."""
         return hash(self.label)
 
 
@@ -55,25 +55,24 @@ class EvalSuite(Frozen):
     """Which harness tasks play which role, and how they are run.
 
     Attributes:
-        in_domain: held-out tasks of the trained domain; without any, the validation loss tells how
-            well it is learned.
+        in_domain: held-out tasks of the trained domain; without any, the validation loss measures
+            how well it is learned.
         retention: what the base already knows; forgetting is measured there.
         ood: shifts of the domain.
         task_dirs: folders with the user's own task YAMLs, searched before the harness's. They are
-            code: Python functions that they name run (`!function`), and their Jinja, which the
-            harness does not confine, can run any; models and data bring none unasked.
-        num_fewshot, limit: as in the harness; `limit` counts documents per task, of a group those
-            of each of its tasks.
+            code: they may name Python functions (`!function`), and their Jinja is not sandboxed.
+        num_fewshot, limit: as in the harness; `limit` is the number of documents per task, in a
+            group of each of its tasks.
         batch_size: sequences per forward pass; for likelihoods a budget of tokens, this many times
-            the length of the longest request, taken as at least 64.
-        chat_template: apply the tokenizer's, which prints no date but that of `chat_date`.
+            the length of the longest request, at least 64.
+        chat_template: apply the tokenizer's; dates in it are that of `chat_date`.
         system_instruction: as in the harness: the system's turn of each chat, or the beginning of
             each prompt without a chat template.
-        general_text: a file that `data.path` may name, with a field `text`, or any other, such as
-            `.txt`, of one document a line; its cross-entropy is the LM drift. None: not measured.
+        general_text: rows as in `data.path` with a field `text`, or a file such as `.txt` with one
+            document a line; its cross-entropy is the LM drift. None: not measured.
         kl_prompts, kl_tokens: number of prompts of the training domain, and of tokens sampled from
-            the base after each, on which KL drift is measured. Prompts of held-out rows come first,
-            then those trained on. 0 prompts: not measured.
+            the base after each, on which KL drift is measured. Held-out rows come first. 0 prompts:
+            not measured.
     """
 
     in_domain: Tasks = ()
@@ -95,7 +94,7 @@ class EvalSuite(Frozen):
         repeated = sorted({label for label in labels if labels.count(label) > 1})
         if repeated:
             raise ValueError(
-                f"each task may stand in one role once, got {', '.join(repeated)} more than once; "
+                f"each task may be in one role once, got {', '.join(repeated)} more than once; "
                 "give one of them another `name`"
             )
         return self
@@ -104,6 +103,6 @@ class EvalSuite(Frozen):
         """Every task with its role, in the order of the roles."""
         return [(role, task) for role in ROLES for task in getattr(self, role)]
 
-    def limit_of(self, task: EvalTask) -> int | None:
+    def task_limit(self, task: EvalTask) -> int | None:
         """Number of documents to evaluate a task on; None for all."""
         return self.limit if task.limit is None else task.limit

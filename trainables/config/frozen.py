@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
-    """Base of everything that crosses a process or a disk: immutable, unknown keys refused."""
+    """Base of all that is sent to a process or written to disk: immutable, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,4 +1,4 @@
-"""The parts of what a sweep aims for: metrics, bounds on them, and repeats of the winners."""
+"""What a sweep aims for: objectives, constraints, and repeats of the winners."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Objective(Frozen):
 
     def loss(self, value: float) -> float:
         """The value, negated if it is to be maximised: lower is better."""
-        # Equal accuracies may differ by what was added first.
+        # Equal accuracies may differ by the order of their sum.
         return round(value if self.mode == "min" else -value, 12)
 
 
@@ -76,7 +76,7 @@ class ConfirmConfig(Frozen):
 
     Attributes:
         top_k: how many points: the recommended one, the one recommended without it, and so on. One
-            of them is then recommended by the means over its repeat runs, never one that diverged.
+            of them is then recommended by its mean over the repeats, never one that diverged.
         seeds: repeat runs of each; the seed changes adapter weights, dropout and data order.
     """
 

@@ -1,4 +1,4 @@
-"""Training: the run, and the parts of each method."""
+"""Settings of the training run, of DeepSpeed, and of a LoRA adapter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from trainables.config.frozen import Frozen
 
-# Keys of `train` that decide measuring intervals, memory use and what is saved, but no result.
+# Keys of `train` that affect when to measure, memory and what is saved, but no result.
 CHANGES_NO_RESULT = {
     "micro_batch_size",
     "gradient_checkpointing",
@@ -23,17 +23,16 @@ class TrainConfig(Frozen):
     """The training run, the same for every method.
 
     Attributes:
-        epochs, steps: length; `steps` (optimizer steps) wins if both are given; null takes it
-            back. Epochs are rounded up to whole steps over the whole training, the last step with
-            samples of the next epoch: 3 of 22 samples in batches of 4 make 17 steps, where TRL
-            rounds up each epoch, to 18.
+        epochs, steps: length; `steps` (optimizer steps) wins if both are given. Epochs are rounded
+            up to whole steps over the whole training: 3 epochs of 22 samples in batches of 4 are 17
+            steps, where TRL rounds up each epoch, to 18.
         batch_size: samples per optimizer step over all workers.
         micro_batch_size: samples per forward pass of one worker.
         warmup: length of the warm-up, as a share of the steps.
         schedule: of the learning rate after the warm-up.
         max_grad_norm: gradients are clipped to this norm; 0 turns clipping off.
-        gradient_checkpointing: recompute activations in the backward pass instead of keeping them,
-            without which LoRA on an 8 B model in 24 GB has room for short samples only.
+        gradient_checkpointing: recompute activations in the backward pass instead of keeping them;
+            LoRA on an 8 B model in 24 GB needs it for all but short samples.
         report_every: optimizer steps (>= 1) or a share of the training (< 1) between evaluations; 1
             means every step, a number above the total means once, at the end.
         log_every: the same, between points of the training curve.
@@ -110,9 +109,9 @@ class DeepSpeedConfig(Frozen):
         offload_optimizer: keep optimizer states in host memory (stage 1 and up). The optimizer then
             computes on the worker's cores: raise `resources.full.cpus_per_worker`.
         offload_parameters: keep parameters in host memory (stage 3).
-        config_file: the user's own DeepSpeed JSON, in place of the above, with `auto` filled in.
-        config: content of `config_file`, read together with the sweep file, or given in its place.
-            What is null in it is left out.
+        config_file: the user's own DeepSpeed JSON, replacing the above, with `auto` filled in.
+        config: content of `config_file`, or the same settings in the sweep file. Null keys are left
+            out.
     """
 
     zero_stage: Literal[0, 1, 2, 3] = 2
@@ -131,7 +130,7 @@ class DeepSpeedConfig(Frozen):
 
     @property
     def stage_field(self) -> str:
-        """Where the sweep file sets the stage: `zero_stage` has no effect beside `config`."""
+        """The key of the sweep file that sets the stage."""
         own = "config.zero_optimization.stage"
         return f"deepspeed.{'zero_stage' if self.config is None else own}"
 
@@ -140,9 +139,8 @@ class LoraConfig(Frozen):
     """A low-rank adapter (Hu et al. 2021, 2106.09685).
 
     Attributes:
-        target_modules: names, in any order, or `all-linear`: all but the output head, and PEFT's
-            experts. Of a model that also takes images or sound, only those in its text decoder are
-            adapted.
+        target_modules: names, in any order, or `all-linear`: all linear layers except the output
+            head, and the experts that PEFT supports. Only those in the text decoder are adapted.
         rslora: scale by alpha / sqrt(rank) instead of alpha / rank (2312.03732).
         dora: decompose magnitude and direction (2402.09353).
     """

@@ -57,7 +57,7 @@ class TrialConfig(Frozen):
         earlier_attempts: their folders; the trial resumes from the newest checkpoint there.
         objective: metric that selects the best evaluation, whose weights are kept beside the final
             ones; None keeps none.
-        minutes_per_report: a trial that for this long neither reports nor runs its model ends its
+        minutes_per_report: a trial that neither reports nor runs its model for this long ends its
             process.
         base_dir: folder with the base model's evaluation (see `evaluation.base`).
     """
@@ -92,21 +92,17 @@ class TrialConfig(Frozen):
 
     @property
     def attempt_dirs(self) -> list[Path]:
-        """Folders of all attempts, this one last; a checkpoint in any of them will do."""
+        """Folders of all attempts, this one last; each may hold the newest checkpoint."""
         return [*map(Path, self.earlier_attempts), Path(self.output_dir)]
 
     @property
     def weights_dir(self) -> str:
-        """Where the final adapter or model is saved.
-
-        An address of an object store loads after `fsspec.get`, `aws s3 cp --recursive` or
-        `open_storage(weights_dir).fetch("", folder)` from the local copy.
-        """
+        """Where the final adapter or model is saved, a folder or an object store's address."""
         return f"{self.output_dir}/weights"
 
     @property
     def step_size(self) -> float:
-        """Learning rate x scale, by which trials of other alphas compare; of `full` the rate."""
+        """Learning rate x LoRA scaling, comparable across alphas; for `full` the rate."""
         return self.learning_rate * (self.lora.scaling if self.lora else 1)
 
     @property
@@ -115,7 +111,7 @@ class TrialConfig(Frozen):
         return self.train.batch_size // (self.train.micro_batch_size * self.workers)
 
     def in_micro_batches(self, most: int) -> Iterator[TrialConfig]:
-        """The same trial in micro-batches of other sizes, from `most` down, at the same batch."""
+        """The trial with smaller micro-batches, from `most` down, at the same batch size."""
         per_worker = self.train.batch_size // self.workers
         for size in range(most, 0, -1):
             if per_worker % size == 0:

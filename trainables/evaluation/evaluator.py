@@ -144,7 +144,7 @@ class Evaluator:
             loaded.task.label: [
                 question_texts(task, document)
                 for task in loaded.tasks["tasks"].values()
-                for _, document in task.doc_iterator(limit=self.suite.limit_of(loaded.task))
+                for _, document in task.doc_iterator(limit=self.suite.task_limit(loaded.task))
             ]
             for loaded in self._loaded
         }
@@ -192,7 +192,7 @@ class Evaluator:
         return [*map(self._describe, self._loaded), asking]
 
     def _describe(self, loaded: LoadedTask) -> dict[str, Any]:
-        members, limit = loaded.tasks["tasks"], self.suite.limit_of(loaded.task)
+        members, limit = loaded.tasks["tasks"], self.suite.task_limit(loaded.task)
         task: dict[str, Any] = {
             "role": loaded.role,
             "label": loaded.task.label,
@@ -215,7 +215,7 @@ class Evaluator:
         result = evaluate(
             lm=lm,
             task_dict=loaded.tasks,
-            limit=self.suite.limit_of(loaded.task),
+            limit=self.suite.task_limit(loaded.task),
             bootstrap_iters=_STDERR_RESAMPLES,
             log_samples=True,
             system_instruction=self.suite.system_instruction,

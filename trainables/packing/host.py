@@ -31,7 +31,7 @@ from typing import Any
 
 from trainables.config import TrainConfig, TrialConfig
 from trainables.errors import EvaluationOutOfMemory, OutOfMemory, first_line, traced
-from trainables.gc_pause import collector_paused
+from trainables.gc_pause import gc_paused
 from trainables.packing.packed_client import PackedClient
 from trainables.packing.planning import Speed
 from trainables.process import watchdog
@@ -127,7 +127,7 @@ class SlotHost:
 
     async def load_libraries(self) -> None:
         """Import what training needs, before there is anything to train."""
-        await self._in_thread(collector_paused()(import_module), "trainables.packing.engine")
+        await self._in_thread(gc_paused()(import_module), "trainables.packing.engine")
 
     async def why_not_packed(self, trial: TrialConfig) -> str | None:
         """Why trials like this one cannot share the base; None if they can.

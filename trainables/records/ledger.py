@@ -27,7 +27,7 @@ from pathlib import Path
 
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError
-from trainables.gc_pause import collector_paused
+from trainables.gc_pause import gc_paused
 from trainables.records.item_records import items_file
 from trainables.records.metrics_file import read_lines, to_line
 from trainables.records.reading import Record, read_each, read_record
@@ -68,7 +68,7 @@ class Ledger:
         """Whether the base's evaluation exists."""
         return self._exists(self.folder.base_json)
 
-    @collector_paused()
+    @gc_paused()
     def check(self) -> None:
         """Read everything; the `UserError` names all that is damaged."""
         of_base = [self.base] if self.has_base() else []
@@ -124,7 +124,7 @@ class Ledger:
         file = self.folder.trial_json(number)
         return self._trial(file, self._content(file))
 
-    @collector_paused()
+    @gc_paused()
     def trials(self) -> list[TrialRecord]:
         """Every trial's record, by number."""
         files = [self.folder.trial_json(number) for number in self._numbers()]
@@ -155,7 +155,7 @@ class Ledger:
         log = self.storage.read_log(self.folder.name(file))
         return _in_order(read_lines(log, self.folder.place(file)).measurements)
 
-    @collector_paused()
+    @gc_paused()
     def histories(self, as_they_came: bool = False) -> dict[int, list[Measurement]]:
         """The measurements of every trial, by number.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trainables.config import TrialConfig
-from trainables.gc_pause import collector_paused
+from trainables.gc_pause import gc_paused
 from trainables.records.schema import TrialResult
 from trainables.training.reporter import Reporter
 
 
-@collector_paused()
+@gc_paused()
 def trial_function(trial: TrialConfig) -> Callable[[TrialConfig, Reporter], TrialResult]:
     """The function that trains with the trial's method."""
     if trial.method == "lora":

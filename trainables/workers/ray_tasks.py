@@ -12,7 +12,7 @@ import ray
 
 from trainables.config import BaseRequirements, DataConfig, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError, named, noted
-from trainables.gc_pause import collector_paused
+from trainables.gc_pause import gc_paused
 from trainables.process.lost_process import end_with_lost_device
 from trainables.records.schema import BASE_RECORD
 from trainables.storage.disk import MAKE_ROOM, disk_full, is_disk_full
@@ -46,7 +46,7 @@ def evaluate_base_on_worker(
     """
     use_credentials()
 
-    with collector_paused():
+    with gc_paused():
         from trainables.data.tokenized import DATA_FOLDER, DATA_RECORD
         from trainables.evaluation.base_scores import evaluate_base
         from trainables.process.out_of_memory import evaluated_within_memory
@@ -81,7 +81,7 @@ def check_base_on_worker(model: ModelConfig, requirements: BaseRequirements) -> 
     """
     use_credentials()
 
-    with collector_paused():
+    with gc_paused():
         from trainables.evaluation.base_inputs import check_base
 
     log = node_cache() / "bases" / "base.log"
@@ -133,7 +133,7 @@ def inspect_on_worker(sweep_dir: str, number: int) -> str | None:
     """Run `inspect_trial` on a worker; returns why something could not be inspected, if so."""
     use_credentials()
 
-    with collector_paused():
+    with gc_paused():
         from trainables.inspection.inspect_trial import inspect_trial
     from trainables.inspection.inspection_records import InspectionFolder
 

@@ -15,7 +15,7 @@ import ray.tune
 
 from trainables.config import TrialConfig
 from trainables.errors import UserError
-from trainables.gc_pause import collector_paused
+from trainables.gc_pause import gc_paused
 from trainables.packing.planning import why_not_packed
 from trainables.process import watchdog
 from trainables.process.lost_process import end_with_lost_device
@@ -114,7 +114,7 @@ def _train(trial: TrialConfig, here: TrialConfig, in_slot: Train | None) -> Tria
     """
     if in_slot is not None:
         return in_slot(trial, report_to_tune)
-    with collector_paused():
+    with gc_paused():
         from trainables.process.out_of_memory import train_within_memory
 
     if trial.workers > 1:

@@ -13,7 +13,7 @@ import ray
 
 from trainables.config import TrialConfig
 from trainables.errors import Diverged
-from trainables.gc_pause import collector_paused
+from trainables.gc_pause import gc_paused
 from trainables.process import watchdog
 from trainables.process.background import in_background
 from trainables.process.lost_process import end_with_lost_device
@@ -60,7 +60,7 @@ class Worker:
 
     def serve(self, address: str) -> int:
         """Open the group's rendezvous store and return its port; rank 0 only."""
-        with collector_paused():
+        with gc_paused():
             from torch.distributed import TCPStore
 
         self._store = TCPStore(address, 0, is_master=True, wait_for_workers=False)
@@ -74,7 +74,7 @@ class Worker:
                 the process needs.
         """
         os.environ |= environment  # before CUDA enumerates its devices
-        with collector_paused():
+        with gc_paused():
             import torch
 
         if torch.cuda.is_available():  # each sees all the group's GPUs on the node

@@ -61,7 +61,7 @@ def test_its_sweeps_have_items_and_repeats_enough_to_show_that_a_rank_suffices(
     assert config.budget.trials >= ranks * methods * FEWEST_OF_RANK
     # As many trials of each rank as if LoRA were searched alone.
     level = level_of_rank(ranks, config.budget.trials // ranks)
-    assert items_needed([1], [1.0], level=level) <= (config.eval.limit_of(task) or 0)
+    assert items_needed([1], [1.0], level=level) <= (config.eval.task_limit(task) or 0)
 
 
 def test_the_methods_are_searched_one_by_one_on_one_base(tmp_path: Path) -> None:

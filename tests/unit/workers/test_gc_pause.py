@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from trainables.gc_pause import collector_paused
+from trainables.gc_pause import gc_paused
 
 
 def fail() -> None:
@@ -19,7 +19,7 @@ def test_the_collector_is_as_before_after_a_pause_also_after_an_error(is_on: boo
     try:
         if not is_on:
             gc.disable()
-        with pytest.raises(ImportError), collector_paused():
+        with pytest.raises(ImportError), gc_paused():
             fail()
         assert gc.isenabled() is is_on
     finally:
