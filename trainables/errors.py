@@ -62,16 +62,16 @@ def first_line(error: BaseException) -> str:
     return as_reason(lines[0] if lines else repr(error))
 
 
-def named(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """An error's type and the first line of its message; of a `UserError`, that line alone."""
     text = first_line(error)
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
-def noted(error: BaseException) -> str:
-    """An error as `named`, after its notes: such as `, task boolq, document 3: ValueError: why`."""
+def error_with_notes(error: BaseException) -> str:
+    """Notes and `error_text`, such as `, task boolq, document 3: ValueError: why`."""
     notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-    return f"{notes}: {named(error)}"
+    return f"{notes}: {error_text(error)}"
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -13,7 +13,7 @@ from trainables.compat.transformers import attention_kind
 from trainables.config import BaseRequirements, DataConfig, EvalSuite, ModelConfig
 from trainables.data.dataset import TokenizedData, tokenize
 from trainables.data.rows import read_general_text
-from trainables.errors import Fault, UserError, collecting, first_line, named
+from trainables.errors import Fault, UserError, collecting, error_text, first_line
 from trainables.evaluation.evaluator import Evaluator, shared_evaluator
 from trainables.evaluation.model_limits import check_samples
 from trainables.models.adaptable import check_adaptable
@@ -147,7 +147,9 @@ def _check_passes(base: Any, tokenizer: Any, model: ModelConfig) -> None:
             raise
         end_with_lost_device()
         logger.warning("the first pass of %s", model.name, exc_info=True)
-        rule = f"{model.name} cannot compute in {model.dtype} what follows a text: {named(error)}"
+        rule = (
+            f"{model.name} cannot compute in {model.dtype} what follows a text: {error_text(error)}"
+        )
         remedy = "take another model.dtype, or a model that generates text with Transformers alone"
         raise UserError([Fault("model.name", rule, remedy)]) from error
 

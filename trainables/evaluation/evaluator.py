@@ -23,7 +23,7 @@ from lm_eval.evaluator import evaluate
 
 from trainables import metric_keys
 from trainables.config import ROLES, EvalSuite, ModelConfig
-from trainables.errors import Fault, UserError, noted
+from trainables.errors import Fault, UserError, error_with_notes
 from trainables.evaluation.harness_model import Answers, HarnessModel, Layouts, Routed
 from trainables.evaluation.outcomes import equally_weighed, find_without_answer, item_scores
 from trainables.evaluation.task_loading import (
@@ -126,7 +126,7 @@ class Evaluator:
                     error.add_note(f"task {loaded.task.label}")
                     if not faults or is_out_of_memory(error):  # which smaller batches may cure
                         raise
-                    faults.append(Fault(f"eval.{loaded.role}", f"failed{noted(error)}"))
+                    faults.append(Fault(f"eval.{loaded.role}", f"failed{error_with_notes(error)}"))
                     raise UserError(faults) from error
                 scores[loaded.task.label] = score
                 metrics |= values

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trainables.compat.lm_eval import task_spec
 from trainables.config import EvalTask, Role
-from trainables.errors import Fault, did_you_mean, named
+from trainables.errors import Fault, did_you_mean, error_text
 
 # Keys of a task that the harness fills in from the first row as it loads it.
 _FROM_ROWS = ("doc_to_text", "doc_to_target", "doc_to_choice")
@@ -41,7 +41,7 @@ def _cause(error: BaseException) -> str:
     """The innermost cause, such as the parser's error behind the reader's."""
     while error.__cause__ is not None and not isinstance(error, KeyError):
         error = error.__cause__
-    return named(error)
+    return error_text(error)
 
 
 def place_of(task: EvalTask, file: Path | None, folders: Sequence[str]) -> str:
@@ -59,7 +59,7 @@ def unknown_task(role: Role, name: str, known: Sequence[str], folders: Sequence[
     for file, error in _malformed_files(name, folders):
         mark = getattr(error, "problem_mark", None)
         place = f"{file}:{mark.line + 1}" if mark else str(file)
-        rule = f"{rule}, and a file that names it cannot be read: {named(error)}"
+        rule = f"{rule}, and a file that names it cannot be read: {error_text(error)}"
         return Fault(f"eval.{role}", rule, location=place)
     hint = did_you_mean(name, known) or "see `lm-eval ls tasks` for the harness's own"
     return Fault(f"eval.{role}", rule, hint)

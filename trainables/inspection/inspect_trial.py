@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from trainables.config import ModelConfig, TrialConfig
-from trainables.errors import CannotInspect, named
+from trainables.errors import CannotInspect, error_text
 from trainables.inspection.activations import activation_drift, choose_prompts
 from trainables.inspection.inspection_records import (
     MOST_SINGULAR_VALUES,
@@ -92,7 +92,7 @@ def inspect_trial(sweep_dir: Path, number: int) -> InspectionRecord:
         results["reason"] = str(error)
     except (RuntimeError, ValueError, KeyError) as error:
         # PyTorch's and PEFT's, if memory runs out or files do not match.
-        results["reason"] = named(error)
+        results["reason"] = error_text(error)
     record = _record(trial, **results, seconds=time.time() - started)
     folder.write(record)
     return record

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from trainables.compat.transformers import has_adapter
 from trainables.config import ModelConfig
-from trainables.errors import Fault, UserError, hub_remedy, named
+from trainables.errors import Fault, UserError, error_text, hub_remedy
 from trainables.models.chat_date import freeze_chat_date
 from trainables.models.four_bit import compute_in, keep_trainable, quantisation
 from trainables.models.load_errors import (
@@ -258,7 +258,7 @@ def _commit(origin: str, revision: str | None) -> str:
     try:
         file = Path(hf_hub_download(origin, "config.json", revision=revision))
     except HTTPError as error:  # the client's own, some of which are an OSError too
-        raise error if isinstance(error, OSError) else OSError(named(error)) from error
+        raise error if isinstance(error, OSError) else OSError(error_text(error)) from error
     return file.parent.name  # the client's cache has a folder for each commit
 
 

@@ -16,7 +16,13 @@ from trl import SFTTrainer
 from trainables import metric_keys
 from trainables.config import TrialConfig
 from trainables.data.dataset import TokenizedData
-from trainables.errors import Diverged, EvaluationFailed, EvaluationOutOfMemory, TrialError, noted
+from trainables.errors import (
+    Diverged,
+    EvaluationFailed,
+    EvaluationOutOfMemory,
+    TrialError,
+    error_with_notes,
+)
 from trainables.evaluation.base_scores import Base, compare_with_base
 from trainables.evaluation.drift import token_nll
 from trainables.evaluation.evaluator import shared_evaluator
@@ -206,7 +212,7 @@ def _base_in(folder: str) -> Base:
 
 
 def _evaluation_error(step: int, error: Exception) -> TrialError:
-    message = f"step {step}{noted(error)}"
+    message = f"step {step}{error_with_notes(error)}"
     if is_out_of_memory(error):
         return EvaluationOutOfMemory(message)
     return EvaluationFailed(f"evaluation failed at {message}")

@@ -11,7 +11,7 @@ from pydantic import Field
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.config import Frozen
-from trainables.errors import Fault, UserError, named
+from trainables.errors import Fault, UserError, error_text
 from trainables.storage.object_storage import is_store_out
 from trainables.storage.storage import open_storage
 from trainables.workers.credentials import use_credentials
@@ -79,7 +79,7 @@ def _storage_fault(location: str, marker: str) -> str | None:
         storage.write(answer, b"")
         storage.remove(answer)
     except OSError as error:
-        return named(error)
+        return error_text(error)
     return None
 
 
@@ -101,7 +101,7 @@ def check_sees(location: str, name: str) -> None:
     except OSError as error:
         if is_store_out(error):
             raise
-        reason = named(error)
+        reason = error_text(error)
     if reason is not None:
         rule = f"node {ray.util.get_node_ip_address()} cannot use {location}: {reason}"
         raise UserError([Fault("--output-dir", rule, SHARE_STORAGE)])

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from trainables.config import BaseRequirements, DataConfig, EvalSuite, ModelConfig
-from trainables.errors import Fault, UserError, named, noted
+from trainables.errors import Fault, UserError, error_text, error_with_notes
 from trainables.gc_pause import gc_paused
 from trainables.process.lost_process import end_with_lost_device
 from trainables.records.schema import BASE_RECORD
@@ -112,7 +112,7 @@ def _run_on_base(work: Callable[[], None], log: Path) -> UserError | None:
         except Exception as error:  # models, tasks and data sets run their own code: anything
             traceback.print_exc()
             end_with_lost_device()
-            rule, remedy = f"failed{noted(error)}", f"the traceback is in {log}"
+            rule, remedy = f"failed{error_with_notes(error)}", f"the traceback is in {log}"
             if is_disk_full(error):
                 rule, remedy = disk_full(error, log.parent), MAKE_ROOM
             elif is_store_error(error):
@@ -143,7 +143,7 @@ def inspect_on_worker(sweep_dir: str, number: int) -> str | None:
             return inspect_trial(Path(sweep_dir), number).reason
         except Exception as error:  # the sweep is complete regardless
             traceback.print_exc()
-            return named(error)
+            return error_text(error)
 
 
 def as_task(function: Callable[..., Any], held: Mapping[str, float]) -> Any:

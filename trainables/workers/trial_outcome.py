@@ -13,7 +13,7 @@ from ray.exceptions import (
 )
 
 from trainables.config import TrialConfig
-from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, as_reason, named
+from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, as_reason, error_text
 from trainables.records.schema import Outcome, TrialStatus
 from trainables.storage.disk import disk_full, is_disk_full
 from trainables.storage.object_storage import is_store_out
@@ -45,7 +45,7 @@ def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
         return Outcome(status=TrialStatus.OUT_OF_MEMORY, reason=as_reason(str(cause)))
     if isinstance(cause, (TrialError, UserError)):
         return Outcome(status=TrialStatus.FAILED, reason=as_reason(str(cause)))
-    return Outcome(status=TrialStatus.FAILED, reason=named(cause))
+    return Outcome(status=TrialStatus.FAILED, reason=error_text(cause))
 
 
 def root_cause(error: BaseException) -> BaseException:

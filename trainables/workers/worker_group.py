@@ -16,7 +16,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trainables.config import TrialConfig
-from trainables.errors import named
+from trainables.errors import error_text
 from trainables.process.lost_process import is_lost_worker
 from trainables.records.schema import TrialResult
 from trainables.workers.reporters import Report
@@ -61,7 +61,7 @@ def train_on_workers(trial: TrialConfig, report: Report) -> TrialResult:
 def _lost_process(cause: BaseException, who: str) -> RayActorError | None:
     """The error that has the trial go on in its next attempt, if a worker was lost; says which."""
     is_lost = is_lost_worker(cause) or isinstance(cause, (RayActorError, OutOfMemoryError))
-    return RayActorError(error_msg=f"{who}: {named(cause)}") if is_lost else None
+    return RayActorError(error_msg=f"{who}: {error_text(cause)}") if is_lost else None
 
 
 def _ready_group(trial: TrialConfig) -> _Group:

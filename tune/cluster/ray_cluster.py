@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from trainables.errors import Fault, UserError, first_line, named
+from trainables.errors import Fault, UserError, error_text, first_line
 from tune.cluster.other_users import FOLDER, keep_others_out
 from tune.process_signals import ignoring_hangup
 
@@ -243,7 +243,9 @@ def _not_joined(address: str, error: Exception) -> UserError:
     elif isinstance(error, (ConnectionError, RpcError)):
         return _no_cluster(address, error)
     else:
-        rule = f"the cluster at {address} answers, but this command cannot join: {named(error)}"
+        rule = (
+            f"the cluster at {address} answers, but this command cannot join: {error_text(error)}"
+        )
         remedy = "see `ray status` there, and the head's logs, by default in /tmp/ray"
     return UserError([Fault("--address", rule, remedy)])
 

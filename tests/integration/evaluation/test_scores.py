@@ -26,7 +26,7 @@ from own_tasks import (
     write_task,
 )
 
-from trainables.errors import UserError, named
+from trainables.errors import UserError, error_text
 from trainables.evaluation.base_scores import Base
 from trainables.evaluation.evaluator import Evaluator
 
@@ -222,7 +222,7 @@ def test_an_error_names_its_task_and_document(
     document, task = caught.value.__notes__
     assert document.startswith("document 4 {'answer': ")
     assert task == "task mine"
-    assert named(caught.value).startswith(message)
+    assert error_text(caught.value).startswith(message)
 
 
 def test_a_choice_that_is_too_long_for_the_model_is_named(

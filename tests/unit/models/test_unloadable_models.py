@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, BertTokenizer
 
 from trainables.config import ModelConfig
-from trainables.errors import UserError, hub_remedy, named
+from trainables.errors import UserError, error_text, hub_remedy
 from trainables.models.loading import fingerprint, load_model, load_tokenizer, pinned
 from trainables.records.schema import TrialStatus
 from trainables.workers.trial_outcome import verdict
@@ -52,7 +52,7 @@ def test_a_trial_that_cannot_load_it_ends_with_what_is_wrong_and_what_to_do(
     ended = verdict(trial(0).config, caught.value)
     assert (ended.status, ended.reason) == (TrialStatus.FAILED, str(caught.value))
     # As where an inspection, or an evaluation, ends in it.
-    assert named(caught.value).startswith("model.name: cannot load ")
+    assert error_text(caught.value).startswith("model.name: cannot load ")
 
 
 @pytest.mark.parametrize("is_zip", [True, False])

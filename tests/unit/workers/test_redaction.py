@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from builders import trial
 
-from trainables.errors import Fault, TrialError, UserError, as_reason, first_line, noted
+from trainables.errors import Fault, TrialError, UserError, as_reason, error_with_notes, first_line
 from trainables.redaction import redacted
 from trainables.workers.trial_log import log_to
 from trainables.workers.trial_outcome import verdict
@@ -127,7 +127,12 @@ def test_the_reason_of_a_trial_that_failed_is_safe_and_short(
     error = kind(f"judge refused: {SECRETS['HF_TOKEN']} {dict(os.environ)} {'x' * 5000}")
     (tmp_path / "error.txt").write_text(f"ray::train()\n{error}\n")
     reason = verdict(trial(0).config, error).reason
-    for text in (reason, first_line(error), noted(error), _why_ended(str(tmp_path / "error.txt"))):
+    for text in (
+        reason,
+        first_line(error),
+        error_with_notes(error),
+        _why_ended(str(tmp_path / "error.txt")),
+    ):
         assert_safe(text or "")
         assert "judge refused: *** {" in (text or "")
         assert 1000 < len(text or "") < 1050
