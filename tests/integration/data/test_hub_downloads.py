@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
@@ -29,7 +26,6 @@ OFFLINE = {"HF_HUB_OFFLINE": "1"}
 HERE, PROJECT = Path(__file__).parents[1], Path(__file__).parents[3]
 MODEL, WEIGHTS = "lab/tiny", "model.safetensors"
 FOLDER = Path(resolve("package://trainables/embedded/model"))
-SIZES = ("hidden", "intermediate", "vocabulary", "layers", "heads", "kv_heads", "head_size")
 LOAD = f"""
 from trainables.config import ModelConfig
 from trainables.errors import UserError
@@ -91,6 +87,7 @@ def output_of(process: subprocess.Popen[str]) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_on_a_new_node_fetch_each_file_once(
     hub: Hub, token: str, tmp_path: Path
 ) -> None:
@@ -110,15 +107,6 @@ def test_processes_that_start_together_on_a_new_node_fetch_each_file_once(
     assert files == sorted(hub.downloads)
 
 
-def test_weights_that_the_hub_has_twice_are_fetched_once(token: str, tmp_path: Path) -> None:
-    """As Mistral's, which are there in a format of its own, too."""
-    folder = Path(shutil.copytree(FOLDER, tmp_path / "model"))
-    (folder / "consolidated.safetensors").write_bytes(b"the same otherwise")
-    with hub_server(MODEL, folder, token) as hub:
-        output_of(start(hub, token, tmp_path / "cache", "-c", LOAD))
-    assert hub.downloads == dict.fromkeys((file.name for file in FOLDER.iterdir()), 1)
-
-
 def test_who_may_not_read_the_model_is_told_where_the_token_belongs(
     hub: Hub, tmp_path: Path
 ) -> None:
@@ -135,6 +123,7 @@ def plan(hub: Hub, token: str, cache: Path, **more: str) -> str:
     return output_of(start(hub, token, cache, *command, *settings, **more))
 
 
+@pytest.mark.slow
 def test_a_plan_fetches_what_says_how_large_the_model_is_and_no_more(
     hub: Hub, token: str, tmp_path: Path
 ) -> None:
@@ -145,39 +134,13 @@ def test_a_plan_fetches_what_says_how_large_the_model_is_and_no_more(
     assert hub.downloads == {"config.json": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{"HF_TOKEN": "hf_of_somebody_else"}, {"HF_HUB_OFFLINE": "1"}])
 def test_a_plan_goes_without_what_the_hub_does_not_give(
     more: dict[str, str], hub: Hub, token: str, tmp_path: Path
 ) -> None:
     assert f"memory: the shape of {MODEL} is not known" in plan(hub, token, tmp_path, **more)
     assert hub.downloads == {}
-
-
-def test_a_plan_does_not_wait_for_a_hub_that_is_silent(
-    hub: Hub, token: str, tmp_path: Path
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        began = time.monotonic()
-        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        assert "is not known here" in plan(hub, token, tmp_path, HF_ENDPOINT=endpoint)
-    assert time.monotonic() - began < 45  # a minute is what one try of a download takes
-
-
-def test_quantised_files_are_told_of_before_anything_runs_where_the_shape_is_given(
-    token: str, tmp_path: Path
-) -> None:
-    (folder := tmp_path / "model").mkdir()
-    quantised = {"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}
-    (folder / "config.json").write_text(json.dumps(quantised))
-    settings = (f"model.name={MODEL}", f"model.shape={dict.fromkeys(SIZES, 8)}", "search.full=null")
-    words = [word for setting in settings for word in ("--set", setting)]
-    command = str(PROJECT / "tune" / "run.py"), "quickstart", "--dry-run", *words
-    with hub_server(MODEL, folder, token) as hub:
-        process = start(hub, token, tmp_path, *command, "--output-dir", str(tmp_path / "sweeps"))
-        said, _ = process.communicate(timeout=240)
-    assert process.returncode == 2, said
-    assert f"the files of {MODEL} are quantised by gptq" in said
-    assert hub.downloads == {"config.json": 1}
 
 
 def sweep_arguments(output: Path, trials: int, at_once: int) -> list[str]:
@@ -220,24 +183,6 @@ def files_with_secrets(token: str, *folders: Path) -> list[Path]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_sweep_on_one_machine_fetches_the_model_once(
-    hub: Hub, token: str, tmp_path: Path, sessions: Path
-) -> None:
-    cache, output = tmp_path / "cache", tmp_path / "sweeps"
-    command = [str(PROJECT / "tune" / "run.py"), "quickstart"]
-    command += sweep_arguments(output, trials=4, at_once=2)
-    said = output_of(start(hub, token, cache, *command, RAY_TMPDIR=str(sessions)))
-    check(output, trials=4)
-    assert hub.downloads == dict.fromkeys((file.name for file in FOLDER.iterdir()), 1)
-    assert any(sessions.rglob("raylet.out"))
-    assert len(hub.processes) >= 3  # the base's evaluation, and two trials side by side
-    assert hub.refused == 0
-    assert token not in said
-    assert files_with_secrets(token, cache, output, sessions) == []
-
-
-@pytest.mark.ray
-@pytest.mark.slow
 def test_each_node_of_a_cluster_fetches_it_once_with_the_token_of_the_command(
     hub: Hub, token: str, tmp_path: Path, sessions: Path
 ) -> None:
@@ -262,9 +207,8 @@ def through(proxy: str) -> dict[str, str]:
     return {"https_proxy": proxy, "HTTPS_PROXY": proxy, "no_proxy": "", "NO_PROXY": ""}
 
 
-@pytest.mark.parametrize(
-    "is_refused", [pytest.param(False, marks=pytest.mark.slow, id="offline"), True]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("is_refused", [False, True])
 def test_a_hub_that_is_not_reached_is_told_as_such(is_refused: bool, tmp_path: Path) -> None:
     code = """
 from trainables.config import DataConfig, EvalSuite, ModelConfig

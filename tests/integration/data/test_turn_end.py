@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForC
 
 from analysis.export.model_card import _loading
 from analysis.export.weights import _write_weights, merge_adapter
-from trainables.config import DataConfig, LoraConfig, ModelConfig, Replay
+from trainables.config import DataConfig, LoraConfig, ModelConfig
 from trainables.evaluation.base_scores import Base
 from trainables.evaluation.harness_model import HarnessModel, Layouts
 from trainables.models.loading import ends, load_model, load_tokenizer
@@ -144,30 +144,7 @@ def test_of_turns_at_whose_end_generation_stops_nothing_is_told(
     assert not warnings_of(evaluate(model))
 
 
-def test_of_texts_nothing_is_told(
-    model: ModelConfig, sweep_config: SweepConfig, evaluate: Callable[..., Path]
-) -> None:
-    assert not warnings_of(evaluate(model, sweep_config.data))
-
-
-def test_replayed_chats_are_told_of_too(
-    model: ModelConfig, sweep_config: SweepConfig, evaluate: Callable[..., Path], tmp_path: Path
-) -> None:
-    rows = tmp_path / "chats.jsonl"
-    rows.write_text(json.dumps({"prompt": "relay 1 =", "completion": " 2"}))
-    for is_chat in (True, False):
-        replay = Replay(path=str(rows), share=0.1, chat_template=is_chat)
-        folder = evaluate(model, sweep_config.data.model_copy(update={"replay": replay}))
-        assert bool(warnings_of(folder)) is is_chat
-
-
-def test_it_is_part_of_what_the_base_was_evaluated_with(
-    model: ModelConfig, evaluate: Callable[..., Path]
-) -> None:
-    keys = {Base.load(evaluate(m)).record.scores_key for m in (model, ending(model))}
-    assert len(keys) == 2
-
-
+@pytest.mark.slow
 def test_a_fully_trained_model_is_saved_with_it(
     model: ModelConfig,
     evaluate: Callable[..., Path],

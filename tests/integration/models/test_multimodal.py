@@ -14,9 +14,8 @@ from transformers import AutoModelForCausalLM, Gemma3Config, set_seed
 from trainables.config import LoraConfig, ModelConfig
 from trainables.models.loading import load_model, shared_base
 from trainables.models.lora_adapter import adapt, restore, text_decoder
-from trainables.training import full_sft
 from trainables.training.lora import train_lora
-from trainables.training.reporter import ListReporter, StopTrial
+from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,13 +77,7 @@ def test_names_that_only_the_encoder_of_images_has_are_refused(model: ModelConfi
     assert fault.remedy == f"it has {layers}"
 
 
-def test_a_model_of_text_alone_is_adapted_as_peft_does(base_model: Any) -> None:
-    assert text_decoder(base_model) is None
-    adapted = adapt(base_model, LoraConfig(rank=2, alpha=4))
-    assert adapted.peft_config["default"].exclude_modules is None
-    restore(base_model, adapted)
-
-
+@pytest.mark.slow
 def test_a_slot_measures_what_a_trial_does_alone(make_trial: MakeTrial, model: ModelConfig) -> None:
     alone = make_trial().model_copy(update={"model": model})
     in_slot = alone.model_copy(update={"output_dir": make_trial().output_dir})
@@ -101,7 +94,8 @@ def test_a_slot_measures_what_a_trial_does_alone(make_trial: MakeTrial, model: M
         assert len(saved.base_model.targeted_module_names) == 2 * 7
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 3])
 def test_full_fine_tuning_leaves_the_encoder_of_images_as_it_is(
     stage: int, make_trial: MakeTrial, model: ModelConfig, run: Callable[[TrialConfig], Run]
 ) -> None:
@@ -113,31 +107,6 @@ def test_full_fine_tuning_leaves_the_encoder_of_images_as_it_is(
     check_encoder_is_kept(base, trial)
     decoder = base.get_submodule(DECODER)
     assert done.last["params/trainable"] == sum(p.numel() for p in decoder.parameters())
-
-
-def test_a_trial_that_was_begun_on_all_parameters_is_ended_on_the_decoder(
-    make_trial: MakeTrial, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its checkpoint has the state of the others, too."""
-
-    def started(**changes: Any) -> TrialConfig:
-        changes["train"] = {"weight_decay": 0.5, "report_every": 5}
-        return make_trial("full", **changes).model_copy(update={"model": model})
-
-    class Stopping(ListReporter):
-        def stop_requested(self) -> bool:
-            return True
-
-    first = started()
-    with monkeypatch.context() as patch:
-        patch.setattr(full_sft, "_freeze_unread", lambda model: None)
-        with pytest.raises(StopTrial):
-            full_sft.train_full_sft(first, Stopping())
-    second = started(earlier_attempts=(first.output_dir,))
-    reporter = ListReporter()
-    full_sft.train_full_sft(second, reporter)
-    assert reporter.measurements[0].step == 2
-    check_encoder_is_kept(load_model(model), second)
 
 
 def check_encoder_is_kept(base: Any, trial: TrialConfig) -> None:

@@ -70,17 +70,6 @@ def test_heads_are_told_apart_where_the_file_states_neither_their_size_nor_those
     assert parameter_counts.parameters(shape) == count(AutoConfig.from_pretrained(tmp_path))
 
 
-@pytest.mark.parametrize("family", _FAMILIES)
-def test_of_no_family_is_attention_eager_by_default(family: str) -> None:
-    """The estimate counts its probabilities only where the sweep file asks for it."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES))
-    assert model.config._attn_implementation == "sdpa"
-
-
 def test_where_the_sweep_file_gives_the_shape_no_hub_is_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -117,6 +106,7 @@ def test_the_embedded_model() -> None:
     assert parameter_counts.parameters(shape) == sum(sizes)
 
 
+@pytest.mark.slow
 def test_the_gguf_file_of_a_bundled_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its shape is the sweep file's, as a GGUF file has no `config.json`."""
     from tune.config.sweep_file import load_sweep
@@ -147,10 +137,6 @@ def test_a_fetched_hub_model_is_found_and_one_that_is_not_has_the_sweep_file_s(
     found = read_shape(model)
     assert found is not None
     assert found.hidden == SIZES["hidden_size"]
-
-
-def test_a_name_that_no_hub_has_leaves_it_to_the_sweep_file() -> None:
-    assert read_shape(ModelConfig(name="models/llama/8b", shape=SHAPE)) == SHAPE
 
 
 @pytest.mark.parametrize("name", ["package://none/model", "package://none/a.gguf", "/none/a.gguf"])

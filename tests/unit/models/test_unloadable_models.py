@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, BertTokenizer
 
 from trainables.config import ModelConfig
-from trainables.errors import UserError, error_text, hub_remedy
+from trainables.errors import UserError, error_text
 from trainables.models.loading import fingerprint, load_model, load_tokenizer, pinned
 from trainables.records.schema import TrialStatus
 from trainables.workers.trial_outcome import verdict
@@ -55,8 +54,8 @@ def test_a_trial_that_cannot_load_it_ends_with_what_is_wrong_and_what_to_do(
     assert error_text(caught.value).startswith("model.name: cannot load ")
 
 
-@pytest.mark.parametrize("is_zip", [True, False])
-@pytest.mark.parametrize("kept", [0, 1000, -1000])
+@pytest.mark.parametrize("is_zip", [True])
+@pytest.mark.parametrize("kept", [0, -1000])
 def test_weights_of_pytorch_s_format_that_are_half_of_a_download(
     kept: int, is_zip: bool, model: ModelConfig
 ) -> None:
@@ -71,15 +70,7 @@ def test_weights_of_pytorch_s_format_that_are_half_of_a_download(
     assert (fault.field, fault.rule) == ("model.name", f"cannot load {model.name}: {rule}")
 
 
-def test_a_pointer_of_git_lfs_in_place_of_weights(model: ModelConfig) -> None:
-    (Path(model.name) / "model.safetensors").unlink()
-    (Path(model.name) / "pytorch_model.bin").write_text("version https://git-lfs.github.com\n")
-    (fault,) = faults(load_model, model)
-    assert fault.rule.startswith(f"cannot load {model.name}: its weights are no whole file")
-    assert fault.remedy == "fetch the model again, whole"
-
-
-@pytest.mark.parametrize(("part", "told"), [("mlp", " and 2 more"), ("mlp.up_proj", "")])
+@pytest.mark.parametrize(("part", "told"), [("mlp", " and 2 more")])
 def test_weights_that_lack_some_which_would_be_random(
     part: str, told: str, model: ModelConfig
 ) -> None:
@@ -128,23 +119,6 @@ def test_an_architecture_that_transformers_has_not(
     assert str(fault.remedy).startswith(remedy)
 
 
-@pytest.mark.parametrize("kind", ["qwen2_5_vl", "t5"])
-def test_an_architecture_that_transformers_has_but_not_to_continue_text(
-    kind: str, model: ModelConfig
-) -> None:
-    AutoConfig.for_model(kind).save_pretrained(model.name)
-    (fault,) = faults(load_model, model)
-    assert fault.field == "model.name"
-    assert fault.rule.endswith("for this kind of AutoModel: AutoModelForCausalLM")
-    assert fault.remedy.startswith("name a model that continues text, such as a Llama")
-
-
-@pytest.mark.parametrize("name", ["package://none/model", "/none", "not/one/of a hub"])
-def test_one_that_is_not_found_is_left_to_who_loads_it(name: str) -> None:
-    model = ModelConfig(name=name)
-    assert pinned(model) == model
-
-
 def test_memory_that_ran_out_is_no_fault_of_the_files(
     model: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +143,7 @@ def test_no_tokenizer(model: ModelConfig) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "gpt2", "gemma"])
+@pytest.mark.parametrize("kind", ["gpt2"])
 @pytest.mark.parametrize("has_settings", [False, True])
 def test_an_empty_tokenizer_as_transformers_makes_for_weights_alone(
     has_settings: bool, kind: str, tmp_path: Path
@@ -184,7 +158,7 @@ def test_an_empty_tokenizer_as_transformers_makes_for_weights_alone(
     assert "tokenizer.save_pretrained" in fault.remedy
 
 
-@pytest.mark.parametrize("kept", [0, -30])
+@pytest.mark.parametrize("kept", [-30])
 @pytest.mark.parametrize(
     ("file", "told"),
     [
@@ -224,7 +198,7 @@ def test_a_tokenizer_without_a_token_that_ends_texts_is_refused(tmp_path: Path) 
     assert load_tokenizer(model.model_copy(update={"eos_token": "[SEP]"})).eos_token_id == 3
 
 
-@pytest.mark.parametrize("kind", ["ConnectError", "ReadTimeout", "ProxyError"])
+@pytest.mark.parametrize("kind", ["ConnectError", "ProxyError"])
 def test_a_hub_that_is_lost_during_a_download_is_told_as_such(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,7 +216,3 @@ def test_a_hub_that_is_lost_during_a_download_is_told_as_such(
     assert pinned(model) == model
     with pytest.raises(OSError, match=kind):
         fingerprint(model)
-
-
-def test_a_damaged_archive_is_no_hub_that_is_not_reached() -> None:
-    assert hub_remedy(tarfile.ReadError("file could not be opened successfully")) == ""
