@@ -1,12 +1,10 @@
 """LoRA adapters of several trials on one frozen base, in one forward and backward pass.
 
 Trials of equal rank share one matrix, one row per trial, so their products are batched without
-padding or copies. Gradients are written directly into a matrix of the same shape, because row i
-of a layer's input meets only its own trial's parameters.
+padding or copies. Gradients are written directly into a matrix of the same shape.
 
-B and the activations between A and B are stored transposed: a small rank is then always the
-number of rows of a product, never of columns, which is much faster in CPU libraries (MKL, rank 8:
-up to four times).
+B and the activations between A and B are stored transposed: a small rank is then the number of rows
+of a product, never of columns, which is up to four times as fast (MKL, rank 8).
 
 Shapes: G trials in a group, P parameters of one adapter, N sequences, S positions, T tokens of a
 trial, I inputs, O outputs, r rank.
@@ -243,16 +241,16 @@ class _AdaptedLinear(torch.autograd.Function):
         kept_NSI = routing.masks.draw(x_NSI) if routing.masks else None
         x_NSI = x_NSI.to(base_OI.dtype).contiguous()
         y_NSO = functional.linear(x_NSI, base_OI, module.bias)
-        of_parts: list[Weights] = []
+        weights_by_part: list[Weights] = []
         hs_GrT = []
         xs, ys = routing.split(_kept(x_NSI, kept_NSI)), routing.split(y_NSO)
         for part, x_GTI, y_GTO in zip(routing.parts, xs, ys, strict=True):
             weights = part.group.weights(target, part.first, part.last, kept_NSI is not None)
             h_GrT = torch.bmm(weights.A_GrI, x_GTI.transpose(1, 2)).mul_(weights.scaling_G11)
             y_GTO.baddbmm_(h_GrT.transpose(1, 2), weights.B_GrO)
-            of_parts.append(weights)
+            weights_by_part.append(weights)
             hs_GrT.append(h_GrT)
-        ctx.module, ctx.of_parts, ctx.routing = module, of_parts, routing
+        ctx.module, ctx.weights_by_part, ctx.routing = module, weights_by_part, routing
         ctx.save_for_backward(x_NSI, kept_NSI, *hs_GrT)
         return y_NSO
 
@@ -268,7 +266,7 @@ class _AdaptedLinear(torch.autograd.Function):
         xs, dys = split(_kept(x_NSI, kept_NSI)), split(dy_NSO)
         throughs = repeat(None) if through_NSI is None else split(through_NSI)
         for weights, h_GrT, x_GTI, dy_GTO, through_GTI in zip(
-            ctx.of_parts, hs_GrT, xs, dys, throughs, strict=False
+            ctx.weights_by_part, hs_GrT, xs, dys, throughs, strict=False
         ):
             dh_GrT = torch.bmm(weights.B_GrO, dy_GTO.transpose(1, 2)).mul_(weights.scaling_G11)
             _add_product(weights.grad_B_GrO, h_GrT, dy_GTO)

@@ -19,7 +19,7 @@ from trainables.evaluation.evaluator import Evaluator
 from trainables.models.four_bit import thaw
 from trainables.models.loading import shared_base
 from trainables.packing.adapters import AdaptedLayers, Adapter, AdapterGroup, Part, lay_out
-from trainables.packing.packable import check_batchable, resolve_targets
+from trainables.packing.packable import check_packable, resolve_targets
 from trainables.packing.packed_batch import Batch
 from trainables.packing.packed_dropout import Masks
 from trainables.packing.packed_loss import PassLoss
@@ -51,7 +51,7 @@ class SlotEngine:
         longest: tokens of the trials' longest sample at most, `data.max_length`.
 
     Raises:
-        NotBatchable: the base cannot be shared.
+        NotPackable: the base cannot be shared.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class SlotEngine:
     ) -> None:
         self._base = shared_base(model)
         names, self._resolved = resolve_targets(self._base, lora)
-        check_batchable(self._base, names, longest)
+        check_packable(self._base, names, longest)
         self._targets = lay_out([(name, self._base.get_submodule(name)) for name in names])
         self._layers = AdaptedLayers(self._targets)
         self._groups: dict[int, AdapterGroup] = {}  # by rank
@@ -84,11 +84,11 @@ class SlotEngine:
 
         A trial begun by an earlier attempt resumes from its newest checkpoint.
         """
-        with self.on_time_of():
+        with self.charged_to():
             slot = self._new_slot(trial, reporter)
         self._slots[slot.adapter] = slot
         try:
-            with self.on_time_of(slot):
+            with self.charged_to(slot):
                 slot.restore()
             with self._alone(slot):  # which sees what was restored
                 slot.begin()
@@ -149,20 +149,20 @@ class SlotEngine:
         for number, shares in enumerate(passes):
             slots = [share.slot for share in shares]
             try:
-                with self.on_time_of(*slots):
-                    of_shares = self._pass(shares)
+                with self.charged_to(*slots):
+                    share_losses = self._pass(shares)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 not_through = {share.slot for later in passes[number:] for share in later}
-                with self.on_time_of(*slots):
+                with self.charged_to(*slots):
                     ended = self._make_room(shares, error)
                 for slot in not_through:
                     del losses[slot]
                     if slot.adapter in self._slots:
                         slot.restart_step()  # its passes have left partial gradients
                 return losses, ended
-            for share, loss in zip(shares, of_shares, strict=True):
+            for share, loss in zip(shares, share_losses, strict=True):
                 losses[share.slot] += loss
         return losses, []
 
@@ -230,7 +230,7 @@ class SlotEngine:
             [share.slot.generator for share in shares],
             batch,
         )
-        parts = self._parts_of((share.slot, len(share.samples)) for share in shares)
+        parts = self._make_parts((share.slot, len(share.samples)) for share in shares)
         with self._layers.routed(parts, masks):
             features_TF = self._loss.features(batch)
             losses: list[float] = self._loss.backward(features_TF, batch).tolist()
@@ -243,10 +243,10 @@ class SlotEngine:
         """Take an optimizer step in each of these slots, with everything due after it."""
         norms = []
         for slot in due:
-            with self.on_time_of(slot):
+            with self.charged_to(slot):
                 norms.append(slot.take_step())
         if norms:
-            with self.on_time_of(*due):  # all are read at once, since each read waits for the GPU
+            with self.charged_to(*due):  # all are read at once, since each read waits for the GPU
                 for slot, norm in zip(due, torch.stack(norms).tolist(), strict=True):
                     slot.log_norm(norm)
         self._answer_ahead(due)
@@ -255,7 +255,7 @@ class SlotEngine:
     def _report(self, slot: Slot) -> Ended | None:
         """Do what is due after a slot's step; None lets the trial go on."""
         # There are many layers, so they are routed only for work that passes through them.
-        context = self._alone if slot.evaluator is not None else self.on_time_of
+        context = self._alone if slot.evaluator is not None else self.charged_to
         try:
             with context(slot):
                 slot.report()
@@ -281,9 +281,9 @@ class SlotEngine:
         started = time.perf_counter()
 
         def routed(rows: int) -> Any:
-            return self._layers.routed(self._parts_of((slot, rows) for slot in slots))
+            return self._layers.routed(self._make_parts((slot, rows) for slot in slots))
 
-        with self.on_time_of(*slots):
+        with self.charged_to(*slots):
             try:
                 evaluator.answer_ahead([slot.model for slot in slots], routed)
             except Exception as error:
@@ -294,7 +294,7 @@ class SlotEngine:
         for slot in slots:
             slot.measuring.charge_evaluation(seconds / len(slots))
 
-    def _parts_of(self, rows: Iterable[tuple[Slot, int]]) -> list[Part]:
+    def _make_parts(self, rows: Iterable[tuple[Slot, int]]) -> list[Part]:
         """The parts of a batch with so many rows of each slot, in order."""
         parts: list[Part] = []
         for slot, count in rows:
@@ -307,7 +307,7 @@ class SlotEngine:
         return parts
 
     def _end(self, slot: Slot) -> Ended:
-        with self.on_time_of(slot):
+        with self.charged_to(slot):
             try:
                 return Ended(slot, result=slot.finish())
             except Exception as error:
@@ -318,12 +318,12 @@ class SlotEngine:
     @contextmanager
     def _alone(self, slot: Slot) -> Iterator[None]:
         """Run the base with one slot's adapter, on that slot's time."""
-        part = self._parts_of([(slot, 1)])  # alone it gets all rows, however many there are
-        with self.on_time_of(slot), self._layers.routed(part), self._autocast():
+        part = self._make_parts([(slot, 1)])  # alone it gets all rows, however many there are
+        with self.charged_to(slot), self._layers.routed(part), self._autocast():
             yield
 
     @contextmanager
-    def on_time_of(self, *slots: Slot) -> Iterator[None]:
+    def charged_to(self, *slots: Slot) -> Iterator[None]:
         """Split the time spent in the context evenly among these slots; charge no other."""
         started = time.perf_counter()
         try:

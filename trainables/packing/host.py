@@ -1,15 +1,13 @@
 """A process that holds one base and its slots, and serves trials that live elsewhere.
 
-Trials are identified by their ids, and whatever is asked or answered can be pickled, so any
-remote-call layer can be put in front of it. A trial joins, listens until it receives an outcome,
-and may leave at any time.
+A trial joins, listens until it receives an outcome, and may leave at any time. An event is
+`{"measurement": ...}` at each report, and at the end `{"result": ...}` or `{"error": the
+exception}`; `{"unknown": True}` if the trial is not here, for example after the process restarted.
 
-An event is `{"measurement": ...}` at each report, and at the end `{"result": ...}` or
-`{"error": the exception}`; `{"unknown": True}` if the trial is not here, for example after the
-process has died and restarted. By asking for the next event a trial confirms that the measurements
-before are recorded. If nobody records an evaluation, the trial leaves, and the attempt that resumes
-from its checkpoint evaluates again. Who listens gives a name of its own, as a process that was cut
-off from the cluster may live on and would answer for the trial's next attempt.
+By asking for the next event a trial confirms that the measurements before are recorded. If nobody
+records an evaluation, the trial leaves, and the attempt that resumes from its checkpoint evaluates
+again. A listener has a name, as a process that was cut off from the cluster may live on and would
+answer for the trial's next attempt.
 """
 
 from __future__ import annotations
@@ -90,8 +88,7 @@ def _steps_to_record(train: TrainConfig, total: int) -> frozenset[int]:
     """Steps that a trial trains on from only once they are recorded.
 
     Evaluations are, and what is reported last before them: a resumed trial goes on from the
-    evaluation's checkpoint and reports nothing before it again. All other reports may be on their
-    way, since waiting for each of them would take a few percent of a small model's time.
+    evaluation's checkpoint and reports nothing before it again.
     """
     evaluated = train.report_steps(total)
     reported = sorted(evaluated | train.log_steps(total))
@@ -136,11 +133,11 @@ class SlotHost:
             UserError: the model cannot be loaded, or lacks a target module, or cannot
                 recompute activations as asked.
         """
-        from trainables.packing.packable import NotBatchable
+        from trainables.packing.packable import NotPackable
 
         try:
             await self._in_thread(self._engine_for, trial)
-        except NotBatchable as error:
+        except NotPackable as error:
             return str(error)
         return None
 
@@ -180,10 +177,9 @@ class SlotHost:
             slots: trials that may train here at a time.
             may_wait: whether to accept it even if all slots are taken.
             listener: who will ask for its events.
-            suspect_at: the step beyond which it has not got since a host's process ended, by which
-                it may have done that. One such trial is accepted at a time, until a later step is
-                recorded: of those that were there together, each would else be held to account for
-                the one that does it again.
+            suspect_at: its last recorded step if a host's process ended under it, which it may
+                have caused. One such trial is accepted at a time, until a later step is recorded:
+                else each of several would be blamed if one does it again.
 
         Returns:
             Whether it was accepted.
@@ -234,7 +230,7 @@ class SlotHost:
         return self._is_retired
 
     def _remove(self, client: PackedClient) -> None:
-        """Know the trial no more, unless a later attempt at it has taken this one's place."""
+        """Forget the trial, unless a later attempt at it has taken this one's place."""
         if self._clients.get(client.trial.trial_id) is client:
             del self._clients[client.trial.trial_id]
 
@@ -266,18 +262,14 @@ class SlotHost:
                 client = self._waiting.popleft()
                 if await self._admit(client, len(busy)):
                     busy[client.slot] = client
-            await self._end_waiting()
+            # Those asked to stop do not wait for a slot for hours; they may have left meanwhile.
+            for client in [*self._waiting]:
+                if client in self._waiting and self._stop_requested(client.trial.number):
+                    self._waiting.remove(client)
+                    await self._end(client, StopTrial())
             if busy:
                 await self._pass(busy)
         self._running = None
-
-    async def _end_waiting(self) -> None:
-        """End those that wait for a slot and are asked to: it may take others hours to leave."""
-        for client in [*self._waiting]:
-            # It may have left by itself while the one before it was seen off.
-            if client in self._waiting and self._stop_requested(client.trial.number):
-                self._waiting.remove(client)
-                await self._end(client, StopTrial())
 
     async def _pass(self, busy: dict[Any, PackedClient]) -> None:
         """Run one pass; trials that ended with it are released before the next."""
@@ -288,7 +280,7 @@ class SlotHost:
             if ended.error is not None:
                 await self._end(client, ended.error)
             else:
-                await self._tell(client, {RESULT: ended.result})
+                await self._send_end(client, {RESULT: ended.result})
 
     async def _admit(self, client: PackedClient, busy: int) -> bool:
         """Give a trial a slot, or handle the error that prevents it."""
@@ -307,26 +299,24 @@ class SlotHost:
         """Let a trial continue with smaller batches if it ran out of memory, else end it.
 
         Its best weights are published first, for an attempt that goes on from its checkpoint.
-        If nobody listens to it any more, nothing of it is kept here, as if it had left.
-
         `busy`: slots that others held when there was no memory for its own.
         """
         await self._in_thread(end_with_lost_device)
         if client.is_gone:
             self._remove(client)
-            client.events.put_nowait({UNKNOWN: True})  # to who was slow, and is there after all
+            client.events.put_nowait({UNKNOWN: True})  # to a slow listener
             await self._uncharged(clear_node, client.trial)
             return
         final = self._try_smaller(client, error, busy)
         if final is not None:
-            await self._tell(client, {ERROR: final})
+            await self._send_end(client, {ERROR: final})
 
-    async def _tell(self, client: PackedClient, ending: Event) -> None:
-        """Tell a trial how it ended once its results are published, or that they cannot be."""
+    async def _send_end(self, client: PackedClient, ending: Event) -> None:
+        """Publish a trial's results, then send it its end, or the error of publishing."""
         try:
             await self._uncharged(publish_results, client.trial)
-        except OSError as of_storage:
-            ending = {ERROR: traced(of_storage)}
+        except OSError as storage_error:
+            ending = {ERROR: traced(storage_error)}
         # A trial that was ended by hand, while the others go on, does not come back.
         is_last = isinstance(ending.get(ERROR), StopTrial) and not self._stop_requested(None)
         if RESULT in ending or is_last:
@@ -363,7 +353,7 @@ class SlotHost:
         """Work between passes, for which the trials in slots wait: on the time of none of them."""
 
         def apart() -> Any:
-            with self._engine.on_time_of() if self._engine else nullcontext():
+            with self._engine.charged_to() if self._engine else nullcontext():
                 return work(*arguments)
 
         return await self._in_thread(apart)

@@ -7,7 +7,6 @@ from typing import Any
 
 import peft
 import torch
-from transformers import Trainer
 
 from trainables.config import LoraConfig
 from trainables.errors import first_line
@@ -17,7 +16,7 @@ from trainables.models.lora_adapter import adapt, restore
 _SEQUENCES = (2, 3)  # of the passes that show what it does: how many, and their tokens
 
 
-class NotBatchable(Exception):
+class NotPackable(Exception):
     """The base would let trials in one batch affect each other; the message says how."""
 
 
@@ -25,44 +24,39 @@ def resolve_targets(base: Any, lora: LoraConfig) -> tuple[list[str], peft.LoraCo
     """The names of the layers that PEFT adapts, and its configuration with them resolved.
 
     Raises:
-        NotBatchable: PEFT refuses, or adapts parameters outside linear layers, such as experts', or
-            layers whose adapters do not decay alone.
+        NotPackable: PEFT refuses, or adapts parameters outside linear layers, such as experts'.
     """
     try:
         with torch.random.fork_rng():
             adapted = adapt(base, lora)
     except ValueError as error:
-        raise NotBatchable(f"PEFT says: {first_line(error)}") from error
+        raise NotPackable(f"PEFT says: {first_line(error)}") from error
     names = list(adapted.base_model.targeted_module_names)
     parameters = list(adapted.base_model.targeted_parameter_names)
     resolved = adapted.peft_config["default"]
-    decaying = set(Trainer.get_decay_parameter_names(None, adapted))
-    trained = [name for name, weight in adapted.named_parameters() if weight.requires_grad]
     restore(base, adapted)
     if parameters:
-        raise NotBatchable(f"{parameters[0]} is adapted, and is no linear layer's")
-    if exempt := [name for name in trained if name not in decaying]:  # of DBRX, as of its norms
-        raise NotBatchable(f"{exempt[0]} never decays alone, by its name")
+        raise NotPackable(f"{parameters[0]} is adapted, and is no linear layer's")
     return names, resolved
 
 
-def check_batchable(base: Any, names: list[str], longest: int) -> None:
+def check_packable(base: Any, names: list[str], longest: int) -> None:
     """Check that the base keeps sequences independent and adapts only plain linear layers.
 
     All of these layers, of the `names`, must be in its dtype, which the adapters of a group compute
     in. `longest`: tokens of the longest sequence.
 
     Raises:
-        NotBatchable: it does not.
+        NotPackable: it does not.
     """
     for name in names:
         if base.get_submodule(name) is base.get_output_embeddings():
-            raise NotBatchable(f"layer {name} is the output head, which TRL trains no adapter of")
+            raise NotPackable(f"layer {name} is the output head, which TRL trains no adapter of")
         kind, weight = type(base.get_submodule(name)), base.get_submodule(name).weight
         if kind is not torch.nn.Linear and kind.__name__ != "Linear4bit":
-            raise NotBatchable(f"layer {name} is a {kind.__name__}, not a plain linear layer")
+            raise NotPackable(f"layer {name} is a {kind.__name__}, not a plain linear layer")
         if kind is torch.nn.Linear and weight.dtype != base.dtype:  # packed ones compute in it
-            raise NotBatchable(f"layer {name} is in {weight.dtype}, the base in {base.dtype}")
+            raise NotPackable(f"layer {name} is in {weight.dtype}, the base in {base.dtype}")
     _check_pass(base, names)
     _check_positions(base, longest)
 
@@ -89,10 +83,10 @@ def _check_pass(base: Any, names: list[str]) -> None:
             hook.remove()
     # By dropout, noise in a router, or whatever it has: each has an option of its own name.
     if not torch.equal(in_training, _random_state_after_pass(base)):
-        raise NotBatchable("the base itself draws random numbers in training, as for dropout")
+        raise NotPackable("the base itself draws random numbers in training, as for dropout")
     for name in names:
         if tuple(shapes.get(name, ())[:2]) != _SEQUENCES:
-            raise NotBatchable(f"layer {name} does not see whole sequences")
+            raise NotPackable(f"layer {name} does not see whole sequences")
 
 
 @torch.no_grad()
@@ -102,8 +96,8 @@ def _random_state_after_pass(base: Any) -> torch.Tensor:
         torch.manual_seed(0)
         tokens = torch.ones(_SEQUENCES, dtype=torch.long, device=base.device)
         base(input_ids=tokens, use_cache=False)
-        of_devices = [torch.cuda.get_rng_state(device) for device in devices]
-        return torch.cat([torch.get_rng_state(), *of_devices])
+        gpu_states = [torch.cuda.get_rng_state(device) for device in devices]
+        return torch.cat([torch.get_rng_state(), *gpu_states])
 
 
 def _check_positions(base: Any, longest: int) -> None:
@@ -113,7 +107,7 @@ def _check_positions(base: Any, longest: int) -> None:
         if rope.get("rope_type") in ("longrope", "dynamic"):
             most = rope.get("original_max_position_embeddings") or config.max_position_embeddings
             if longest > most:
-                raise NotBatchable(
+                raise NotPackable(
                     f"one sample above {most} tokens changes the positions of all in its batch; "
                     f"data.max_length is {longest}"
                 )

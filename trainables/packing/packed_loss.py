@@ -20,7 +20,7 @@ from trainables.compat.transformers import recomputes_by_hook
 from trainables.evaluation.logits import logits_at
 from trainables.models.adaptable import recompute
 from trainables.packing.last_layer import LastLayer
-from trainables.packing.packable import NotBatchable
+from trainables.packing.packable import NotPackable
 from trainables.packing.packed_batch import Batch
 
 _TILE_TOKENS = 1024
@@ -37,7 +37,7 @@ class PassLoss:
             keeps activations rather than to recompute them.
 
     Raises:
-        NotBatchable: the base recomputes in ways of its own.
+        NotPackable: the base recomputes in ways of its own.
         UserError: it cannot recompute.
     """
 
@@ -80,9 +80,9 @@ class PassLoss:
         """
         weights_T = batch.tokens_K.reciprocal()[batch.slots_T]
         tiles = [tile.requires_grad_() for tile in features_TF.detach().split(_TILE_TOKENS)]
-        targets, weights = (of_T.split(_TILE_TOKENS) for of_T in (batch.targets_T, weights_T))
-        of_tiles = zip(tiles, targets, weights, strict=True)
-        nll_T = torch.cat([self._nll(*of_tile) for of_tile in of_tiles])
+        targets, weights = (x_T.split(_TILE_TOKENS) for x_T in (batch.targets_T, weights_T))
+        tile_parts = zip(tiles, targets, weights, strict=True)
+        nll_T = torch.cat([self._nll(*parts) for parts in tile_parts])
         grad_TF = torch.cat([tile.grad for tile in tiles if tile.grad is not None])
         with self._last_layer.only_at(batch.window):  # of which activations may be recomputed
             features_TF.backward(grad_TF)
@@ -109,7 +109,7 @@ def _recompute(base: Any, contexts: Contexts) -> None:
     recompute(base, context_fn=contexts)
     # Code for older Transformers says itself how, and knows of no contexts.
     if not recomputes_by_hook(base):
-        raise NotBatchable("its code recomputes activations in a way of its own")
+        raise NotPackable("its code recomputes activations in a way of its own")
 
 
 @torch.no_grad()

@@ -67,12 +67,12 @@ class PassTimes:
 
     def add(self, tokens: int, seconds: float) -> None:
         """Note the time of a pass of this many tokens, padding included."""
-        of_size = round(_PER_OCTAVE * math.log2(tokens))
-        taken = self._taken.setdefault(of_size, deque(maxlen=_TIMES_KEPT))
+        size_class = round(_PER_OCTAVE * math.log2(tokens))
+        taken = self._taken.setdefault(size_class, deque(maxlen=_TIMES_KEPT))
         taken.append((tokens, seconds))
         if len(taken) >= _TIMES_TRUSTED:
             sizes, times = zip(*taken, strict=True)
-            self._typical[of_size] = (fmean(sizes), median(times))
+            self._typical[size_class] = (fmean(sizes), median(times))
 
     def expected(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
         """Expected seconds of passes of so many tokens each; as good as equal if none is known.
@@ -130,10 +130,10 @@ def _cheapest(
     last_begin = np.zeros(len(rows) + 1, dtype=int)
     for end in range(1, len(rows) + 1):
         tokens = (before[end] - before[:end]) * lengths[end - 1]
-        of_last = times.expected(tokens)
-        of_last[:-1][tokens[:-1] > most_tokens] = np.inf
-        last_begin[end] = np.argmin(seconds[:end] + of_last)
-        seconds[end] = (seconds[:end] + of_last)[last_begin[end]]
+        last_seconds = times.expected(tokens)
+        last_seconds[:-1][tokens[:-1] > most_tokens] = np.inf
+        last_begin[end] = np.argmin(seconds[:end] + last_seconds)
+        seconds[end] = (seconds[:end] + last_seconds)[last_begin[end]]
     begins: list[int] = []
     end = len(rows)
     while end:
@@ -145,7 +145,7 @@ def _cheapest(
 def _joined(numbered: Sequence[tuple[int, Share]]) -> list[Share]:
     """One share of each slot, by the numbers of the slots."""
     shares: dict[int, Share] = {}
-    for number, piece in sorted(numbered, key=lambda of_slot: of_slot[0]):
+    for number, piece in sorted(numbered, key=lambda pair: pair[0]):
         samples = shares[number].samples if number in shares else []
         shares[number] = Share(piece.slot, samples + piece.samples)
     return list(shares.values())

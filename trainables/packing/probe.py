@@ -67,7 +67,7 @@ def _passes_per_second(engine: SlotEngine, count: int, before: Sequence[Speed]) 
     if not before:
         return count / median(seconds for (seconds,) in rounds)
     (fewer,) = before
-    gain = median(of_fewer / of_all for of_fewer, of_all in rounds) * count / fewer.slots
+    gain = median(before_s / now_s for before_s, now_s in rounds) * count / fewer.slots
     return fewer.passes_per_second * gain
 
 

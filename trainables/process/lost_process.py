@@ -38,5 +38,5 @@ def is_lost_worker(error: BaseException) -> bool:
 
     if is_out_of_memory(error):
         return False
-    of_gloo = isinstance(error, RuntimeError) and "gloo" in str(error)  # it has no type of its own
-    return of_gloo or isinstance(error, DistError)
+    is_gloo = isinstance(error, RuntimeError) and "gloo" in str(error)  # it has no type of its own
+    return is_gloo or isinstance(error, DistError)

@@ -228,10 +228,10 @@ def _evaluation(shape: ModelShape, trial: TrialConfig) -> float:
     tokens = suite.batch_size * length
     layer = size * (4 * shape.hidden + 3 * shape.intermediate)
     cache = size * 2 * shape.layers * shape.kv_heads * shape.head_size
-    of_loss = min(tokens * shape.vocabulary, LOGITS_AT_ONCE)
-    of_kl = min(suite.batch_size, suite.kl_prompts) * suite.kl_tokens * shape.vocabulary
+    loss_logits = min(tokens * shape.vocabulary, LOGITS_AT_ONCE)
+    kl_logits = min(suite.batch_size, suite.kl_prompts) * suite.kl_tokens * shape.vocabulary
     copies = 2 if size < _FP32 else 1
-    logits = max(of_loss, of_kl) * (size + copies * _FP32)
+    logits = max(loss_logits, kl_logits) * (size + copies * _FP32)
     in_a_layer = tokens * (layer + cache) + _unpacked(shape, trial)
     return float(max(in_a_layer, tokens * 2 * size * shape.hidden + logits))
 

@@ -18,7 +18,7 @@ from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.harness_model import HarnessModel, Layouts
 from trainables.models.adaptable import check_adaptable
 from trainables.models.loading import load_tokenizer, shared_base
-from trainables.packing.packable import NotBatchable, resolve_targets
+from trainables.packing.packable import NotPackable, resolve_targets
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
@@ -151,5 +151,5 @@ def test_evaluations_share_prefixes_though_the_base_asks_for_the_routers_logits(
 
 
 def test_experts_that_peft_adapts_are_left_to_it() -> None:
-    with pytest.raises(NotBatchable, match=r"experts\.\w+ is adapted, and is no linear layer's"):
+    with pytest.raises(NotPackable, match=r"experts\.\w+ is adapted, and is no linear layer's"):
         resolve_targets(network("qwen3_moe"), LORA)

@@ -9,7 +9,7 @@ import torch
 from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from trainables.packing.packable import NotBatchable, check_batchable
+from trainables.packing.packable import NotPackable, check_packable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,10 +41,10 @@ class OtherLinear(torch.nn.Linear):
 def test_a_base_that_cannot_be_shared_says_why(
     base_model: Any, spoil: Callable[[Any], None], fact: str
 ) -> None:
-    check_batchable(base_model, NAMES, longest=32)  # sound as it is
+    check_packable(base_model, NAMES, longest=32)  # sound as it is
     spoil(base_model)
-    with pytest.raises(NotBatchable, match=fact):
-        check_batchable(base_model, NAMES, longest=32)
+    with pytest.raises(NotPackable, match=fact):
+        check_packable(base_model, NAMES, longest=32)
 
 
 def test_a_sample_that_would_change_the_positions_of_others_is_refused() -> None:
@@ -53,6 +53,6 @@ def test_a_sample_that_would_change_the_positions_of_others_is_refused() -> None
     config = AutoConfig.for_model("llama", **SHAPE, **sizes, rope_parameters=rope)
     base = AutoModelForCausalLM.from_config(config).eval()
     names = [name for name, _ in base.named_modules() if name.endswith("down_proj")]
-    check_batchable(base, names, longest=16)
-    with pytest.raises(NotBatchable, match=r"above 16 tokens .*; data.max_length is 17"):
-        check_batchable(base, names, longest=17)
+    check_packable(base, names, longest=16)
+    with pytest.raises(NotPackable, match=r"above 16 tokens .*; data.max_length is 17"):
+        check_packable(base, names, longest=17)

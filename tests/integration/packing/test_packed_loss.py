@@ -15,7 +15,7 @@ from trainables.errors import UserError
 from trainables.packing import packed_loss
 from trainables.packing.adapters import AdaptedLayers, lay_out
 from trainables.packing.last_layer import LastLayer
-from trainables.packing.packable import NotBatchable
+from trainables.packing.packable import NotPackable
 from trainables.packing.packed_batch import Batch
 from trainables.packing.packed_loss import PassLoss, ends_with_head
 
@@ -137,7 +137,7 @@ class OlderLlama(LlamaForCausalLM):
     ("base", "error", "fact"),
     [
         (model("gpt_neox_japanese"), UserError, "train.gradient_checkpointing"),
-        (OlderLlama(AutoConfig.for_model("llama", **SHAPE)), NotBatchable, "a way of its own"),
+        (OlderLlama(AutoConfig.for_model("llama", **SHAPE)), NotPackable, "a way of its own"),
     ],
 )
 def test_a_base_that_cannot_recompute_is_left_as_it_was(

@@ -154,14 +154,15 @@ def test_where_memory_is_short_micro_batches_are_halved(
         return whole_pass(engine, shares)
 
     monkeypatch.setattr(SlotEngine, "_pass", limited)
-    trials = [make_trial(trial_id=str(n), seed=n, train={"steps": 2}) for n in range(2)]
+    train = {"steps": 2, "batch_size": 4, "micro_batch_size": 4}
+    trials = [make_trial(trial_id=str(n), seed=n, train=train) for n in range(2)]
     ends = [events[-1] for events in host_trials(trials, slots=2)]
     if rows_that_fit:
         assert all(RESULT in end for end in ends)
         return
     for end in ends:
         assert isinstance(end[ERROR], OutOfMemory)
-        facts = ("micro-batch size 8", "micro-batch size 1", str(error), "gradient_checkpointing")
+        facts = ("micro-batch size 4", "micro-batch size 1", str(error), "gradient_checkpointing")
         assert all(fact in str(end[ERROR]) for fact in facts)
 
 
