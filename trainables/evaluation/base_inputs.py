@@ -72,22 +72,6 @@ def load_inputs(
         UserError: every fault found in model, data, tasks and requirements.
     """
     model = pinned(model)
-    tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed, requirements)
-    base = shared_base(model)
-    check_samples(base, tokenizer, tokenized)
-    tokenized = replace(tokenized, prompts=tokenized.prompts[: suite.kl_prompts])
-    documents = general_documents(suite)
-    return BaseInputs(model, base, tokenizer, evaluator, tokenized, documents)
-
-
-def _load_all(
-    model: ModelConfig,
-    data: DataConfig,
-    suite: EvalSuite,
-    seed: int,
-    requirements: BaseRequirements,
-) -> tuple[Any, Evaluator, TokenizedData]:
-    """Load tokenizer, base, tasks and data, collecting the faults of all of them."""
     faults: list[Fault] = []
     tokenizer: Any = None
     evaluator: Evaluator | None = None
@@ -111,7 +95,10 @@ def _load_all(
         faults.append(Fault(name, rule, "take more or other rows, or raise data.max_length"))
     if faults or tokenizer is None or evaluator is None or tokenized is None:
         raise UserError(faults)
-    return tokenizer, evaluator, tokenized
+    base = shared_base(model)
+    check_samples(base, tokenizer, tokenized)
+    tokenized = replace(tokenized, prompts=tokenized.prompts[: suite.kl_prompts])
+    return BaseInputs(model, base, tokenizer, evaluator, tokenized, general_documents(suite))
 
 
 def check_base(model: ModelConfig, requirements: BaseRequirements) -> None:

@@ -25,7 +25,11 @@ from trainables import metric_keys
 from trainables.config import ROLES, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError, error_with_notes
 from trainables.evaluation.harness_model import Answers, HarnessModel, Layouts, Routed
-from trainables.evaluation.outcomes import equally_weighed, find_without_answer, item_scores
+from trainables.evaluation.outcomes import (
+    equally_weighted_metrics,
+    find_without_answer,
+    item_scores,
+)
 from trainables.evaluation.task_loading import (
     PYTHON_SEED,
     SEED,
@@ -101,8 +105,8 @@ class Evaluator:
         The workers of a group share the work; each of them calls this and has all results.
 
         Raises:
-            UserError: tasks give no number that can be taken for an accuracy, all of them at once,
-                and what the task after them failed with.
+            UserError: tasks give no number that counts as an accuracy; names all of them, and the
+                error that ended the evaluation after them.
         """
         faults: list[Fault] = []
         scores: dict[str, TaskScore] = {}
@@ -136,10 +140,7 @@ class Evaluator:
         return Evaluation(scores, metrics | _role_means(scores), items, warnings)
 
     def questions(self) -> dict[str, list[set[str]]]:
-        """What each item of a task asks, by the task's label, in texts that may be its question.
-
-        Its prompt is among them, without examples, description and chat template.
-        """
+        """What each item asks, by the task's label: its prompt, and the texts in it."""
         return {
             loaded.task.label: [
                 question_texts(task, document)
@@ -151,17 +152,17 @@ class Evaluator:
 
     @cached_property
     def rows(self) -> dict[str, dict[str, str]]:
-        """A digest of what each task reads, by its label and the names of its members."""
+        """A digest of what each task reads, by label and member."""
         return {
             loaded.task.label: {n: rows_digest(task) for n, task in loaded.tasks["tasks"].items()}
             for loaded in self._loaded
         }
 
-    def check_rows(self, of_base: Mapping[str, Mapping[str, str]]) -> None:
-        """Check that the tasks read what they read for the base: a hub's data, say, may move.
+    def check_rows(self, base_rows: Mapping[str, Mapping[str, str]]) -> None:
+        """Check that the tasks read what they read for the base: a hub's data may change.
 
         Args:
-            of_base: digests as in `rows`; of no task where an earlier version recorded none.
+            base_rows: digests as in `rows`.
 
         Raises:
             UserError: some read something else; names them all.
@@ -170,15 +171,13 @@ class Evaluator:
             "bring the earlier ones back (the hub's by a `revision` in the task's dataset_kwargs) "
             "and use --retry-failed, or give the sweep another name"
         )
-        faults = []
-        for loaded in self._loaded:
-            label, members = loaded.task.label, self.rows[loaded.task.label]
-            before = of_base.get(label, {})
-            changed = [n for n, digest in members.items() if before.get(n, digest) != digest]
-            if changed:
-                parts = f" ({', '.join(changed)})" if len(members) > 1 else ""
-                rule = f"the rows of task {label}{parts} have changed since the base was asked"
-                faults.append(Fault(f"eval.{loaded.role}", rule, remedy))
+        changed = "have changed since the base was asked"
+        labels = {loaded.task.label: loaded.role for loaded in self._loaded}
+        faults = [
+            Fault(f"eval.{role}", f"the rows of task {label} {changed}", remedy)
+            for label, role in labels.items()
+            if base_rows.get(label) != self.rows[label]
+        ]
         if faults:
             raise UserError(faults)
 
@@ -204,7 +203,7 @@ class Evaluator:
             },
             "rows": self.rows[loaded.task.label],
         }
-        if equally := equally_weighed(loaded):
+        if equally := equally_weighted_metrics(loaded):
             task["equally"] = sorted(equally)
         return task
 
@@ -227,10 +226,7 @@ class Evaluator:
 
 
 def _config(task: Any) -> dict[str, Any]:
-    """A task's configuration, with its functions, and without the place that its file is in.
-
-    With its class, too, unless this is the harness's.
-    """
+    """A task's configuration with its functions and own class, without its file's place."""
     config = dict(task.config.to_dict(keep_callable=True))
     metadata = dict(config.get("metadata") or {})
     metadata.pop("config_source", None)

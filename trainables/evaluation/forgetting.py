@@ -5,7 +5,6 @@ Positive numbers mean that it forgot. Pure arithmetic over scores and items; no 
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
@@ -39,7 +38,7 @@ def forgetting_metrics(
     flips = count_flips(*kept)
     metrics: dict[str, float] = {}
     for task in tasks:
-        metrics |= _of_task(task, base[task], tuned[task], *flips[task])
+        metrics |= _task_metrics(task, base[task], tuned[task], *flips[task])
     losses = [metrics[metric_keys.task_forgetting(task)] for task in tasks]
     metrics[metric_keys.FORGETTING_MEAN] = fmean(losses)
     metrics[metric_keys.FORGETTING_MAX] = max(losses)
@@ -53,7 +52,7 @@ def forgetting_metrics(
     return metrics
 
 
-def _of_task(
+def _task_metrics(
     task: str, base: TaskScore, tuned: TaskScore, forgotten: float, gained: float
 ) -> dict[str, float]:
     """One retention task's metrics; `forgotten` and `gained` are its flips."""
@@ -79,12 +78,6 @@ def _of_task(
 def is_at_chance(score: TaskScore) -> bool:
     """Whether a score is within two standard errors of chance, or below; False if it is unknown."""
     return score.chance is not None and score.value - 2 * (score.stderr or 0.0) <= score.chance
-
-
-def is_below_chance(score: TaskScore) -> bool:
-    """Whether a score is two standard errors of guessing below chance; False if it is unknown."""
-    chance = score.chance or 0.0
-    return score.value < chance - 2 * math.sqrt(chance * (1 - chance) / score.items)
 
 
 def _measure(score: TaskScore) -> str:

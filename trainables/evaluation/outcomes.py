@@ -14,7 +14,7 @@ from trainables.errors import Fault, UserError
 from trainables.evaluation.task_loading import LoadedTask, document_note
 from trainables.records.schema import ItemScore, TaskScore
 
-# Of listed answers: whether the right one is what the model would write, and a correlation.
+# Metrics that take no choice: what the model would write, and a correlation.
 _WITHOUT_GUESSING = ("exact_match", "mcc")
 
 
@@ -23,16 +23,16 @@ def samples(
 ) -> Iterator[tuple[str | None, Any, dict[str, Any]]]:
     """Each document's sample under one filter, with its task; see `ItemScore.member`.
 
-    Of a group, those of the tasks that give the metric: the harness takes its mean over them.
+    Of a group these are the tasks that give the metric: the harness averages over them.
     """
-    has_members = metric in equally_weighed(loaded)
+    has_members = metric in equally_weighted_metrics(loaded)
     for name, task in loaded.tasks["tasks"].items():
         for sample in result["samples"][name]:
             if sample["filter"] == filter_name and metric in sample["metrics"]:
                 yield name if has_members else None, task, sample
 
 
-def equally_weighed(loaded: LoadedTask) -> set[str]:
+def equally_weighted_metrics(loaded: LoadedTask) -> set[str]:
     """The metrics for which a group weighs its tasks equally, whatever their sizes."""
     group = loaded.tasks.get("groups", {}).get(loaded.task.task)
     aggregates = group.aggregate_metric_list if group else ()
@@ -48,10 +48,10 @@ def _count_choices(task: Any, sample: dict[str, Any]) -> int | None:
     return len(sample["arguments"]) // (2 if twice else 1)
 
 
-def choices_per_right_one(task: Any, sample: dict[str, Any], metric: str) -> float | None:
-    """Number of listed answers over that of right ones; None if a guess among them is never right.
+def choices_per_answer(task: Any, sample: dict[str, Any], metric: str) -> float | None:
+    """Number of listed answers over that of right ones; None if a guess is never right.
 
-    So it is where the task names no right one, and by a metric that takes none of them.
+    A guess is never right where the task names no right answer or the metric takes no choice.
     """
     count = _count_choices(task, sample)
     if count is None or metric in _WITHOUT_GUESSING:
@@ -97,9 +97,7 @@ def item_scores(loaded: LoadedTask, result: dict[str, Any], score: TaskScore) ->
 def find_without_answer(
     loaded: LoadedTask, result: dict[str, Any], score: TaskScore
 ) -> Iterator[str]:
-    """A warning if documents have no choice for a right answer: the harness counts them as wrong.
-
-    Public sets have a few of them, such as BIG-bench Hard.
+    """A warning if right answers are no choices, as a few of BIG-bench Hard are.
 
     Raises:
         UserError: most are so, and the score says nothing.

@@ -9,7 +9,7 @@ from trainables import metric_keys
 from trainables.errors import Fault, UserError
 from trainables.evaluation.forgetting import effective_choices, mean_over_members
 from trainables.evaluation.outcomes import (
-    choices_per_right_one,
+    choices_per_answer,
     is_number,
     samples,
     scores_itself,
@@ -23,7 +23,7 @@ ByFilter = dict[tuple[str, str], float]  # by metric and filter
 
 
 def read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, dict[str, float]]:
-    """The task's accuracy, and all its numeric metrics under our keys.
+    """The task's accuracy, and all its numeric metrics under the project's keys.
 
     Raises:
         UserError: it gives no number that counts as an accuracy.
@@ -61,9 +61,7 @@ def _guessing(
     """`TaskScore.chance` and `TaskScore.choices`, of the documents' `samples`."""
     if any(scores_itself(task) for _, task, _ in scored):
         return None, None
-    counts = [
-        (member, choices_per_right_one(task, sample, metric)) for member, task, sample in scored
-    ]
+    counts = [(member, choices_per_answer(task, sample, metric)) for member, task, sample in scored]
     if metric == "f1" and any(count is not None for _, count in counts):
         return None, None  # a guess's is a matter of how often each choice is the right one
     chance = mean_over_members((member, 1 / count if count else 0.0) for member, count in counts)

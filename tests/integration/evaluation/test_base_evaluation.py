@@ -181,7 +181,7 @@ def test_a_retention_task_at_chance_draws_a_warning(evaluate: Callable[..., Path
     folder = evaluate("eval.in_domain=[list_last]", "eval.retention=[target_relay]")
     (warning,) = Base.load(folder).record.warnings
     assert "retention task target_relay" in warning
-    assert "at chance (0.250)" in warning
+    assert "above chance (0.250)" in warning
 
 
 @pytest.mark.parametrize("named", ["data.path={}", "data.replay={{path: {}, share: 0.1}}"])

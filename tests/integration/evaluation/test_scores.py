@@ -149,27 +149,6 @@ def test_a_task_that_scores_itself_has_no_level_of_chance(
     assert not [warning for warning in record.warnings if "mass" in warning]
 
 
-def test_a_base_far_below_chance_is_warned_of(
-    load: Callable[..., SweepConfig], base_model: Any, tokenizer: Any, folder: Path
-) -> None:
-    """It does not guess: the answers or the prompt are at fault."""
-    file = folder / "test.jsonl"
-    said = Evaluator(own_questions(file), tokenizer).evaluate(base_model).items
-    answers = iter([item.answer for item in said])
-    change_answers(
-        file, lambda row: (row["choices"].index(next(answers)) + 1) % len(row["choices"])
-    )
-    asked = suite(
-        task_dirs=(EMBEDDED, BUNDLED),
-        in_domain=["list_last"],
-        retention=own_questions(file).in_domain,
-        kl_prompts=0,
-    )
-    base = evaluated_base(load(), folder / "cache", eval=asked)
-    (warning,) = Base.load(base).record.warnings
-    assert "mine: the base scores 0.000, below chance (0.3" in warning
-
-
 @pytest.mark.parametrize("answer", ["B", -1, [9]])
 def test_right_answers_that_are_no_choices_are_refused(
     answer: Any, base_model: Any, tokenizer: Any, folder: Path

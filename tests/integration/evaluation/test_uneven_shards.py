@@ -10,7 +10,6 @@ from evaluated import evaluated_base
 from transformers import AutoModelForCausalLM
 from worker_group import group_of, values
 
-from trainables.config import EvalTask
 from trainables.evaluation.evaluator import Evaluator
 from trainables.records.item_records import items_file, read_items, without_texts
 
@@ -29,37 +28,6 @@ TRAIN = {"steps": 4, "batch_size": 6, "micro_batch_size": 2, "report_every": 2}
 # Parameters up to this stay whole on every worker between the steps. By DeepSpeed's default all of
 # so small a model do; so the norms do, and the matrices do not.
 MOST_ELEMENTS_KEPT = 1000
-# A task that makes the tiles of its workers' losses small, and notes how many they are.
-TASK = """
-task: tiles
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {folder}/items.jsonl}}}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: question
-doc_to_choice: [" 7", " 2"]
-doc_to_target: 0
-process_results: !function tiles.results
-metric_list: [{{metric: acc}}]
-"""
-TILES = """
-import os
-from pathlib import Path
-from trainables.evaluation import drift
-
-summed = drift._summed_nll
-
-def noting(model, batch, tiles):
-    with Path("{folder}", "tiles_" + os.environ["RANK"]).open("a") as file:
-        file.write(str(tiles) + "\\n")
-    return summed(model, batch, tiles)
-
-drift._summed_nll = noting
-drift.LOGITS_AT_ONCE = 1000
-
-def results(doc, likelihoods):
-    return {{"acc": 1.0}}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -148,30 +116,3 @@ def test_workers_share_an_evaluation_though_a_forward_pass_takes_them_all(
     assert {key: last.metrics[key] for key in evaluation.metrics} == evaluation.metrics
     lengths = [len(item.answer) for item in evaluation.items if "generate" in item.task]
     assert len(set(lengths)) > 1, lengths
-
-
-@pytest.mark.slow
-def test_losses_in_tiles_are_those_of_all_logits_at_once(
-    train: Train,
-    undisturbed: dict[int, dict[str, float]],
-    make_sharded_trial: Callable[..., TrialConfig],
-    tmp_path: Path,
-) -> None:
-    """The last one here, as its tiles stay those of the group."""
-    (tmp_path / "items.jsonl").write_text('{"question": "max 4 7 2 ="}\n')
-    (tmp_path / "tiles.py").write_text(TILES.format(folder=tmp_path))
-    (tmp_path / "tiles.yaml").write_text(TASK.format(folder=tmp_path))
-    trial = make_sharded_trial()
-    in_domain = (*trial.eval.in_domain, EvalTask(task="tiles"))
-    folders = (*trial.eval.task_dirs, str(tmp_path))
-    update = {"in_domain": in_domain, "task_dirs": folders, "batch_size": 2}
-    measurements, error = train(
-        trial.model_copy(update={"eval": trial.eval.model_copy(update=update)})
-    )
-    assert error is None
-    tiles = [[*map(int, file.read_text().split())] for file in tmp_path.glob("tiles_*")]
-    assert len(tiles) == 3
-    assert all(max(of_worker) > 1 for of_worker in tiles)
-    last = max(undisturbed)
-    for key in ("validation/loss", "forgetting/nll", "kl/base_to_tuned"):
-        assert values(measurements)[last][key] == pytest.approx(undisturbed[last][key], abs=1e-6)

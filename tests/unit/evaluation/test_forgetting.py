@@ -15,7 +15,6 @@ from trainables.evaluation.forgetting import (
     count_flips,
     effective_choices,
     forgetting_metrics,
-    is_below_chance,
     retention_ratio,
 )
 from trainables.records.schema import ItemScore, TaskScore
@@ -125,18 +124,6 @@ def test_retention_ratio(
     base: float, tuned: float, chance: float | None, ratio: float | None
 ) -> None:
     assert retention_ratio(base, tuned, chance) == (None if ratio is None else pytest.approx(ratio))
-
-
-@pytest.mark.parametrize(
-    ("value", "chance", "is_below"),
-    [(0.16, 0.25, True), (0.17, 0.25, False), (0.0, 0.0, False), (0.0, None, False)],
-)
-def test_a_score_is_below_chance_if_two_standard_errors_of_a_guess_off(
-    value: float, chance: float | None, is_below: bool
-) -> None:
-    """Of 100 items with a chance of 1/4 each, that is below 0.25 - 2 * 0.0433."""
-    found = score(value, chance=chance).model_copy(update={"items": 100})
-    assert is_below_chance(found) == is_below
 
 
 def test_the_mean_of_ratios_leaves_out_tasks_within_two_standard_errors_of_chance() -> None:
