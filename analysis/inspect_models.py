@@ -124,7 +124,7 @@ def inspected(
     """Those of a sweep's trials that were inspected as they are now, with what was found."""
     folder = InspectionFolder(sweep.ledger.folder.root)
     for trial in trials:
-        if (found := folder.read(trial.number)) and found.is_of(trial):
+        if (found := folder.read(trial.number)) and found.is_for(trial):
             yield trial, found
 
 

@@ -209,40 +209,6 @@ def engine(make_trial: Callable[..., TrialConfig]) -> Iterator[SlotEngine]:
         yield engine
 
 
-@pytest.fixture
-def trained_logits(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> list[torch.Tensor]:
-    """Logits of each trial's model right after its training, on `logits_of`'s text."""
-    from trainables.training import full_sft, lora
-    from trainables.training import run as training
-
-    seen: list[torch.Tensor] = []
-
-    def spy(*arguments: Any) -> Any:
-        _, _, model, *_ = arguments
-        result = training.run_training(*arguments)
-        seen.append(logits_of(model, tokenizer))
-        return result
-
-    monkeypatch.setattr(lora, "run_training", spy)
-    monkeypatch.setattr(full_sft, "run_training", spy)
-    return seen
-
-
-def logits_of(model: Any, tokenizer: Any) -> torch.Tensor:
-    ids = tokenizer("max 4 7 2 =", return_tensors="pt")["input_ids"]
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        logits = model(input_ids=ids.to(model.device)).logits.float().cpu()
-    model.train(was_training)
-    return logits
-
-
-@pytest.fixture(scope="session")
-def logits() -> Callable[[Any, Any], torch.Tensor]:
-    return logits_of
-
-
 @pytest.fixture(scope="session")
 def trl_curve(sweep_config: SweepConfig) -> Callable[..., list[float]]:
     """Losses of a plain TRL training on the raw rows: none of this project's training code."""

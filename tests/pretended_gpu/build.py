@@ -27,8 +27,8 @@ def built() -> Path:
 
     Torch is not imported: the module takes the place of parts of it, and so must be loaded first.
     """
-    of_both = SOURCE.read_bytes() + version("torch").encode()
-    folder = Path(sys.prefix) / "pretended_gpu" / hashlib.sha256(of_both).hexdigest()[:16]
+    content = SOURCE.read_bytes() + version("torch").encode()
+    folder = Path(sys.prefix) / "pretended_gpu" / hashlib.sha256(content).hexdigest()[:16]
     module = folder / f"{NAME}.so"
     if not module.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -34,8 +34,8 @@ class _Group(dist.ProcessGroup):
 
 def _by_gloo(name: str) -> Callable[..., Any]:
     def collective(self: _Group, *arguments: Any, **named: Any) -> Any:
-        of_gloo = getattr(self.gloo, name)
-        return of_gloo(*map(_on_cpu, arguments), **{n: _on_cpu(v) for n, v in named.items()})
+        run = getattr(self.gloo, name)
+        return run(*map(_on_cpu, arguments), **{n: _on_cpu(v) for n, v in named.items()})
 
     return collective
 
@@ -48,17 +48,17 @@ def _on_cpu(value: Any) -> Any:
 
 def pretend() -> None:
     """Make groups that are asked for by the name of NCCL."""
-    for name, of_gloo in _COLLECTIVES.items():
-        setattr(_Group, name, _by_gloo(of_gloo))
+    for name, gloo_name in _COLLECTIVES.items():
+        setattr(_Group, name, _by_gloo(gloo_name))
     dist.Backend.register_backend("pretended", _Group, devices=["cuda", "cpu"])
     for name in ("init_process_group", "new_group"):
-        make = _of_any_backend(getattr(dist, name))
+        make = _accept_nccl(getattr(dist, name))
         setattr(dist, name, make)
         setattr(distributed_c10d, name, make)
     dist.is_nccl_available = distributed_c10d.is_nccl_available = lambda: True
 
 
-def _of_any_backend(make: Callable[..., Any]) -> Callable[..., Any]:
+def _accept_nccl(make: Callable[..., Any]) -> Callable[..., Any]:
     def pretended(*arguments: Any, **named: Any) -> Any:
         named.pop("device_id", None)
         names = ["pretended" if name == "nccl" else name for name in arguments]

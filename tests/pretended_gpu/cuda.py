@@ -71,7 +71,7 @@ def pretend() -> None:
         "current_stream": stream,
         "default_stream": stream,
         "stream": stream,
-        "device": stream,  # entered and left alike
+        "device": stream,  # entered like a stream
         "get_device_properties": _Properties,
         "get_device_capability": (_Properties.major, _Properties.minor),
         "get_device_name": _Properties.name,

@@ -1,6 +1,5 @@
 """A tiny model, the procedural tasks it was pretrained on, and a target it has never seen.
 
-The world is self-contained: it lets a sweep measure domain gain, forgetting and
-out-of-domain transfer on a laptop CPU, offline and in seconds per trial. See README.md
-for the tasks and their base scores.
+A sweep on them measures domain gain, forgetting and out-of-domain transfer on a laptop CPU, offline
+and in seconds per trial. See README.md for the tasks and their base scores.
 """

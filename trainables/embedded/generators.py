@@ -1,10 +1,9 @@
 """Procedural multiple-choice items: list reasoning, facts of an invented world, a target rule.
 
-Text is made of tokens separated by single spaces, so a word-level tokenizer splits it without
-ambiguity. A reasoning item belongs to exactly one split, decided by a hash of its operator and
-operands (not of its wording): training and test sets are disjoint whatever the seeds. Facts are
-the exception, for recalling a fact requires having read it, and so are single steps, which are
-too few to hold any out: both live in every split.
+Text is made of words separated by single spaces, for a word-level tokenizer. A reasoning item
+belongs to exactly one split, by a hash of its operator and operands: training and test sets are
+disjoint whatever the seeds. Facts, which are recalled only if they were read, and single steps,
+which are few, are in every split.
 """
 
 import hashlib
@@ -25,8 +24,7 @@ TARGET_OPERATOR: Final = "relay"  # the base model knows this word, but only as 
 class Item:
     """One question with its choices; `answer` is the index of the right one.
 
-    `key` identifies the content, whatever the wording or the choices; it is empty for a fact or a
-    single step.
+    `key` identifies the content whatever the wording; it is empty for a fact or a single step.
     """
 
     question: str
@@ -42,12 +40,9 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class ListShape:
-    """Which lists of distinct numbers to draw.
+    """Lists of distinct `values`, of `lengths` in an inclusive range.
 
-    Attributes:
-        lengths: inclusive range of lengths, uniformly drawn.
-        values: the numbers allowed.
-        last_values: if not empty, the numbers allowed in the last place; disjoint from `values`.
+    `last_values`, if not empty, are the numbers for the last place; disjoint from `values`.
     """
 
     lengths: tuple[int, int]
@@ -60,9 +55,6 @@ class ListShape:
         if self.last_values:
             numbers[-1] = rng.choice(self.last_values)
         return numbers
-
-
-# Operators on lists of distinct numbers ----------------------------------------------------------
 
 
 def successor(number: int) -> int:
@@ -98,25 +90,16 @@ def with_choices(
     key: str = "",
     lure: str | None = None,
 ) -> Item:
-    """An item with four distinct choices in random order.
-
-    Args:
-        rng: draws the distractors and the order.
-        question: the text before the answer.
-        right: the right answer.
-        wrong: candidates for the distractors; duplicates and `right` are ignored.
-        key: see `Item`.
-        lure: a distractor to include in any case.
-    """
-    kept = [lure] if lure is not None else []
-    candidates = [choice for choice in dict.fromkeys(wrong) if choice not in (right, lure)]
-    choices = [right, *kept, *rng.sample(candidates, N_CHOICES - 1 - len(kept))]
+    """An item with four distinct choices in random order: `right`, `lure`, and some of `wrong`."""
+    choices = [right] if lure is None else [right, lure]
+    candidates = [choice for choice in dict.fromkeys(wrong) if choice not in choices]
+    choices += rng.sample(candidates, N_CHOICES - len(choices))
     rng.shuffle(choices)
     return Item(question, tuple(choices), choices.index(right), key)
 
 
 def near_misses(numbers: Sequence[int]) -> list[str]:
-    """The operands and their successors: copying some operand must not beat chance."""
+    """The operands and their successors, so that copying an operand does not beat chance."""
     return [str(number) for number in sorted({*numbers, *map(successor, numbers)})]
 
 
@@ -160,8 +143,6 @@ def order_item(rng: random.Random, operator: str, wording: str) -> Item:
     return with_choices(rng, question, join(right), wrong, f"{operator} {join(numbers)}")
 
 
-# Facts of an invented world ----------------------------------------------------------------------
-
 CRAFTS: Final = (
     "weaving", "forging", "carving", "baking", "brewing", "sailing", "mining", "herding",
     "fishing", "farming", "dyeing", "glazing", "tanning", "milling", "printing", TARGET_OPERATOR,
@@ -196,12 +177,9 @@ def craft_item(rng: random.Random) -> Item:
     return with_choices(rng, f"craft of {PLACES[place]} =", PLACE_CRAFTS[place], CRAFTS)
 
 
-# Task registry -----------------------------------------------------------------------------------
-
 Generator = Callable[[random.Random], Item]
 
-# Every fifth number is absent from the target's training lists. Holding out a contiguous range
-# instead would teach the model that large numbers no longer occur.
+# Every fifth number is held out: without a range, the model would unlearn large numbers.
 HELD_OUT_NUMBERS: Final = tuple(range(4, NUMBERS, 5))
 TARGET_NUMBERS: Final = tuple(n for n in range(NUMBERS) if n not in HELD_OUT_NUMBERS)
 

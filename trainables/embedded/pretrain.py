@@ -38,8 +38,7 @@ BATCH_SIZE: Final = 128
 PEAK_LR: Final = 3e-3
 WARMUP_STEPS: Final = 100
 LOG_EVERY: Final = 100
-# Operands are uniform noise that no model can predict; what a question is worth learning for is
-# its grammar, which a small weight is enough for.
+# Operands are noise that no model can predict; a small weight is enough for the grammar.
 QUESTION_WEIGHT: Final = 0.1
 
 # The data do not depend on --seed: base models of several seeds stay comparable.
@@ -92,10 +91,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausal
 
 
 def encode(items: Sequence[Item], word_ids: Mapping[str, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and loss weights, both (batch, longest), padded on the right.
-
-    Padding needs no attention mask: causal attention never looks to the right.
-    """
+    """Token ids and loss weights, both (batch, longest), padded on the right."""
     rows: list[list[int]] = []
     weights: list[list[float]] = []
     for item in items:
@@ -161,11 +157,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def write_data() -> None:
-    """Write the target's training and validation rows, and general text no model was trained on.
-
-    Only list items are held out in the general text; facts and single steps recur.
-    A completion begins with a space: prompt and completion may be joined before tokenizing.
-    """
+    """Write the target's training and validation rows, and held-out general text."""
     for split, count in TARGET_ROWS.items():
         rows = (
             json.dumps({"prompt": item.question, "completion": f" {item.completion}"})
@@ -187,23 +179,15 @@ def write_evaluation_items() -> None:
         write_lines(HERE / "eval_tasks" / "items" / f"{task}.jsonl", rows)
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Command line: `output` (Path), `steps` and `seed` (int)."""
+def main() -> None:
+    """Write data and evaluation items, then pretrain and save the model."""
     parser = argparse.ArgumentParser(description="Build the embedded base model and its data.")
     parser.add_argument("--output", type=Path, default=HERE / "model", help="model folder")
     parser.add_argument("--steps", type=int, default=2500, help="optimizer steps")
-    parser.add_argument(
-        "--seed", type=int, default=1, help="of the initial weights and of the pretraining text"
-    )
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Write data and evaluation items, then pretrain and save the model."""
-    # The thread count decides the order of summation, hence the last bits of the loss.
-    torch.set_num_threads(1)
+    parser.add_argument("--seed", type=int, default=1, help="of initial weights and text")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # otherwise the order of summation, and the loss, may differ
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    arguments = parse_arguments()
     write_data()
     write_evaluation_items()
     tokenizer = build_tokenizer()

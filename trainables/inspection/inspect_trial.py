@@ -60,7 +60,7 @@ def inspect_trial(sweep_dir: Path, number: int) -> InspectionRecord:
     trial = ledger.trial(number)
     weights_dir, earlier = ledger.weights(trial), folder.read(number)
     if weights_dir is None:
-        if earlier and earlier.matrices and earlier.is_of(trial):
+        if earlier and earlier.matrices and earlier.is_for(trial):
             return earlier
         reason = "it kept no weights" if trial.weights_dir is None else "its weights are gone"
         if trial.status is not TrialStatus.COMPLETE:
@@ -70,7 +70,7 @@ def inspect_trial(sweep_dir: Path, number: int) -> InspectionRecord:
         return record
     base = ledger.base()
     key = _content_key(weights_dir, base.key)
-    is_current = earlier and earlier.key == key and earlier.is_of(trial)
+    is_current = earlier and earlier.key == key and earlier.is_for(trial)
     known = earlier if is_current and folder.directions(number).exists() else None
     if known and not known.reason:
         return known

@@ -135,7 +135,7 @@ class InspectionRecord(Frozen):
     forgetting_nll: float | None = None
     seconds: float = 0.0
 
-    def is_of(self, trial: TrialRecord) -> bool:
+    def is_for(self, trial: TrialRecord) -> bool:
         """Whether it is of this training: a trial whose folder was deleted is trained again."""
         return (self.trial_id, self.ended) == (trial.config.trial_id, trial.ended)
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock
 
 from trainables.config import TrialConfig
 from trainables.records.schema import BASE_RECORD
-from trainables.storage.base_storage import Storage, read_or_none
+from trainables.storage.base_storage import read_or_none
 from trainables.storage.disk import whole_folder, write_whole
 from trainables.storage.locations import node_cache
 from trainables.storage.storage import is_address, open_storage
@@ -45,8 +45,6 @@ def on_this_node(trial: TrialConfig, only_waits: bool = False) -> TrialConfig:
     changes = {"output_dir": str(scratch / "attempt"), "published_dir": trial.output_dir}
     if only_waits:
         return trial.model_copy(update=changes)
-    if trial.workers > 1:
-        _drop_unpublished(scratch / "attempt", trial.output_dir)
     # Include what this attempt published: after running out of memory it resumes in other workers.
     published = (*trial.earlier_attempts, trial.output_dir)
     fetched = {
@@ -68,15 +66,11 @@ def publish_checkpoints(trial: TrialConfig) -> None:
     storage = open_storage(trial.published_dir)
     here = {path.name: path for path in checkpoints([Path(trial.output_dir)])}
     there = set(storage.children(CHECKPOINTS))
-    for name in sorted(here.keys() - _complete(storage, there)):
-        storage.publish(here[name], f"{CHECKPOINTS}/{name}", last=FILES)
+    for name in sorted(here):
+        if not storage.exists(f"{CHECKPOINTS}/{name}/{FILES}"):  # uploaded last
+            storage.publish(here[name], f"{CHECKPOINTS}/{name}", last=FILES)
     for name in there - here.keys():
         storage.remove(f"{CHECKPOINTS}/{name}")
-
-
-def _complete(storage: Storage, names: Iterable[str]) -> set[str]:
-    """Names of the published checkpoints whose upload was not cut off."""
-    return {name for name in names if storage.exists(f"{CHECKPOINTS}/{name}/{FILES}")}
 
 
 def publish_file(trial: TrialConfig, file: Path) -> None:
@@ -182,15 +176,6 @@ def _fetch_base(address: str) -> Path:
             with whole_folder(folder) as unfinished:
                 storage.fetch("", unfinished)
     return folder
-
-
-def _drop_unpublished(attempt: Path, address: str) -> None:
-    """Delete checkpoints that died with their upload: the group's other nodes cannot fetch them."""
-    here = checkpoints([attempt])
-    complete = _complete(open_storage(address), (path.name for path in here))
-    for path in here:
-        if path.name not in complete:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _fetch_earlier(addresses: Sequence[str], folder: Path) -> tuple[str, ...]:

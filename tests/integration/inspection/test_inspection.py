@@ -11,18 +11,12 @@ import pytest
 import torch
 from faults import faults
 from numpy.linalg import norm
+from safetensors.torch import load_file, save_file
 from scipy.spatial.distance import jensenshannon
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from analysis.__main__ import main
-from analysis.inspect_models import (
-    attention,
-    by_trial,
-    inspect_trials,
-    matrices,
-    representation,
-    similarity,
-)
+from analysis.inspect_models import inspect_trials
 from trainables.errors import CannotInspect
 from trainables.inspection import activations
 from trainables.inspection import inspect_trial as inspection
@@ -56,45 +50,31 @@ def finished(
     base_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A sweep's folder: LoRA, DoRA, full fine-tuning, LoRA at a high rate, one without weights."""
+    """A sweep's folder: LoRA, full fine-tuning, LoRA without weights."""
     root = tmp_path_factory.mktemp("sweeps") / "small"
     ledger = Ledger(root)
-    ledger.write_sweep(
-        SweepRecord(
-            sweep_id="small",
-            config=sweep_config.model_dump(mode="json"),
-            provenance=provenance(),
-        )
-    )
+    config = sweep_config.model_dump(mode="json")
+    sweep = SweepRecord(sweep_id="small", config=config, provenance=provenance())
+    ledger.write_sweep(sweep)
     shutil.copytree(base_dir, ledger.folder.base)
     trials: list[dict[str, Any]] = [
-        {},
-        {"lora": {"dora": True}},
-        {"method": "full"},
         {"learning_rate": 1e-2, "lora": {"rslora": True}},
-        {"train": {"save_weights": False}},
+        {"method": "full"},
+        {"train": {"steps": 1, "save_weights": False}},
     ]
     for number, changes in enumerate(trials):
-        config = make_trial(
-            **{"number": number, "output_dir": str(ledger.folder.attempt(number, 1))} | changes
-        )
-        result = run(config).result
-        ledger.write_trial(
-            TrialRecord(
-                config=config,
-                params={},
-                status=TrialStatus.COMPLETE,
-                started=0,
-                last=result.last,
-                weights_dir=result.weights_dir,
-            )
-        )
+        place = {"number": number, "output_dir": str(ledger.folder.attempt(number, 1))}
+        trial = make_trial(**place | changes)
+        result = run(trial).result
+        ended = {"status": TrialStatus.COMPLETE, "last": result.last, "started": 0}
+        ended["weights_dir"] = result.weights_dir
+        ledger.write_trial(TrialRecord(config=trial, params={}, **ended))
     return root
 
 
 @pytest.fixture(scope="module")
 def records(finished: Path) -> list[Any]:
-    return inspect_trials(finished, [0, 1, 2, 3])
+    return inspect_trials(finished, [0, 1])
 
 
 def merged(config: TrialConfig, weights_dir: str, dtype: torch.dtype = torch.float32) -> Any:
@@ -109,7 +89,7 @@ def merged(config: TrialConfig, weights_dir: str, dtype: torch.dtype = torch.flo
     return adapted.merge_and_unload().eval()
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 3], ids=["lora", "dora", "full", "rslora"])
+@pytest.mark.parametrize("number", [0, 1], ids=["lora", "full"])
 def test_every_matrix_equals_brute_force(finished: Path, records: list[Any], number: int) -> None:
     """Dense SVDs by NumPy in float64, of what the reference libraries make of the files."""
     trial = Ledger(finished).trials()[number]
@@ -137,7 +117,7 @@ def test_every_matrix_equals_brute_force(finished: Path, records: list[Any], num
         assert change.cosine_by_maximum == pytest.approx(cosines.max(0).mean(), **exact)
 
 
-@pytest.mark.parametrize("number", [0, 2], ids=["lora", "full"])
+@pytest.mark.parametrize("number", [0, 1], ids=["lora", "full"])
 def test_attention_drift_equals_one_prompt_at_a_time(
     finished: Path, records: list[Any], number: int, tokenizer: Any
 ) -> None:
@@ -167,18 +147,6 @@ def test_attention_drift_equals_one_prompt_at_a_time(
         assert min(drift.js) > 0
 
 
-def test_the_base_itself_has_not_moved(finished: Path, tmp_path: Path) -> None:
-    trial = Ledger(finished).trials()[2]
-    load_model(trial.config.model).save_pretrained(tmp_path)
-    changes = [change for _, change, _ in inspection.matrix_changes(trial.config, tmp_path)]
-    assert {(c.relative_norm, c.stable_rank, c.intruders) for c in changes} == {(0, None, None)}
-    ledger = Ledger(finished)
-    prompts = activations.choose_prompts(ledger.base(), ledger.folder.base / "items.jsonl")
-    drift = activations.activation_drift(trial.config, tmp_path, prompts)
-    assert {js for layer in drift.attention for js in layer.js} == {0.0}
-    assert max(layer.cka_drift for layer in drift.representation) == pytest.approx(0, abs=1e-9)
-
-
 def test_matrices_are_kept_if_the_activations_are_interrupted(
     finished: Path, records: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,15 +168,6 @@ def test_matrices_are_kept_if_the_activations_are_interrupted(
         patch.setattr(inspection, "matrix_changes", broken)  # they are not computed once more
         assert inspection.inspect_trial(finished, 0).attention == records[0].attention
     folder.write(records[0])
-
-
-def test_prompts_come_from_every_task_but_ood(finished: Path) -> None:
-    ledger = Ledger(finished)
-    base = ledger.base()
-    prompts = activations.choose_prompts(base, ledger.folder.base / "items.jsonl")
-    assert len(prompts) == len(set(prompts)) > activations.PROMPTS
-    first_words = {prompt.split()[0] for prompt in prompts[: activations.PROMPTS]}
-    assert first_words == {"relay", "capital", "craft", "last", "max", "sort"}
 
 
 def test_prompts_differ_in_their_last_tokens(tokenizer: Any) -> None:
@@ -238,8 +197,8 @@ def test_a_trial_is_inspected_again_only_if_its_weights_changed(
     again = ledger.trial(0).model_copy(update={"ended": 5.0})  # deleted, and trained to the same
     ledger.write_trial(again)
     assert inspect_trials(folder, [0])[0].ended == 5.0
-    name = "weights/adapter_model.safetensors"
-    shutil.copy(ledger.folder.attempt(3, 1) / name, ledger.folder.attempt(0, 1) / name)
+    weights = ledger.folder.attempt(0, 1) / "weights" / "adapter_model.safetensors"
+    save_file({name: 2 * tensor for name, tensor in load_file(weights).items()}, weights)
     assert inspect_trials(folder, [0])[0].key != records[0].key
 
 
@@ -257,10 +216,10 @@ def test_a_matrix_of_zeros_is_compared_with_nothing(
 
 
 def test_a_trial_without_weights_says_so(finished: Path) -> None:
-    stale = InspectionFolder(finished).directions(4)  # of an earlier training with weights
+    stale = InspectionFolder(finished).directions(2)  # of an earlier training with weights
     stale.parent.mkdir(parents=True, exist_ok=True)
     stale.touch()
-    record = inspect_trials(finished, [4])[0]
+    record = inspect_trials(finished, [2])[0]
     assert not stale.exists()
     assert record.reason == "it kept no weights"
     assert record.matrices == ()
@@ -274,27 +233,15 @@ def test_weights_are_found_in_a_moved_folder_and_their_record_outlives_them(
     shutil.copytree(finished, moved, ignore=shutil.ignore_patterns("inspection"))
     hidden = (finished / "trials").rename(finished / "trials_away")
     try:
-        record = inspect_trials(moved, [2])[0]
+        record = inspect_trials(moved, [1])[0]
     finally:
         hidden.rename(finished / "trials")
-    assert record.matrices == records[2].matrices
-    shutil.rmtree(Ledger(moved).folder.attempt(2, 1) / "weights")
-    assert inspect_trials(moved, [2]) == [record]
+    assert record.matrices == records[1].matrices
+    shutil.rmtree(Ledger(moved).folder.attempt(1, 1) / "weights")
+    assert inspect_trials(moved, [1]) == [record]
     shutil.rmtree(InspectionFolder(moved).root)
-    gone = inspect_trials(moved, [2])[0]
+    gone = inspect_trials(moved, [1])[0]
     assert (gone.reason, gone.matrices) == ("its weights are gone", ())
-
-
-def test_frames_have_a_row_for_each_part(finished: Path, records: list[Any]) -> None:
-    assert len(matrices(records)) == 4 * 28
-    assert len(attention(records)) == 4 * 4 * 4
-    assert len(representation(records)) == 4 * 4
-    assert by_trial(records).index.tolist() == [0, 1, 2, 3]
-    shared = similarity(finished, [0, 1, 2])
-    assert len(shared) == 3 * 28
-    assert shared["similarity"].between(0, 1).all()
-    # Far above what random spans of 4 and 8 in at least 128 dimensions would share.
-    assert shared["similarity"].mean() > 3 * 8 / 128
 
 
 def test_the_command_shows_what_it_found(
@@ -302,18 +249,18 @@ def test_the_command_shows_what_it_found(
 ) -> None:
     assert main(["inspect", str(finished), "--all"]) == 0
     output = capsys.readouterr().out
-    assert "trial 2:" in output
-    assert "trial 4: it kept no weights" in output
+    assert "trial 1:" in output
+    assert "trial 2: it kept no weights" in output
     assert str(finished / "inspection") in output
     assert main(["inspect", str(finished), "--trials", "7", "8"]) == 2
     errors = capsys.readouterr().err
-    for fact in ("--trials", "trial 7", "0 to 4", "trial 8"):
+    for fact in ("--trials", "trial 7", "0 to 2", "trial 8"):
         assert fact in errors
     assert main(["inspect", str(finished.parent)]) == 2
     assert "no sweep" in capsys.readouterr().err
     numbers = [record.number for record in inspect_trials(finished)]
-    assert 2 in numbers  # the only full fine-tuning
-    assert 4 not in numbers
+    assert 1 in numbers  # the only full fine-tuning
+    assert 2 not in numbers
 
 
 def test_a_folder_that_cannot_be_written_to_is_reported_before_the_work(
@@ -339,9 +286,9 @@ def test_on_a_worker_it_is_the_same(finished: Path, records: list[Any], tmp_path
     assert found is not None
     assert found.matrices == records[0].matrices
     assert found.attention == records[0].attention
-    assert ray.get(options.remote(str(copy), 4)) == "it kept no weights"
+    assert ray.get(options.remote(str(copy), 2)) == "it kept no weights"
     shutil.rmtree(copy / "base")
-    assert "base.json" in ray.get(options.remote(str(copy), 2))
+    assert "base.json" in ray.get(options.remote(str(copy), 1))
 
 
 def test_a_model_without_attention_is_not_compared(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +15,14 @@ import pytest
 import torch
 from measured import by_step
 from safetensors.torch import load_file
-from tiny_decoder import SHAPE
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+from transformers import AutoModelForCausalLM
 
-from trainables.errors import UserError
+from trainables.config import ModelConfig
 from trainables.models.loading import load_model
+from trainables.storage.locations import resolve
 from trainables.training import full_sft
 from trainables.training.checkpoint_files import newest_valid
-from trainables.training.run import sft_config
+from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,6 @@ STAGES: dict[str, dict[str, Any]] = {
 }
 # Small enough for ten steps to go down without leaping.
 RATE = 1e-4
-EMBEDDING = "model.embed_tokens.weight"
 
 
 @pytest.fixture(scope="module")
@@ -101,24 +100,20 @@ def test_saved_weights_are_the_trained_model(
     assert load_file(folder / "model.safetensors").keys() == loaded.keys()
 
 
-def test_a_saved_model_has_the_padding_and_sampling_of_its_base(
-    make_trial: MakeTrial, run: RunTrial, tokenizer: Any, tmp_path: Path
+def test_a_saved_model_has_the_padding_and_temperature_of_its_base(
+    make_trial: MakeTrial, run: RunTrial, tmp_path: Path
 ) -> None:
-    """Youtu's embedding of its padding is loaded as zeros, and no model's is trained further.
+    """TRL changes the padding, whose embedding some models load as zeros.
 
     Transformers saves no temperature that is not said to be for sampling.
     """
-    latent = {"kv_lora_rank": 4, "q_lora_rank": 4, "qk_rope_head_dim": 8, "num_key_value_heads": 2}
-    sizes = SHAPE | latent | {"vocab_size": len(tokenizer), "pad_token_id": None}
-    base = AutoModelForCausalLM.from_config(AutoConfig.for_model("youtu", **sizes))
-    for part in (base, tokenizer):
-        part.save_pretrained(tmp_path)
-    (tmp_path / "generation_config.json").write_text(json.dumps({"temperature": 0.9}))
-    trial = make_trial("full", model={"name": str(tmp_path)}, train={"steps": 1})
+    base = shutil.copytree(resolve(make_trial().model.name), tmp_path / "base")
+    config = json.loads((base / "config.json").read_text()) | {"pad_token_id": None}
+    (base / "config.json").write_text(json.dumps(config))
+    (base / "generation_config.json").write_text(json.dumps({"temperature": 0.9}))
+    trial = make_trial("full", model={"name": str(base)}, train={"steps": 1})
     folder = Path(str(run(trial).result.weights_dir))
-    embedding = AutoModelForCausalLM.from_pretrained(folder).get_input_embeddings()
-    assert embedding.padding_idx is None
-    assert torch.equal(embedding.weight, load_file(folder / "model.safetensors")[EMBEDDING])
+    assert json.loads((folder / "config.json").read_text())["pad_token_id"] is None
     saved = json.loads((folder / "generation_config.json").read_text())
     assert (saved["temperature"], saved["do_sample"]) == (0.9, True)
 
@@ -155,25 +150,18 @@ def test_what_the_user_s_deepspeed_file_leaves_out_is_the_trial_s(make_trial: Ma
     own = {
         "optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.95], "weight_decay": None}},
         "bf16": None,
+        "zero_optimization": {"stage": 3},
     }
-    parts = {"deepspeed": {"config": own}, "train": {"weight_decay": 0.05}}
-    trial = make_trial(method="full", learning_rate=3e-5, **parts)
-    config = HfTrainerDeepSpeedConfig(full_sft.deepspeed_settings(trial))
-    arguments = sft_config(trial, 16, deepspeed={"zero_optimization": {"stage": 0}})
-    config.trainer_config_process(arguments)
-    assert config.get_value("optimizer.params.lr") == 3e-5
-    assert config.get_value("optimizer.params.weight_decay") == 0.05
-    assert config.get_value("optimizer.params.betas") == [0.9, 0.95]
-    assert config.get_value("optimizer.params.torch_adam")  # there is no other at stage 0
-    assert config.get_value("gradient_clipping") == trial.train.max_grad_norm
-    assert trial.deepspeed
-    assert trial.deepspeed.config == own
-    sharded = make_trial("full", deepspeed={"config": {"zero_optimization": {"stage": 3}}})
-    zero = full_sft.deepspeed_settings(sharded)["zero_optimization"]
-    assert zero["stage3_gather_16bit_weights_on_model_save"]  # else no weights could be saved
+    settings = full_sft.deepspeed_settings(make_trial("full", deepspeed={"config": own}))
+    rate = {"lr": "auto", "betas": [0.9, 0.95], "weight_decay": "auto"}
+    assert settings["optimizer"] == {"type": "AdamW", "params": rate}
+    assert settings["bf16"] == {"enabled": "auto"}
+    assert settings["gradient_clipping"] == "auto"
+    # Otherwise no weights could be saved.
+    assert settings["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
 
 
-class Fails:
+class Fails(ListReporter):
     def report(self, measurement: Any) -> None:
         raise RuntimeError("no more")
 
@@ -232,9 +220,20 @@ def test_in_bfloat16_too_the_first_step_is_the_optimizer_s_first(
     assert math.sqrt(squares) == pytest.approx(0.1 * 0.05, rel=0.01)
 
 
-def test_a_module_for_each_expert_needs_stage_3_on_several_workers(make_trial: MakeTrial) -> None:
-    model = torch.nn.ModuleDict({"experts": torch.nn.ModuleList([torch.nn.Linear(2, 2)])})
-    own = make_trial("full", deepspeed={"config": {"zero_optimization": {"stage": 2}}}).deepspeed
-    assert own is not None
-    with pytest.raises(UserError, match=r"deepspeed\.config\.zero_optimization\.stage: must be 3"):
-        full_sft._gather_experts_together(model, own)
+@pytest.mark.parametrize(("stage", "is_hollow"), [(3, True), (2, False)])
+def test_only_the_first_worker_loads_the_weights_that_are_sharded(
+    stage: int, is_hollow: bool, make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise every worker of a node would hold the whole model in its memory."""
+    asked: list[bool] = []
+
+    def load(model: ModelConfig, is_hollow: bool) -> None:
+        asked.append(is_hollow)
+        raise InterruptedError
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(full_sft, "load_model", load)
+    parts: dict[str, Any] = {"deepspeed": {"zero_stage": stage}, "train": {"micro_batch_size": 2}}
+    with pytest.raises(InterruptedError):
+        full_sft.train_full_sft(make_trial("full", **parts, workers=2), ListReporter())
+    assert asked == [is_hollow]

@@ -6,16 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, set_seed
-from trl.trainer.utils import add_fused_lm_head
 
 from trainables import metric_keys
 from trainables.data.dataset import training_order
 from trainables.data.tokenized import trial_inputs
 from trainables.evaluation.drift import token_nll
-from trainables.models import model_shape
 from trainables.models.loading import load_model
 from trainables.training import trainer
 
@@ -70,16 +67,6 @@ def test_the_loss_is_that_of_the_model_s_own_logits(
     measured = run(trial).last[metric_keys.TRAIN_LOSS]
     assert measured == pytest.approx(nll_before_training(trial), abs=1e-5)
     assert is_fused != any(record.name == trainer.__name__ for record in caplog.records)
-
-
-@pytest.mark.parametrize("family", model_shape._FAMILIES)
-def test_families_with_a_memory_estimate_use_the_fused_head(family: str) -> None:
-    """Otherwise a micro-batch's logits would be more than all else that is estimated."""
-    set_seed(0)
-    config = AutoConfig.for_model(family, **SHAPE | {"vocab_size": 64})
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    add_fused_lm_head(model)
-    assert trainer._fused_head_is_exact(model, model.device, trainer._ROUNDING["bfloat16"])
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import peft
 import pytest
 import torch
 from evaluated import evaluated_base
-from faults import faults
 from measured import by_step
 from safetensors.torch import load_file
 
@@ -57,21 +56,6 @@ def test_losses_equal_plain_trl_with_peft(
     tokens = sum(len(samples[row]["input_ids"]) for row in order)
     assert plain.last["train/tokens_seen"] == tokens
     assert plain.last["train/epoch"] == 80 / len(samples)
-
-
-def test_the_saved_adapter_is_the_trained_model(
-    make_trial: MakeTrial,
-    run: RunTrial,
-    trained_logits: list[torch.Tensor],
-    logits: Callable[[Any, Any], torch.Tensor],
-    tokenizer: Any,
-    base_model: Any,
-) -> None:
-    trial = make_trial(learning_rate=1e-2)
-    assert run(trial).result.weights_dir == trial.weights_dir
-    loaded = peft.AutoPeftModelForCausalLM.from_pretrained(trial.weights_dir)
-    assert torch.allclose(logits(loaded, tokenizer), trained_logits[0], atol=1e-5)
-    assert not torch.allclose(logits(base_model, tokenizer), trained_logits[0], atol=0.1)
 
 
 class Fails:
@@ -120,29 +104,13 @@ def test_adapter_options_reach_the_adapter(make_trial: MakeTrial, run: RunTrial)
     assert trained.last["params/trainable"] == trainable
 
 
-def test_a_target_module_that_the_model_lacks_is_named(
-    make_trial: MakeTrial, run: RunTrial
-) -> None:
-    trial = make_trial(lora={"target_modules": ("q_proj", "v_porj")})
-    (fault,) = faults(run, trial)
-    assert fault.field == "search.lora.target_modules"
-    assert "v_porj" in fault.rule
-    assert "v_proj" in str(fault.remedy)
-
-
 def test_bfloat16_trains_close_to_float32(
     plain: Run, make_trial: MakeTrial, run: RunTrial, sweep_config: SweepConfig, base_cache: Path
 ) -> None:
-    """And an adapter that has learned nothing has not drifted."""
     model = sweep_config.model.model_copy(update={"dtype": "bfloat16"})
     base_dir = str(evaluated_base(sweep_config, base_cache, model=model))
     reduced = run(make_trial(model={"dtype": "bfloat16"}, base_dir=base_dir))
     assert reduced.curve() == pytest.approx(plain.curve(), rel=0.05)
-    still = {"learning_rate": 1e-12, "train": {"steps": 1}}
-    last = run(make_trial(model={"dtype": "bfloat16"}, base_dir=base_dir, **still)).last
-    assert last["kl/base_to_tuned"] < 1e-6
-    assert abs(last["forgetting/nll"]) < 1e-6
-    assert last["forgetting/mean"] == 0
 
 
 @pytest.mark.parametrize(

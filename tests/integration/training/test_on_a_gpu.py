@@ -17,14 +17,11 @@ import pytest
 import torch
 from in_slots import engine_for
 from measured import by_step
-from trained_trials import measured, train
+from trained_trials import measured
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trainables.config import ModelConfig
-from trainables.inspection import activations
-from trainables.inspection import inspect_trial as inspection
 from trainables.metric_keys import GRAD_NORM, MAX_RESERVED, TRAIN_LOSS
-from trainables.models import loading
 from trainables.models.loading import shared_base
 from trainables.models.model_shape import read_shape
 from trainables.process import memory_estimate
@@ -156,50 +153,3 @@ def test_a_training_takes_the_memory_that_was_estimated(
     estimate = memory_estimate.estimate(shape, trial)
     assert torch.cuda.max_memory_allocated() == pytest.approx(estimate.tensors, rel=0.15)
     assert last.metrics[MAX_RESERVED] * 2**30 < estimate.peak
-
-
-@pytest.mark.slow
-def test_slots_share_one_base_in_memory(
-    make_trial: MakeTrial, tokenizer: Any, tmp_path: Path
-) -> None:
-    """Peak memory of K slots is one base and K times the rest, within 10 percent."""
-    empty_gpu()
-    fields = {"steps": 99, "batch_size": 2, "micro_batch_size": 2, "report_every": 99}
-    trial = make_trial(lora={"rank": 64}, train=fields)
-    trial = on_long_samples(trial, tmp_path, tokenizer)
-    engine = engine_for(trial)
-    weights = torch.cuda.memory_allocated()
-    peaks = {}
-    for slots in (1, 4):
-        while len(engine.slots) < slots:
-            engine.join(trial, ListReporter())
-        engine.step()  # makes gradients and moments
-        gc.collect()
-        torch.cuda.reset_peak_memory_stats()
-        engine.step()
-        peaks[slots] = torch.cuda.max_memory_allocated()
-    engine.close()
-    shared_base.cache_clear()
-    assert peaks[4] == pytest.approx(weights + 4 * (peaks[1] - weights), rel=0.1)
-
-
-def test_an_inspection_finds_what_it_does_on_a_cpu(
-    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trial = make_trial(lora={"dora": True})
-    weights_dir = Path(str(train(trial, ListReporter()).weights_dir))
-
-    def found() -> Any:
-        shared_base.cache_clear()
-        drift = activations.activation_drift(trial, weights_dir, ["3 + 4 =", "max 4 7 2 ="])
-        matrices = [change for _, change, _ in inspection.matrix_changes(trial, weights_dir)]
-        shared_base.cache_clear()
-        parts = (*drift.attention, *drift.representation, *matrices)
-        return [value for part in parts for value in vars(part).values()]
-
-    on_gpu = found()
-    for module in (loading, activations, inspection):
-        monkeypatch.setattr(module, "device", lambda: torch.device("cpu"))
-    for value, expected in zip(on_gpu, found(), strict=True):
-        is_name = isinstance(expected, str)
-        assert value == (expected if is_name else pytest.approx(expected, 1e-3, TOLERANCE))

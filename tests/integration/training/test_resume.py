@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
+import peft
 import pytest
+import torch
+from chosen_scores import OBJECTIVE, scores
 from measured import by_step
 from safetensors.torch import load_file
 from trained_trials import KINDS, TRAIN, measured, train
 
+from trainables.errors import EvaluationFailed
+from trainables.evaluation.evaluator import Evaluator
 from trainables.metric_keys import IN_DOMAIN_ACC, TRAIN_LOSS, TRAIN_SECONDS
 from trainables.models.model_shape import read_shape
 from trainables.process.memory_estimate import disk_estimate
+from trainables.storage.locations import node_cache
+from trainables.storage.storage import open_storage
 from trainables.training import checkpoint
-from trainables.training.checkpoint_files import CheckpointLost, newest_valid
-from trainables.training.checkpointing import Checkpoints
+from trainables.training.attempt_folder import on_this_node, publish_rest
+from trainables.training.checkpoint_files import (
+    best_weights,
+    evaluated,
+    newest_valid,
+)
 from trainables.training.measuring import Measuring
-from trainables.training.reporter import ListReporter
-from trainables.workers.trial_outcome import verdict
+from trainables.training.reporter import ListReporter, StopTrial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,25 +81,15 @@ def test_killed_and_resumed_equals_undisturbed(
     assert resumed[0].metrics[TRAIN_SECONDS] > before
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        pytest.param(
-            "full, stage 0", {"zero_stage": 3, "offload_optimizer": True}, marks=pytest.mark.slow
-        ),
-        ("full, stage 2, bfloat16", {"zero_stage": 3, "offload_parameters": True}),
-    ],
-)
 def test_a_trial_resumes_under_other_memory_settings(
-    make_trial: MakeTrial, undisturbed: Undisturbed, before: str, after: dict[str, Any]
+    make_trial: MakeTrial, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    whole, run = undisturbed(before)
-    expected = by_step(run.measurements)
-    earlier = Path(make_trial().output_dir)
-    name = "checkpoints/step_00000006"
-    shutil.copytree(Path(whole.output_dir) / name, earlier / name)
-    parts = KINDS[before] | {"deepspeed": after}
-    resumed = by_step(measured(make_trial(**parts, train=TRAIN, earlier_attempts=(str(earlier),))))
+    kind, name = "full, stage 2, bfloat16", "checkpoints/step_00000006"
+    whole, run = undisturbed(kind)
+    shutil.copytree(Path(whole.output_dir) / name, tmp_path / name)
+    parts = KINDS[kind] | {"deepspeed": {"zero_stage": 3, "offload_parameters": True}}
+    trial = make_trial(**parts, train=TRAIN, earlier_attempts=(str(tmp_path),))
+    expected, resumed = by_step(run.measurements), by_step(measured(trial))
     assert min(resumed) == 7
     for step, metrics in resumed.items():
         assert metrics[TRAIN_LOSS] == pytest.approx(expected[step][TRAIN_LOSS], abs=1e-3)
@@ -160,53 +160,131 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
     assert (newer.parent / f"damaged_{newer.name}").exists()
 
 
-def test_a_checkpoint_deleted_before_it_is_read_is_lost(
-    next_attempt: tuple[TrialConfig, Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By the attempt that wrote it, or by the disk budget, while the model is loaded."""
-    trial, _, newer = next_attempt
-    late, start = newer.with_name("step_00000011"), Checkpoints.start
-
-    def start_late(*arguments: Any) -> None:
-        shutil.copytree(newer, late)
-        start(*arguments)
-        (newer / "training.safetensors").unlink()
-
-    monkeypatch.setattr(Checkpoints, "start", start_late)
-    reporter = ListReporter()
-    with pytest.raises(CheckpointLost, match="step_00000009") as caught:
-        train(trial, reporter)
-    assert not reporter.measurements
-    with pytest.raises(CheckpointLost):  # so Ray starts the next attempt
-        verdict(trial, caught.value)
-    assert late.exists()  # for the next attempt
-
-
 def test_what_is_reported_is_in_a_checkpoint(
     make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where writing takes longer than evaluating."""
-    evaluated = Event()
-    write, evaluate = checkpoint.write, Measuring._evaluate
+    write = checkpoint.write
 
-    def write_after_the_evaluation(*arguments: Any) -> None:
-        assert evaluated.wait(60)
+    def write_slowly(*arguments: Any) -> None:
+        time.sleep(0.5)
         write(*arguments)
-
-    def evaluate_first(measuring: Measuring, step: int) -> dict[str, float]:
-        metrics = evaluate(measuring, step)
-        evaluated.set()
-        return metrics
 
     class Looking(ListReporter):
         def report(self, measurement: Measurement) -> None:
             super().report(measurement)
-            newest = newest_valid(trial.attempt_dirs)
-            found.append((IN_DOMAIN_ACC in measurement.metrics, newest and newest.name))
+            assert newest_valid(trial.attempt_dirs) is not None
 
-    found: list[tuple[bool, str | None]] = []
-    monkeypatch.setattr(checkpoint, "write", write_after_the_evaluation)
-    monkeypatch.setattr(Measuring, "_evaluate", evaluate_first)
+    monkeypatch.setattr(checkpoint, "write", write_slowly)
+    monkeypatch.setattr(Measuring, "_evaluate", lambda *_: {})
     trial = make_trial(train=TRAIN | {"steps": 1, "report_every": 1, "warmup": 0})
     train(trial, Looking())
-    assert found == [(True, "step_00000001")]
+
+
+class Stopping(ListReporter):
+    """Asks the trial to stop after a step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self._step = step
+
+    def stop_requested(self) -> bool:
+        return self.measurements[-1].step == self._step
+
+
+@pytest.mark.parametrize("stop", [4, pytest.param(6, marks=pytest.mark.slow)])
+def test_stopped_and_resumed_elsewhere_equals_undisturbed(
+    make_trial: MakeTrial,
+    undisturbed: Undisturbed,
+    bucket: str,
+    base_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: int,
+) -> None:
+    """The best weights are the first attempt's; no step is evaluated twice."""
+    expected = by_step(undisturbed("lora")[1].measurements)
+    sweep = f"{bucket}/{tmp_path.name}"
+    open_storage(sweep).publish(base_dir, "base", last="base.json")
+    first, second = (f"{sweep}/trials/0000/attempt_{number}" for number in (1, 2))
+
+    def attempt(address: str, *earlier: str) -> TrialConfig:
+        shutil.rmtree(node_cache() / "attempts", ignore_errors=True)  # another node
+        places = {"base_dir": f"{sweep}/base", "output_dir": address, "earlier_attempts": earlier}
+        return on_this_node(make_trial(**KINDS["lora"], train=TRAIN, objective=OBJECTIVE, **places))
+
+    scores(monkeypatch, {3: 0.9, 6: 0.8, 9: 0.7})
+    trial = attempt(first)
+    with pytest.raises(StopTrial):
+        train(trial, Stopping(stop))
+    publish_rest(trial)
+    trial, reporter = attempt(second, first), ListReporter()
+    result = train(trial, reporter)
+    publish_rest(trial)
+    assert result.best_weights_dir == f"{first}/best"
+    assert "adapter_model.safetensors" in open_storage(f"{first}/best").children("")
+    resumed = by_step(reporter.measurements)
+    assert sorted(resumed) == list(range(stop + 1, 10))
+    for step, metrics in resumed.items():
+        own = {key: value for key, value in expected[step].items() if key != IN_DOMAIN_ACC}
+        assert {key: metrics[key] for key in own} == own
+
+
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [("lora", 9), pytest.param("full, stage 3, bfloat16", 6, marks=pytest.mark.slow)],
+)
+def test_a_failed_evaluation_keeps_the_training_and_is_done_first_on_resume(
+    make_trial: MakeTrial,
+    undisturbed: Undisturbed,
+    kind: str,
+    step: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = by_step(undisturbed(kind)[1].measurements)
+    run, calls = Evaluator._run, []
+
+    def failing(self: Any, *arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == step // 3 * len(self._loaded):
+            raise ZeroDivisionError("no documents\nand more")
+        return run(self, *arguments)
+
+    first, reporter = make_trial(**KINDS[kind], train=TRAIN), ListReporter()
+    last_task = first.eval.tasks()[-1][1].label
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "_run", failing)
+        with pytest.raises(EvaluationFailed) as caught:
+            train(first, reporter)
+    for fact in (f"step {step}", f"task {last_task}", "ZeroDivisionError: no documents"):
+        assert fact in str(caught.value)
+    assert "and more" not in str(caught.value)
+    assert by_step(reporter.measurements) == {s: expected[s] for s in range(1, step)}
+    checkpoint = newest_valid([Path(first.output_dir)])
+    assert checkpoint is not None
+    assert checkpoint.name == f"step_{step:08d}"
+    assert evaluated(checkpoint) is None
+
+    second = make_trial(**KINDS[kind], train=TRAIN, earlier_attempts=(first.output_dir,))
+    assert by_step(measured(second)) == {s: expected[s] for s in range(step, 10)}
+    assert Path(second.weights_dir).exists()
+
+
+def test_saved_weights_are_the_trained_ones_of_the_last_and_of_the_best_step(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores(monkeypatch, {3: 0.2, 6: 0.5, 9: 0.4})
+    trial = make_trial(train=TRAIN, objective=OBJECTIVE)
+    result = train(trial, ListReporter())
+    assert result.best_weights_dir == str(Path(trial.output_dir) / "best")
+    ((_, best),) = best_weights(trial.attempt_dirs)
+    assert (best.step, best.value) == (6, 0.5)
+    for step, folder in ((6, result.best_weights_dir), (9, trial.weights_dir)):
+        saved = load_file(Path(folder, "adapter_model.safetensors"))
+        checkpoint = Path(trial.output_dir, f"checkpoints/step_{step:08d}/training.safetensors")
+        state = load_file(checkpoint)
+        assert len(saved) == sum(name.startswith("parameter/") for name in state)
+        for name, tensor in saved.items():
+            trained = state[f"parameter/{name.replace('.weight', '.default.weight')}"]
+            assert torch.equal(tensor, trained)
+    assert peft.AutoPeftModelForCausalLM.from_pretrained(result.best_weights_dir) is not None

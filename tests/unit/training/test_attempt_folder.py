@@ -15,12 +15,10 @@ from trainables.training.attempt_folder import (
     clear_node,
     on_this_node,
     publish_checkpoints,
-    publish_items,
-    publish_rest,
     publish_results,
     publish_worker,
 )
-from trainables.training.checkpoint_files import checkpoint_dir, checkpoints, is_valid, newest_valid
+from trainables.training.checkpoint_files import newest_valid
 from tune.folder.disk_budget import PublishedCheckpoints
 
 
@@ -54,15 +52,6 @@ def write_files(attempt: Path, *names: str) -> None:
         (attempt / name).write_text(name)
 
 
-def test_on_a_disk_nothing_is_copied(tmp_path: Path) -> None:
-    config = trial_config(output_dir=str(tmp_path / "attempt_1"))
-    assert on_this_node(config) is config
-    save_checkpoint(Path(config.output_dir), 4)
-    for publish in (publish_checkpoints, publish_items, publish_rest):
-        publish(config)
-    assert [path.name for path in tmp_path.iterdir()] == ["attempt_1"]
-
-
 def test_the_base_is_fetched_once_until_it_is_evaluated_again(config: TrialConfig) -> None:
     here = on_this_node(config)
     assert here.published_dir == config.output_dir
@@ -91,25 +80,6 @@ def test_the_newest_valid_checkpoint_of_any_attempt_is_fetched(
     assert newest(config) == ("attempt_11", "step_00000020")
 
 
-def test_a_group_does_not_resume_from_a_checkpoint_whose_upload_was_cut_off(
-    config: TrialConfig, tmp_path: Path
-) -> None:
-    """No other node could fetch it; a single worker resumes from it, and completes it."""
-    publish_checkpoint(config.output_dir, 12, tmp_path / "11")
-    alone = on_this_node(config)
-    for step in (12, 16):
-        save_checkpoint(Path(alone.output_dir), step)
-    storage = open_storage(config.output_dir)
-    storage.write("checkpoints/step_00000016/training.safetensors", b"half")
-    publish_last = checkpoint_dir(Path(alone.output_dir), 16)
-    assert newest_valid(on_this_node(config).attempt_dirs) == publish_last
-    group = on_this_node(config.model_copy(update={"workers": 2}))
-    assert [path.name for path in checkpoints(group.attempt_dirs)] == ["step_00000012"] * 2
-    save_checkpoint(Path(alone.output_dir), 16)
-    publish_checkpoints(alone)
-    assert storage.exists("checkpoints/step_00000016/files.json")
-
-
 def test_the_file_that_marks_a_folder_complete_is_uploaded_last(
     config: TrialConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,21 +99,6 @@ def test_the_file_that_marks_a_folder_complete_is_uploaded_last(
     assert uploaded[-1] == "best/evaluation.json"
 
 
-def test_a_process_that_only_waits_fetches_nothing_and_clears_nothing_of_the_others(
-    config: TrialConfig, tmp_path: Path
-) -> None:
-    waiting = on_this_node(config, only_waits=True)
-    assert waiting.published_dir == config.output_dir
-    assert not (tmp_path / "node").exists()
-    training = on_this_node(config)
-    write_files(Path(training.output_dir), "trial.log")
-    write_files(Path(waiting.output_dir), "trial.log")
-    publish_rest(waiting)
-    assert open_storage(config.output_dir).read("trial.log") == b"trial.log"
-    assert not Path(waiting.output_dir).exists()
-    assert Path(training.output_dir).exists()
-
-
 def test_only_the_first_worker_of_a_group_publishes_weights(config: TrialConfig) -> None:
     """And not once Tune has stopped the trial, after which nobody would delete them."""
     here, store = on_this_node(config), open_storage(config.output_dir)
@@ -155,21 +110,6 @@ def test_only_the_first_worker_of_a_group_publishes_weights(config: TrialConfig)
     assert store.children("") == ["worker_0.log", "worker_1.log"]
     publish_worker(here, 0)
     assert store.children("") == ["best", "weights", "worker_0.log", "worker_1.log"]
-
-
-def test_published_checkpoints_follow_those_of_the_attempt(config: TrialConfig) -> None:
-    here, store = on_this_node(config), open_storage(config.output_dir)
-    attempt = Path(here.output_dir)
-    for step in (4, 8):
-        save_checkpoint(attempt, step)
-        publish_checkpoints(here)
-    assert store.children("checkpoints") == ["step_00000004", "step_00000008"]
-    checkpoint_dir(attempt, 4).rename(attempt / "deleted")
-    (attempt / "checkpoints" / ".step_00000012").mkdir()  # half-written
-    publish_checkpoints(here)
-    assert store.children("checkpoints") == ["step_00000008"]
-    store.fetch("checkpoints/step_00000008", attempt / "back")
-    assert is_valid(attempt / "back")
 
 
 def test_of_a_trained_trial_only_the_recorded_best_weights_stay(config: TrialConfig) -> None:
@@ -185,21 +125,6 @@ def test_of_a_trained_trial_only_the_recorded_best_weights_stay(config: TrialCon
     PublishedCheckpoints().trial_ended(record)
     left = [open_storage(attempt).children("") for attempt in attempts]
     assert left == [["best", "trial.log"], ["trial.log"], ["trial.log"]]
-
-
-def test_items_weights_and_log_are_published_and_the_node_is_cleared(config: TrialConfig) -> None:
-    here, store = on_this_node(config), open_storage(config.output_dir)
-    attempt = Path(here.output_dir)
-    half = "items/.step_2.jsonl.77"
-    write_files(attempt, "items/step_1.jsonl", half, "weights/adapter", "trial.log", "workers/x")
-    publish_items(here)
-    assert store.children("") == ["items"]
-    assert store.children("items") == ["step_1.jsonl"]
-    (attempt / half).unlink()
-    publish_rest(here)
-    assert store.children("") == ["items", "trial.log", "weights"]
-    assert store.read("weights/adapter") == b"weights/adapter"
-    assert list((node_cache() / "attempts").glob("*/*")) == []
 
 
 def test_an_attempt_that_ends_late_leaves_a_later_one_its_files(config: TrialConfig) -> None:

@@ -55,18 +55,6 @@ def test_an_unknown_optimizer_s_state_is_not_restored(tmp_path: Path) -> None:
         checkpoint.load_training_state(tmp_path / "step", model, unknown)
 
 
-@pytest.mark.parametrize("options", [{}, {"capturable": True}])
-def test_the_step_counter_is_where_torch_would_create_it(options: dict[str, bool]) -> None:
-    parameter = torch.nn.Parameter(torch.ones(3, device="meta"))
-    optimizer = torch.optim.AdamW([parameter], **options)
-    parameter.grad = torch.ones_like(parameter)
-    state: list[torch.Tensor] = []
-    optimizer._init_group(optimizer.param_groups[0], [], [], [], [], [], state)
-    (own,) = state
-    made = optimizer_state.step_counter(optimizer, parameter)
-    assert (made.device, made.dtype, made.shape) == (own.device, own.dtype, own.shape)
-
-
 def test_a_fused_optimizer_s_step_counter_is_on_the_parameter_s_device() -> None:
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(3))], fused=True)
     elsewhere = torch.empty(3, device="meta")  # stands for a GPU

@@ -1,4 +1,4 @@
-"""What TRL is told of a trial."""
+"""TRL's configuration of a trial."""
 
 from __future__ import annotations
 
