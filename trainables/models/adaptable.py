@@ -1,4 +1,4 @@
-"""What a sweep would have a base do: the adapters that it takes, and to recompute activations."""
+"""Checks that a base takes a sweep's adapters and can recompute activations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_adaptable(base: Any, requirements: BaseRequirements) -> None:
                 restore(base, adapt(base, lora))
         except ValueError as error:
             refused.setdefault(first_line(error).rstrip("."), lora)
-    faults += [_fault_of_refusal(base, lora, reason) for reason, lora in refused.items()]
+    faults += [_refusal_fault(base, lora, reason) for reason, lora in refused.items()]
     if requirements.recomputes:
         with collecting(faults):
             recompute(base)
@@ -52,7 +52,7 @@ def recompute(base: Any, **options: Any) -> None:
     base.disable_input_require_grads()
 
 
-def _fault_of_refusal(base: Any, lora: LoraConfig, reason: str) -> Fault:
+def _refusal_fault(base: Any, lora: LoraConfig, reason: str) -> Fault:
     beside = [name for name in ("dropout", "dora") if getattr(lora, name)]
     field = "search.lora" if beside else "search.lora.target_modules"
     names = ("target_modules", *beside)

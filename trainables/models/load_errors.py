@@ -1,4 +1,4 @@
-"""What an error of loading a model tells the user: the setting at fault, and what to do."""
+"""Error messages for models that cannot be loaded: the setting at fault, and what to do."""
 
 from __future__ import annotations
 
@@ -25,28 +25,30 @@ _REMEDIES = {
 }
 # What is raised on files that are cut, in three formats of weights.
 _DAMAGED = (SafetensorError, struct.error)
-_OF_TORCH = (RuntimeError, EOFError, UnpicklingError)
-_NOT_OF_TORCH = re.compile(r"PytorchStreamReader failed|unexpected EOF").search
+_TORCH_ERRORS = (RuntimeError, EOFError, UnpicklingError)
+_NOT_A_TORCH_FILE = re.compile(r"PytorchStreamReader failed|unexpected EOF").search
 # The attention that was asked for is not the model's, or its package is not installed.
-_OF_ATTENTION = re.compile(r"attn_implementation|flash ?attention|`kernels`", re.IGNORECASE).search
-LOAD_ERRORS = (*_OF_TORCH, *_DAMAGED, OSError, ValueError, ImportError, KeyError)
+_NAMES_ATTENTION = re.compile(
+    r"attn_implementation|flash ?attention|`kernels`", re.IGNORECASE
+).search
+LOAD_ERRORS = (*_TORCH_ERRORS, *_DAMAGED, OSError, ValueError, ImportError, KeyError)
 
 
 def loading_fault(model: ModelConfig, error: Exception, attention: str | None) -> Fault | None:
-    """The fault that one of `LOAD_ERRORS` tells of; None if it tells of none.
+    """The fault behind one of `LOAD_ERRORS`; None if the input is not at fault.
 
     `attention` is what was asked for, if anything was.
     """
-    if isinstance(error, _OF_TORCH):
-        told = _told_by_torch(error)
-        if told is None:
+    if isinstance(error, _TORCH_ERRORS):
+        reason = _torch_reason(error)
+        if reason is None:
             return None
-        return Fault("model.name", f"cannot load {model.name}: {told}", FETCH_AGAIN)
-    if attention and isinstance(error, (ValueError, ImportError)) and _OF_ATTENTION(str(error)):
+        return Fault("model.name", f"cannot load {model.name}: {reason}", FETCH_AGAIN)
+    if attention and isinstance(error, (ValueError, ImportError)) and _NAMES_ATTENTION(str(error)):
         rule = f"cannot load {model.name} with {attention}: {first_line(error).rstrip('.')}"
         remedy = "leave it out, for what Transformers takes for this model"
         return Fault("model.attention", rule, remedy)
-    return Fault("model.name", f"cannot load {model.name}: {_told(error)}", _remedy(error))
+    return Fault("model.name", f"cannot load {model.name}: {_reason(error)}", _remedy(error))
 
 
 def adapter_fault(name: str) -> Fault:
@@ -61,34 +63,34 @@ def tokenizer_fault(name: str) -> Fault:
     return Fault("model.name", rule, _SAVE_TOKENIZER)
 
 
-def _told_by_torch(error: Exception) -> str | None:
+def _torch_reason(error: Exception) -> str | None:
     if "mismatched" in str(error):
         return "its weights have other sizes than its config.json tells"
-    if not isinstance(error, RuntimeError) or _NOT_OF_TORCH(str(error)):
+    if not isinstance(error, RuntimeError) or _NOT_A_TORCH_FILE(str(error)):
         return "its weights are no whole file of PyTorch's, or hold more than tensors"
     return None
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     for cause in causes(error):
         if type(cause).__name__ == "ProxyError":
             return f"the proxy answers {first_line(cause)}"
     if _NO_TOKENIZER in str(error):
         return "it has no tokenizer, or one that needs sentencepiece or tiktoken"
-    told = first_line(error).rstrip(".")
-    is_json = isinstance(error, JSONDecodeError) and _is_of_damaged_file(error)
-    return f"a damaged JSON file: {told}" if is_json else told
+    reason = first_line(error).rstrip(".")
+    is_json = isinstance(error, JSONDecodeError) and _is_damaged_file(error)
+    return f"a damaged JSON file: {reason}" if is_json else reason
 
 
 def _remedy(error: Exception) -> str:
-    if _is_of_damaged_file(error):
+    if _is_damaged_file(error):
         return FETCH_AGAIN
     fitting = (remedy for words, remedy in _REMEDIES.items() if words in str(error))
     names = "give a hub name, a local folder, a .gguf file or package://PACKAGE/FILE"
     return next(fitting, "") or hub_remedy(error) or names
 
 
-def _is_of_damaged_file(error: Exception) -> bool:
+def _is_damaged_file(error: Exception) -> bool:
     """Also where a cut JSON is the cause, unless that is the answer of a hub."""
     is_cut = any(isinstance(cause, JSONDecodeError) for cause in causes(error))
     return isinstance(error, _DAMAGED) or (is_cut and not hub_remedy(error))

@@ -44,7 +44,7 @@ def device() -> torch.device:
 def load_tokenizer(model: ModelConfig) -> Any:
     """The model's tokenizer, with a padding token; its chats are of one date (see `chat_date`).
 
-    Its chat template has the variables of `model.chat_template_args`, whoever applies it.
+    Its chat template always has the variables of `model.chat_template_args`.
 
     Raises:
         UserError: it, or its chat template, cannot be loaded, or it is empty, or has no
@@ -133,12 +133,12 @@ def load_model(
         options["device_map"] = {"": place}  # quantising on a CPU is slow
     elif is_hollow:
         options["device_map"] = {"": "meta"}
-    loaded, told = _load(architecture, model, **options, output_loading_info=True)
+    loaded, report = _load(architecture, model, **options, output_loading_info=True)
     if has_adapter(loaded):
         raise UserError([adapter_fault(model.name)])
     if model.load_in_4bit:
         compute_in(loaded, options["dtype"])
-    _check_is_whole(model, loaded, told["missing_keys"])
+    _check_is_whole(model, loaded, report["missing_keys"])
     keep_trainable(loaded)
     with suppress(NotImplementedError):  # a model's own code may not say which they are
         loaded.get_input_embeddings().register_forward_pre_hook(lambda *_: watchdog.reset())
@@ -313,8 +313,8 @@ def source(model: ModelConfig) -> str:
     if not is_local(location):
         return location
     path = expanded(location)
-    if told := absence(path, "file or folder"):
-        raise OSError(f"{told}: {path}")
+    if reason := absence(path, "file or folder"):
+        raise OSError(f"{reason}: {path}")
     return str(_converted(path)) if path.suffix == ".gguf" else str(path)
 
 

@@ -1,4 +1,4 @@
-"""What a model's `config.json` tells, read without torch; a hub is asked for that file alone."""
+"""A model's shape, read from its `config.json` without torch."""
 
 from __future__ import annotations
 
