@@ -14,12 +14,3 @@ def task_spec(file: Path | str, **options: Any) -> dict[str, Any]:
     Why: the public `TaskManager` reads it only together with the data. Upstream: none.
     """
     return dict(load_yaml(file, **options))
-
-
-def filter_names(task: Any) -> list[str]:
-    """The names of a task's filters; empty for tasks in Python that have none.
-
-    Why: scores are kept by filter, and a wrong name would be found after the evaluation only.
-    Upstream: none.
-    """
-    return [each.name for each in getattr(task, "_filters", ())]

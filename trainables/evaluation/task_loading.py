@@ -19,7 +19,7 @@ from lm_eval import utils as harness
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
-from trainables.compat.lm_eval import filter_names, task_spec
+from trainables.compat.lm_eval import task_spec
 from trainables.config import EvalSuite, EvalTask, Role
 from trainables.errors import Fault, UserError, did_you_mean, hub_remedy
 from trainables.evaluation.task_errors import UnusableTask, place_of, unknown_task, why_not_loaded
@@ -124,7 +124,6 @@ def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
         raise UnusableTask(f"{text}; {hint}" if hint else text)
     built = manager.load([_specification(manager, task)])
     _check_has_one_score(built, task)
-    _check_filter(built, task)
     shots = task.num_fewshot if task.num_fewshot is not None else suite.num_fewshot
     for member in built["tasks"].values():
         if getattr(member, "UNSAFE_CODE", False):
@@ -182,14 +181,6 @@ def _check_has_one_score(built: Any, task: EvalTask) -> None:
     elif task.task not in built["tasks"]:
         members = ", ".join(built["tasks"])
         raise UnusableTask(f"it is a tag without a score of its own; name its tasks: {members}")
-
-
-def _check_filter(built: Any, task: EvalTask) -> None:
-    members = built["tasks"].values()
-    filters = [name for member in members for name in filter_names(member)]
-    if filters and task.filter is not None and task.filter not in filters:
-        known = " or ".join(dict.fromkeys(filters))
-        raise UnusableTask(f"its filter must be {known}, got {task.filter}")
 
 
 def _check_choices(member: Any) -> None:

@@ -134,7 +134,7 @@ def test_forward_hooks_are_removed_whoever_added_them() -> None:
     assert calls == ["hook"]
 
 
-def test_a_task_shows_its_yaml_metrics_and_filters() -> None:
+def test_a_task_shows_its_yaml() -> None:
     from lm_eval.tasks import TaskManager
 
     folder = PROJECT / "trainables" / "embedded" / "eval_tasks"
@@ -142,8 +142,6 @@ def test_a_task_shows_its_yaml_metrics_and_filters() -> None:
     spec = compat_lm_eval.task_spec(manager.task_index["target_relay"].yaml_path)
     assert spec["task"] == "target_relay"
     assert "include" not in spec
-    [task] = manager.load(["target_relay"])["tasks"].values()
-    assert compat_lm_eval.filter_names(task)
 
 
 def test_zero_keeps_modules_until_they_are_forgotten() -> None:

@@ -150,22 +150,6 @@ def test_a_trainer_s_mixed_precision_leaves_no_trace(base_model: Any, tokenizer:
     assert HarnessModel(mixed(model), tokenizer, 4, Layouts()).loglikelihood(requests) == expected
 
 
-def test_likelihoods_of_a_model_in_halves_are_exact_all_the_same(
-    base_model: Any, tokenizer: Any
-) -> None:
-    """Else several choices have the same, a multiple of up to one nat, and the first one wins."""
-    model = shaken(base_model).to(torch.bfloat16)
-    ours = HarnessModel(model, tokenizer, 4, Layouts())
-    for context, continuation in PAIRS[3:8]:
-        ids, following = ours._encode_pair(context, continuation)
-        with torch.no_grad():
-            logits_1SV = model(input_ids=torch.tensor([[*ids, *following[:-1]]])).logits
-        log_probs_SV = logits_1SV.float().log_softmax(-1)[0, len(ids) - 1 :]
-        expected = float(log_probs_SV.gather(-1, torch.tensor(following)[:, None]).sum())
-        [(found, _)] = ours.loglikelihood(instances("loglikelihood", [(context, continuation)]))
-        assert found == pytest.approx(expected, abs=1e-2)
-
-
 def mixed(model: Any) -> Any:
     """As a trainer in mixed precision leaves it, in a process that may have trained otherwise."""
     AcceleratorState._reset_state(reset_partial_state=True)

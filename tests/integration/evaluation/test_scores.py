@@ -204,23 +204,17 @@ def test_an_error_names_its_task_and_document(
     assert error_text(caught.value).startswith(message)
 
 
-def test_a_choice_that_is_too_long_for_the_model_is_named(
-    base_model: Any, folder: Path, asking: Asking
-) -> None:
-    row = {"question": "max 4 2 =", "choices": ["4", "2 " * 99], "answer": 0}
-    write_rows(folder / "test.jsonl", [row])
-    with pytest.raises(ValueError, match=r"got 99 after \d+: \('max 4 2 =', ' 2 2 2"):
-        asking("few").evaluate(base_model)
-
-
 def test_metrics_that_tasks_do_not_give_are_reported_all_at_once(
     base_model: Any, folder: Path, asking: Asking
 ) -> None:
     write_scored_task(folder, "void", "{'acc': float('nan')}")
     write_scored_task(folder, "bad", "1 / 0")
-    asked = {"task": "few", "metric": "exact_match"}
+    asked = {"task": "few", "filter": "strict"}
     first, void, bad = faults(asking(asked, retention=["void"], ood=["bad"]).evaluate, base_model)
-    assert (first.field, first.rule) == ("eval.in_domain", "task few gives no exact_match")
+    assert (first.field, first.rule) == (
+        "eval.in_domain",
+        "task few gives no number (filter strict)",
+    )
     assert "acc (filter none)" in first.remedy
     assert (void.field, void.rule) == ("eval.retention", "task void gives no number")
     assert "acc (filter none) nan" in void.remedy

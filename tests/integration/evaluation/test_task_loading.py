@@ -92,7 +92,6 @@ def test_rows_that_do_not_fit_a_task_are_named(
         ({"metric_list": [{"metric": "acc_nrm"}]}, {}, ["does not know its metric acc_nrm"]),
         ({"unsafe_code": True}, {}, ["it runs code that the model has written"]),
         ({"num_fewshot": 0}, {"num_fewshot": 2}, ["never given examples", "got num_fewshot 2"]),
-        ({}, {"filter": "strict"}, ["its filter must be none, got strict"]),
         ({"tag": "all"}, {"task": "all"}, ["tag without a score", "name its tasks: own"]),
         ({"tag": "all"}, {"task": "all", "name": "other"}, ["only a single task", "a tag"]),
         ({}, {"task": "both"}, ["no aggregate_metric_list"]),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trainables.config import TrialConfig
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.slow]
 
 TRAIN = {"steps": 4, "batch_size": 6, "micro_batch_size": 2, "report_every": 2}
 # Parameters up to this stay whole on every worker between the steps. By DeepSpeed's default all of
@@ -99,7 +99,6 @@ def test_its_measurements_are_those_of_one_worker(
     assert "in_domain/target_relay_generate/exact_match" in alone.last
 
 
-@pytest.mark.slow
 def test_workers_share_an_evaluation_though_a_forward_pass_takes_them_all(
     train: Train, make_sharded_trial: Callable[..., TrialConfig], tokenizer: Any
 ) -> None:
