@@ -217,26 +217,12 @@ def _differences(first: Sweep, other: Sweep) -> list[Fault]:
     if models[0] != models[1]:
         rule = f"{folders} have different base models, {models[0]} and {models[1]}"
         return [Fault("SWEEP_DIR", rule, "make one report for each model")]
-    # Other versions may have hashed the same evaluation otherwise, but not asked other questions.
-    if first.base.scores_key != other.base.scores_key and (
-        first.base.scores != other.base.scores or _asked_otherwise(first, other)
-    ):
+    # Versions of libraries are part of the key, and may differ where the scores do not.
+    if first.base.scores_key != other.base.scores_key and first.base.scores != other.base.scores:
         rule = f"{folders} have different evaluations"
         remedy = "their scores do not compare; make one report for each"
         return [Fault("SWEEP_DIR", rule, remedy)]
     return []
-
-
-def _asked_otherwise(first: Sweep, other: Sweep) -> bool:
-    """Whether the bases are known to have had different questions: both may score 0 on them."""
-    try:
-        one, another = (
-            Counter((i.task, i.doc_hash, i.prompt, i.target) for i in sweep.ledger.base_items())
-            for sweep in (first, other)
-        )
-    except FileNotFoundError:  # the bulk of a sweep, so they may have been left out
-        return False
-    return one != another
 
 
 def _copies(sweeps: Sequence[Sweep]) -> list[Fault]:

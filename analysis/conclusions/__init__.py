@@ -14,11 +14,7 @@ from analysis.conclusions.comparisons import (
     recommended_against_base,
 )
 from analysis.conclusions.conclusion import Conclusion
-from analysis.conclusions.rank_trends import (
-    forgetting_and_step_size,
-    learning_rates,
-    trend_over_ranks,
-)
+from analysis.conclusions.rank_trends import forgetting_and_step_size, trend_over_ranks
 from analysis.conclusions.sufficient_rank import rank_that_suffices
 from analysis.shown_sweeps import Results
 from analysis.sweeps import Sweep
@@ -36,7 +32,6 @@ def conclude(results: Results) -> list[Conclusion]:
         full_against_lora,
         forgetting_and_step_size,
         trend_over_ranks,
-        learning_rates,
     )
     of_sweeps = [
         _naming_its_sweep(results, sweep, conclusion)

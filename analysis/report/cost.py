@@ -8,7 +8,6 @@ from statistics import fmean
 
 import numpy as np
 
-from analysis.report.charts import Chart, Figure, colour_of, rank_colours
 from analysis.results.formatting import NOT_ENDED, by_reason
 from analysis.shown_sweeps import Group, Results
 from trainables.metric_keys import (
@@ -88,46 +87,6 @@ def number(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return np.format_float_positional(value, 3, fractional=False, trim="-")
-
-
-def cost_figure(results: Results) -> Figure | None:
-    """Throughput and memory by method and rank."""
-    groups = [group for group in results.groups if _values(group.trials, TOKENS_PER_SECOND)]
-    if not groups:
-        return None
-    rows, colours = [_cost(group) for group in groups], rank_colours(results)
-    shades = [colour_of(group, colours) for group in groups]
-    names = [group.short_label for group in groups]
-    title = "tokens/s per GPU, on CPUs per worker, mean"
-    speeds, memory = [row.tokens_per_second for row in rows], [row.memory for row in rows]
-    charts = [_bars("throughput", title, names, speeds, shades)]
-    if any(peak is not None for peak in memory):
-        charts.append(_bars("memory", "peak memory, GiB, highest", names, memory, shades))
-    caption = (
-        "Memory is what was reserved on the GPU or, without one, the process's resident size, "
-        "which a process that is used again keeps from its largest trial. Trials in slots share "
-        "theirs, and have none of their own."
-    )
-    return Figure(caption, tuple(charts), columns=2)
-
-
-def _bars(
-    key: str, title: str, names: list[str], values: list[float | None], shades: list[str]
-) -> Chart:
-    """A bar for each method and rank."""
-    told = ", ".join(f"{n} {v:.4g}" for n, v in zip(names, values, strict=True) if v)
-    bars = {
-        "type": "bar",
-        "x": names,
-        "y": values,
-        "marker": {"color": shades},
-        "text": ["" if value is None else number(value) for value in values],
-        "textposition": "outside",
-        "cliponaxis": False,
-        "hovertemplate": "%{x}: %{y:.4g}<extra></extra>",
-    }
-    layout = {"xaxis": {"type": "category", "showgrid": False}, "yaxis": {"rangemode": "tozero"}}
-    return Chart(key, title, f"{title}: {told}", [bars], layout, height=280)
 
 
 @dataclass(frozen=True)

@@ -19,19 +19,11 @@ from analysis.conclusions.conclusion import p_number
 from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, cell_text, paper_table, summary_texts
 from analysis.report.answer import answer
 from analysis.report.charts import Figure, rank_style
-from analysis.report.cost import (
-    cost_figure,
-    costs,
-    failures,
-    gpu_hours,
-    none_failed,
-    number,
-    trial_hours,
-)
+from analysis.report.cost import costs, failures, gpu_hours, none_failed, number, trial_hours
 from analysis.report.curves import curves_figure
 from analysis.report.inspection_section import inspection_figures
 from analysis.report.rank_section import rank_figure, rate_figure, step_size_figure
-from analysis.report.settings_section import importance_figure, importance_lacking, parallel_figure
+from analysis.report.settings_section import IMPORTANCE_LACKING, importance_figure, parallel_figure
 from analysis.report.task_section import flips, task_figure
 from analysis.report.trade_off_section import hypervolume_figure, trade_off_figure
 from analysis.results.formatting import (
@@ -94,10 +86,9 @@ def _contents(results: Results) -> dict[str, Any]:
             "importances": importance_figure(results),
             "curves": curves_figure(results),
             "tasks": task_figure(results),
-            "cost": cost_figure(results),
         },
         "inspection": inspection_figures(results),
-        "importance_lacking": importance_lacking(results),
+        "importance_lacking": IMPORTANCE_LACKING,
         "table": table,
         "cell_text": cell_text,
         "summary_texts": summary_texts,

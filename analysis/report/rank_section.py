@@ -119,11 +119,8 @@ def _curve(results: Results, sweep: Sweep, lora: Sequence[Group], metric: str) -
         "mode": "lines+markers",
         "line": {"color": mark.colour, "width": 2.5},
     }
-    hollow = Mark(f"{mark.symbol}-open", mark.colour)
-    apart = _bests(results, [group for group in lora if not group.is_tried], metric, hollow)
-    if len(results.sweeps) == 1:  # filled with the paper's colour: its trial's dot lies beneath
-        filled = {"symbol": mark.symbol, "color": "@paper"}
-        apart["marker"] |= filled | {"line": {"color": mark.colour, "width": 1.6}}
+    apart = _bests(results, [group for group in lora if not group.is_tried], metric, mark)
+    apart["marker"] |= {"symbol": f"{mark.symbol}-open"}
     return [dots, *(trace for trace in (line, apart) if trace["x"])]
 
 

@@ -259,11 +259,6 @@ def _importance_chart(results: Results, sweep: Sweep, found: Importances) -> Cha
     )
 
 
-def importance_lacking(results: Results) -> str:
-    """Why there are no importances."""
-    lora = [(sweep, len(results.of(sweep, results.lora))) for sweep in results.sweeps]
-    counts = [(sweep, f"{n} alike" if n >= FEWEST_TRIALS else str(n)) for sweep, n in lora]
-    return (
-        f"Importances need {FEWEST_TRIALS} complete LoRA trials whose settings and results differ; "
-        f"there are {listed(results, counts)}."
-    )
+IMPORTANCE_LACKING = (
+    f"Importances need {FEWEST_TRIALS} complete LoRA trials whose settings and results differ."
+)

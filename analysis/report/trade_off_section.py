@@ -63,8 +63,7 @@ def _chart(results: Results, index: int, metric: str) -> Chart:
     return Chart(
         f"trade-off-{index}",
         title,
-        f"Scatter plot of {how_many(len(results.complete), 'complete trial')}: {title}, "
-        f"{_told_of_marks(results, metric)}.",
+        f"Scatter plot of {how_many(len(results.complete), 'complete trial')}: {title}.",
         _scatter(results, metric),
         {
             "xaxis": axis(axis_title(metric), zeroline=metric == FORGETTING_MEAN),
@@ -90,21 +89,6 @@ def _told_of_front(results: Results) -> str:
     if count > 1 and len(results.goals.objectives) > 2:
         told += "; of more than two objectives, some lie inside the cloud of a plot of two"
     return f"{told}, each by its own run; {against}" if against else told
-
-
-def _told_of_marks(results: Results, metric: str) -> str:
-    """Such as `LoRA coloured by rank, full fine-tuning as diamonds`, of what there is."""
-    is_one_sweep = len(results.sweeps) == 1
-    told = ["LoRA coloured by rank"] if results.lora else []
-    if len(results.lora) < len(results.complete):
-        told.append(f"full fine-tuning {'as diamonds' if is_one_sweep else 'in vermilion'}")
-    if not is_one_sweep:
-        told += [f"{sweep.title} as {mark_of(results, sweep).symbol}" for sweep in results.sweeps]
-    told += ["the base as a star"] if _base(results, metric) else []
-    told += ["trials of the Pareto front ringed"] if results.front else []
-    if results.recommendation:
-        told.append(f"the {results.recommendation.word} one circled")
-    return ", ".join(told)
 
 
 def _scatter(results: Results, metric: str) -> list[Trace]:
@@ -271,18 +255,15 @@ def _last_quarter(results: Results, shown: Sequence[tuple[Sweep, Sequence[float]
         for sweep, shares in shown
         if len(shares) >= _FEWEST_TO_LEVEL_OFF
     ]
-    told = []
-    if added:
-        told.append(
-            f"The last quarter of the search added {listed(results, added)}: where that is "
-            "little, more trials of this space will hardly help."
-        )
     if len(added) < len(shown):
-        told.append(
+        return (
             f"Fewer than {_FEWEST_TO_LEVEL_OFF} complete trials are too few to say whether more "
             "would help."
         )
-    return " ".join(told)
+    return (
+        f"The last quarter of the search added {listed(results, added)}: where that is little, "
+        "more trials of this space will hardly help."
+    )
 
 
 def _steps(results: Results, sweep: Sweep, shares: Sequence[float]) -> Trace:

@@ -1,8 +1,4 @@
-"""Questions as statistics need them: one that several tasks ask is one question, not several.
-
-Tasks such as a multiple choice and its generated form share their documents, whose answers go right
-and wrong together.
-"""
+"""Questions that several tasks ask, as TruthfulQA's mc1 and mc2 do: to statistics they are one."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ Asker = tuple[str, str | None]  # a task, and its member if it is a group that w
 
 @dataclass(frozen=True)
 class Part:
-    """The items by which one task, or one member of a group, asks a stratum's questions.
+    """A task's, or one member's, items on the questions of a stratum.
 
     Attributes:
         positions: of the items among the task's, in the stratum's order of questions.
@@ -51,40 +47,32 @@ class Stratum:
 
 
 def strata(items: Mapping[str, Sequence[ItemScore]], tasks: Sequence[str]) -> list[Stratum]:
-    """The strata over which the mean over tasks, each weighing the same, is a weighted mean.
+    """The mean over tasks, each weighing the same, as a weighted mean over strata.
 
-    A stratum's questions are those that the same tasks ask, be it all of theirs or, where one has a
-    limit, only some.
+    A stratum's questions are those that the same tasks ask: all of theirs or, if one has a limit,
+    only some.
 
     Args:
         items: by task, in the order of the scores.
         tasks: some of them.
     """
-    asked: defaultdict[tuple[str, int], list[tuple[Asker, int]]] = defaultdict(list)
-    sizes: Counter[Asker] = Counter()
+    asked: defaultdict[tuple[str, int], dict[Asker, int]] = defaultdict(dict)
     for task in tasks:
-        times: Counter[tuple[str | None, str]] = Counter()  # a task may ask a question twice
+        times: Counter[Asker] = Counter()  # a task may ask a question twice
         for position, item in enumerate(items[task]):
-            asker = task, item.member
-            sizes[asker] += 1
-            times[item.member, item.doc_hash] += 1
-            question = item.doc_hash, times[item.member, item.doc_hash]
-            asked[question].append((asker, position))
+            times[item.doc_hash, item.member] += 1
+            nth = times[item.doc_hash, item.member]
+            asked[item.doc_hash, nth][task, item.member] = position
+    sizes = Counter(asker for askers in asked.values() for asker in askers)
     members = Counter(task for task, _ in sizes)
-    found: defaultdict[tuple[Asker, ...], list[tuple[int, ...]]] = defaultdict(list)
-    for askings in asked.values():
-        askers, positions = zip(*askings, strict=True)
-        found[askers].append(positions)
-    return [
-        Stratum(
-            tuple(
-                Part(
-                    task,
-                    np.array(own),
-                    len(own) / sizes[task, member] / members[task] / len(tasks),
-                )
-                for (task, member), own in zip(askers, zip(*positions, strict=True), strict=True)
-            )
-        )
-        for askers, positions in found.items()
-    ]
+    alike: defaultdict[tuple[Asker, ...], list[tuple[int, ...]]] = defaultdict(list)
+    for positions in asked.values():
+        alike[tuple(positions)].append(tuple(positions.values()))
+    found = []
+    for askers, rows in alike.items():
+        parts = []
+        for (task, member), own in zip(askers, np.array(rows).T, strict=True):
+            share = len(rows) / sizes[task, member] / members[task]
+            parts.append(Part(task, own, share / len(tasks)))
+        found.append(Stratum(tuple(parts)))
+    return found

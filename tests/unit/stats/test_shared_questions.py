@@ -10,9 +10,7 @@ import pytest
 from synthetic_sweep import SyntheticSweep
 
 from analysis.shown_sweeps import Results
-from analysis.stats.intervals import bootstrap_mean
 from analysis.stats.shared_questions import strata
-from analysis.stats.significance import sign_flips
 from analysis.sweeps import open_sweeps
 from trainables.evaluation.forgetting import count_flips
 from trainables.metric_keys import OOD_ACC
@@ -39,19 +37,6 @@ def test_tasks_that_ask_the_same_questions_are_one_stratum() -> None:
     }
     assert both.mean_of(scores).tolist() == [1.0, 0.5, 0.5]
     assert other.mean_of(scores).tolist() == [0.0, 1.0]
-
-
-def test_questions_that_a_task_with_a_limit_asks_too_are_a_stratum_of_their_own() -> None:
-    items = {
-        "choice": [item("choice", q, 1.0) for q in ("a", "b", "b", "c", "d")],
-        "generated": [item("generated", q, 0.0) for q in ("b", "a")],
-    }
-    both, rest = strata(items, ["choice", "generated"])
-    assert (both.weight, rest.weight) == pytest.approx((0.5 * 2 / 5 + 0.5, 0.5 * 3 / 5))
-    scores = {"choice": np.array([1.0, 0.0, 0.5, 0.0, 1.0]), "generated": np.array([1.0, 0.0])}
-    mean = both.weight * both.mean_of(scores).mean() + rest.weight * rest.mean_of(scores).mean()
-    assert mean == pytest.approx((scores["choice"].mean() + scores["generated"].mean()) / 2)
-    assert both.mean_of(scores).tolist() == pytest.approx([2 / 7, 5 / 7])
 
 
 def test_a_group_that_weighs_its_tasks_equally_does_so_in_every_number() -> None:
@@ -96,15 +81,3 @@ def test_one_graded_answer_is_none_that_mcnemar_counts(tmp_path: Path) -> None:
         comparison = results.items.compare(results.complete[0], None, [task], 1)
         assert comparison is not None
         assert comparison.test == test
-
-
-def test_weights_of_tasks_are_those_of_the_mean() -> None:
-    draw = np.random.default_rng(0)
-    small, large = draw.choice([-1, 0, 1], 30), draw.choice([-1, 0, 1], 90)
-    found = bootstrap_mean([small, large], [0.25, 0.75])
-    assert found.estimate == pytest.approx(0.25 * small.mean() + 0.75 * large.mean())
-    pooled = [[*small, *large]]  # where every item weighs the same
-    assert bootstrap_mean(pooled).low == pytest.approx(found.low, abs=0.01)
-    exact = sign_flips(pooled, [1])
-    assert sign_flips([small, large], [0.25, 0.75]) == pytest.approx(exact)
-    assert sign_flips([small, large], [1, 1]) != pytest.approx(exact)
