@@ -7,7 +7,7 @@ import re
 
 import plotly.graph_objects
 import pytest
-from builders import change_base, repeat_of, with_metrics
+from builders import repeat_of
 from scipy.stats import binomtest
 from synthetic_sweep import SyntheticSweep
 
@@ -17,13 +17,11 @@ from analysis.conclusions.sufficient_rank import rank_that_suffices
 from analysis.paper_table import paper_table
 from analysis.report.answer import answer
 from analysis.report.page import render
-from analysis.report.rank_section import rank_figure, rate_figure
 from analysis.report.settings_section import importance_figure
 from analysis.report.trade_off_section import (
     _box,
     hypervolume_figure,
     hypervolume_shares,
-    trade_off_figure,
 )
 from analysis.results.pareto import losses_of
 from analysis.results.trade_off import best_trade_off, objective_ranges, scaling_trials
@@ -31,9 +29,8 @@ from analysis.shown_sweeps import Results
 from analysis.stats.hypervolume import hypervolume
 from analysis.stats.importance import importances
 from analysis.sweeps import open_sweeps
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, MAX_RESERVED, VALIDATION_LOSS
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
 from trainables.records.item_records import items_file, write_items
-from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
 
 STOPPED = dict.fromkeys((5, 6, 7), TrialStatus.STOPPED_EARLY)
@@ -161,49 +158,6 @@ def test_a_sweep_without_a_complete_trial_is_not_compared(tmp_path, failing):
     assert against_first(open_together(tmp_path, *sweeps)) == []
 
 
-def test_the_trade_off_has_a_symbol_for_each_sweep_and_says_which(results):
-    figure = trade_off_figure(results)
-    found = {
-        (text.split("</b>")[0].split(" of ")[1], symbol)
-        for chart in figure.charts
-        for trace in chart.data
-        if isinstance(trace["marker"].get("symbol"), list)
-        for text, symbol in zip(trace["text"], trace["marker"]["symbol"], strict=True)
-    }
-    dominance = "to which no other is equal or better in every objective and better in one"
-    assert f"{len(results.front)} ringed trials {dominance}" in figure.caption
-    assert found == {("plain", "circle"), ("replayed", "square")}
-    shapes = {key.name: key.shape for key in figure.legend}
-    assert (shapes["plain"], shapes["replayed"]) == ("circle", "square")
-    assert shapes["full fine-tuning"] == shapes["rank 4"] == "dot"
-
-
-def test_each_sweep_has_its_own_curve_over_ranks(results):
-    figure = rank_figure(results)
-    assert [key.name for key in figure.legend] == ["plain", "replayed"]
-    chart = figure.charts[0]
-    lines = [trace for trace in chart.data if trace["mode"] == "lines+markers"]
-    for sweep, line, key in zip(results.sweeps, lines, figure.legend, strict=True):
-        groups = results.lora_groups(sweep)
-        assert [group.rank for group in groups] == [1, 4, 16, 64]
-        tried = [group for group in groups if group.picked_from >= 4]
-        assert line["x"] == [group.rank for group in tried]
-        assert line["y"] == [group.best.metric(IN_DOMAIN_ACC) for group in tried]
-        assert all(results.sweep(group.best) is sweep for group in groups)
-        assert line["line"]["color"] == key.colour
-    assert lines[0]["line"]["color"] != lines[1]["line"]["color"]
-    bands = [shape for shape in chart.layout["shapes"] if shape["type"] == "rect"]
-    assert len(bands) == 2
-
-
-def test_cells_of_rank_and_rate_do_not_mix_sweeps(results):
-    trace = rate_figure(results).charts[0].data[0]
-    assert trace["y"] == [f"{rank} of {s.name}" for rank in (1, 4, 16, 64) for s in results.sweeps]
-    for group, row in zip(results.groups, trace["hovertext"], strict=False):
-        counts = [int(text.split("<br>")[1].split()[0]) for text in row if text]
-        assert sum(counts) == len(group.trials)
-
-
 def test_the_hypervolume_and_the_importances_are_of_each_sweep(results):
     goals = results.goals
     best, worst = zip(*_box(results), strict=True)
@@ -232,20 +186,6 @@ def test_the_hypervolume_and_the_importances_are_of_each_sweep(results):
         assert shares == pytest.approx(importances(own, IN_DOMAIN_ACC))
 
 
-def test_the_hypervolume_s_box_holds_the_base_of_each_sweep(tmp_path):
-    """Their validation losses differ, as each has held out other rows."""
-    aims = ({"metric": VALIDATION_LOSS, "mode": "min"},)
-    sweeps = [SyntheticSweep(trials=2, name=name, objectives=aims) for name in ("one", "two")]
-    for sweep, of_base in zip(sweeps, (2.0, 3.0), strict=True):
-        ledger = Ledger(sweep.write(tmp_path / sweep.name))
-        change_base(ledger, metrics=ledger.base().metrics | {VALIDATION_LOSS: of_base})
-        for record in ledger.trials():
-            metrics = record.last.metrics | {VALIDATION_LOSS: 1.0 + record.number}
-            ledger.write_trial(with_metrics(record, metrics))
-    results = Results(open_sweeps([tmp_path / sweep.name for sweep in sweeps]))
-    assert _box(results) == [(1.0, 3.0)]
-
-
 def test_methods_that_were_swept_one_by_one_are_compared(tmp_path):
     results = open_together(
         tmp_path,
@@ -261,30 +201,6 @@ def test_methods_that_were_swept_one_by_one_are_compared(tmp_path):
     assert any(s.startswith("adapters: At its best trade-off LoRA's learning rate") for s in told)
     assert results.recommendation.trial.rank is not None
     assert all(number.full.endswith(" of whole") for number in answer(results).numbers)
-
-
-def test_methods_are_compared_where_they_are_not_the_best_of_their_sweeps(tmp_path):
-    sweeps = [
-        SyntheticSweep(trials=10, name=name, full_every=full_every, seed=seed)
-        for seed, (name, full_every) in enumerate([("first", 0), ("second", 0), ("whole", 1)])
-    ]
-    told = [c.statement for c in conclude(open_together(tmp_path, *sweeps))]
-    between = [s for s in told if "the best LoRA" in s]
-    assert len(between) == 3
-    assert all(s.startswith("second: ") and "ull fine-tuning" in s for s in between)
-    assert all("of whole" in s for s in between)
-
-
-def test_the_best_of_a_sweep_that_breaks_a_constraint_is_said_to(tmp_path):
-    bound = {"metric": MAX_RESERVED, "operator": "<=", "bound": 1.0}  # full fine-tuning takes 1.4
-    sweeps = [
-        SyntheticSweep(trials=2, name=name, full_every=full_every, constraints=(bound,))
-        for name, full_every in (("adapters", 0), ("whole", 1))
-    ]
-    told = against_first(open_together(tmp_path, *sweeps))
-    assert len(told) == 3
-    marked = ", full fine-tuning, which breaks a constraint) "
-    assert all(marked in c.statement and c.statement.count("which breaks") == 1 for c in told)
 
 
 def test_every_chart_of_several_sweeps_is_valid_plotly(results):

@@ -1,0 +1,210 @@
+"""When a rank is said to suffice in the domain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.stats
+from builders import repeat_of, with_metrics
+from synthetic_sweep import SyntheticSweep
+
+from analysis.conclusions import Conclusion
+from analysis.conclusions.sufficient_rank import rank_that_suffices
+from analysis.results.sample_size import NEGLIGIBLE
+from analysis.shown_sweeps import Results
+from analysis.stats.intervals import upper_bound
+from analysis.stats.shared_questions import Part, Scores, Stratum
+from analysis.sweeps import Sweep, open_sweeps
+from trainables.config import LoraConfig
+from trainables.metric_keys import IN_DOMAIN_ACC
+from trainables.records.schema import TrialStatus
+
+BOUND = {"metric": IN_DOMAIN_ACC, "operator": "<=", "bound": 0.95}  # one of any metric would do
+DIVERGED = None
+Repeats = Mapping[int, Sequence[float | None]]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> Sweep:
+    written = SyntheticSweep(trials=40, items=2, full_every=0)
+    return open_sweeps([written.write(tmp_path_factory.mktemp("sweep"))])[0]
+
+
+@pytest.fixture(scope="module")
+def bounded(tmp_path_factory) -> Sweep:
+    written = SyntheticSweep(trials=16, items=2, full_every=0, constraints=(BOUND,))
+    return open_sweeps([written.write(tmp_path_factory.mktemp("sweep"))])[0]
+
+
+class OfRanks(Results):
+    """Trials of some ranks that are right on these shares of the in-domain items.
+
+    Args:
+        sweep: of at least as many trials.
+        accuracies: of the trials of each rank, or of four that are alike.
+        repeats: of the best of a rank, the accuracy of runs with other seeds.
+        seed: of items that trials answer by chance; by default a better trial answers more items.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        accuracies: Mapping[int, float | Sequence[float]],
+        repeats: Repeats | None = None,
+        items: int = 800,
+        seed: int | None = None,
+    ) -> None:
+        draw = np.random.default_rng(seed or 0)
+        order = (np.arange(items) + 0.5) / items
+        pairs = [
+            (rank, accuracy)
+            for rank, own in accuracies.items()
+            for accuracy in ([own] * 4 if isinstance(own, float) else own)
+        ]
+        scores: dict[str, Scores] = {}
+        trials = []
+        for record, (rank, accuracy) in zip(sweep.trials, pairs, strict=False):
+            own = ((order if seed is None else draw.random(items)) < accuracy).astype(float)
+            scores[record.config.trial_id] = {"sums": own}
+            metrics = record.last.metrics | {IN_DOMAIN_ACC: float(own.mean())}
+            lora = LoraConfig(rank=rank, alpha=8)
+            config = record.config.model_copy(update={"lora": lora})
+            trials.append(with_metrics(record, metrics, config=config))
+        for rank, values in (repeats or {}).items():
+            best = max(
+                (r for r in trials if r.rank == rank and r.confirms is None),
+                key=lambda r: r.metric(IN_DOMAIN_ACC),
+            )
+            for value in values:
+                status = TrialStatus.DIVERGED if value is None else TrialStatus.COMPLETE
+                number = 1000 + len(trials)
+                trials.append(repeat_of(best, number, {IN_DOMAIN_ACC: value or 0.0}, status))
+        base_scores = {
+            task: score.model_copy(update={"items": items})
+            for task, score in sweep.base.scores.items()
+        }
+        base = sweep.base.model_copy(update={"scores": base_scores})
+        super().__init__([replace(sweep, trials=tuple(trials), base=base)])
+        self.items._scores_of = scores.__getitem__
+        self.items._base_scores = {"sums": np.zeros(items)}
+        self.items._strata = lambda tasks: [Stratum((Part("sums", np.arange(items), 1.0),))]
+
+
+def conclusion(results: Results) -> Conclusion:
+    [found] = rank_that_suffices(results, results.sweeps[0])
+    return found
+
+
+EQUAL = {1: 0.2, 4: 0.9, 16: 0.9, 64: 0.9}
+LUCKY = EQUAL | {16: (0.99, 0.9, 0.9, 0.9)}
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "repeats", "says", "verdict"),
+    [
+        (EQUAL | {64: 0.901}, {}, "rank 4 suffices", "open"),
+        (EQUAL | {1: (0.9,)}, {}, "rank 4 suffices", "open"),  # one trial shows nothing of rank 1
+        (EQUAL | {64: (0.9,) * 3}, {}, "No rank below 64 is shown to suffice", "open"),
+        ({1: 0.2, 4: 0.6, 16: 0.9}, {}, "No rank below 16 is shown to suffice", "open"),
+        (EQUAL, {4: (0.9,) * 2, 64: (0.92,) * 2}, "rank 4 suffices", "open"),
+        (EQUAL, {4: (0.9,) * 2, 64: (0.93,) * 2}, "rank 16 suffices", "open"),
+        (EQUAL, {4: (0.9,), 16: (0.9,), 64: (0.93,)}, "No rank below 64", "open"),
+        (EQUAL, {4: (0.9,) * 2, 16: (0.9,) * 2, 64: (0.91,) * 2}, "Rank 4 suffices", "shown"),
+        (EQUAL, {16: (0.9,) * 2, 64: (0.9,) * 2}, "rank 4 suffices", "open"),
+        (LUCKY, {}, "rank 16 suffices", "open"),
+        (LUCKY, {16: (DIVERGED,)}, "rank 4 suffices", "open"),
+        ({1: 0.2, 4: 0.9}, {}, "Too few ranks", "too few data"),
+    ],
+)
+def test_a_rank_suffices_if_no_higher_one_gains_more_than_2_points(
+    sweep, accuracies, repeats, says, verdict
+):
+    found = conclusion(OfRanks(sweep, accuracies, repeats))
+    assert says in found.statement
+    assert found.verdict == verdict
+    assert ("In one run of each" in found.statement) == (verdict == "open" and "rank" in says[:4])
+
+
+def test_constraints_decide_which_trial_is_the_best_of_a_rank(bounded):
+    assert "rank 4 suffices" in conclusion(OfRanks(bounded, LUCKY)).statement
+    of_all = conclusion(OfRanks(bounded, {1: 0.99, 4: 0.9, 16: 0.9}))
+    assert "rank 1 suffices" in of_all.statement
+    assert "none of rank 1 keeps every constraint" in of_all.evidence
+    lost = conclusion(OfRanks(bounded, EQUAL | {4: (0.99, 0.9)}, {4: (DIVERGED,)}))
+    assert "rank 4 suffices" not in lost.statement
+
+
+@pytest.mark.parametrize("of_ranks", [(4, 4), (1, 6)])
+def test_with_too_few_items_the_number_that_is_needed_is_given(sweep, of_ranks):
+    accuracies = {1: (0.9,) * of_ranks[0], 4: (0.9,) * of_ranks[1], 16: 0.9}
+    found = conclusion(OfRanks(sweep, accuracies, items=40))
+    z = scipy.stats.norm.isf(0.05 / 2 / 4)  # two ranks below 16, each of at least four trials
+    assert found.verdict == "too few data"
+    assert f"n = 40; {math.ceil(z**2 / NEGLIGIBLE)} are needed" in found.evidence
+
+
+def test_the_wider_of_the_bounds_over_items_and_over_seeds_is_given(sweep):
+    repeats = {
+        rank: [mean + by for by in (-0.001, 0.0, 0.001)]
+        for rank, mean in ((4, 0.881), (16, 0.895), (64, 0.897))
+    }
+    found = conclusion(OfRanks(sweep, EQUAL, repeats))
+    half = scipy.stats.t.ppf(0.975, 2) * 0.001 / 3**0.5 * 2**0.5  # of a difference of two means
+    most = f"{math.ceil(1000 * (0.016 + half)) / 10:.1f} points"
+    assert found.verdict == "shown"
+    assert f"gains more than {most} over its best." in found.statement
+
+
+def test_nothing_is_said_if_the_items_of_one_trial_are_missing(sweep):
+    results = OfRanks(sweep, EQUAL)
+    assert rank_that_suffices(results, results.sweeps[0])
+    results = OfRanks(sweep, EQUAL)
+    scores = results.items._scores_of
+    last = results.complete[-1].config.trial_id
+    results.items._scores_of = lambda trial_id: {} if trial_id == last else scores(trial_id)
+    best = {id(record) for record in results.complete if record.config.trial_id == last}
+    results.complete = [r for r in results.complete if r.rank != 64 or id(r) in best]
+    assert rank_that_suffices(results, results.sweeps[0]) == []
+
+
+OF_RANK_4 = 35
+
+
+def picked(sweep: Sweep, seed: int, gain: float) -> OfRanks:
+    """One trial of rank 16 is better than every one of the 35 of rank 4."""
+    accuracies = {1: (0.1,), 4: (0.5,) * OF_RANK_4, 16: (0.1, 0.1, 0.1, 0.5 + gain)}
+    return OfRanks(sweep, accuracies, items=10_000, seed=seed)
+
+
+def test_the_luckiest_of_many_trials_of_a_rank_does_not_make_it_suffice(sweep):
+    found = [conclusion(picked(sweep, seed, gain=0.021)).statement for seed in range(1, 61)]
+    assert sum("rank 4 suffices" in statement for statement in found) <= 0.05 * 60
+    assert "gains more than 0.0 points" in conclusion(picked(sweep, 1, gain=-0.05)).statement
+
+
+def test_trials_that_were_stopped_early_count_among_those_the_best_was_picked_from(sweep):
+    results = picked(sweep, seed=1, gain=-0.005)
+    of_rank_4 = sorted(
+        (r for r in results.sweeps[0].trials if r.rank == 4), key=lambda r: r.metric(IN_DOMAIN_ACC)
+    )
+    stopped = {record.config.trial_id for record in of_rank_4[:-4]}
+    trials = [
+        r.model_copy(update={"status": TrialStatus.STOPPED_EARLY})
+        if r.config.trial_id in stopped
+        else r
+        for r in results.sweeps[0].trials
+    ]
+    items = results.items
+    results = Results([replace(results.sweeps[0], trials=tuple(trials))])
+    results.items = items
+    [*_, higher] = [r for r in results.complete if r.rank == 16]
+    gains = items.differences(higher, of_rank_4[-1], ["sums"])
+    most, of_four = (upper_bound(*gains, level=1 - 0.05 / 2 / of) for of in (OF_RANK_4, 4))
+    assert 0.001 < of_four < most - 0.001
+    assert f"gains more than {math.ceil(1000 * most) / 10:.1f} points" in (
+        conclusion(results).statement
+    )
