@@ -140,15 +140,17 @@ def _inside(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from analysis.inspect_models import as_table, check_base, every_trial, inspect_trials
-    from trainables.inspection.inspection_records import InspectionFolder
+    from analysis.results.formatting import one_line
+    from trainables.inspection.inspection_records import InspectionFolder, InspectionRecord
 
     sweep_dir: Path = options.sweep_dir
-    records = inspect_trials(
-        sweep_dir,
-        every_trial(sweep_dir) if options.all else options.trials,
-        lambda r: print(f"trial {r.number}: {r.reason or f'{r.seconds:.1f} s'}", flush=True),
-        options.trust_remote_code,
-    )
+
+    def report(record: InspectionRecord) -> None:
+        result = one_line(record.reason) if record.reason else f"{record.seconds:.1f} s"
+        print(f"trial {record.number}: {result}", flush=True)
+
+    numbers = every_trial(sweep_dir) if options.all else options.trials
+    records = inspect_trials(sweep_dir, numbers, report, options.trust_remote_code)
     Console().print(as_table(records, sweep_dir))
     print(InspectionFolder(sweep_dir).root)
     check_base(records, sweep_dir)

@@ -94,8 +94,8 @@ def finite(value: Any) -> Any:
 
 
 def axis(title: str, **layout: Any) -> dict[str, Any]:
-    """An axis with a title."""
-    return {"title": {"text": title}, **layout}
+    """An axis with a title, which may hold names of others' metrics: Plotly reads markup."""
+    return {"title": {"text": escape(title)}, **layout}
 
 
 def rank_colours(results: Results) -> dict[int, str]:
@@ -152,8 +152,8 @@ def heatmap(
     )
     trace: Trace = {
         "type": "heatmap",
-        "x": list(columns),
-        "y": list(rows),
+        "x": [*map(escape, columns)],
+        "y": [*map(escape, rows)],
         "z": [list(row) for row in values],
         "xgap": 2,
         "ygap": 2,

@@ -105,7 +105,7 @@ def _thick(results: Results, group: Group, curve: Curve, colour: str) -> Trace:
         "x": [step for step, _ in curve],
         "y": [value for _, value in curve],
         "line": {"color": colour, "width": 2.6},
-        "hovertemplate": f"{group.label}, {escape(results.name(group.best))}<br>"
+        "hovertemplate": f"{escape(group.label)}, {escape(results.name(group.best))}<br>"
         "step %{x}: %{y:.4g}<extra></extra>",
     }
     return marked(results, group.sweep, line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -80,21 +81,21 @@ def _answer(results: Results) -> dict[str, object] | None:
 
 def as_markdown(results: Results) -> str:
     """Answer, conclusions, the table and failures."""
-    lines = [f"# {', '.join(sweep.title for sweep in results.sweeps)}", ""]
+    lines = [_text(f"# {', '.join(sweep.title for sweep in results.sweeps)}"), ""]
     for sweep in results.sweeps:
         if sweep.unfinished:
-            lines += [f"**{sweep.title} is unfinished: {sweep.unfinished}.**", ""]
+            lines += [_text(f"**{sweep.title} is unfinished: {sweep.unfinished}.**"), ""]
     for notice in notices(results.sweeps):
-        lines += [f"**{notice}**", ""]
+        lines += [_text(f"**{notice}**"), ""]
     found = answer(results)
     if found:
-        lines += [f"**{found.setting}** ({found.trial}). {found.reason}", ""]
+        lines += [_text(f"**{found.setting}** ({found.trial}). {found.reason}"), ""]
         for one in found.numbers:
             beside = f" ({'; '.join(one.beside)})" if one.beside else ""
-            lines.append(f"- {one.name} **{one.value}**{beside}")
+            lines.append(_text(f"- {one.name} **{one.value}**{beside}"))
         lines.append("")
     lines += ["## What the data say", ""]
-    lines += [f"- *{c.verdict}*: {c.statement} ({c.evidence})" for c in conclude(results)]
+    lines += [_text(f"- *{c.verdict}*: {c.statement} ({c.evidence})") for c in conclude(results)]
     table = paper_table(results)
     lines += ["", "## Methods and ranks, task by task", "", *_table(table.texts())]
     of_loss = f", of the {LOSS} in nats/token" if LOSS in table.summaries else ""
@@ -111,7 +112,7 @@ def as_markdown(results: Results) -> str:
         "",
     ]
     lines += [
-        f"- {failure.count} x {failure.status}: {_plain(failure.reason)} ({failure.trials})"
+        f"- {failure.count} x {failure.status}: {_plain(failure.reason)} ({_text(failure.trials)})"
         for failure in failures(results)
     ] or [none_failed(results)]
     hours = f"{number(gpu_hours(results))} GPU-hours of training and evaluation"
@@ -125,12 +126,14 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (header, rule, *body)]
 
 
+def _text(line: str) -> str:
+    """Escape what would start HTML or a link, as in the name of somebody else's sweep."""
+    return re.sub(r"<(?=[a-zA-Z/!?])|[\\[]", r"\\\g<0>", line)
+
+
 def _plain(text: str) -> str:
     """Put on one line and escape markup."""
-    escaped = " ".join(text.split())
-    for sign in "\\|<>*_`":
-        escaped = escaped.replace(sign, f"\\{sign}")
-    return escaped
+    return re.sub(r"[\\|<>*_`[]", r"\\\g<0>", " ".join(text.split()))
 
 
 FORMATS: dict[str, Callable[[Results], str]] = {

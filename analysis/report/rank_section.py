@@ -238,7 +238,7 @@ def _rate_chart(results: Results, metric: str, columns: Mapping[float, str]) -> 
     signed = "+" if metric == FORGETTING_MEAN else ""
     told = [
         [
-            f"rank {name}, lr {label}<br>{how_many(len(cell), 'trial')}" if cell else ""
+            f"rank {escape(name)}, lr {label}<br>{how_many(len(cell), 'trial')}" if cell else ""
             for label, cell in zip(labels, row, strict=True)
         ]
         for name, row in zip(rows, grid, strict=True)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from textwrap import wrap
 from typing import Any
 
@@ -82,7 +83,7 @@ def parallel_figure(results: Results) -> Figure | None:
     trials = results.complete
     axes = [axis for axis in _AXES if axis.key in (*SETTINGS, *results.scores)]
     others = [key for key in results.judged_by if key not in results.scores]
-    titles = ["<br>".join(wrap(metric_name(key), 16)) for key in others]
+    titles = ["<br>".join(map(escape, wrap(metric_name(key), 16))) for key in others]
     axes += [_Axis(t, k, partial(metric_text, k)) for t, k in zip(titles, others, strict=True)]
     shown = [axis for axis in axes if len({axis.value(r) for r in trials} - {None}) > 1]
     if len(trials) < 2 or len(shown) < 2:

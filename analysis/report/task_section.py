@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Literal
 
 from analysis.report.charts import Chart, Figure, heatmap
@@ -69,7 +70,7 @@ def _matrix(
     points_lost = {"low": 100, "high": -100}[better]
     lost = [[None if v is None else points_lost * v for v in row] for row in values]
     texts = [["" if v is None else points(v) for v in row] for row in values]
-    hovers = [[f"{group.label}, {task}" for task in tasks] for group in results.groups]
+    hovers = [[escape(f"{group.label}, {task}") for task in tasks] for group in results.groups]
     says = f"{title} in points: " + "; ".join(
         f"{label}: " + ", ".join(f"{t} {v}" for t, v in zip(tasks, row, strict=True) if v)
         for label, row in zip(labels, texts, strict=True)

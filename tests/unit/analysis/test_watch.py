@@ -111,32 +111,6 @@ def test_without_in_domain_tasks_the_table_has_the_newest_validation_loss(tmp_pa
     assert shown == "0 lora 8 16 3.2e-04 7 0.125 1.250 +0.100 running"
 
 
-def test_what_steers_a_terminal_is_shown_of_no_record(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    steering, metric = "\x1b]0;title\x07\x1b[2J\x9b31m", "forgetting/\x1b[2Jx"
-    failed = trial(0, status=TrialStatus.FAILED, reason=f"why{steering}")
-    done = trial(1, metrics=scores(0.5, 0.1) | {metric: 0.1})
-    ledger = record_sweep(tmp_path, failed, done, budget={"trials": 2})
-    record = ledger.sweep()
-    goals = {"objectives": [{"metric": metric, "mode": "min"}]}
-    config = record.config | goals | {"name": f"tiny{steering}\n# More"}
-    ledger.write_sweep(record.model_copy(update={"config": config}))
-    plain = Console(width=200, color_system=None)
-    with plain.capture() as shown:
-        plain.print(watched_at(tmp_path, 1).render(plain))
-    watch(tmp_path, once=False, console=plain)
-    assert main(["report", str(tmp_path), "--format", "md"]) == 0
-    report = (tmp_path / "report.md").read_text()
-    assert report.startswith("# tiny")
-    assert "# More" in report.splitlines()[0]
-    assert main(["watch", f"{tmp_path}/none{steering}"]) == 2
-    out, err = capsys.readouterr()
-    for text in (shown.get(), out, err, report):
-        assert text
-        assert not {*text} & {"\x1b", "\x07", "\x9b"}
-
-
 def test_a_line_has_the_objectives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     drift = metric_keys.KL_BASE_TO_TUNED
     aims = [{"metric": metric_keys.IN_DOMAIN_ACC, "mode": "max"}, {"metric": drift, "mode": "min"}]

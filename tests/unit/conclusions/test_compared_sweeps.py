@@ -17,7 +17,6 @@ from analysis.conclusions.sufficient_rank import rank_that_suffices
 from analysis.paper_table import paper_table
 from analysis.report.answer import answer
 from analysis.report.page import render
-from analysis.report.settings_section import importance_figure
 from analysis.report.trade_off_section import (
     _box,
     hypervolume_figure,
@@ -27,9 +26,8 @@ from analysis.results.pareto import losses_of
 from analysis.results.trade_off import best_trade_off, objective_ranges, scaling_trials
 from analysis.shown_sweeps import Results
 from analysis.stats.hypervolume import hypervolume
-from analysis.stats.importance import importances
 from analysis.sweeps import open_sweeps
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
+from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.item_records import items_file, write_items
 from trainables.records.schema import TrialStatus
 
@@ -158,7 +156,7 @@ def test_a_sweep_without_a_complete_trial_is_not_compared(tmp_path, failing):
     assert against_first(open_together(tmp_path, *sweeps)) == []
 
 
-def test_the_hypervolume_and_the_importances_are_of_each_sweep(results):
+def test_the_hypervolume_is_of_each_sweep(results):
     goals = results.goals
     best, worst = zip(*_box(results), strict=True)
     figure = hypervolume_figure(results)
@@ -176,14 +174,6 @@ def test_the_hypervolume_and_the_importances_are_of_each_sweep(results):
         assert len(shares) == len(own)
         assert shares[-1] == pytest.approx(hypervolume(points, [1.0] * len(best)))
         assert f"{100 * shares[-1]:.1f} % ({sweep.name})" in figure.caption
-    figure = importance_figure(results)
-    lora = [results.of(sweep, results.lora) for sweep in results.sweeps]
-    assert f"on {len(lora[0])} (plain), {len(lora[1])} (replayed) complete LoRA" in figure.caption
-    for sweep, own, chart in zip(results.sweeps, lora, figure.charts, strict=True):
-        assert chart.key == f"importances-{sweep.name}"
-        [bars] = [trace for trace in chart.data if "in-domain" in trace["hovertemplate"]]
-        shares = dict(zip(bars["y"], bars["x"], strict=True))
-        assert shares == pytest.approx(importances(own, IN_DOMAIN_ACC))
 
 
 def test_methods_that_were_swept_one_by_one_are_compared(tmp_path):
@@ -198,7 +188,6 @@ def test_methods_that_were_swept_one_by_one_are_compared(tmp_path):
     assert not any(s.startswith("whole: ") for s in told)  # it has no ranks to speak of
     adapters = [row for row in paper_table(results).rows if row.label.endswith("of adapters")]
     assert all(row.cells["in-domain"].to_full is not None for row in adapters)
-    assert any(s.startswith("adapters: At its best trade-off LoRA's learning rate") for s in told)
     assert results.recommendation.trial.rank is not None
     assert all(number.full.endswith(" of whole") for number in answer(results).numbers)
 
@@ -206,7 +195,7 @@ def test_methods_that_were_swept_one_by_one_are_compared(tmp_path):
 def test_every_chart_of_several_sweeps_is_valid_plotly(results):
     data = re.findall(r'class="charts-data">(.*?)</script>', render(results), re.DOTALL)
     charts = {key: spec for block in data for key, spec in json.loads(block).items()}
-    assert {"curve-forgetting-mean", "hypervolume", "matrix-gain", "throughput"} <= charts.keys()
+    assert {"curve-forgetting-mean", "hypervolume", "matrix-gain"} <= charts.keys()
     for spec in charts.values():
         drawn = re.sub(r'"@[\w-]+"', '"#123456"', json.dumps(spec))
         plotly.graph_objects.Figure(json.loads(drawn))

@@ -74,15 +74,6 @@ def test_what_tells_the_answer_tells_how_many_repeats_it_lacks(results, tmp_path
     assert told.replace("seeds", "seeds of synthetic") in both
 
 
-def test_the_markdown_has_what_repeats_came_to_and_what_is_still_to_come(results):
-    lines = as_markdown(results).splitlines()
-    [gain] = [line for line in lines if line.startswith("- in-domain accuracy **")]
-    assert "over seeds: 0.650 (" in gain
-    assert ", n = 2), 1 of 3 diverged" in gain
-    assert "full fine-tuning" not in gain  # it is itself what is taken
-    assert f"**synthetic is unfinished: {results.sweeps[0].unfinished}.**" in lines
-
-
 def test_the_table_of_every_trial_has_what_each_measured_and_what_it_repeats(results):
     table = render(results).partition('aria-label="Every trial"')[2].partition("</table>")[0]
     rows = re.findall(

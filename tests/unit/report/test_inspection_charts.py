@@ -88,18 +88,6 @@ def test_lines_are_means_over_matrices_and_maps_have_one_scale(tmp_path):
     assert [f"<b>trial {n}</b>" in text for n, text in enumerate(told)] == [True, True]
 
 
-def test_of_several_sweeps_each_trial_has_what_was_found_in_its_own(tmp_path):
-    folders = [
-        SyntheticSweep(trials=2, items=4, name=name).write(tmp_path / name) for name in ("a", "b")
-    ]
-    InspectionFolder(folders[1]).write(record(0, 0.1, sweep="b"))
-    InspectionFolder(folders[0]).write(
-        record(1, 0.1, sweep="a").model_copy(update={"matrices": ()})
-    )
-    [line] = inspection_figures(Results(open_sweeps(folders)))[-1].charts[0].data
-    assert line["text"][0].startswith("<b>trial 0 of b</b>")
-
-
 def test_the_maps_are_of_the_trial_to_take_then_of_full_fine_tuning_then_of_the_highest_rank(
     tmp_path,
 ):
@@ -120,35 +108,3 @@ def test_the_maps_are_of_the_trial_to_take_then_of_full_fine_tuning_then_of_the_
     assert "1,200 tokens of 4 prompts" in page
     for figure in figures:
         assert all(f'id="{chart.key}"' in page for chart in figure.charts)
-
-
-def test_of_methods_swept_one_by_one_the_maps_show_full_fine_tuning_too(tmp_path):
-    swept = (
-        SyntheticSweep(trials=10, items=4, name="adapters", full_every=0, seed=3),
-        SyntheticSweep(trials=1, items=4, name="whole", full_every=1, seed=4),
-    )
-    folders = [sweep.write(tmp_path / sweep.name) for sweep in swept]
-    for sweep, folder in zip(swept, folders, strict=True):
-        for number in range(sweep.trials):
-            InspectionFolder(folder).write(record(number, 0.1, sweep=sweep.name))
-    results = Results(open_sweeps(folders))
-    *_, highest, full = (group.best for group in results.groups)
-    assert (highest.rank, full.rank) == (64, None)
-    taken = results.recommendation.trial
-    assert results.sweep(taken).name == "adapters"
-    assert taken not in (highest, full)
-    updates = inspection_figures(results)[0]
-    wanted = [f"norm-{trial.config.trial_id}" for trial in (taken, full, highest)]
-    assert [chart.key for chart in updates.charts] == wanted
-
-
-def test_modules_of_one_name_keep_their_whole_names_and_an_update_of_nothing_has_no_shares(
-    tmp_path,
-):
-    folder = SyntheticSweep(trials=1, items=4).write(tmp_path)
-    alike = (matrix(0, "self_attn.out", 0.1, 4.0, 1.0), matrix(0, "cross_attn.out", 0.0, 0.0, 0.0))
-    found = record(0, 0.1).model_copy(update={"matrices": alike, "attention": ()})
-    InspectionFolder(folder).write(found)
-    updates, curves = inspection_figures(Results(open_sweeps([folder])))
-    assert updates.charts[0].data[0]["x"] == ["self_attn.out", "cross_attn.out"]
-    assert curves.charts[0].data[0]["y"] == [1.0, 0.25]

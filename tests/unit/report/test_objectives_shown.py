@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
-from builders import with_metrics
 from synthetic_sweep import SyntheticSweep
 
-from analysis.__main__ import main
 from analysis.figures import trade_off
 from analysis.report.answer import answer
 from analysis.report.formats import as_markdown
 from analysis.report.page import render
-from analysis.report.settings_section import parallel_figure
 from analysis.report.trade_off_section import trade_off_figure
 from analysis.results.formatting import axis_title, metric_name
 from analysis.shown_sweeps import Results
@@ -28,7 +25,6 @@ from trainables.metric_keys import (
     task_forgetting,
     task_score,
 )
-from trainables.records.ledger import Ledger
 
 GAIN = {"metric": IN_DOMAIN_ACC, "mode": "max"}
 DRIFT = {"metric": KL_BASE_TO_TUNED, "mode": "min"}
@@ -38,16 +34,6 @@ NATS = "KL from the base (nats/token)"
 
 def results_of(folder, **fields) -> Results:
     return Results(open_sweeps([SyntheticSweep(trials=12, **fields).write(folder)]))
-
-
-def with_the_domain_alone(folder, **fields) -> Results:
-    """As where nothing but an in-domain task is evaluated."""
-    ledger = Ledger(SyntheticSweep(trials=12, **fields).write(folder))
-    for record in ledger.trials():
-        others = ("retention/", "ood/", "forgetting", "flips/")
-        kept = {k: v for k, v in record.last.metrics.items() if not k.startswith(others)}
-        ledger.write_trial(with_metrics(record, kept))
-    return Results(open_sweeps([folder]))
 
 
 def test_every_objective_has_a_chart_against_the_gain_with_its_unit(tmp_path):
@@ -62,18 +48,6 @@ def test_every_objective_has_a_chart_against_the_gain_with_its_unit(tmp_path):
     assert [axes.get_xlabel() for axes in trade_off(results).axes][:4] == titles
 
 
-def test_objectives_beside_an_in_domain_task_alone_are_plotted(tmp_path, capsys):
-    results = with_the_domain_alone(tmp_path / "sweep", objectives=(GAIN, DRIFT))
-    [chart] = trade_off_figure(results).charts
-    assert chart.title == "in-domain accuracy against KL from the base"
-    assert main(["figure", str(tmp_path / "sweep"), "--to", str(tmp_path / "f.png")]) == 0
-    alone = with_the_domain_alone(tmp_path / "alone", objectives=(GAIN,))
-    assert trade_off_figure(alone) is None
-    capsys.readouterr()
-    assert main(["figure", str(tmp_path / "alone"), "--to", str(tmp_path / "f.png")]) == 2
-    assert "or an objective besides in-domain accuracy" in capsys.readouterr().err
-
-
 def test_every_objective_is_among_the_numbers_and_a_column_of_the_table_of_all_trials(tmp_path):
     results = results_of(tmp_path, objectives=(GAIN, DRIFT))
     names = [number.name for number in answer(results).numbers]
@@ -86,29 +60,6 @@ def test_every_objective_is_among_the_numbers_and_a_column_of_the_table_of_all_t
 def columns_of(results: Results) -> list[str]:
     table = render(results).partition('aria-label="Every trial"')[2]
     return re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', table.partition("</thead>")[0])
-
-
-def test_the_table_of_all_trials_has_no_column_of_what_none_has(tmp_path):
-    results = with_the_domain_alone(tmp_path, objectives=(GAIN, DRIFT))
-    assert columns_of(results) == ["trial", "setting", "in-domain", NATS, "ended"]
-
-
-def test_every_objective_is_among_the_results_of_every_complete_trial(tmp_path):
-    goals = (GAIN, DRIFT, {"metric": task_forgetting("capitals"), "mode": "min"})
-    ledger = Ledger(SyntheticSweep(trials=12, objectives=goals).write(tmp_path))
-    for record in ledger.trials():
-        metrics = record.last.metrics | {KL_BASE_TO_TUNED: record.number / 10}
-        ledger.write_trial(with_metrics(record, metrics))
-    [chart] = parallel_figure(Results(open_sweeps([tmp_path]))).charts
-    assert f"OOD, forgetting, {NATS}, " in chart.says
-    last = chart.layout["annotations"][-1]
-    assert re.fullmatch(r"[+-]0\.\d{3}", last["text"])
-
-
-def test_an_objective_that_is_a_score_is_shown_once(tmp_path):
-    results = results_of(tmp_path, objectives=({"metric": OOD_ACC, "mode": "max"}, GAIN))
-    assert results.judged_by == (IN_DOMAIN_ACC, FORGETTING_MEAN, OOD_ACC)
-    assert len(trade_off_figure(results).charts) == 2
 
 
 def bound(metric: str, value: float, operator: str = "<=") -> dict[str, object]:
