@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -20,16 +19,13 @@ from analysis.frame import (
     trials_frame,
 )
 from analysis.report.formats import as_json, as_markdown
-from analysis.results import confirmation
-from analysis.results.confirmation import winners
 from analysis.results.recommendation import recommend
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
 from trainables.errors import UserError
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS
-from trainables.records.item_records import pair_items
 from trainables.records.ledger import Ledger
-from trainables.records.schema import ItemScore, Measurement, TrialStatus
+from trainables.records.schema import Measurement, TrialStatus
 from tune.folder.recorder import Recorder
 
 
@@ -127,30 +123,6 @@ def test_every_metric_column_has_a_unit_and_a_direction(sweeps):
     assert "flips/sums/forgotten" not in described.index  # of the domain
 
 
-def test_what_else_the_harness_logs_for_a_task_is_described(tmp_path):
-    (sweep,) = open_sweeps([SyntheticSweep(trials=1).write(tmp_path)])
-    key = "retention/sorting/acc_norm"
-    base = sweep.base.model_copy(update={"metrics": {**sweep.base.metrics, key: 0.5}})
-    described = describe_metrics([dataclasses.replace(sweep, base=base)])
-    assert described.loc[key, "meaning"] == "acc_norm on sorting"
-    assert described.loc[key, "better"] == "none"
-    assert described.loc["retention/sorting/acc", "better"] == "max"
-
-
-def test_documents_that_occur_twice_pair_in_order():
-    def item(doc: str, score: float, task: str = "a") -> ItemScore:
-        return ItemScore(
-            task=task, doc_hash=doc, filter="f", score=score, prompt="", target="", answer=""
-        )
-
-    base = [item("x", 1), item("x", 0), item("y", 1), item("z", 1)]
-    tuned = [item("y", 0), item("x", 0), item("x", 1)]
-    pairs = pair_items(base, tuned)["a"]
-    assert [(p.base.score, p.tuned.score) for p in pairs] == [(1, 0), (0, 1), (1, 0)]
-    assert [p.is_forgotten for p in pairs] == [True, False, True]
-    assert [p.is_gained for p in pairs] == [False, True, False]
-
-
 def refusal(*folders) -> str:
     with pytest.raises(UserError) as caught:
         load_trials(folders)
@@ -165,13 +137,6 @@ def test_what_is_no_sweep_or_has_nothing_yet_is_refused_all_at_once(tmp_path):
     unevaluated = SyntheticSweep(trials=1).write(tmp_path / "unevaluated")
     (unevaluated / "base" / "base.json").unlink()
     assert "the base model is not evaluated yet" in refusal(unevaluated)
-
-
-def test_a_damaged_record_is_named(tmp_path):
-    folder = SyntheticSweep(trials=2).write(tmp_path)
-    file = folder / "trials" / "0001" / "trial.json"
-    file.write_text(file.read_text()[:100])
-    assert str(file) in refusal(folder)
 
 
 def test_a_trial_that_fails_after_its_evaluation_keeps_the_scores(tmp_path):
@@ -196,22 +161,6 @@ def test_a_trial_that_runs_again_is_as_it_measured_last(tmp_path):
     assert sweep.trials[1].metric("in_domain/acc_mean") == record.metric("in_domain/acc_mean")
 
 
-def test_one_sweep_needs_no_list_and_text_is_a_path_too(tmp_path):
-    folder = SyntheticSweep(trials=3).write(tmp_path / "a")
-    for given in (folder, str(folder), [str(folder)]):
-        (sweep,) = open_sweeps(given)
-        assert sweep.ledger.folder.root == folder
-        assert len(sweep.trials) == 3
-
-
-def test_trials_are_loaded_from_one_folder_or_several(tmp_path):
-    written = [SyntheticSweep(trials=3, name=name).write(tmp_path / name) for name in "ab"]
-    both = load_trials(written)
-    assert both["sweep"].tolist() == ["a"] * 3 + ["b"] * 3
-    pd.testing.assert_frame_equal(load_trials([str(folder) for folder in written]), both)
-    pd.testing.assert_frame_equal(load_trials(str(written[0])), both.head(3), check_dtype=False)
-
-
 def test_items_without_those_of_the_base_are_refused(tmp_path):
     folder = SyntheticSweep(trials=1).write(tmp_path)
     missing = folder / "base" / "items.jsonl"
@@ -220,24 +169,6 @@ def test_items_without_those_of_the_base_are_refused(tmp_path):
         items_frame(open_sweeps(folder))
     rule = f"SWEEP_DIR: lacks the items of the base: {missing}"
     assert str(caught.value) == f"{rule}; copy that file, too, from where the sweep ran"
-
-
-def test_frames_without_a_row_have_the_dtypes_of_those_with_rows(sweeps):
-    for frame_of in (measurements_frame, tasks_frame, items_frame):
-        numbers = frame_of(sweeps).select_dtypes("number").dtypes.to_dict()
-        assert len(numbers) >= 3
-        assert frame_of([]).select_dtypes("number").dtypes.to_dict() == numbers
-
-
-def test_a_store_that_nobody_knows_is_refused():
-    with pytest.raises(UserError, match="the address of an object store, got foo://bar"):
-        open_sweeps(["foo://bar"])
-
-
-def test_items_keep_every_character(tmp_path):
-    folder = SyntheticSweep(trials=1, prompt="one\u2028two\nthree\r\x85 é {}").write(tmp_path)
-    (sweep,) = open_sweeps([folder])
-    assert sweep.ledger.base_items()[0].prompt == "one\u2028two\nthree\r\x85 é 0"
 
 
 def test_other_models_and_other_evaluations_are_refused(tmp_path):
@@ -261,16 +192,6 @@ def test_an_unfinished_sweep_says_how_far_it_is(tmp_path):
     assert done.unfinished is None
     folder = SyntheticSweep(trials=3, budget=8).write(tmp_path / "c")
     assert open_sweeps([folder])[0].unfinished == "3 of 8 trials ended"
-
-
-def test_trials_that_a_mended_search_leaves_outside_are_none_of_those_that_it_must_have(tmp_path):
-    """The budget does not count them, so a sweep that was cut among the others lacks as many."""
-    failures = {0: TrialStatus.FAILED, 1: TrialStatus.CANCELLED, 4: TrialStatus.RUNNING}
-    folder = SyntheticSweep(trials=5, budget=4, failures=failures).write(tmp_path)
-    record = json.loads((folder / "sweep.json").read_text())
-    (folder / "sweep.json").write_text(json.dumps(record | {"outside": [0, 1]}))
-    (sweep,) = open_sweeps([folder])
-    assert sweep.unfinished == "2 of 4 trials ended, 1 running or interrupted"
 
 
 def test_repeats_are_missing_as_long_as_the_command_would_make_them(tmp_path):
@@ -304,22 +225,6 @@ def test_repeats_are_missing_as_long_as_the_command_would_make_them(tmp_path):
     record["config"]["budget"] = {"trials": 2, "hours": 2}
     (folder / "sweep.json").write_text(json.dumps(record))
     assert open_sweeps([folder])[0].unfinished is None
-
-
-def test_what_is_missing_is_worked_out_once_however_often_it_is_told(tmp_path, monkeypatch):
-    folder = SyntheticSweep(trials=8, items=4).write(tmp_path)
-    record = json.loads((folder / "sweep.json").read_text())
-    record["config"]["confirm"] = {"top_k": 2, "seeds": 3}
-    (folder / "sweep.json").write_text(json.dumps(record))
-    (sweep,) = open_sweeps([folder])
-    searches = []
-    monkeypatch.setattr(
-        confirmation, "winners", lambda *given: searches.append(given) or winners(*given)
-    )
-    assert sweep.unfinished == "8 of 8 trials ended, 6 repeats missing"
-    as_markdown(Results([sweep]))
-    as_json(Results([sweep]))
-    assert len(searches) == 1
 
 
 def test_a_sweep_in_an_object_store_reads_as_the_same_sweep_on_a_disk(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from builders import record_sweep, running, scores, trial
@@ -13,20 +12,13 @@ from safetensors.torch import save_file
 
 from analysis.__main__ import main
 from analysis.inspect_models import (
-    as_table,
-    attention,
     by_trial,
     check_base,
-    every_trial,
-    inspect_trials,
     inspected,
-    matrices,
-    representation,
     similarity,
 )
 from analysis.sweeps import open_sweeps
 from trainables.config import ModelConfig
-from trainables.errors import UserError
 from trainables.inspection.inspection_records import (
     AttentionDrift,
     InspectionFolder,
@@ -34,7 +26,6 @@ from trainables.inspection.inspection_records import (
     MatrixChange,
     RepresentationDrift,
 )
-from trainables.storage.disk import content_digest
 
 
 def change(size: float, limit: int, intruders: int) -> MatrixChange:
@@ -96,27 +87,6 @@ def test_a_row_has_medians_over_matrices_and_means_over_heads_and_layers() -> No
     )
 
 
-def test_a_trial_without_anything_found_has_an_empty_row() -> None:
-    frame = by_trial([InspectionRecord(number=4, trial_id="trial", reason="it kept no weights")])
-    assert all(pd.api.types.is_float_dtype(dtype) for dtype in frame.dtypes)
-    assert frame.loc[4].isna().all()
-
-
-def test_without_records_the_tables_have_the_columns_of_those_with_records() -> None:
-    representations = RepresentationDrift(layer=0, cka_drift=0, cka_drift_without_first=0)
-    record = InspectionRecord(
-        number=3,
-        trial_id="trial",
-        matrices=(change(0.1, 4, 0),),
-        attention=(drift(0, 0.1),),
-        representation=(representations,),
-    )
-    for table, columns in ((matrices, 13), (attention, 7), (representation, 4), (by_trial, 15)):
-        assert len(table([]).columns) == columns
-        assert table([]).columns.tolist() == table([record]).columns.tolist()
-    assert by_trial([]).dtypes.tolist() == [float] * 15
-
-
 @pytest.mark.parametrize(
     ("saves", "remedy"),
     [
@@ -158,41 +128,6 @@ def test_where_the_base_is_not_on_this_machine_the_command_ends_with_an_error(
     check_base([found, InspectionRecord(number=1, trial_id="1", key="k", reason="gone")], tmp_path)
 
 
-def test_a_base_that_was_replaced_is_not_compared_with(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What was found before it was replaced stays."""
-    base = tmp_path / "model"
-    base.mkdir()
-    (base / "config.json").write_text("{}")
-    model = ModelConfig(name=str(base))
-    ledger = record_sweep(
-        tmp_path, trial(0, scores(0.5, 0.0), model=model, weights_dir="/gone/weights")
-    )
-    inputs = {"model.name": content_digest(base)}
-    ledger.write_sweep(ledger.sweep().model_copy(update={"inputs": inputs}))
-    weights = ledger.folder.attempt(0, 1) / "weights"
-    weights.mkdir(parents=True)
-    (weights / "adapter_config.json").write_text(json.dumps({"r": 8}))
-    save_file({"number": torch.zeros(1)}, weights / "adapter_model.safetensors")
-    assert main(["inspect", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith(f"error: model.name: cannot load {base}: ")
-    (base / "config.json").write_text("[]")
-    assert main(["inspect", str(tmp_path)]) == 2
-    out, err = capsys.readouterr()
-    told = f"{base} has changed since the sweep's first start"
-    assert told in out
-    remedy = "put the sweep's base there, or look inside where the sweep ran"
-    assert err == f"error: model.name: {told}; {remedy}\n"
-    folder = InspectionFolder(tmp_path)
-    found = folder.read(0)
-    assert found is not None
-    folder.write(found.model_copy(update={"matrices": (change(0.1, 8, 0),)}))
-    save_file({"number": torch.zeros(1)}, folder.directions(0))
-    [kept] = inspect_trials(tmp_path, [0])
-    assert (kept.reason, kept.matrices) == (told, (change(0.1, 8, 0),))
-
-
 def test_updates_are_compared_where_both_trials_have_directions(tmp_path: Path) -> None:
     folder, basis = InspectionFolder(tmp_path), torch.eye(4)
     directions = {
@@ -214,19 +149,6 @@ def test_updates_are_compared_where_both_trials_have_directions(tmp_path: Path) 
     assert list(shared) == ["number", "other", "matrix", "similarity"]
     with pytest.raises(FileNotFoundError, match="trial 4 has not been inspected"):
         similarity(tmp_path, [5, 4])
-
-
-def test_the_folder_of_a_sweep_may_be_given_as_text(tmp_path: Path) -> None:
-    record_sweep(tmp_path, *(trial(number, scores(0.5, 0.0)) for number in range(2)))
-    assert every_trial(str(tmp_path)) == [0, 1]
-    records = inspect_trials(str(tmp_path), [1])
-    assert records == inspect_trials(tmp_path, [1])
-    assert [record.reason for record in records] == ["it kept no weights"]
-    assert as_table(records, str(tmp_path)).row_count == 1
-    with pytest.raises(UserError, match="cannot find some/model"):
-        check_base([InspectionRecord(number=1, trial_id="1", key="k")], str(tmp_path))
-    with pytest.raises(UserError, match="SWEEP_DIR: must be a folder, got s3://bucket/sweep; copy"):
-        inspect_trials("s3://bucket/sweep")
 
 
 def test_what_was_found_of_a_trial_that_is_trained_again_is_not_shown(tmp_path: Path) -> None:

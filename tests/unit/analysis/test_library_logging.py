@@ -16,7 +16,6 @@ from transformers.utils.logging import (
 )
 
 from analysis.library_logging import quiet_libraries
-from trainables.records.schema import TrialStatus
 
 
 @pytest.mark.parametrize("was_quiet", [False, True])
@@ -34,20 +33,6 @@ def test_libraries_are_as_loud_after_as_before(
         assert is_progress_bar_enabled() is not was_quiet
     finally:
         (enable_progress_bar if had_bars else disable_progress_bar)()
-
-
-def test_nothing_greets_who_looks_inside_models(tmp_path: Path) -> None:
-    """As bitsandbytes did, which PEFT loads: it lacked a package that nothing here needs."""
-    record_sweep(tmp_path, trial(0), trial(1, status=TrialStatus.FAILED))
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis", "inspect", str(tmp_path), "--trials", "0", "1"],
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-    )
-    assert done.stderr == ""
-    without = "it is failed, and only complete trials keep weights"
-    assert done.stdout.startswith(f"trial 0: it kept no weights\ntrial 1: {without}\n")
 
 
 def test_who_reads_only_the_first_lines_sees_no_traceback(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pty
 import signal
@@ -15,7 +14,6 @@ import pytest
 from builders import (
     BEGAN,
     SECONDS,
-    change_base,
     measurement,
     record_sweep,
     running,
@@ -32,9 +30,7 @@ from trainables import metric_keys
 from trainables.errors import UserError
 from trainables.records.ledger import Ledger
 from trainables.records.schema import Measurement, TrialStatus
-from tune.config.sweep_config import SweepConfig
 from tune.search.space import planned_trials
-from tune.terminal.console import ConsoleListener
 
 PROJECT = Path(__file__).parents[3]
 
@@ -91,36 +87,6 @@ def test_a_running_sweep_shows_its_trials_what_is_left_and_the_best(tmp_path: Pa
     assert shown["trial"] == "trial 1 failed: no such file"
 
 
-def test_points_of_the_curve_move_step_and_loss_and_leave_the_scores(tmp_path: Path) -> None:
-    ledger = record_sweep(tmp_path, running(0, metrics=scores(0.5, 0.1), step=5))
-    ledger.append(0, measurement(7, {metric_keys.TRAIN_LOSS: 0.125}))
-    shown = rows(watched_at(tmp_path, 10))["0"]
-    assert shown == "0 lora 8 16 3.2e-04 7 0.125 0.500 +0.100 0.250 running"
-
-
-def test_without_in_domain_tasks_the_table_has_the_newest_validation_loss(tmp_path: Path) -> None:
-    metrics = {metric_keys.VALIDATION_LOSS: 1.25, metric_keys.FORGETTING_MEAN: 0.1}
-    aims = [{"metric": metric_keys.VALIDATION_LOSS, "mode": "min"}]
-    ledger = record_sweep(tmp_path, running(0, metrics=metrics, step=5), objectives=aims)
-    change_base(ledger, metrics={**metrics, metric_keys.VALIDATION_LOSS: 2.5})
-    ledger.append(0, measurement(5, metrics))
-    ledger.append(0, measurement(7, {metric_keys.TRAIN_LOSS: 0.125}))
-    _, titles, *_ = picture(watched_at(tmp_path, 10))
-    assert titles.split()[-4:] == ["loss", "validation", "forgetting", "status"]
-    shown = rows(watched_at(tmp_path, 10))["0"]
-    assert shown == "0 lora 8 16 3.2e-04 7 0.125 1.250 +0.100 running"
-
-
-def test_a_line_has_the_objectives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    drift = metric_keys.KL_BASE_TO_TUNED
-    aims = [{"metric": metric_keys.IN_DOMAIN_ACC, "mode": "max"}, {"metric": drift, "mode": "min"}]
-    records = [trial(n, metrics=scores(0.9, 0.3, **{drift: 0.0123})) for n in range(4)]
-    ledger = record_sweep(tmp_path, *records, objectives=aims)
-    ledger.folder.results_csv.touch()
-    watch(tmp_path, once=False)
-    assert "OOD 0.450, KL from the base 0.0123\n" in capsys.readouterr().out
-
-
 def test_the_best_is_one_that_keeps_the_constraints(tmp_path: Path) -> None:
     records = [trial(0, metrics=scores(0.9, 0.3)), trial(1, metrics=scores(0.6, 0.05))]
     record_sweep(tmp_path, *records, constraints=[f"{metric_keys.FORGETTING_MEAN} <= 0.05"])
@@ -130,28 +96,12 @@ def test_the_best_is_one_that_keeps_the_constraints(tmp_path: Path) -> None:
     )
 
 
-def test_of_trials_as_good_in_the_first_objective_a_dominated_one_is_not_named(
-    tmp_path: Path,
-) -> None:
-    record_sweep(tmp_path, *(trial(n, metrics=scores(1.0, 0.2 - 0.1 * n)) for n in range(2)))
-    assert ": 1.000, trial 1 (" in rows(watched_at(tmp_path, 10))["highest"]
-
-
 def test_of_a_sweep_that_has_ended_the_trial_to_take_is_named(tmp_path: Path) -> None:
     trade_off = [(1.0, 0.9), (0.9, 0.1), (0.1, 0.0), (0.05, 0.0)]
     record_sweep(tmp_path, *(trial(n, metrics=scores(*of)) for n, of in enumerate(trade_off)))
     shown = rows(watched_at(tmp_path, 5 * SECONDS))
     assert "highest" not in shown
     assert shown["recommended:"].startswith("recommended: trial 1 (lora, rank 8, alpha 16, ")
-
-
-def test_where_none_keeps_the_constraints_none_is_recommended(tmp_path: Path) -> None:
-    constraints = [f"{metric_keys.FORGETTING_MEAN} <= 0"]
-    record = trial(0, metrics=scores(0.9, 0.3))
-    record_sweep(tmp_path, record, constraints=constraints, budget={"trials": 1})
-    shown = rows(watched_at(tmp_path, 5 * SECONDS))
-    assert "recommended:" not in shown
-    assert shown["nearest:"].startswith("nearest: trial 0 (")
 
 
 def test_only_what_has_changed_is_read_again(
@@ -192,18 +142,6 @@ def test_a_torn_line_waits_for_its_rest_and_a_damaged_record_is_named(tmp_path: 
     assert rows(watched)["trial"].startswith("trial 0: its record cannot be read")
 
 
-def test_a_folder_that_does_not_answer_ends_the_watch_with_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As of a stale mount, or a sweep that another user lets nobody read."""
-    file = record_sweep(tmp_path, running(0)).folder.trial_json(0)
-    file.unlink()
-    file.mkdir()  # not even root can read that
-    assert main(["watch", str(tmp_path), "--once"]) == 2
-    told = f"error: SWEEP_DIR: cannot be read: {tmp_path} ([Errno 21] Is a directory: '{file}')\n"
-    assert capsys.readouterr().err == told
-
-
 def test_what_is_seen_follows_the_driver_from_its_first_file_to_its_last(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     folder.mkdir()
@@ -231,50 +169,6 @@ def test_what_is_seen_follows_the_driver_from_its_first_file_to_its_last(tmp_pat
     watched.refresh()
     assert not watched.has_ended
     assert picture(watched)[0].startswith("tiny: 0/6 finished, 1 running")
-
-
-def test_what_a_mended_search_leaves_outside_is_seen_no_more(tmp_path: Path) -> None:
-    """Neither its command nor its budget counts it."""
-    ledger = record_sweep(tmp_path, *(trial(n, status=TrialStatus.FAILED) for n in range(4)))
-    watched = WatchedSweep(tmp_path)
-    assert len(watched.refresh()) == 4
-    assert watched.has_ended
-    time.sleep(0.01)
-    sweep = ledger.sweep()
-    ledger.write_sweep(sweep.started_again(sweep.config, sweep.provenance, (0, 1, 2)))
-    ledger.write_trial(running(4))
-    assert {record.number for record in watched.refresh()} == {3, 4}
-    assert not watched.has_ended
-    assert picture(watched)[0].startswith("tiny: 1/4 finished, 1 running")
-
-
-def test_who_watches_counts_the_time_as_the_command_does(tmp_path: Path) -> None:
-    ledger = record_sweep(tmp_path, trial(0, scores(0.5, 0.1)), budget={"trials": 9, "hours": 0.1})
-    seconds = 20.0  # since the command was started, in which its nodes were asked
-    config = SweepConfig.model_validate(ledger.sweep().config)
-    told = io.StringIO()
-    listener = ConsoleListener(config, Console(file=told, width=200), lambda: BEGAN + seconds)
-    seconds = 300.0
-    listener.sweep_started(ledger.sweep(), ledger.base(), [])
-    listener.trial_ended(trial(0, scores(0.5, 0.1)))
-    first = "1/9 finished, 5 min 00 s elapsed, about 2 min 40 s left"  # the last starts in a minute
-    assert f"({first})" in told.getvalue()
-    assert picture(watched_at(tmp_path, seconds))[0] == f"tiny: {first}"
-
-
-def test_a_pace_of_long_trials_is_no_zero(tmp_path: Path) -> None:
-    hours = 3 * 3600.0
-    record_sweep(tmp_path, trial(0, scores(0.5, 0.1), started=BEGAN, seconds=hours), running(1))
-    assert picture(watched_at(tmp_path, hours))[-1].startswith("0.33 trials/h, newest record")
-
-
-def test_a_sweep_is_over_when_all_its_trials_are(tmp_path: Path) -> None:
-    records = [trial(n, metrics=scores(0.5, 0.1)) for n in range(4)]
-    record_sweep(tmp_path, *records)
-    watched = watched_at(tmp_path, 10_000)
-    assert watched.has_ended
-    assert picture(watched)[0] == "tiny: 4/4 finished, 6 min 40 s elapsed"  # the time stands still
-    assert picture(watched)[-1] == "36 trials/h, the sweep has ended"
 
 
 @pytest.mark.parametrize(("width", "kind"), [(100, "lora "), (80, "")])
@@ -312,18 +206,6 @@ def test_a_sweep_that_a_driver_holds_goes_on(tmp_path: Path) -> None:
     assert watched.has_ended
 
 
-def test_hundreds_of_trials_fit_a_small_terminal(tmp_path: Path) -> None:
-    records = [trial(n, metrics=scores(0.5, 0.1)) for n in range(150)]
-    records += [trial(n, status=TrialStatus.FAILED, reason="why " * 50) for n in range(150, 200)]
-    record_sweep(tmp_path, *records, budget={"trials": 300})
-    lines = picture(watched_at(tmp_path, 10), width=60, height=20)
-    assert len(lines) < 20
-    assert max(map(len, lines)) <= 60
-    assert lines[-1] == "and 45 more failures"
-    shown = [int(line.split()[0]) for line in lines[3:-9]]
-    assert shown == [0, 1, 2, 199, 198, 197, 196]  # the best, of which all are as good; the newest
-
-
 def test_a_folder_that_is_no_sweep_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -336,22 +218,6 @@ def test_a_folder_that_is_no_sweep_is_refused(
     watched = watched_at(record_sweep(folder).folder.root, 0)
     (folder / "sweep.json").unlink()
     with pytest.raises(UserError, match="holds no sweep any more"):
-        watched.refresh()
-
-
-def test_a_command_that_was_killed_before_its_sweep_began_is_not_waited_for_long(
-    tmp_path: Path,
-) -> None:
-    """It leaves its lock."""
-    now = [BEGAN]
-    watched = WatchedSweep(tmp_path, clock=lambda: now[0])
-    (tmp_path / "sweep.log").touch()
-    (tmp_path / "lock.json").touch()
-    os.utime(tmp_path / "lock.json", (BEGAN, BEGAN))
-    for now[0] in (BEGAN, BEGAN + 59):  # it may still live
-        assert watched.refresh() == []
-    now[0] += 1
-    with pytest.raises(UserError, match="no sweep has begun in it"):
         watched.refresh()
 
 
@@ -407,25 +273,6 @@ def test_ctrl_c_on_a_terminal_leaves_quietly(tmp_path: Path) -> None:
     os.close(terminal)
 
 
-def test_once_draws_once(tmp_path: Path) -> None:
-    record_sweep(tmp_path, running(0))
-    console = Console(width=100, height=30)
-    with console.capture() as captured:
-        watch(tmp_path, once=True, console=console)
-    assert captured.get().count("0/4 finished, 1 running") == 1
-
-
-def test_a_terminal_that_lacks_a_character_shows_another(tmp_path: Path) -> None:
-    reason = "no caf\u00e9"
-    record_sweep(tmp_path, trial(0, status=TrialStatus.FAILED, reason=reason))
-    ascii_only = environment() | {"PYTHONIOENCODING": "ascii"}
-    told = subprocess.run(
-        command(tmp_path, "--once"), cwd=PROJECT, env=ascii_only, capture_output=True, text=True
-    )
-    assert (told.returncode, told.stderr) == (0, "")
-    assert told.stdout.splitlines()[-1] == "trial 0 failed: no caf?"
-
-
 def test_without_a_terminal_no_line_is_cut(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -445,25 +292,6 @@ def files(folder: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
 
 
-def test_reasons_are_told_as_they_are(tmp_path: Path) -> None:
-    reason = "[enforce fail at alloc_cpu.cpp:117] no room for [/data/x.jsonl]"
-    record_sweep(tmp_path, *(trial(n, status=TrialStatus.FAILED, reason=reason) for n in range(4)))
-    console = Console(width=200)
-    with console.capture() as captured:
-        watch(tmp_path, once=False, console=console)
-    assert captured.get().count(reason) >= 4
-
-
-def test_the_end_of_the_search_is_not_that_of_a_sweep_that_repeats_its_winners(
-    tmp_path: Path,
-) -> None:
-    record_sweep(tmp_path / "plain", *(trial(n) for n in range(4)))
-    assert watched_at(tmp_path / "plain", 5 * SECONDS).has_ended
-    confirm = {"confirm": {"top_k": 1, "seeds": 2}}
-    record_sweep(tmp_path / "repeats", *(trial(n) for n in range(4)), **confirm)
-    assert not watched_at(tmp_path / "repeats", 5 * SECONDS).has_ended
-
-
 def test_a_copy_of_a_sweep_that_has_ended_is_one(tmp_path: Path) -> None:
     """Its files are as old as the copying, in whatever order."""
     confirm = {"confirm": {"top_k": 1, "seeds": 2}}
@@ -478,13 +306,6 @@ def test_a_copy_of_a_sweep_that_has_ended_is_one(tmp_path: Path) -> None:
     assert watched.has_ended
     assert picture(watched)[0] == "tiny: 4/6 finished, 6 min 40 s elapsed"
     assert picture(watched)[-1].endswith("the sweep has ended")
-
-
-def test_a_grid_is_over_with_its_last_point(tmp_path: Path) -> None:
-    record_sweep(tmp_path, *(trial(n) for n in range(5)), sampler="grid", budget={"trials": 20})
-    watched = watched_at(tmp_path, 5 * SECONDS)
-    assert watched.has_ended
-    assert picture(watched)[0] == "tiny: 5/5 finished, 8 min 20 s elapsed"
 
 
 @pytest.mark.parametrize(
@@ -505,36 +326,3 @@ def test_as_many_trials_are_planned_as_the_sweep_itself_plans(
 ) -> None:
     settings = SweepSettings.of(record_sweep(tmp_path, **sections).sweep())
     assert settings.planned_trials == planned_trials(sweep_config(**sections))
-
-
-def test_nothing_is_left_of_a_sweep_that_has_ended_early(tmp_path: Path) -> None:
-    ledger = record_sweep(tmp_path, *(trial(n) for n in range(2)))
-    assert picture(watched_at(tmp_path, 2 * SECONDS))[0].endswith(", about 3 min 20 s left")
-    time.sleep(0.01)
-    ledger.folder.results_csv.touch()
-    shown = picture(watched_at(tmp_path, 2 * SECONDS))
-    assert shown[0] == "tiny: 2/4 finished, 3 min 20 s elapsed"
-    assert shown[-1].endswith("the sweep has ended")
-
-
-def test_no_trial_waits_for_longer_than_the_hours_last(tmp_path: Path) -> None:
-    budget = {"budget": {"trials": 20, "hours": 180 / 3600}}
-    record_sweep(tmp_path, trial(0), running(1), **budget)
-    # Trials may start for 30 s more, and then take 100.
-    assert picture(watched_at(tmp_path, 150))[0].endswith(", about 2 min 10 s left")
-    # None will start any more, and half of the one that runs is left.
-    record_sweep(tmp_path, trial(0), running(1, started=BEGAN + 140), **budget)
-    assert picture(watched_at(tmp_path, 190))[0].endswith(", about 50 s left")
-
-
-def test_repeats_of_the_winners_are_left_to_do_and_no_best_trials(tmp_path: Path) -> None:
-    confirm = {"confirm": {"top_k": 1, "seeds": 2}}
-    searched = [trial(n, metrics=scores(0.5, 0.1)) for n in range(4)]
-    record_sweep(tmp_path, *searched, **confirm)
-    line = picture(watched_at(tmp_path, 4 * SECONDS))[0]
-    assert line == "tiny: 4/6 finished, 6 min 40 s elapsed, about 3 min 20 s left"
-    repeat = trial(4, metrics=scores(0.9, 0.0), confirms=0)
-    record_sweep(tmp_path, *searched, repeat, **confirm)
-    shown = watched_at(tmp_path, 5 * SECONDS)
-    assert picture(shown)[0].startswith("tiny: 5/6 finished")
-    assert "trial 0 (" in rows(shown)["highest"]

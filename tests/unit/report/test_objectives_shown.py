@@ -7,12 +7,7 @@ import re
 import pytest
 from synthetic_sweep import SyntheticSweep
 
-from analysis.figures import trade_off
 from analysis.report.answer import answer
-from analysis.report.formats import as_markdown
-from analysis.report.page import render
-from analysis.report.trade_off_section import trade_off_figure
-from analysis.results.formatting import axis_title, metric_name
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
 from trainables.metric_keys import (
@@ -20,46 +15,13 @@ from trainables.metric_keys import (
     FORGETTING_MEAN,
     IN_DOMAIN_ACC,
     KL_BASE_TO_TUNED,
-    OOD_ACC,
-    TRAIN_SECONDS,
     task_forgetting,
     task_score,
 )
 
-GAIN = {"metric": IN_DOMAIN_ACC, "mode": "max"}
-DRIFT = {"metric": KL_BASE_TO_TUNED, "mode": "min"}
-SECONDS = {"metric": TRAIN_SECONDS, "mode": "min"}
-NATS = "KL from the base (nats/token)"
-
 
 def results_of(folder, **fields) -> Results:
     return Results(open_sweeps([SyntheticSweep(trials=12, **fields).write(folder)]))
-
-
-def test_every_objective_has_a_chart_against_the_gain_with_its_unit(tmp_path):
-    results = results_of(tmp_path, objectives=(GAIN, DRIFT, SECONDS))
-    titles = [axis_title(key) for key in (FORGETTING_MEAN, OOD_ACC)] + [NATS, "time/train_s (s)"]
-    charts = trade_off_figure(results).charts
-    assert [chart.layout["xaxis"]["title"]["text"] for chart in charts] == titles
-    *_, seconds = charts
-    assert sorted(x for trace in seconds.data[:-2] for x in trace["x"])[:1] == [10.0]
-    assert "star" not in seconds.says  # no time was spent on training the base
-    assert not any(trace["marker"].get("symbol") == "star" for trace in seconds.data)
-    assert [axes.get_xlabel() for axes in trade_off(results).axes][:4] == titles
-
-
-def test_every_objective_is_among_the_numbers_and_a_column_of_the_table_of_all_trials(tmp_path):
-    results = results_of(tmp_path, objectives=(GAIN, DRIFT))
-    names = [number.name for number in answer(results).numbers]
-    assert names == [metric_name(k) for k in (IN_DOMAIN_ACC, FORGETTING_MEAN, OOD_ACC)] + [NATS]
-    assert f"- {NATS} **1.5**" in as_markdown(results)
-    scores = ["in-domain", "forgetting", "OOD", NATS]
-    assert columns_of(results) == ["trial", "setting", *scores, "ended"]
-
-
-def columns_of(results: Results) -> list[str]:
-    table = render(results).partition('aria-label="Every trial"')[2]
-    return re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', table.partition("</thead>")[0])
 
 
 def bound(metric: str, value: float, operator: str = "<=") -> dict[str, object]:

@@ -11,7 +11,6 @@ from html.parser import HTMLParser
 
 import plotly.graph_objects
 import pytest
-from builders import change_base, with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
@@ -20,8 +19,6 @@ from analysis.report.answer import answer
 from analysis.report.formats import as_csv, as_json, as_markdown
 from analysis.report.page import render
 from analysis.report.task_section import flips
-from analysis.report.trade_off_section import hypervolume_shares
-from analysis.results.formatting import NAMES
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
 from trainables.metric_keys import (
@@ -29,7 +26,7 @@ from trainables.metric_keys import (
     FORGETTING_MEAN,
     IN_DOMAIN_ACC,
 )
-from trainables.records.item_records import items_file, read_items, write_items
+from trainables.records.item_records import items_file, write_items
 from trainables.records.ledger import Ledger
 from trainables.records.schema import Measurement, TrialStatus
 
@@ -90,26 +87,6 @@ def page(results) -> Page:
     return Page(render(results))
 
 
-def test_the_page_has_every_section_and_a_chart_for_each_place(page):
-    for heading in (
-        "What the data say",
-        "The trade-off",
-        "How much rank",
-        "Learning rate and rank",
-        "Methods and ranks, task by task",
-        "All settings at once",
-        "Learning and forgetting over time",
-        "What was forgotten, what was gained",
-        "item by item",
-        "What it cost",
-        "What did not run to its end",
-        "Where this comes from",
-    ):
-        assert heading in page.text
-    assert page.plots.keys() == page.charts.keys()
-    assert len(page.plots) >= 16
-
-
 def test_every_chart_is_valid_plotly_and_tells_what_it_shows(page):
     for key, spec in page.charts.items():
         drawn = re.sub(r'"@[\w-]+"', '"#123456"', json.dumps(spec))
@@ -126,13 +103,6 @@ def test_the_answer_is_the_recommended_trial_with_its_numbers(results, page):
     interval = results.items.interval(trial, IN_DOMAIN_ACC, picked_from=len(results.candidates))
     assert interval.low <= trial.metric(IN_DOMAIN_ACC) <= interval.high
     assert f"95 %: {interval.low:.3f} to {interval.high:.3f}" in page.text
-
-
-def test_the_hypervolume_never_falls(results):
-    shares = hypervolume_shares(results, results.sweeps[0])
-    assert len(shares) == len(results.complete)
-    assert shares == sorted(shares)
-    assert 0 < shares[-1] <= 1
 
 
 def test_the_other_formats_hold_the_same(results):
@@ -222,35 +192,6 @@ def test_a_sweep_without_items_or_with_metrics_that_were_never_measured_has_a_pa
     assert "NaN" not in json.dumps(page.charts)
 
 
-def without_other_roles(folder) -> None:
-    """Leave only what was measured in the domain."""
-
-    def kept(metrics):
-        others = ("retention/", "ood/", "forgetting", "flips/")
-        return {key: value for key, value in metrics.items() if not key.startswith(others)}
-
-    ledger = Ledger(folder)
-    base = ledger.base()
-    scores = {task: score for task, score in base.scores.items() if score.role == "in_domain"}
-    change_base(ledger, scores=scores, metrics=kept(base.metrics))
-    for record in ledger.trials():
-        ledger.write_trial(with_metrics(record, kept(record.last.metrics)))
-    for file in [ledger.folder.base_items, *folder.glob("trials/*/attempt_1/items/*.jsonl")]:
-        write_items(file, [item for item in read_items(file) if item.task in scores])
-
-
-def test_a_sweep_that_measures_nothing_besides_the_domain_has_a_page(tmp_path):
-    goals = ({"metric": IN_DOMAIN_ACC, "mode": "max"},)
-    without_other_roles(SyntheticSweep(trials=12, objectives=goals).write(tmp_path))
-    results = Results(open_sweeps([tmp_path]))
-    page = Page(render(results))
-    assert page.plots.keys() == page.charts.keys()
-    assert "Each point is a trial" not in page.text
-    assert "hypervolume" in page.plots
-    assert as_markdown(results)
-    json.loads(as_json(results))
-
-
 def test_a_trial_is_told_with_the_start_that_it_ran_in(tmp_path):
     folder = SyntheticSweep(trials=4).write(tmp_path)
     ledger = Ledger(folder)
@@ -293,25 +234,6 @@ def test_the_answer_claims_no_forgetting_that_the_conclusions_leave_open(tmp_pat
     interval = results.items.interval(results.complete[0], FORGETTING_MEAN, picked_from=1)
     assert interval.low == 0
     assert interval.estimate == pytest.approx(5 / 120)
-
-
-def test_what_the_page_says_of_the_recommended_trial_allows_for_its_having_been_picked(tmp_path):
-    """Eight items forgotten and none gained: of one trial that would be shown, of 20 it is not."""
-    ledger = Ledger(SyntheticSweep(trials=20).write(tmp_path))
-    trial = Results(open_sweeps([tmp_path])).recommendation.trial
-    items, forgotten = ledger.base_items(), 8
-    for index, item in enumerate(items):
-        if item.score == 1 and item.task == "capitals" and forgotten:
-            forgotten -= 1
-            items[index] = item.model_copy(update={"score": 0.0})
-    write_items(items_file(ledger.folder.attempt(trial.number, 1), trial.last.step), items)
-    results = Results(open_sweeps([tmp_path]))
-    assert results.items.interval(trial, FORGETTING_MEAN, picked_from=1).excludes_0
-    (told,) = (n.interval for n in answer(results).numbers if n.name == NAMES[FORGETTING_MEAN])
-    assert re.fullmatch(r"-\d+\.\d to \+\d+\.\d, n = 120, simultaneous over 20 trials", told)
-    found = {flip.task: flip for flip in flips(results, trial)}
-    assert (found["capitals"].forgotten, found["capitals"].gained) == (8, 0)
-    assert min(flip.p_value for flip in found.values()) >= 0.05
 
 
 def test_the_command_writes_the_file_it_names_and_exits_2_on_bad_input(tmp_path, capsys):

@@ -64,16 +64,6 @@ def test_a_cell_is_the_mean_of_the_trials_of_its_rank_and_rate(tmp_path):
                 assert text == (f"{fmean(own):{sign}.2f}" if own else "")
 
 
-@pytest.mark.parametrize("spread", [10.0, 1.001], ids=["wide", "narrow"])
-def test_many_learning_rates_have_ranges_that_meet(tmp_path, spread):
-    rates = [1e-4 * spread ** (index / 11) for index in range(12)]
-    labels = columns(with_rates(tmp_path, rates))
-    assert 3 <= len(labels) <= 7
-    ends = [[float(end) for end in label.split(" to ")] for label in labels]
-    assert [high for _, high in ends[:-1]] == [low for low, _ in ends[1:]]
-    assert (ends[0][0], ends[-1][1]) == pytest.approx((rates[0], rates[-1]), rel=0.05)
-
-
 def test_what_each_task_lost_and_gained_is_in_points_and_a_loss_has_one_colour(tmp_path):
     results = Results(open_sweeps([SyntheticSweep(trials=8, items=40).write(tmp_path)]))
     bests = [group.best for group in results.groups]

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
-from math import inf, sqrt
-from pathlib import Path
+from math import inf
 
 import numpy as np
 import pytest
-from builders import base_record, repeat_of, sweep_config, sweep_record
-from synthetic_sweep import SyntheticSweep
 
 from analysis.results.item_metrics import limits, rounding
-from analysis.shown_sweeps import Results
-from analysis.stats.intervals import difference_over_seeds, over_seeds
-from analysis.sweeps import open_sweeps
+from analysis.stats.intervals import over_seeds
 from trainables.config import Role
 from trainables.metric_keys import (
     FORGETTING_MAX,
@@ -30,9 +24,7 @@ from trainables.metric_keys import (
     task_forgetting,
     task_score,
 )
-from trainables.records.ledger import Ledger
 from trainables.records.schema import TaskScore
-from tune.folder.recorder import Recorder
 
 ITEMS: Mapping[str, tuple[Role, int]] = {
     "own": ("in_domain", 100),
@@ -105,35 +97,3 @@ def test_intervals_over_seeds_hold_the_mean_as_often_as_they_say(runs: int) -> N
     assert share_held(rounding(IN_DOMAIN_ACC, SCORES)) > 0.945
     if runs == 2:
         assert share_held(0.0) < 0.9
-
-
-def test_equal_repeats_leave_doubt_of_a_difference_of_an_item() -> None:
-    known = rounding(IN_DOMAIN_ACC, SCORES)
-    found = difference_over_seeds([0.51, 0.51], [0.50, 0.50], known)
-    assert found is not None
-    assert found.low < 0 < found.high
-    width = 12.7062 * sqrt(2) * 0.01 / sqrt(12) / sqrt(2)
-    assert found.high - 0.01 == pytest.approx(width, rel=1e-4)
-
-
-def test_reports_and_the_table_of_repeats_have_it(tmp_path: Path) -> None:
-    """12.7 of Student's t with two runs, of 40 items a task."""
-    folder = SyntheticSweep(trials=1, items=40).write(tmp_path)
-    ledger = Ledger(folder)
-    (trial,) = ledger.trials()
-    for number in (100, 101):
-        ledger.write_trial(repeat_of(trial, number, {IN_DOMAIN_ACC: 0.5}))
-    results = Results(open_sweeps([folder]))
-    of_domain = len(results.tasks("in_domain"))
-    half = 12.7062 / sqrt(2) / 40 / sqrt(12) / sqrt(of_domain)
-    found = results.over_seeds(trial, IN_DOMAIN_ACC)
-    assert found is not None
-    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-4)
-
-    recorder = Recorder(ledger)
-    base = base_record(scores=results.base.scores)
-    recorder.sweep_started(sweep_record(sweep_config()), base, [])
-    recorder.sweep_ended(ledger.trials())
-    with ledger.folder.confirmed_csv.open(newline="") as stream:
-        widths = {row["metric"]: float(row["half_width_95"]) for row in csv.DictReader(stream)}
-    assert widths[IN_DOMAIN_ACC] == pytest.approx(half, rel=1e-4)

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 import scipy.stats
-from builders import change_base, change_config, repeat_of, with_metrics
+from builders import change_base, repeat_of
 from synthetic_sweep import SyntheticSweep
 
-from analysis.__main__ import main
 from analysis.conclusions import conclude
-from analysis.figures import rank_curves, trade_off
-from analysis.paper_table import LOSS, paper_table
+from analysis.paper_table import paper_table
 from analysis.report.answer import answer
 from analysis.report.curves import curves_figure
-from analysis.report.formats import as_json, as_markdown
 from analysis.report.page import render
-from analysis.report.rank_section import rank_figure, rate_figure
-from analysis.report.settings_section import importance_figure, parallel_figure
-from analysis.report.trade_off_section import trade_off_figure
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
 from trainables.metric_keys import (
@@ -38,7 +31,6 @@ OBJECTIVES = (
     {"metric": VALIDATION_LOSS, "mode": "min"},
     {"metric": FORGETTING_MEAN, "mode": "min"},
 )
-AXIS = "validation loss (nats/token)"
 
 
 def with_loss(metrics: dict[str, float]) -> dict[str, float]:
@@ -91,78 +83,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 )
 def test_the_loss_tells_what_is_learned_where_no_accuracy_does(measured, key):
     assert domain_metric(measured) == key
-
-
-def test_charts_and_tables_of_several_sweeps_have_each_base_once(tmp_path):
-    """Their scores are the same; the rows that were held out need not be."""
-    losses = {"first": 2.5, "second": 2.5, "third": 2.75}
-    for name, loss in losses.items():
-        ledger = write(tmp_path / name, name=name, trials=4, items=8, full_every=2)
-        change_base(ledger, metrics=ledger.base().metrics | {VALIDATION_LOSS: loss})
-    results = Results(open_sweeps([tmp_path / name for name in losses]))
-    names = ["base of first, second", "base of third"]
-    for chart in trade_off_figure(results).charts:
-        [star] = [t for t in chart.data if t["marker"].get("symbol") == "star"]
-        assert (star["y"], star["text"]) == ([2.5, 2.75], names)
-    of_loss, of_ood, of_forgetting = (chart.layout for chart in rank_figure(results).charts)
-    dotted = [s["y0"] for s in of_loss["shapes"] if s["line"].get("dash") == "dot"]
-    assert dotted == [2.5, 2.75]
-    told = {(note["text"], note["y"], note["x"]) for note in of_loss["annotations"]}
-    assert told >= {(names[0], 2.5, 1), (names[1], 2.75, 0)}  # at either end
-    for layout in (of_ood, of_forgetting):
-        assert [note["text"] for note in layout["annotations"]].count("base") == 1
-    rows = paper_table(results).rows
-    assert [(row.name, row.cells[LOSS].value) for row in rows[:2]] == [
-        (names[0], 2.5),
-        (names[1], 2.75),
-    ]
-    assert rows[0].cells.keys() == rows[1].cells.keys() > {LOSS}
-    of_loss, of_ood, _ = rank_curves(results).axes
-    assert [text for text in of_loss.get_legend_handles_labels()[1] if "base" in text] == names
-    assert of_ood.get_legend_handles_labels()[1].count("base") == 1
-    stars = trade_off(results).axes[0].get_legend_handles_labels()[1]
-    assert stars[-2:] == names
-
-
-def test_every_chart_of_the_gain_shows_the_loss(results):
-    charts = trade_off_figure(results).charts
-    assert [chart.title for chart in charts] == [
-        "validation loss against forgetting",
-        "validation loss against out-of-domain accuracy",
-    ]
-    base = results.base.metrics[VALIDATION_LOSS]
-    for chart in charts:
-        assert chart.layout["yaxis"]["title"]["text"] == AXIS
-        [star] = [t for t in chart.data if t["marker"].get("symbol") == "star"]
-        assert star["y"] == [base]
-        [arrow] = chart.layout["annotations"]
-        assert arrow["ay"] < 0  # from above, as lower is better
-    keys = [chart.key for chart in rank_figure(results).charts]
-    assert keys == ["rank-validation-loss", "rank-ood-acc_mean", "rank-forgetting-mean"]
-    assert rate_figure(results).charts[0].title == "Mean validation loss"
-    titles = [chart.title for chart in curves_figure(results).charts]
-    assert titles[1] == AXIS
-    assert "validation loss, OOD, forgetting;" in parallel_figure(results).charts[0].says
-    named = [key.name for key in importance_figure(results).legend]
-    assert named[0] == "validation loss"
-    assert trade_off(results).axes[0].get_ylabel() == AXIS
-    assert rank_curves(results).axes[0].get_ylabel() == AXIS
-
-
-def test_the_page_and_its_other_formats_speak_of_no_in_domain_accuracy(results):
-    page = render(results).partition("<script>")[0]  # what follows is Plotly's code
-    for text in (page, as_markdown(results)):
-        assert not re.search(r"in[-_]domain|in the domain", text)
-        assert ", of the validation loss in nats/token" in text
-    columns = {cell["column"] for cell in json.loads(as_json(results))["table"]}
-    assert "validation loss" in columns
-
-
-def test_the_loss_stands_first_among_the_answers_numbers_beside_the_bases(results):
-    number = answer(results).numbers[0]
-    loss = results.recommendation.trial.metric(VALIDATION_LOSS)
-    assert (number.name, number.value) == (AXIS, f"{loss:.3f}")
-    assert number.base == f"{results.base.metrics[VALIDATION_LOSS]:.3f}"
 
 
 def test_the_table_has_the_loss_and_its_differences(results):
@@ -218,35 +138,6 @@ def test_repeats_decide_whether_the_loss_is_shown_to_fall(tmp_path, losses, verd
     told = conclude(Results(open_sweeps([tmp_path])))[0]
     assert told.verdict == "open"
     assert told.evidence.endswith("n = 3 repeats; repeats that diverged: 1")
-
-
-@pytest.mark.parametrize("more", [0.0, 0.1])
-def test_a_loss_that_the_run_does_not_lower_is_not_shown_to_fall_by_repeats_that_do(tmp_path, more):
-    ledger = write(tmp_path, trials=8)
-    trial = Results(open_sweeps([tmp_path])).recommendation.trial
-    base = trial.metric(VALIDATION_LOSS) - more
-    change_base(ledger, metrics=ledger.base().metrics | {VALIDATION_LOSS: base})
-    for number in (100, 101):
-        repeat(ledger, trial, number, base - 0.1)
-    told = conclude(Results(open_sweeps([tmp_path])))[0]
-    assert "does not lower the base's validation loss" in told.statement
-    assert told.verdict == "open"
-
-
-def test_figures_need_something_beside_the_loss(tmp_path, capsys):
-    folder = tmp_path / "sweep"
-    ledger = write(folder, trials=8)
-    assert main(["figure", str(folder), "--to", str(tmp_path / "figures")]) == 0
-    names = {file.stem for file in (tmp_path / "figures").iterdir()}
-    assert names == {"trade_off", "rank_curves", "forgetting_matrix"}
-    capsys.readouterr()
-    for record in ledger.trials():
-        kept = {VALIDATION_LOSS: record.metric(VALIDATION_LOSS)}
-        ledger.folder.metrics(record.number).unlink()
-        ledger.write_trial(with_metrics(record, kept))
-    change_config(ledger, objectives=[OBJECTIVES[0]])
-    assert main(["figure", str(folder), "--to", str(tmp_path / "trade_off.png")]) == 2
-    assert "an objective besides validation loss" in capsys.readouterr().err
 
 
 def test_a_sweep_without_any_task_has_its_page_too(tmp_path):
