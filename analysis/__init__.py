@@ -7,12 +7,12 @@
     export       the winner, to use
     frame        sweeps as pandas frames
     tracking     W&B: views and tables there, runs from there
-    inside       what changed inside the models
+    inspect_models  what changed inside the models
     conclusions  sentences, each with its evidence
     paper_table  method and rank by task
-    results      what all of these show, computed once
-    items        answers item by item
-    compared     what to heed where sweeps that differ are shown together
+    results      the front, the recommendation, repeats; `shown_sweeps` computes them once
+    item_comparison  answers item by item
+    comparability    warnings about sweeps that differ
     sweeps       trials and base, read from disk; `sweep_settings` is what was asked of them
     stats        intervals and tests
 

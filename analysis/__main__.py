@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> int:
         if not is_disk_full(error):  # for which each library that writes has an error of its own
             raise
         given = vars(options)
-        told = disk_full(error, Path(given.get("to") or given.get("sweep_dir", "")))
-        return _refused([Fault("", told, "make room, and type the same command again")])
+        rule = disk_full(error, Path(given.get("to") or given.get("sweep_dir", "")))
+        return _refused([Fault("", rule, "make room, and type the same command again")])
     return 0
 
 
@@ -68,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(run=_report)
     figure = commands.add_parser("figure", help="figures for a paper, as PDF, PNG or SVG")
     figure.add_argument("sweep_dir", type=parse_location, metavar="SWEEP_DIR", help=_SWEEP_DIR)
-    told = "default trade_off.png; a folder: rank curves and the forgetting matrix, too"
-    figure.add_argument("--to", type=Path, default=Path("trade_off.png"), metavar="FILE", help=told)
+    text = "default trade_off.png; a folder: rank curves and the forgetting matrix, too"
+    figure.add_argument("--to", type=Path, default=Path("trade_off.png"), metavar="FILE", help=text)
     figure.set_defaults(run=_figure)
     inside = commands.add_parser("inspect", help="what changed inside the models of trials")
     inside.add_argument("sweep_dir", type=parse_folder, metavar="SWEEP_DIR", help=_SWEEP_DIR)
@@ -189,7 +189,7 @@ def _export(options: argparse.Namespace) -> None:
         options.to,
         options.trial,
         options.merge,
-        lambda told: print(told, file=sys.stderr),
+        lambda text: print(text, file=sys.stderr),
         options.trust_remote_code,
     )
     print(folder)

@@ -145,8 +145,8 @@ def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -
     full = results.full(results.sweeps[0])
     value = full.best.metric(key) if full else None
     if full and value is not None:
-        told = "" if results.keeps_constraints(full.best) else f", {_BREAKS}"
-        label = f"full, of {full.picked_from}{told}"
+        text = "" if results.keeps_constraints(full.best) else f", {_BREAKS}"
+        label = f"full, of {full.picked_from}{text}"
         axes.axhline(value, color=_FULL_COLOUR, linewidth=1.2, label=label)
         interval = results.items.interval(full.best, key, full.picked_from)
         if interval:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.results.trial_columns import settings_of
+from analysis.results.trial_columns import setting_columns
 from analysis.sweeps import Sweep, open_sweeps
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
@@ -41,7 +41,7 @@ def trials_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     never logged are NaN.
     """
     rows = [
-        {"sweep": sweep.title, **settings_of(sweep.ledger.located(record)), **record.metrics}
+        {"sweep": sweep.title, **setting_columns(sweep.ledger.located(record)), **record.metrics}
         for sweep in sweeps
         for record in sweep.trials
     ]

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analysis.library_logging import quiet_libraries
-from analysis.results.default_selection import notable_trials
+from analysis.results.default_selection import default_selection
 from analysis.sweep_settings import SweepSettings
-from analysis.sweeps import Sweep, check_trust, ledger_of
+from analysis.sweeps import Sweep, check_trust, open_ledger
 from trainables.errors import Fault, UserError, first_line, hub_remedy
 from trainables.gc_pause import gc_paused
 from trainables.inspection.inspection_records import (
@@ -94,15 +94,15 @@ def check_base(records: Sequence[InspectionRecord], sweep_dir: Location) -> None
 
 def every_trial(sweep_dir: Location) -> list[int]:
     """Numbers of all trials of the sweep."""
-    return [record.number for record in ledger_of(parse_folder(sweep_dir)).trials()]
+    return [record.number for record in open_ledger(parse_folder(sweep_dir)).trials()]
 
 
 def _existing(sweep_dir: Path, numbers: Sequence[int] | None) -> list[int]:
-    ledger = ledger_of(sweep_dir)
+    ledger = open_ledger(sweep_dir)
     trials = ledger.trials()
     if numbers is None:
         settings = SweepSettings.of(ledger.sweep())
-        chosen = notable_trials(settings, trials)
+        chosen = default_selection(settings, trials)
         if not chosen:
             rule = f"has no complete trial with weights: {sweep_dir}"
             remedy = "run the sweep with train.save_weights: true"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from analysis.results.item_metrics import measured_on
 from analysis.results.repeats import LEVEL, SIGNIFICANT
-from analysis.stats.intervals import Interval, of_greatest, over_items
+from analysis.stats.intervals import Interval, greatest_interval, over_items
 from analysis.stats.shared_questions import Scores, strata
 from analysis.stats.significance import sign_flips
 from analysis.sweeps import Sweep
@@ -117,7 +117,9 @@ class Items:
         if metric == FORGETTING_MAX:
             of_retention = [t for t, score in self._tasks.items() if score.role == "retention"]
             keys = [task_forgetting(task) for task in of_retention]
-            return of_greatest([self.interval(record, k, picked_from * len(keys)) for k in keys])
+            return greatest_interval(
+                [self.interval(record, k, picked_from * len(keys)) for k in keys]
+            )
         tasks, is_forgetting = measured_on(metric, self._tasks)
         if is_forgetting:
             kept = self.compare(record, None, tasks, picked_from)

@@ -175,18 +175,18 @@ def cell_text(cell: Cell | None) -> str:
     """
     if cell is None:
         return ""
-    told = []
+    parts = []
     if cell.seeds is not None:
         mean, low, high = cell.seeds.estimate, cell.seeds.low, cell.seeds.high
         is_even = math.isclose(high - mean, mean - low, abs_tol=1e-9)
         spread = f" ± {high - mean:.3f}" if is_even else f", {low:.3f} to {high:.3f}"
-        told.append(f"{mean:.3f}{spread}")
+        parts.append(f"{mean:.3f}{spread}")
     elif cell.only_repeat is not None:
-        told.append(f"{cell.only_repeat:.3f}, n = 1")
+        parts.append(f"{cell.only_repeat:.3f}, n = 1")
     if cell.diverged:
-        told.append(f"{cell.diverged} of {cell.repeats} diverged")
+        parts.append(f"{cell.diverged} of {cell.repeats} diverged")
     own = f"{cell.value:.3f}{cell.marks}"
-    return f"{own} ({', '.join(told)})" if told else own
+    return f"{own} ({', '.join(parts)})" if parts else own
 
 
 def _difference_text(difference: Difference) -> str:
@@ -212,7 +212,7 @@ def _columns_of_interval(name: str, interval: Interval | None) -> dict[str, obje
 
 def paper_table(results: Results) -> PaperTable:
     """Compare the best trade-off of full fine-tuning and of LoRA at each rank with the base."""
-    columns = _columns_of(results)
+    columns = _table_columns(results)
     rows = _base_rows(results, columns)
     rows += [_row(results, group, columns) for group in results.groups]
     return PaperTable(tuple(_adjusted(rows)), {name: role for name, (role, *_) in columns.items()})
@@ -222,7 +222,7 @@ Columns = dict[str, tuple[Role, str, list[str]]]
 """Column to its role, metric key and tasks."""
 
 
-def _columns_of(results: Results) -> Columns:
+def _table_columns(results: Results) -> Columns:
     columns: Columns = {}
     if results.gain == VALIDATION_LOSS:
         columns[LOSS] = "in_domain", VALIDATION_LOSS, []

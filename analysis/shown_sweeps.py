@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from analysis.item_comparison import Items
-from analysis.results.formatting import scores_of
+from analysis.results.formatting import score_metrics
 from analysis.results.item_metrics import limits, rounding
 from analysis.results.pareto import can_be_taken, is_feasible, objective_values, pareto_front
 from analysis.results.recommendation import Recommendation, numbers_text, recommend
-from analysis.results.repeats import best_unrefuted, judged_by_repeats, metrics_over, repeats_of
+from analysis.results.repeats import best_confirmed, find_repeats, judged_by_repeats, metrics_over
 from analysis.results.sample_size import FEWEST_OF_RANK
 from analysis.results.trade_off import trade_off_ranges
 from analysis.stats.intervals import Interval, over_seeds
@@ -79,7 +79,7 @@ class Results:
     @property
     def scores(self) -> tuple[str, ...]:
         """The metrics that every sweep is judged by, as far as it has the tasks."""
-        return scores_of(self.base.metrics)
+        return score_metrics(self.base.metrics)
 
     @property
     def judged_by(self) -> tuple[str, ...]:
@@ -227,7 +227,7 @@ class Results:
         for taken in self._taken:
             if taken in own:
                 return own[taken]
-        return best_unrefuted(self.goals, trials, self.judged, self._ranges)
+        return best_confirmed(self.goals, trials, self.judged, self._ranges)
 
     @cached_property
     def _taken(self) -> list[str]:
@@ -280,7 +280,7 @@ class Results:
 
     def repeats(self, record: TrialRecord) -> list[TrialRecord]:
         """A trial's complete or diverged repeats with other seeds."""
-        return repeats_of(record, self.sweep(record).trials)
+        return find_repeats(record, self.sweep(record).trials)
 
     def repeated(self, record: TrialRecord, metric: str) -> list[float]:
         """A metric in each of a trial's complete repeats; empty unless all of them have it."""

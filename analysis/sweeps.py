@@ -35,7 +35,7 @@ class Sweep:
         ledger: reads what is too large to keep in memory, such as items.
         trials: every trial by number, including failed ones and repeats with other seeds.
         histories: measurements by trial number, in order of their steps.
-        is_named_alike: whether another sweep that is shown with it has the same name.
+        shares_its_name: whether another sweep that is shown with it has the same name.
     """
 
     ledger: Ledger
@@ -43,7 +43,7 @@ class Sweep:
     base: BaseRecord
     trials: tuple[TrialRecord, ...]
     histories: Mapping[int, Sequence[Measurement]]
-    is_named_alike: bool = False
+    shares_its_name: bool = False
 
     @property
     def name(self) -> str:
@@ -53,7 +53,7 @@ class Sweep:
     @property
     def title(self) -> str:
         """What to call it among those shown: its name or, if that is not enough, its unique id."""
-        return self.record.sweep_id if self.is_named_alike else self.name
+        return self.record.sweep_id if self.shares_its_name else self.name
 
     @cached_property
     def settings(self) -> SweepSettings:
@@ -90,12 +90,12 @@ class Sweep:
         repeats = sum(record.status is TrialStatus.RUNNING for record in self._own) - running
         asked = self._asked or ended
         missing = self._to_begin if self._asked is not None and ended >= asked else 0
-        told = [f"{running} {NOT_ENDED}"] if running else []
-        told += [f"{how_many(repeats, 'repeat')} {NOT_ENDED}"] if repeats else []
-        told += [f"{how_many(missing, 'repeat')} missing"] if missing else []
-        if ended >= asked and not told:
+        parts = [f"{running} {NOT_ENDED}"] if running else []
+        parts += [f"{how_many(repeats, 'repeat')} {NOT_ENDED}"] if repeats else []
+        parts += [f"{how_many(missing, 'repeat')} missing"] if missing else []
+        if ended >= asked and not parts:
             return None
-        return ", ".join([f"{ended} of {asked} trials ended", *told])
+        return ", ".join([f"{ended} of {asked} trials ended", *parts])
 
     @cached_property
     def recommendation(self) -> Recommendation | None:
@@ -149,7 +149,7 @@ def open_sweeps(sweep_dirs: Location | Sequence[Location]) -> list[Sweep]:
     if faults:
         raise UserError(list(dict.fromkeys(faults)))
     names = Counter(sweep.name for sweep in sweeps)
-    return [replace(sweep, is_named_alike=names[sweep.name] > 1) for sweep in sweeps]
+    return [replace(sweep, shares_its_name=names[sweep.name] > 1) for sweep in sweeps]
 
 
 @contextmanager
@@ -174,7 +174,7 @@ def no_sweep(sweep_dir: Location, rule: str = "holds no sweep") -> Fault:
     return Fault("SWEEP_DIR", f"{rule}: {sweep_dir}", remedy)
 
 
-def ledger_of(sweep_dir: Location) -> Ledger:
+def open_ledger(sweep_dir: Location) -> Ledger:
     """The ledger of a folder that must hold a sweep."""
     ledger = Ledger(sweep_dir)
     if not ledger.exists():
@@ -198,7 +198,7 @@ def check_trust(trials: Iterable[TrialRecord], trust_remote_code: bool) -> None:
 
 
 def _open(sweep_dir: Location) -> Sweep:
-    ledger = ledger_of(sweep_dir)
+    ledger = open_ledger(sweep_dir)
     record, trials, found = ledger.sweep(), ledger.trials(), ledger.histories()
     # A trial's folder may be deleted meanwhile, to have it run again.
     histories = {trial.number: found.get(trial.number, []) for trial in trials}

@@ -79,8 +79,8 @@ def _redraw(watched: WatchedSweep, console: Console) -> None:
 def _tell(watched: WatchedSweep, changed: Sequence[TrialRecord], console: Console) -> None:
     while True:
         for record in changed:
-            told = without_controls(watched.line(record))
-            console.print(told, soft_wrap=True, highlight=False, markup=False)
+            text = without_controls(watched.line(record))
+            console.print(text, soft_wrap=True, highlight=False, markup=False)
         if watched.has_ended:
             console.print(watched.render(console))
             return
@@ -140,9 +140,9 @@ class WatchedSweep:
             if self._settings is None and folder.log.exists():
                 if self._is_held:
                     return []
-                told = f"no sweep has begun in it, and no command runs there: {folder.root}"
+                rule = f"no sweep has begun in it, and no command runs there: {folder.root}"
                 raise UserError(
-                    [Fault("SWEEP_DIR", told, f"start it again; {folder.log} tells why")]
+                    [Fault("SWEEP_DIR", rule, f"start it again; {folder.log} tells why")]
                 )
             rule = "holds no sweep" if self._settings is None else "holds no sweep any more"
             raise UserError([no_sweep(folder.root, rule)])
@@ -170,7 +170,7 @@ class WatchedSweep:
     def _is_over(self) -> bool:
         """Whether the driver wrote last what it writes last."""
         begun, ended = self._ledger.folder.sweep_json, self._ledger.folder.results_csv
-        # Of a copy, both times are those of copying; what no driver holds has been let go of.
+        # Of a copy, both times are those of copying; what no driver holds has been released.
         return ended.exists() and (
             ended.stat().st_mtime_ns > begun.stat().st_mtime_ns or not any(self._locks())
         )
@@ -191,13 +191,13 @@ class WatchedSweep:
         """A trial that has changed, as plain text."""
         is_running = record.status is TrialStatus.RUNNING
         status = INTERRUPTED if is_running and self.has_ended else record.status.in_words
-        told = f"trial {record.number} {status}"
+        text = f"trial {record.number} {status}"
         if is_running:
-            told += f", {setting(record)}"
+            text += f", {setting(record)}"
         if record.last and self._settings:
             scores = scores_in_words(record.last.metrics, self._settings)
-            told += f", step {record.last.step}: {scores}"
-        return f"{told}: {one_line(record.reason)}" if record.reason else told
+            text += f", step {record.last.step}: {scores}"
+        return f"{text}: {one_line(record.reason)}" if record.reason else text
 
     def render(self, console: Console) -> RenderableType:
         """The table, followed by the best trial, the throughput and the failures."""
@@ -283,8 +283,8 @@ class WatchedSweep:
             an_hour = 3600 * finished / (self._now() - began)
             parts.append(f"{an_hour:.0f} trials/h" if an_hour >= 10 else f"{an_hour:.2g} trials/h")
         if self.has_ended:
-            told = "was interrupted; the same command goes on" if running else "has ended"
-            parts.append(f"the sweep {told}")
+            text = "was interrupted; the same command goes on" if running else "has ended"
+            parts.append(f"the sweep {text}")
         else:
             newest = max(stamp for stamp, _ in self._seen.values()) / 1e9
             parts.append(f"newest record {duration(self._clock() - newest)} old")
@@ -319,8 +319,8 @@ def _recommended(settings: SweepSettings, records: list[TrialRecord]) -> Text | 
     if found is None:
         return None
     style = "green" if found.feasible else "yellow"
-    told = f"{found.word}: trial {found.trial.number} ({setting(found.trial)}), {found.reason}"
-    return single(told, style)
+    text = f"{found.word}: trial {found.trial.number} ({setting(found.trial)}), {found.reason}"
+    return single(text, style)
 
 
 def _best_so_far(settings: SweepSettings, record: TrialRecord) -> str:
@@ -330,5 +330,5 @@ def _best_so_far(settings: SweepSettings, record: TrialRecord) -> str:
     is_bound = settings.constraints and is_feasible(settings, record)
     within = " within all constraints" if is_bound else ""
     value = metric_text(objective.metric, record.metric(objective.metric))
-    told = f"{extreme} {objective.metric} so far{within}: {value}"
-    return f"{told}, trial {record.number} ({setting(record)})"
+    text = f"{extreme} {objective.metric} so far{within}: {value}"
+    return f"{text}, trial {record.number} ({setting(record)})"

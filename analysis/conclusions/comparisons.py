@@ -29,8 +29,8 @@ def recommended_against_base(results: Results) -> list[Conclusion]:
     """What the recommended trial gains in the domain, and forgets."""
     if results.recommendation is None:
         statement = "No trial can be recommended: none is complete with every objective."
-        told = how_many(len(results.search_trials), "trial")
-        return [Conclusion(statement, told, "too few data")]
+        count = how_many(len(results.search_trials), "trial")
+        return [Conclusion(statement, count, "too few data")]
     trial, of = results.recommendation.trial, len(results.candidates)
     subject = f"The {results.recommendation.word} trial"
     gain = results.items.compare(trial, None, list(results.tasks("in_domain")), of)
@@ -39,25 +39,25 @@ def recommended_against_base(results: Results) -> list[Conclusion]:
     conclusions = _loss_against_base(results, trial, subject, picked)
     if gain is not None:
         gain = _with_own_repeats(results, gain, trial, IN_DOMAIN_ACC)
-        told = "gains" if gain.difference.estimate >= 0 else "loses"
+        verb = "gains" if gain.difference.estimate >= 0 else "loses"
         conclusions.append(
             _difference(
-                f"{subject} {told} {_size(gain)} points in the domain over the base",
+                f"{subject} {verb} {_size(gain)} points in the domain over the base",
                 gain,
-                f"{subject} cannot be told from the base in the domain",
+                f"{subject} cannot be distinguished from the base in the domain",
                 picked,
                 "the gain",
             )
         )
     if loss is not None:
         loss = _with_own_repeats(results, loss.negated(), trial, FORGETTING_MEAN)
-        told = "forgets" if loss.difference.estimate >= 0 else "gains"
+        verb = "forgets" if loss.difference.estimate >= 0 else "gains"
         who = "This run" if loss.repeats else "It"
         conclusions.append(
             _difference(
-                f"{who} {told} {_size(loss)} points on the retention tasks",
+                f"{who} {verb} {_size(loss)} points on the retention tasks",
                 loss,
-                "Its change on the retention tasks cannot be told from none",
+                "Its change on the retention tasks cannot be distinguished from none",
                 picked,
                 "forgetting",
             )
@@ -78,15 +78,15 @@ def _loss_against_base(
     over = _over_repeats(len(values), f"{fmean(values):.3f}") if values else ""
     sizes = f"{before:.3f} to {after:.3f} nats/token{over}"
     statement = f"{subject} {verb} the base's validation loss: {sizes}."
-    told = [f"{picked}; no interval over the held-out rows"]
+    parts = [f"{picked}; no interval over the held-out rows"]
     seeds, lost = results.over_seeds(trial, VALIDATION_LOSS), diverged(results.repeats(trial))
     if seeds:
         ends = f"{seeds.low:.3f} to {seeds.high:.3f} nats/token, n = {seeds.n} repeats"
-        told.append(f"over seeds {ends}")
+        parts.append(f"over seeds {ends}")
     if lost:
-        told.append(f"repeats that diverged: {lost}")
+        parts.append(f"repeats that diverged: {lost}")
     is_shown = seeds is not None and not lost and after < before and seeds.high < before
-    return [Conclusion(statement, "; ".join(told), "shown" if is_shown else "open")]
+    return [Conclusion(statement, "; ".join(parts), "shown" if is_shown else "open")]
 
 
 def _with_own_repeats(
@@ -136,8 +136,8 @@ def _difference(
         otherwise = (
             f"That {within} is not confirmed by repeats with other seeds"
             if comparison.is_doubted
-            else f"In one run of each, {within}; {more} with other seeds would tell whether it is "
-            "so of other trainings, too (`confirm`)"
+            else f"In one run of each, {within}; {more} with other seeds would show whether it is "
+            "so for other trainings, too (`confirm`)"
         )
     elif comparison.repeats_differ:
         otherwise += " by these items alone; repeats with other seeds agree on a difference"
@@ -151,27 +151,27 @@ def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
     """
     is_picked = comparison.picked_from > 1
     interval = comparison.difference
-    told = [
+    parts = [
         f"{'simultaneous ' if is_picked else ''}{100 * LEVEL:g} % interval of {quantity} "
         f"{_ends(interval)}, n = {interval.n}"
     ]
     if comparison.differing:
         adjusted = " (Bonferroni)" if is_picked else ""
-        told.append(f"{comparison.test} {p_text(comparison.p_value)}{adjusted}")
+        parts.append(f"{comparison.test} {p_text(comparison.p_value)}{adjusted}")
     else:
-        told.insert(0, "no item differs")
+        parts.insert(0, "no item differs")
     if seeds := comparison.seeds:
         picked_run = ", which was picked" if comparison.is_flattered else ""
         once = f"repeats of one, for a run of the other{picked_run}"
         of = once if comparison.is_once else "repeats"
-        told.append(f"over seeds {_ends(seeds)}, n = {comparison.repeats} {of}")
+        parts.append(f"over seeds {_ends(seeds)}, n = {comparison.repeats} {of}")
     elif comparison.over_repeats is not None:
         once = "repeats of one, without a complete one of the other,"
         of = once if comparison.is_once else "repeats"
-        told.append(f"over {of} {points(comparison.over_repeats)} points, too few for an interval")
+        parts.append(f"over {of} {points(comparison.over_repeats)} points, too few for an interval")
     if comparison.diverged:
-        told.append(f"repeats that diverged: {comparison.diverged}")
-    return "; ".join([*told, f"{picked}, picked on these items"] if is_picked else told)
+        parts.append(f"repeats that diverged: {comparison.diverged}")
+    return "; ".join([*parts, f"{picked}, picked on these items"] if is_picked else parts)
 
 
 def _ends(interval: Interval) -> str:
@@ -206,7 +206,11 @@ class _Pair:
 
 def best_of_sweeps(results: Results) -> list[Conclusion]:
     """Compare the best trade-off of each sweep with that of the first."""
-    return [told for pair in _sweeps_with_first(results) for told in _compared(results, pair)]
+    return [
+        conclusion
+        for pair in _sweeps_with_first(results)
+        for conclusion in _compared(results, pair)
+    ]
 
 
 def _sweeps_with_first(results: Results) -> list[_Pair]:
@@ -283,7 +287,7 @@ def _compared(results: Results, pair: _Pair) -> list[Conclusion]:
             _difference(
                 f"{pair.subject} {verb} than {pair.other} by {_size(found)} points {where}",
                 found,
-                f"{pair.subject} and {pair.other} cannot be told apart {where}",
+                f"{pair.subject} and {pair.other} cannot be distinguished {where}",
                 pair.picked,
                 f"the difference in {what}, {pair.minus}, one run of each,",
             )

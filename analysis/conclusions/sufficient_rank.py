@@ -71,8 +71,8 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     groups = {group.rank or 0: group for group in results.lora_groups(sweep)}
     if len(groups) < FEWEST_RANKS:
         statement = "Too few ranks to say which one suffices."
-        told = f"{how_many(len(groups), 'rank')} with a complete trial"
-        return [Conclusion(statement, told, "too few data")]
+        text = f"{how_many(len(groups), 'rank')} with a complete trial"
+        return [Conclusion(statement, text, "too few data")]
     best = {rank: _best_in_domain(results, group) for rank, group in groups.items()}
     candidates = list(_candidates(results, groups, best))
     if not candidates:
@@ -94,15 +94,15 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
             evidence += f"; over seeds at most {_up(found.over_seeds)} points"
         if found.is_repeated:
             return [Conclusion(f"{claim.capitalize()}.", evidence)]
-        would = "repeats of these with other seeds would tell whether it does"
+        would = "repeats of these with other seeds would show whether it does"
         return [Conclusion(f"In one run of each, {claim}; {would}.", evidence, "open")]
     if items < needed and not within:
         statement = (
             f"Too few items to show to within {100 * NEGLIGIBLE:g} points that a rank below "
             f"{highest} suffices in the domain."
         )
-        told = f"n = {items}; {needed} are needed even if ranks differ in none{stopped}"
-        return [Conclusion(statement, told, "too few data")]
+        text = f"n = {items}; {needed} are needed even if ranks differ in none{stopped}"
+        return [Conclusion(statement, text, "too few data")]
     lacking = ""
     if not all(candidate.is_tried for candidate in within):
         lacking = f"; one that suffices and all above it need {FEWEST_OF_RANK} each"
@@ -175,6 +175,6 @@ def _best_in_domain(results: Results, group: Group) -> TrialRecord:
 def _bests(results: Results, groups: Mapping[int, Group], best: Mapping[int, TrialRecord]) -> str:
     """Such as `best of 4, 5, 1 trials of ranks 4, 16, 64`; whose best breaks a constraint, too."""
     counts = ", ".join(str(group.picked_from) for group in groups.values())
-    told = f"best of {counts} trials of ranks {', '.join(map(str, groups))}"
+    text = f"best of {counts} trials of ranks {', '.join(map(str, groups))}"
     broken = [str(rank) for rank in best if not results.keeps_constraints(best[rank])]
-    return f"{told} (none of rank {', '.join(broken)} keeps every constraint)" if broken else told
+    return f"{text} (none of rank {', '.join(broken)} keeps every constraint)" if broken else text

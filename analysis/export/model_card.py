@@ -14,7 +14,7 @@ import yaml
 from analysis.export.markdown import code, escaped, fenced, table
 from analysis.export.serving import serving
 from analysis.results.formatting import ABSENT, goals_in_words, metric_text, one_line, rate, setting
-from analysis.results.pareto import Goals, is_no_worse, losses_of
+from analysis.results.pareto import Goals, is_no_worse, objective_losses
 from analysis.results.recommendation import Recommendation
 from analysis.results.repeats import judged_by_repeats
 from analysis.shown_sweeps import Results
@@ -179,7 +179,7 @@ def _selection_caveat(record: TrialRecord, sweep: Sweep) -> str:
     if means is None:
         picked = f" Scores that the trial was picked by are optimistic: it is the best of {count}."
         return picked if count > 1 else ""
-    own, repeated = losses_of(goals, record), losses_of(goals, means)
+    own, repeated = objective_losses(goals, record), objective_losses(goals, means)
     is_better = bool(repeated) and own != repeated and is_no_worse(own, repeated)
     lucky = f"one of the best of {count} and so optimistic"
     caveat = lucky if is_better and count > 1 else "and another training may differ"

@@ -48,13 +48,13 @@ class Number:
     @property
     def beside(self) -> list[str]:
         """What stands beside the value."""
-        told = {
+        parts = {
             "95 % over items" if self.seeds else "95 %": self.interval,
             "over seeds": self.seeds,
             "base": self.base,
             "full fine-tuning at its best trade-off": self.full,
         }
-        return [f"{what}: {value}" for what, value in told.items() if value]
+        return [f"{what}: {value}" for what, value in parts.items() if value]
 
 
 @dataclass(frozen=True)
@@ -143,20 +143,20 @@ def _doubts(results: Results, trial: TrialRecord, constraint: Constraint) -> Ite
     if not any(map(any, ends.values())):
         judged = results.judged.get(trial.config.trial_id)
         is_mean = judged is not None and judged.status is TrialStatus.COMPLETE
-        how = "told by the mean over its repeats" if is_mean else "as measured"
+        how = "known from the mean over its repeats" if is_mean else "as measured"
         yield f"That it keeps {{}} is {how}, without an interval"
 
 
 def _over_seeds(results: Results, trial: TrialRecord, metric: str) -> str | None:
     """Such as `+5.2 points (+4.1 to +6.3, n = 4), 1 of 5 diverged`."""
     repeats = results.repeats(trial)
-    told = []
+    parts = []
     if values := results.repeated(trial, metric):
         interval = _range(results.over_seeds(trial, metric), metric)
-        told.append(f"{_written(metric, fmean(values))} ({interval or 'n = 1'})")
+        parts.append(f"{_written(metric, fmean(values))} ({interval or 'n = 1'})")
     if lost := diverged(repeats):
-        told.append(f"{lost} of {len(repeats)} diverged")
-    return ", ".join(told) or None
+        parts.append(f"{lost} of {len(repeats)} diverged")
+    return ", ".join(parts) or None
 
 
 def _written(metric: str, value: float) -> str:
@@ -184,8 +184,8 @@ def _number(results: Results, trial: TrialRecord, metric: str) -> Number:
 
 def _interval(results: Results, trial: TrialRecord, metric: str) -> str | None:
     of = len(results.candidates)
-    told = _range(results.items.interval(trial, metric, picked_from=of), metric)
-    return f"{told}, simultaneous over {of} trials" if told and of > 1 else told
+    text = _range(results.items.interval(trial, metric, picked_from=of), metric)
+    return f"{text}, simultaneous over {of} trials" if text and of > 1 else text
 
 
 def _range(interval: Interval | None, metric: str) -> str | None:

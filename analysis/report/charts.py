@@ -22,7 +22,7 @@ from trainables.records.schema import TrialRecord
 Trace = dict[str, Any]
 
 FULL = "#d55e00"
-"""Vermilion of Okabe and Ito (2008); told from all ranks by every kind of colour vision."""
+"""Vermilion of Okabe and Ito (2008); distinct from all ranks for every kind of colour vision."""
 _ON_LIGHT = ("#24000c", "#33208c", "#0a4cb4", "#1078a4", "#00a088")
 _ON_DARK = ("#b5179e", "#9468f5", "#62a8f5", "#55dce6", "#c8f7c0")
 # Of ranks: 3:1 against the paper at both ends, which leaves one ramp for both schemes no room.
@@ -117,7 +117,7 @@ def _shades(results: Results, ramp: Sequence[str]) -> str:
     return f":root {{ {' '.join(f'--{name[1:]}: {shade};' for name, shade in shades)} }}"
 
 
-def colour_of(trained: Group | TrialRecord, colours: dict[int, str]) -> str:
+def pick_colour(trained: Group | TrialRecord, colours: dict[int, str]) -> str:
     """A group's or a trial's colour on every chart."""
     return FULL if trained.rank is None else colours[trained.rank]
 
@@ -181,11 +181,11 @@ def rank_keys(results: Results, shape: str = "dot", full: str = "diamond") -> li
 
 @dataclass(frozen=True)
 class Mark:
-    """How a sweep is told from others on the charts of several.
+    """How a sweep is marked on the charts of several.
 
     Attributes:
         symbol: of its points, as Plotly and the page's style call it.
-        colour: of its curves, where no ranks are told apart by colour.
+        colour: of its curves, where colours do not stand for ranks.
     """
 
     symbol: str
@@ -202,7 +202,7 @@ _MARKS = (
 )
 
 
-def mark_of(results: Results, sweep: Sweep) -> Mark:
+def sweep_mark(results: Results, sweep: Sweep) -> Mark:
     """A sweep's mark; from the seventh on they come again."""
     return _MARKS[results.sweeps.index(sweep) % len(_MARKS)]
 
@@ -211,7 +211,7 @@ def marked(results: Results, sweep: Sweep, line: Trace) -> Trace:
     """A line with the sweep's symbols, if there are several, in the line's colour."""
     if len(results.sweeps) == 1:
         return line
-    marker = {"symbol": mark_of(results, sweep).symbol, "maxdisplayed": 8}
+    marker = {"symbol": sweep_mark(results, sweep).symbol, "maxdisplayed": 8}
     return line | {"mode": "lines+markers", "marker": marker}
 
 
@@ -219,7 +219,7 @@ def symbols(results: Results, records: Sequence[TrialRecord]) -> dict[str, Any]:
     """The part of a marker that tells trials of several sweeps apart; empty for one sweep."""
     if len(results.sweeps) == 1:
         return {}
-    return {"symbol": [mark_of(results, results.sweep(record)).symbol for record in records]}
+    return {"symbol": [sweep_mark(results, results.sweep(record)).symbol for record in records]}
 
 
 def sweep_keys(
@@ -232,7 +232,7 @@ def sweep_keys(
     if len(results.sweeps) == 1:
         return []
     shown = results.sweeps if of is None else of
-    marks = [(sweep.title, mark_of(results, sweep)) for sweep in shown]
+    marks = [(sweep.title, sweep_mark(results, sweep)) for sweep in shown]
     return [Key(title, colour or mark.colour, mark.symbol) for title, mark in marks]
 
 

@@ -102,16 +102,16 @@ class Failure:
 def failures(results: Results) -> list[Failure]:
     """Failed trials by reason, most frequent first, followed by trials stopped early."""
     return [
-        Failure(status.in_words, reason, len(alike), results.names(alike))
+        Failure(status.in_words, reason, len(trials), results.names(trials))
         for statuses in (FAILURES, (TrialStatus.STOPPED_EARLY,))
-        for status, reason, alike in by_reason(r for r in results.trials if r.status in statuses)
+        for status, reason, trials in by_reason(r for r in results.trials if r.status in statuses)
     ]
 
 
 def none_failed(results: Results) -> str:
     """What is said where `failures` finds nothing: what has no end yet may still fail."""
-    told = "no trial failed, and none was stopped early"
+    text = "no trial failed, and none was stopped early"
     running = sum(record.status is TrialStatus.RUNNING for record in results.trials)
     if not running:
-        return f"Nothing: {told}."
-    return f"So far {told}; {running} {'is' if running == 1 else 'are'} {NOT_ENDED}."
+        return f"Nothing: {text}."
+    return f"So far {text}; {running} {'is' if running == 1 else 'are'} {NOT_ENDED}."

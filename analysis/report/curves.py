@@ -11,8 +11,8 @@ from analysis.report.charts import (
     Key,
     Trace,
     axis,
-    colour_of,
     marked,
+    pick_colour,
     rank_colours,
     rank_keys,
     sweep_keys,
@@ -67,7 +67,7 @@ def _chart(results: Results, metric: str, curves: dict[str, Curve]) -> Chart:
     others = [curve for trial_id, curve in curves.items() if trial_id not in grouped]
     traces = [_thin(others, "@muted")]
     for group in results.groups:
-        colour = colour_of(group, colours)
+        colour = pick_colour(group, colours)
         thin = [curves[r.config.trial_id] for r in group.trials if r.config.trial_id in curves]
         traces.append(_thin(thin, colour))
         best = curves.get(group.best.config.trial_id)

@@ -157,7 +157,7 @@ def write_report(sweep_dirs: Sequence[Location], file: Path | None, kind: str | 
     Raises:
         UserError: as `open_sweeps`, or the file's suffix is of no format, or it cannot be written.
     """
-    kind = kind or _kind_of(file)
+    kind = kind or _file_format(file)
     results = Results(open_sweeps(sweep_dirs))
     if file is None:
         first = sweep_dirs[0]
@@ -180,7 +180,7 @@ def write_report(sweep_dirs: Sequence[Location], file: Path | None, kind: str | 
     return file
 
 
-def _kind_of(file: Path | None) -> str:
+def _file_format(file: Path | None) -> str:
     suffix = file.suffix.removeprefix(".").lower() if file and not file.is_dir() else ""
     if suffix and suffix not in FORMATS:
         known = ", ".join(f".{kind}" for kind in FORMATS)

@@ -11,9 +11,9 @@ from analysis.report.charts import (
     Figure,
     Trace,
     axis,
-    colour_of,
     heatmap,
     hover,
+    pick_colour,
     point_keys,
     point_trace,
     rank_colours,
@@ -223,7 +223,7 @@ def _lines(
                 "mode": "lines+markers" if len(points) <= 12 else "lines",
                 "x": [x for x, _ in points],
                 "y": [y for _, y in points],
-                "line": {"color": colour_of(record, colours), "width": 2},
+                "line": {"color": pick_colour(record, colours), "width": 2},
                 "marker": {"size": 5},
                 "text": [hover(results, record)] * len(points),
                 "hovertemplate": "%{text}<br>%{x}: %{y:.3g}<extra></extra>",
@@ -270,7 +270,7 @@ def _coloured(results: Results, shown: Sequence[tuple[TrialRecord, float]]) -> l
     colours = rank_colours(results)
     records = [record for record, _ in shown]
     marker = {
-        "color": [colour_of(r, colours) for r in records],
+        "color": [pick_colour(r, colours) for r in records],
         "symbol": ["circle" if r.config.lora else "diamond" for r in records],
         **symbols(results, records),
     }

@@ -19,11 +19,11 @@ from analysis.report.charts import (
     axis,
     heatmap,
     hover,
-    mark_of,
     point_keys,
     point_trace,
     rank_colours,
     sweep_keys,
+    sweep_mark,
     symbols,
 )
 from analysis.results.formatting import NAMES, axis_title, how_many, metric_text
@@ -73,7 +73,7 @@ def _rank_chart(results: Results, metric: str, lora: Sequence[Group]) -> Chart:
         "yaxis": axis(axis_title(metric)),
         **_references(results, metric),
     }
-    told = ", ".join(
+    text = ", ".join(
         f"{group.short_label} {metric_text(metric, group.best.metric(metric))}"
         for _, own in curves
         for group in own
@@ -81,7 +81,7 @@ def _rank_chart(results: Results, metric: str, lora: Sequence[Group]) -> Chart:
     return Chart(
         f"rank-{metric.replace('/', '-')}",
         NAMES[metric],
-        f"{NAMES[metric]} of the best trade-off at each rank: {told}.",
+        f"{NAMES[metric]} of the best trade-off at each rank: {text}.",
         [trace for sweep, own in curves for trace in _curve(results, sweep, own, metric)],
         layout,
     )
@@ -113,7 +113,7 @@ def _curve(results: Results, sweep: Sweep, lora: Sequence[Group], metric: str) -
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {"color": "@muted", "size": 6, "opacity": 0.45, **symbols(results, trials)},
     }
-    mark = mark_of(results, sweep)
+    mark = sweep_mark(results, sweep)
     tried = [group for group in lora if group.is_tried]
     line = _bests(results, tried, metric, mark) | {
         "mode": "lines+markers",
@@ -144,8 +144,8 @@ def _bests(results: Results, lora: Sequence[Group], metric: str, mark: Mark) -> 
 
 def _hover_of_best(results: Results, group: Group) -> str:
     count = group.picked_from
-    told = f"{hover(results, group.best)}<br>best of {how_many(count, 'trial')}"
-    return told if results.keeps_constraints(group.best) else f"{told}, breaks a constraint"
+    text = f"{hover(results, group.best)}<br>best of {how_many(count, 'trial')}"
+    return text if results.keeps_constraints(group.best) else f"{text}, breaks a constraint"
 
 
 def _references(results: Results, metric: str) -> dict[str, list[Trace]]:
@@ -236,7 +236,7 @@ def _rate_chart(results: Results, metric: str, columns: Mapping[float, str]) -> 
     means = [[sum(cell) / len(cell) if cell else None for cell in row] for row in grid]
     labels = list(columns.values())
     signed = "+" if metric == FORGETTING_MEAN else ""
-    told = [
+    text = [
         [
             f"rank {escape(name)}, lr {label}<br>{how_many(len(cell), 'trial')}" if cell else ""
             for label, cell in zip(labels, row, strict=True)
@@ -249,7 +249,7 @@ def _rate_chart(results: Results, metric: str, columns: Mapping[float, str]) -> 
         for name, row in zip(rows, texts, strict=True)
     )
     trace = heatmap(
-        labels, rows, means, diverging=metric == FORGETTING_MEAN, texts=texts, hovers=told
+        labels, rows, means, diverging=metric == FORGETTING_MEAN, texts=texts, hovers=text
     )
     return Chart(
         f"rate-{metric.replace('/', '-')}",

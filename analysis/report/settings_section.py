@@ -241,14 +241,14 @@ def _importance_chart(results: Results, sweep: Sweep, found: Importances) -> Cha
         }
         for metric, shares in reversed(found.items())
     ]
-    told = "; ".join(
+    text = "; ".join(
         f"{NAMES[m]}: " + ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
         for m, shares in found.items()
     )
     return Chart(
         "importances" if len(results.sweeps) == 1 else f"importances-{sweep.title}",
         f"Importance of each setting relative to the others, LoRA trials{results.whose(sweep)}",
-        f"Bars of the importance of each setting. {told}.",
+        f"Bars of the importance of each setting. {text}.",
         traces,
         {
             "barmode": "group",

@@ -16,16 +16,16 @@ from analysis.report.charts import (
     Trace,
     axis,
     listed,
-    mark_of,
     marked,
     point_keys,
     point_trace,
     rank_colours,
     sweep_keys,
+    sweep_mark,
     symbols,
 )
 from analysis.results.formatting import NAMES, axis_title, goals_in_words, how_many
-from analysis.results.pareto import is_feasible, is_no_worse, losses_of
+from analysis.results.pareto import is_feasible, is_no_worse, objective_losses
 from analysis.results.recommendation import refuted
 from analysis.results.sample_size import FEWEST_OF_RANK
 from analysis.shown_sweeps import Results
@@ -82,13 +82,13 @@ def _told_of_front(results: Results) -> str:
     found = (results.judged.get(record.config.trial_id) for record in results.front)
     against = refuted(results.goals, [record for record in found if record], results.names)
     held = "one ringed trial" if count == 1 else f"{count} ringed trials"
-    told = (
+    text = (
         f"The Pareto front ({goals}) holds the {held} to which no other is equal or better in "
         "every objective and better in one"
     )
     if count > 1 and len(results.goals.objectives) > 2:
-        told += "; of more than two objectives, some lie inside the cloud of a plot of two"
-    return f"{told}, each by its own run; {against}" if against else told
+        text += "; of more than two objectives, some lie inside the cloud of a plot of two"
+    return f"{text}, each by its own run; {against}" if against else text
 
 
 def _scatter(results: Results, metric: str) -> list[Trace]:
@@ -173,7 +173,7 @@ def hypervolume_shares(results: Results, sweep: Sweep) -> list[float]:
     front: list[list[float]] = []
     shares = [0.0]
     for record in results.of(sweep, results.complete):
-        losses = losses_of(goals, record)
+        losses = objective_losses(goals, record)
         own = [_place(loss, *ends) for loss, ends in zip(losses, box, strict=True)]
         if not is_feasible(goals, record) or any(is_no_worse(p, own) for p in front):
             shares.append(shares[-1])
@@ -190,8 +190,8 @@ def _box(results: Results) -> list[tuple[float, float]]:
     one that forgot everything would make so large a box that any front seems to fill it.
     """
     goals = results.goals
-    known = [losses_of(goals, record) for record in results.complete]
-    kept = [losses_of(goals, record) for record in results.front]
+    known = [objective_losses(goals, record) for record in results.complete]
+    kept = [objective_losses(goals, record) for record in results.front]
     for values in bases(results.sweeps, *(aim.metric for aim in goals.objectives)):
         kept.append([aim.loss(v) for aim, v in zip(goals.objectives, values, strict=True)])
     box = []
@@ -267,7 +267,7 @@ def _last_quarter(results: Results, shown: Sequence[tuple[Sweep, Sequence[float]
 
 
 def _steps(results: Results, sweep: Sweep, shares: Sequence[float]) -> Trace:
-    colour = "@ink" if len(results.sweeps) == 1 else mark_of(results, sweep).colour
+    colour = "@ink" if len(results.sweeps) == 1 else sweep_mark(results, sweep).colour
     line = {
         "type": "scatter",
         "mode": "lines",

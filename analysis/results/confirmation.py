@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from analysis.results.pareto import Goals
 from analysis.results.recommendation import recommend
-from analysis.results.repeats import TOLD, point_of
+from analysis.results.repeats import CONCLUSIVE, point_of
 from trainables.config import ConfirmConfig
 from trainables.records.schema import TrialRecord
 
@@ -42,9 +42,9 @@ def missing_repeats(records: Iterable[TrialRecord], to_begin: int, whose: str = 
         whose: such as ` of first`, where there are several sweeps.
     """
     repeats = [record for record in records if record.confirms is not None]
-    missing = to_begin + sum(record.status not in TOLD for record in repeats)
-    told = f"{missing} of {len(repeats) + to_begin} repeats with other seeds{whose}"
-    return f" Missing: {told}, not run to their end." if missing else ""
+    missing = to_begin + sum(record.status not in CONCLUSIVE for record in repeats)
+    text = f"{missing} of {len(repeats) + to_begin} repeats with other seeds{whose}"
+    return f" Missing: {text}, not run to their end." if missing else ""
 
 
 def unconfirmed(

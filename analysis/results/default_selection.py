@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from analysis.results.pareto import Goals, objective_values, pareto_front
 from analysis.results.recommendation import recommend
-from analysis.results.repeats import best_unrefuted, judged_by_repeats
+from analysis.results.repeats import best_confirmed, judged_by_repeats
 from analysis.results.trade_off import trade_off_ranges
 from trainables.records.schema import TrialRecord
 
 
-def notable_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:
+def default_selection(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:
     """The recommended trial, the Pareto front, and the best of each rank and of full fine-tuning.
 
     Best means the best trade-off, as in the report, where those that repeats refuted come last.
@@ -29,7 +29,7 @@ def notable_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:
     ranges = trade_off_ranges(goals, complete) if complete else []
     found = judged_by_repeats(records, goals.confirm)
     judged = {record.config.trial_id: record for record in found if record.weights_dir}
-    taken = [best_unrefuted(goals, group, judged, ranges) for group in groups.values()]
+    taken = [best_confirmed(goals, group, judged, ranges) for group in groups.values()]
     recommended = recommend(goals, kept, [*judged.values()])
     taken += [recommended.trial] if recommended else []
     return sorted({record.number for record in [*pareto_front(goals, kept), *taken]})

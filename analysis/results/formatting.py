@@ -71,7 +71,7 @@ def goals_in_words(goals: Goals) -> str:
     return ", ".join([*aims, *map(str, goals.constraints)])
 
 
-def scores_of(measured: Collection[str]) -> tuple[str, ...]:
+def score_metrics(measured: Collection[str]) -> tuple[str, ...]:
     """What a trial is judged by, wherever no objectives are named.
 
     `measured`: as for `domain_metric`.
@@ -80,7 +80,7 @@ def scores_of(measured: Collection[str]) -> tuple[str, ...]:
     return gain, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC
 
 
-def aims_of(goals: Goals) -> list[str]:
+def goal_metrics(goals: Goals) -> list[str]:
     """The metrics of the objectives, then those of the constraints."""
     bounds = (constraint.metric for constraint in goals.constraints)
     return list(dict.fromkeys([*(aim.metric for aim in goals.objectives), *bounds]))
@@ -89,20 +89,20 @@ def aims_of(goals: Goals) -> list[str]:
 def scores_in_words(metrics: dict[str, float], goals: Goals) -> str:
     """The scores that a measurement has, in words, and what else the sweep aims for."""
     scores = (metric_keys.TRAIN_LOSS, metric_keys.domain_metric(metrics), *SHORT_NAMES)
-    shown = dict.fromkeys([*scores, *aims_of(goals)])
-    told = [
+    shown = dict.fromkeys([*scores, *goal_metrics(goals)])
+    parts = [
         f"{SHORT_NAMES.get(key) or NAMES.get(key, key)} {metric_text(key, metrics[key])}"
         for key in shown
         if key in metrics
     ]
-    return ", ".join(told) or "nothing measured"
+    return ", ".join(parts) or "nothing measured"
 
 
 def count_trials(records: Collection[TrialRecord]) -> str:
     """Such as `10 trials and 4 repeats`."""
     repeats = sum(record.confirms is not None for record in records)
-    told = how_many(len(records) - repeats, "trial")
-    return f"{told} and {how_many(repeats, 'repeat')}" if repeats else told
+    text = how_many(len(records) - repeats, "trial")
+    return f"{text} and {how_many(repeats, 'repeat')}" if repeats else text
 
 
 def count_statuses(records: Sequence[TrialRecord]) -> str:
@@ -123,10 +123,10 @@ def by_reason(records: Iterable[TrialRecord]) -> list[tuple[TrialStatus, str, li
         alike = _NUMBERS.sub("#", why(record))
         groups.setdefault((record.status, alike), []).append(record)
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[1][0].number))
-    return [(status, _why_all(alike), alike) for (status, _), alike in ordered]
+    return [(status, _common_reason(alike), alike) for (status, _), alike in ordered]
 
 
-def _why_all(alike: Sequence[TrialRecord]) -> str:
+def _common_reason(alike: Sequence[TrialRecord]) -> str:
     first = why(alike[0])
     return first if all(why(record) == first for record in alike) else f"for example {first}"
 
@@ -149,15 +149,15 @@ def setting_in_full(record: TrialRecord) -> str:
     """The same spelled out, such as `LoRA, rank 8, alpha 16, learning rate 3.2e-04`."""
     lora = record.config.lora
     parts = [method_name(record.rank), *([f"alpha {lora.alpha:g}"] if lora else [])]
-    told = ", ".join(
+    text = ", ".join(
         [*parts, f"learning rate {rate(record.config.learning_rate)}", *further_settings(record)]
     )
-    return capitalized(told)
+    return capitalized(text)
 
 
-def capitalized(told: str) -> str:
+def capitalized(text: str) -> str:
     """Its first letter in upper case; the others stay as they are, unlike by `str.capitalize`."""
-    return told[:1].upper() + told[1:]
+    return text[:1].upper() + text[1:]
 
 
 def method_name(rank: int | None) -> str:

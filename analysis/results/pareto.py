@@ -36,7 +36,7 @@ def pareto_front(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialReco
     candidates = [
         (losses, record)
         for record in records
-        if (losses := losses_of(goals, record)) and is_feasible(goals, record)
+        if (losses := objective_losses(goals, record)) and is_feasible(goals, record)
     ]
     front: list[tuple[list[float], TrialRecord]] = []
     # In this order a trial comes after all that dominate it, so the front so far decides.
@@ -46,7 +46,7 @@ def pareto_front(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialReco
     return sorted((record for _, record in front), key=lambda record: record.number)
 
 
-def losses_of(goals: Goals, record: TrialRecord) -> list[float]:
+def objective_losses(goals: Goals, record: TrialRecord) -> list[float]:
     """The losses of all objectives, in order: lower is better; none of a trial that lacks one."""
     values = objective_values(goals, record) or []
     return [aim.loss(value) for aim, value in zip(goals.objectives, values, strict=False)]

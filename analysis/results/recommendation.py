@@ -101,11 +101,11 @@ def _by_repeats(
         return replace(by_search, reason=reason)
     trial = own[_trial_id(found.trial)]
     # Where all break a constraint, the reason has said so.
-    told = [r for r in judged if found.feasible or r.status is TrialStatus.DIVERGED]
-    why_not = refuted(goals, told, names)
-    told_of_run = _own_run(goals, trial, found)
+    shown = [r for r in judged if found.feasible or r.status is TrialStatus.DIVERGED]
+    why_not = refuted(goals, shown, names)
+    own_run = _own_run(goals, trial, found)
     reason = (
-        f"by the means over repeats with other seeds, {found.reason}{told_of_run}"
+        f"by the means over repeats with other seeds, {found.reason}{own_run}"
         f"{_as_sentence(why_not)}"
     )
     if trial is not by_search.trial:
@@ -149,8 +149,8 @@ def refuted(goals: Goals, judged: Sequence[TrialRecord], names: Names) -> str:
     return ", and ".join(fault.format(names(records)) for fault, records in found.items())
 
 
-def _as_sentence(told: str) -> str:
-    return f" {capitalized(told)}." if told else ""
+def _as_sentence(text: str) -> str:
+    return f" {capitalized(text)}." if text else ""
 
 
 def _one_of_each_point(
@@ -255,12 +255,12 @@ def _knee(
     distances = [distance_to_ideal(goals, record, ranges) for record in front]
     nearest = [r for r, d in zip(front, distances, strict=True) if d == min(distances)]
     trial, *others = nearest
-    told = _objectives(goals, trial)
+    text = _objectives(goals, trial)
     if len(front) == 1:
-        return Recommendation(trial, f"best in every objective of {among}: {told}.")
+        return Recommendation(trial, f"best in every objective of {among}: {text}.")
     reason = (
         f"the knee of the front's {len(front)} trials, nearest to the best of every objective at "
-        f"once: {told}"
+        f"once: {text}"
     )
     return Recommendation(trial, f"{reason}{_as_good(others, names)}.")
 
@@ -282,5 +282,5 @@ def numbers_text(records: Sequence[TrialRecord]) -> str:
     """Such as `trials 3, 5 and 12 more`."""
     numbers = ", ".join(str(record.number) for record in records[:_MOST_NUMBERS])
     more = len(records) - _MOST_NUMBERS
-    told = f"trial{'s' if len(records) > 1 else ''} {numbers}"
-    return f"{told} and {more} more" if more > 0 else told
+    text = f"trial{'s' if len(records) > 1 else ''} {numbers}"
+    return f"{text} and {more} more" if more > 0 else text

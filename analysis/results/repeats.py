@@ -18,12 +18,12 @@ from trainables.records.schema import TrialRecord, TrialStatus
 SIGNIFICANT = 0.05
 # Confidence of every interval.
 LEVEL = 1 - SIGNIFICANT
-# How a repeat run ends that tells something of its point.
-TOLD = (TrialStatus.COMPLETE, TrialStatus.DIVERGED)
+# How a repeat run ends that says something about its point.
+CONCLUSIVE = (TrialStatus.COMPLETE, TrialStatus.DIVERGED)
 Point = tuple[str, LoraConfig | None, tuple[float | None, ...]]
 
 
-def repeats_of(trial: TrialRecord, records: Iterable[TrialRecord]) -> list[TrialRecord]:
+def find_repeats(trial: TrialRecord, records: Iterable[TrialRecord]) -> list[TrialRecord]:
     """Repeat runs of a trial's point, among its sweep's records, that completed or diverged.
 
     A point that the search tried again has the repeat runs of before. A repeat run has none, and
@@ -32,7 +32,7 @@ def repeats_of(trial: TrialRecord, records: Iterable[TrialRecord]) -> list[Trial
     if trial.confirms is not None or trial.status is not TrialStatus.COMPLETE:
         return []
     point = point_of(trial)
-    repeats = (r for r in records if r.confirms is not None and r.status in TOLD)
+    repeats = (r for r in records if r.confirms is not None and r.status in CONCLUSIVE)
     return [repeat for repeat in repeats if point_of(repeat) == point]
 
 
@@ -75,7 +75,7 @@ def judged_by_repeats(
     judged = []
     for trial in sorted(records, key=lambda record: record.number):
         runs = ended.get(point_of(trial), [])
-        repeats = repeats_of(trial, runs)
+        repeats = find_repeats(trial, runs)
         values = metrics_over(repeats)
         if diverged(repeats):
             judged.append(trial.model_copy(update={"status": TrialStatus.DIVERGED}))
@@ -86,7 +86,7 @@ def judged_by_repeats(
     return judged
 
 
-def best_unrefuted(
+def best_confirmed(
     goals: Goals,
     trials: Sequence[TrialRecord],
     judged: Mapping[str, TrialRecord],

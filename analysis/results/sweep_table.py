@@ -20,10 +20,10 @@ from analysis.results.formatting import (
     duration,
     metric_text,
     rate,
-    scores_of,
+    score_metrics,
     without_controls,
 )
-from analysis.results.pareto import Goals, is_feasible, losses_of
+from analysis.results.pareto import Goals, is_feasible, objective_losses
 from trainables import metric_keys
 from trainables.records.schema import ENDED_WELL, BaseRecord, Measurement, TrialRecord, TrialStatus
 
@@ -175,7 +175,9 @@ class SweepTable:
     def _judged_by(self) -> list[str]:
         """What has a column: the scores that are measured, then other objectives."""
         measured = self.base.metrics if self.base else None
-        scores = [key for key in scores_of(measured or ()) if measured is None or key in measured]
+        scores = [
+            key for key in score_metrics(measured or ()) if measured is None or key in measured
+        ]
         keys = dict.fromkeys([*scores, *self._aims])
         return [key for key in keys if key != metric_keys.TRAIN_LOSS]
 
@@ -207,7 +209,7 @@ class SweepTable:
     def _place(self, record: TrialRecord) -> None:
         """Rank a complete trial of the search; repeat runs are left out: they were selected."""
         self._ranks.pop(record.number, None)
-        if losses := losses_of(self._goals, record):
+        if losses := objective_losses(self._goals, record):
             is_beyond = not is_feasible(self._goals, record)
             self._ranks[record.number] = (is_beyond, losses, record.number)
 
@@ -238,7 +240,7 @@ class SweepTable:
         repeats_took = complete or searches
         searched, repeat = fmean(searches), fmean(repeats_took)
         running = [
-            _left_of(r, now, searches if r.confirms is None else repeats_took)
+            _seconds_of_trial_left(r, now, searches if r.confirms is None else repeats_took)
             for r in map(self._records.__getitem__, self._running)
         ]
         work = sum(running)
@@ -262,7 +264,7 @@ class SweepTable:
         return [r.seconds for r in ended_so if r.seconds is not None]
 
 
-def _left_of(record: TrialRecord, now: float, durations: Collection[float]) -> float:
+def _seconds_of_trial_left(record: TrialRecord, now: float, durations: Collection[float]) -> float:
     """Seconds that a running trial has left, if it takes as long as those that took longer so far.
 
     If none of these durations is longer, as where the first to end were stopped early, it is what

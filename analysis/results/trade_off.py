@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from analysis.results.pareto import Goals, can_be_taken, is_feasible, losses_of, pareto_front
+from analysis.results.pareto import Goals, can_be_taken, is_feasible, objective_losses, pareto_front
 from trainables.config import ROLES
 from trainables.metric_keys import (
     FORGETTING_MAX,
@@ -32,7 +32,7 @@ def scaling_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[TrialRe
     where the others of the front equal one of the two. Empty if no trial keeps every constraint.
     """
     front = pareto_front(goals, records)
-    points = {tuple(losses_of(goals, record)) for record in front}
+    points = {tuple(objective_losses(goals, record)) for record in front}
     if len(points) > 2:
         return front
     return [record for record in records if can_be_taken(goals, record)]
@@ -66,20 +66,20 @@ def standard_error(metric: str, metrics: Mapping[str, float]) -> float:
     parts as the mean, than which it varies no more.
     """
     if role := _ROLE_OF.get(metric):
-        return _of_mean(_errors(metrics, role).values())
+        return _mean_error(_errors(metrics, role).values())
     if metric == OOD_GAP:  # between scores on other questions, so they vary by themselves
         roles = (_errors(metrics, role) for role in ("in_domain", "ood"))
-        return math.hypot(*(_of_mean(errors.values()) for errors in roles))
+        return math.hypot(*(_mean_error(errors.values()) for errors in roles))
     if not metric.startswith(task_forgetting("")):
         return metrics.get(f"{metric}{_ERROR}", 0.0)
     lost = {
-        task_forgetting(_task_of(score)): error * _share_of_error(metrics, score)
+        task_forgetting(_task_name(score)): error * _share_of_error(metrics, score)
         for score, error in _errors(metrics, "retention").items()
     }
     if metric == FORGETTING_MAX:
         return max(lost.values(), default=0.0)
     if metric in (FORGETTING_MEAN, FORGETTING_POSITIVE):
-        return _of_mean(lost.values())
+        return _mean_error(lost.values())
     return lost.get(metric, 0.0)
 
 
@@ -92,13 +92,13 @@ def _errors(metrics: Mapping[str, float], role: str) -> dict[str, float]:
     }
 
 
-def _of_mean(errors: Iterable[float]) -> float:
+def _mean_error(errors: Iterable[float]) -> float:
     """The standard error of a mean over tasks."""
     of_tasks = list(errors)
     return math.hypot(*of_tasks) / len(of_tasks) if of_tasks else 0.0
 
 
-def _task_of(score: str) -> str:
+def _task_name(score: str) -> str:
     return score.partition("/")[2].rpartition("/")[0]
 
 
@@ -109,7 +109,7 @@ def _share_of_error(metrics: Mapping[str, float], key: str) -> float:
     and p right, it is sqrt((f + g - (f - g)^2) / (p (1 - p))). 1 where flips are not known, or
     items are graded: then f - g is not what was lost.
     """
-    task, score = _task_of(key), metrics.get(key)
+    task, score = _task_name(key), metrics.get(key)
     forgotten = metrics.get(task_flips(task, "forgotten"))
     gained = metrics.get(task_flips(task, "gained"))
     if score is None or forgotten is None or gained is None or not 0 < score < 1:

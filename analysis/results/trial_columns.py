@@ -42,6 +42,6 @@ SETTINGS: dict[str, Callable[[TrialRecord], object]] = {
 }
 
 
-def settings_of(record: TrialRecord) -> dict[str, object]:
+def setting_columns(record: TrialRecord) -> dict[str, object]:
     """A trial's values of the columns; None for those of LoRA if it is full fine-tuning."""
     return {column: value(record) for column, value in SETTINGS.items()}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from analysis.results.trial_columns import settings_of
+from analysis.results.trial_columns import setting_columns
 from trainables.config import LoraConfig
 from trainables.records.schema import TrialRecord
 
@@ -69,7 +69,7 @@ def importances(records: Sequence[TrialRecord], metric: str) -> dict[str, float]
 
 def _settings(record: TrialRecord) -> Settings:
     """The settings that a search can vary, under its names."""
-    columns: dict[str, Any] = settings_of(record)
+    columns: dict[str, Any] = setting_columns(record)
     found = {f"{record.config.method}/{axis}": columns[axis] for axis in _SHARED_AXES}
     if lora := record.config.lora:
         found |= {f"lora/{axis}": columns[f"lora/{axis}"] for axis in _LORA_AXES}
@@ -82,7 +82,7 @@ def _on_log_scales(trials: Sequence[Settings]) -> list[Settings]:
     """The settings with logarithms of what had a range, which a search takes on a log scale.
 
     Optuna's evaluator weighs the values of a range evenly, even if its distribution says that it is
-    logarithmic: nearly all that it told of a learning rate was of the highest ones.
+    logarithmic: nearly all that it found about a learning rate was about the highest ones.
     """
     values = {name: {settings[name] for settings in trials} for name in trials[0]}
     ranges = [name for name, own in values.items() if _is_range(own) and min(own) > 0]

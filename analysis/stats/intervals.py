@@ -68,8 +68,8 @@ def over_items(
 ) -> Interval:
     """Interval of the mean over tasks of each task's mean over items.
 
-    Where every item is right or wrong it is `_of_shares`, as the bootstrap of items of which few
-    differ is far too narrow; else `bootstrap_mean`.
+    `_shares_interval` if every item is right or wrong, as the bootstrap of items of which few differ
+    is far too narrow; else `bootstrap_mean`.
 
     Args:
         values_by_task: for each task, its items' scores, or their paired differences.
@@ -79,7 +79,7 @@ def over_items(
     """
     weighted = _weighted(values_by_task, weights)
     if all(np.isin(array, (-1, 0, 1)).all() for _, array in weighted):
-        return _of_shares(_pooled(weighted), (1 - level) / 2, can_fall=bounds[0] < 0)
+        return _shares_interval(_pooled(weighted), (1 - level) / 2, can_fall=bounds[0] < 0)
     return bootstrap_mean(values_by_task, weights, bounds=bounds, level=level)
 
 
@@ -97,7 +97,7 @@ def _pooled(
     return [(sum(w for w, _ in own), np.concatenate([a for _, a in own])) for own in alike.values()]
 
 
-def _of_shares(
+def _shares_interval(
     tasks: Sequence[tuple[float, NDArray[np.float64]]], tail: float, can_fall: bool
 ) -> Interval:
     """Interval of the mean over tasks of the share of items at 1 minus the share at -1.
@@ -282,7 +282,7 @@ def _resampled_means(
     return means
 
 
-def of_greatest(intervals: Sequence[Interval | None]) -> Interval | None:
+def greatest_interval(intervals: Sequence[Interval | None]) -> Interval | None:
     """Interval of the greatest of several quantities, whose own intervals hold at once.
 
     It lies above the lowest end of each and below the highest; None without an interval of each.

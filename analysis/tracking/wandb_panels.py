@@ -8,7 +8,7 @@ from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
 
-from analysis.results.formatting import NAMES, scores_of
+from analysis.results.formatting import NAMES, score_metrics
 from analysis.results.wandb_names import BASE_GROUP, SETTING_GROUP
 from trainables import metric_keys
 
@@ -47,7 +47,7 @@ def panel_groups(
         tables: keys of the tables about the models' internals, if any were logged.
         settings: groups of the relevant trials: complete ones that are not repeats.
     """
-    scores = [key for key in scores_of(logged) if key in logged]
+    scores = [key for key in score_metrics(logged) if key in logged]
     forgetting = [key for key in scores if key == metric_keys.FORGETTING_MEAN]
     accuracies = [key for key in scores if key not in forgetting]
     curves = [key for key in NAMES if key in logged]

@@ -13,7 +13,7 @@ from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb_workspaces import expr
 
 from analysis.inspect_models import inspected
-from analysis.results.formatting import scores_of, setting
+from analysis.results.formatting import score_metrics, setting
 from analysis.results.wandb_names import (
     SETTING_GROUP,
     base_run_id,
@@ -163,7 +163,7 @@ class SweepViews:
 
     def _columns(self) -> list[str]:
         """What W&B's table of runs shows first."""
-        scores = scores_of(self._sweep.base.metrics)
+        scores = score_metrics(self._sweep.base.metrics)
         return [*_SETTINGS, *(f"summary:{key}" for key in scores), "summary:status"]
 
     def _report(self, api: wandb.Api, entity: str, project: str) -> wr.Report:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from command import PROJECT, run_command
 
-from analysis.results.default_selection import notable_trials
+from analysis.results.default_selection import default_selection
 from analysis.sweep_settings import SweepSettings
 from trainables.inspection.inspection_records import InspectionFolder
 from trainables.records.ledger import Ledger
@@ -62,7 +62,7 @@ def test_an_option_that_can_be_turned_on_afterwards(tmp_path: Path) -> None:
     records = [found for trial in finished if (found := inside.read(trial.number))]
     assert (
         [r.number for r in records]
-        == notable_trials(SweepSettings.of(ledger.sweep()), finished)
+        == default_selection(SweepSettings.of(ledger.sweep()), finished)
         != []
     )
     for record in records:

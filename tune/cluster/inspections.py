@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import ray
 from ray.exceptions import RayError
 
-from analysis.results.default_selection import notable_trials
+from analysis.results.default_selection import default_selection
 from analysis.results.recommendation import numbers_text
 from trainables.errors import first_line
 from trainables.records.record_paths import SweepFolder
@@ -28,7 +28,7 @@ def inspect_trials(
     tell: Callable[[str], None],
 ) -> None:
     """Have workers inspect the selected trials, as many at once as fit."""
-    notable = set(notable_trials(config, records))
+    notable = set(default_selection(config, records))
     chosen = [record for record in records if record.number in notable]
     if not chosen:
         return

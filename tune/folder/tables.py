@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from analysis.results.item_metrics import rounding
-from analysis.results.repeats import diverged, half_width, metrics_over, repeats_of
-from analysis.results.trial_columns import SETTINGS, settings_of
+from analysis.results.repeats import diverged, find_repeats, half_width, metrics_over
+from analysis.results.trial_columns import SETTINGS, setting_columns
 from trainables.metric_keys import METRICS
 from trainables.records.schema import TaskScore, TrialRecord
 from trainables.storage.disk import whole_file
@@ -20,7 +20,7 @@ def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
     finals = _key_order(key for r in records for key in r.metrics)
     bests = _key_order(key for r in records for key in r.best)
     rows = [
-        settings_of(record)
+        setting_columns(record)
         | {key: record.metric(key) for key in finals}
         | {f"best/{key}": record.best.get(key) for key in bests}
         for record in sorted(records, key=lambda record: record.number)
@@ -45,7 +45,7 @@ def repeated(records: Sequence[TrialRecord]) -> list[tuple[TrialRecord, list[Tri
     repeats = [record for record in records if record.confirms is not None]
     confirmed = {record.confirms for record in repeats}
     trials = (record for record in records if record.number in confirmed)
-    return [(trial, found) for trial in trials if (found := repeats_of(trial, repeats))]
+    return [(trial, found) for trial in trials if (found := find_repeats(trial, repeats))]
 
 
 def _means(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from analysis.results.formatting import aims_of
+from analysis.results.formatting import goal_metrics
 from analysis.results.recommendation import numbers_text
 from trainables.errors import Fault, UserError
 from trainables.records.ledger import Ledger
@@ -231,7 +231,7 @@ def usable_trials(
     for record in records:
         if record.status not in ENDED_WELL or record.confirms is not None:
             continue
-        lacking = [metric for metric in aims_of(config) if record.metric(metric) is None]
+        lacking = [metric for metric in goal_metrics(config) if record.metric(metric) is None]
         try:
             if lacking and record.status is TrialStatus.COMPLETE:
                 raise Misfit("objectives", f"never logged {lacking[0]}")

@@ -16,17 +16,17 @@ from analysis.results.formatting import (
     ABSENT,
     SHORT_NAMES,
     STATUS,
-    aims_of,
     by_reason,
     count_statuses,
     count_trials,
+    goal_metrics,
     goals_in_words,
     metric_text,
     rate,
-    scores_of,
+    score_metrics,
     setting,
 )
-from analysis.results.pareto import is_no_worse, losses_of, pareto_front, violation
+from analysis.results.pareto import is_no_worse, objective_losses, pareto_front, violation
 from analysis.results.recommendation import Recommendation, numbers_text, recommend, refuted
 from analysis.results.repeats import judged_by_repeats
 from trainables.inspection.inspection_records import InspectionFolder
@@ -84,13 +84,13 @@ def _front(
     yield Text(f"\n{title} ({goals_in_words(config)}):", "bold")
     # Metrics that no trial of the front has, such as OOD without OOD tasks, get no column.
     measured = {key for record in front for key in record.metrics}
-    judged_by = dict.fromkeys([*aims_of(config), *scores_of(measured)])
+    judged_by = dict.fromkeys([*goal_metrics(config), *score_metrics(measured)])
     keys = [key for key in judged_by if key in measured]
     first = config.objectives[0]
     front.sort(key=lambda record: first.loss(record.metric(first.metric) or 0.0))
     columns = _columns(front[:_MOST_ON_FRONT], keys)
     # All on the front keep the constraints, so their columns are the first to go without room.
-    needed = {*(aim.metric for aim in config.objectives), *scores_of(measured)}
+    needed = {*(aim.metric for aim in config.objectives), *score_metrics(measured)}
     spare = [SHORT_NAMES.get(key, key) for key in keys if key not in needed]
     left_out = []
     while spare and _width(columns) > width:
@@ -164,7 +164,10 @@ def _beside_base(
     told = ", ".join(f"{aim.metric} {metric_text(aim.metric, base[aim.metric])}" for aim in aims)
     if not told:
         return
-    of_base, of_trial = [aim.loss(base[aim.metric]) for aim in aims], losses_of(config, trial)
+    of_base, of_trial = (
+        [aim.loss(base[aim.metric]) for aim in aims],
+        objective_losses(config, trial),
+    )
     keeps_as_much = all(
         aim.metric in base and aim.violation(base[aim.metric]) <= max(violation(aim, trial), 0)
         for aim in config.constraints

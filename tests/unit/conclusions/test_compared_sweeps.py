@@ -22,7 +22,7 @@ from analysis.report.trade_off_section import (
     hypervolume_figure,
     hypervolume_shares,
 )
-from analysis.results.pareto import losses_of
+from analysis.results.pareto import objective_losses
 from analysis.results.trade_off import best_trade_off, objective_ranges, scaling_trials
 from analysis.shown_sweeps import Results
 from analysis.stats.hypervolume import hypervolume
@@ -165,7 +165,7 @@ def test_the_hypervolume_is_of_each_sweep(results):
         points = [
             [
                 min(1, (loss - low) / (high - low))
-                for loss, low, high in zip(losses_of(goals, r), best, worst, strict=True)
+                for loss, low, high in zip(objective_losses(goals, r), best, worst, strict=True)
             ]
             for r in own
         ]

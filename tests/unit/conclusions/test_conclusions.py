@@ -56,7 +56,7 @@ def test_the_best_of_trials_that_all_break_a_constraint_is_said_to(tmp_path):
     told = statements(results_of(tmp_path, trials=8, items=10, constraints=(bound,)))
     full = [statement for statement in told if statement.startswith("Full fine-tuning")]
     assert len(full) == 3
-    assert any("cannot be told apart" in statement for statement in full)
+    assert any("cannot be distinguished" in statement for statement in full)
     assert all(", which breaks a constraint) " in statement for statement in full)
     assert sum("which breaks" in statement for statement in told) == 3
 
@@ -167,14 +167,14 @@ def test_equal_trials_cannot_be_told_apart(tmp_path):
     source = items_file(ledger.folder.attempt(0, 1), full.last.step)
     write_items(items_file(ledger.folder.attempt(1, 1), lora.last.step), read_items(source))
     told = conclude(Results(open_sweeps([tmp_path])))
-    equal = [c for c in told if "cannot be told apart" in c.statement]
+    equal = [c for c in told if "cannot be distinguished" in c.statement]
     assert len(equal) == 3
     assert all(c.verdict == "open" and c.evidence.startswith("no item differs; ") for c in equal)
 
 
 NOT_CONFIRMED = " in the domain is not confirmed by repeats with other seeds."
 WOULD_TELL = (
-    "repeats with other seeds would tell whether it is so of other trainings, too (`confirm`)."
+    "repeats with other seeds would show whether it is so for other trainings, too (`confirm`)."
 )
 
 

@@ -229,7 +229,7 @@ def test_the_answer_claims_no_forgetting_that_the_conclusions_leave_open(tmp_pat
     results = Results(open_sweeps([tmp_path]))
     told = next(c for c in conclude(results) if "on the retention tasks" in c.statement)
     assert (told.verdict, told.statement) == (
-        "open", "Its change on the retention tasks cannot be told from none.",
+        "open", "Its change on the retention tasks cannot be distinguished from none.",
     )  # fmt: skip
     interval = results.items.interval(results.complete[0], FORGETTING_MEAN, picked_from=1)
     assert interval.low == 0

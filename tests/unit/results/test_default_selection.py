@@ -10,7 +10,7 @@ import pytest
 from builders import GAIN, LOSS, sweep_config, trial
 from ray.exceptions import RayError, RayTaskError
 
-from analysis.results.default_selection import notable_trials
+from analysis.results.default_selection import default_selection
 from analysis.results.trade_off import best_trade_off, objective_ranges
 from trainables.config import LoraConfig
 from trainables.inspection.inspection_records import (
@@ -46,21 +46,21 @@ def test_front_best_of_each_rank_and_best_full() -> None:
         scored(5, None, 0.4, 0.19),
         scored(6, 16, 0.2, 0.0),  # on the front
     ]
-    assert notable_trials(GOALS, records) == [0, 2, 4, 6]
+    assert default_selection(GOALS, records) == [0, 2, 4, 6]
 
 
 def test_what_repeats_recommend_is_among_them() -> None:
     records = [scored(0, 4, 0.9, 0.0), scored(1, 4, 0.8, 0.1), scored(2, 4, 0.7, 0.2)]
-    assert notable_trials(GOALS, records) == [0]
+    assert default_selection(GOALS, records) == [0]
     repeats = [scored(3, 4, 0.1, 0.3, confirms=0), scored(4, 4, 0.8, 0.1, confirms=1)]
-    assert notable_trials(GOALS, [*records, *repeats]) == [0, 1]
+    assert default_selection(GOALS, [*records, *repeats]) == [0, 1]
     lost = {"status": TrialStatus.DIVERGED, "weights_dir": None}
     repeats = [
         scored(3, 4, 0.9, 0.0, confirms=0),
         scored(4, 4, 0.1, 0.9, confirms=0, **lost),
         scored(5, 4, 0.7, 0.2, confirms=1),
     ]
-    assert notable_trials(GOALS, [*records, *repeats]) == [0, 1]
+    assert default_selection(GOALS, [*records, *repeats]) == [0, 1]
 
 
 def test_among_trials_beyond_a_constraint_the_better_one_is_the_better_trade_off() -> None:
@@ -77,9 +77,9 @@ def test_among_trials_beyond_a_constraint_the_better_one_is_the_better_trade_off
 def test_the_best_of_a_rank_keeps_the_constraints_in_the_mean_over_its_repeats() -> None:
     goals = sweep_config(constraints=[f"{LOSS} <= 0.01"])
     records = [scored(0, 4, 0.9, 0.0), scored(1, 8, 0.9, 0.1), scored(2, 8, 0.5, 0.5)]
-    assert notable_trials(goals, records) == [0, 1]
+    assert default_selection(goals, records) == [0, 1]
     repeats = [scored(3, 8, 0.5, 0.0, confirms=2)]
-    assert notable_trials(goals, [*records, *repeats]) == [0, 2]
+    assert default_selection(goals, [*records, *repeats]) == [0, 2]
 
 
 def test_without_weights_or_scores_a_trial_is_not_notable() -> None:
@@ -89,7 +89,7 @@ def test_without_weights_or_scores_a_trial_is_not_notable() -> None:
         scored(2, 16, 0.9, None),
         trial(3, status=TrialStatus.FAILED),
     ]
-    assert notable_trials(GOALS, records) == []
+    assert default_selection(GOALS, records) == []
 
 
 def test_a_record_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:

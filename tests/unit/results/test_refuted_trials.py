@@ -22,7 +22,7 @@ from analysis.report.answer import answer
 from analysis.report.page import render
 from analysis.report.rank_section import rank_figure
 from analysis.report.trade_off_section import trade_off_figure
-from analysis.results.default_selection import notable_trials
+from analysis.results.default_selection import default_selection
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
 from trainables.metric_keys import (
@@ -78,7 +78,7 @@ def test_a_trial_that_repeats_refuted_is_not_the_best_of_its_rank(tmp_path, metr
     results = opened(folder)
     after = next(g for g in results.groups if g.label == group.label)
     assert after.best.number != group.best.number
-    inspected = notable_trials(results.goals, results.sweeps[0].trials)
+    inspected = default_selection(results.goals, results.sweeps[0].trials)
     assert after.best.number in inspected
     for record in group.trials:
         if record is not group.best:

@@ -22,7 +22,7 @@ from analysis.stats.intervals import (
     Interval,
     bootstrap_mean,
     difference_over_seeds,
-    of_greatest,
+    greatest_interval,
     over_items,
     over_seeds,
     upper_bound,
@@ -177,7 +177,7 @@ def test_accuracies_reach_as_far_as_those_of_one_task_of_the_effective_size():
 
 def test_the_greatest_of_several_is_between_the_highest_of_their_ends():
     several = [Interval(0.3, 0.2, 0.4, 9), Interval(0.1, -0.5, 0.6, 5), Interval(0, -0.1, 0.1, 2)]
-    assert of_greatest(several) == Interval(0.3, 0.2, 0.6, 16)
+    assert greatest_interval(several) == Interval(0.3, 0.2, 0.6, 16)
 
 
 def test_a_difference_over_seeds_is_no_narrower_than_welchs_and_needs_two_of_each():
