@@ -45,42 +45,34 @@ def watch(sweep_dir: Path, once: bool, console: Console | None = None) -> None:
     Args:
         sweep_dir: the sweep's folder; its driver may be running, have ended or been killed.
         once: draw the table only once.
-        console: to write to; default standard output.
+        console: to write to; default standard output, where no line is cut unless it is a terminal.
 
     Raises:
         UserError: the folder holds no sweep, disappears, or cannot be read.
     """
-    console = console or _standard_output()
+    if console is None:
+        console = Console()
+        console = console if console.is_interactive else Console(width=_UNCUT)
     watched = WatchedSweep(sweep_dir)
     changed = watched.refresh()
     if once:
         console.print(watched.render(console))
     elif console.is_interactive:
-        _redraw(watched, console)
-    else:
-        _tell(watched, changed, console)
-
-
-def _standard_output() -> Console:
-    """Where it is no terminal, no line is cut."""
-    console = Console()
-    return console if console.is_interactive else Console(width=_UNCUT)
-
-
-def _redraw(watched: WatchedSweep, console: Console) -> None:
-    with Live(console=console, auto_refresh=False) as live:
-        live.update(watched.render(console), refresh=True)
-        while not watched.has_ended:
-            time.sleep(_SECONDS_BETWEEN_READS)
-            watched.refresh()
+        with Live(console=console, auto_refresh=False) as live:
             live.update(watched.render(console), refresh=True)
+            while not watched.has_ended:
+                time.sleep(_SECONDS_BETWEEN_READS)
+                watched.refresh()
+                live.update(watched.render(console), refresh=True)
+    else:
+        _print_changes(watched, changed, console)
 
 
-def _tell(watched: WatchedSweep, changed: Sequence[TrialRecord], console: Console) -> None:
+def _print_changes(watched: WatchedSweep, changed: Sequence[TrialRecord], console: Console) -> None:
     while True:
         for record in changed:
-            text = without_controls(watched.line(record))
-            console.print(text, soft_wrap=True, highlight=False, markup=False)
+            line = without_controls(watched.line(record))
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
         if watched.has_ended:
             console.print(watched.render(console))
             return

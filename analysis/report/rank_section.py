@@ -213,20 +213,10 @@ def _columns(rates: Sequence[float]) -> dict[float, str]:
     """
     distinct = sorted(set(rates))
     if len(distinct) <= _MOST_RATES:
-        return dict(zip(distinct, _with_enough_digits(distinct), strict=True))
-    low, high = distinct[0], distinct[-1]
+        return {value: f"{value:.3g}" for value in distinct}
     bins = min(_MOST_RATES, max(3, round(math.sqrt(len(rates)) * 1.5)))
-    edges = np.unique(np.geomspace(low, high, bins + 1)).tolist()
-    labels = [f"{low} to {high}" for low, high in pairwise(_with_enough_digits(edges))]
-    return dict(zip(edges[:-1], labels, strict=True))
-
-
-def _with_enough_digits(values: Sequence[float]) -> list[str]:
-    """Format distinct rates with just enough digits that no two look alike."""
-    digits = 1
-    while len({f"{value:.{digits}e}" for value in values}) < len(values):
-        digits += 1
-    return [f"{value:.{digits}e}" for value in values]
+    edges = np.geomspace(distinct[0], distinct[-1], bins + 1).tolist()
+    return {low: f"{low:.1e} to {high:.1e}" for low, high in pairwise(edges)}
 
 
 def _rate_chart(results: Results, metric: str, columns: Mapping[float, str]) -> Chart:

@@ -68,8 +68,8 @@ def over_items(
 ) -> Interval:
     """Interval of the mean over tasks of each task's mean over items.
 
-    `_shares_interval` if every item is right or wrong, as the bootstrap of items of which few differ
-    is far too narrow; else `bootstrap_mean`.
+    `_shares_interval` if every item is right or wrong, as the bootstrap is far too narrow if few
+    items differ; else `bootstrap_mean`.
 
     Args:
         values_by_task: for each task, its items' scores, or their paired differences.

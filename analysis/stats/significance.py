@@ -60,7 +60,7 @@ def _exact(sizes: NDArray[np.float64], counts: NDArray[np.int_], observed: float
         added = np.add.outer(sizes[index] * (2 * heads - counts[index]), sums)
         of_each = np.multiply.outer(binom.pmf(heads, counts[index], 0.5), chances)
         sums, place = np.unique(added.ravel().round(_DECIMALS), return_inverse=True)
-        halves[0] = sums, np.bincount(place, of_each.ravel()) * 1.0
+        halves[0] = sums, np.asarray(np.bincount(place, of_each.ravel()), float)
     (sums, chances), (others, of_others) = halves
     at_least = np.append(np.cumsum(of_others[::-1])[::-1], 0.0)
     return 2 * float(chances @ at_least[np.searchsorted(others, observed - _ROUNDING - sums)])

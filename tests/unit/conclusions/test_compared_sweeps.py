@@ -128,8 +128,8 @@ def test_a_sweep_that_forgets_less_is_told_to(tmp_path):
     # 40 of 200 items of one of three tasks.
     assert " forgets less than that of plain " in told.statement
     assert told.statement.endswith(
-        " by 6.7 points on the retention tasks; repeats with other seeds would tell whether it "
-        "is so of other trainings, too (`confirm`)."
+        " by 6.7 points on the retention tasks; repeats with other seeds would show whether it "
+        "is so for other trainings, too (`confirm`)."
     )
     assert "replayed minus plain, one run of each, -" in told.evidence
     assert told.evidence.endswith("n = 600; McNemar p < 0.001")
