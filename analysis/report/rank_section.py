@@ -213,7 +213,7 @@ def _columns(rates: Sequence[float]) -> dict[float, str]:
     """
     distinct = sorted(set(rates))
     if len(distinct) <= _MOST_RATES:
-        return {value: f"{value:.3g}" for value in distinct}
+        return {value: f"{value:.2e}" for value in distinct}
     bins = min(_MOST_RATES, max(3, round(math.sqrt(len(rates)) * 1.5)))
     edges = np.geomspace(distinct[0], distinct[-1], bins + 1).tolist()
     return {low: f"{low:.1e} to {high:.1e}" for low, high in pairwise(edges)}

@@ -46,7 +46,7 @@ def columns(results: Results) -> list[str]:
 def test_few_learning_rates_have_a_column_each(tmp_path):
     rates = [1e-4, 3e-4, 1e-3, 3e-3]
     assert columns(with_rates(tmp_path, rates * 3)) == [
-        "1.0e-04", "3.0e-04", "1.0e-03", "3.0e-03",
+        "1.00e-04", "3.00e-04", "1.00e-03", "3.00e-03",
     ]  # fmt: skip
 
 
