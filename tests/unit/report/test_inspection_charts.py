@@ -42,6 +42,7 @@ def record(number: int, size: float, *, sweep: str = "synthetic") -> InspectionR
     return InspectionRecord(
         number=number,
         trial_id=f"{sweep}-id-{number:04d}",
+        ended=1.7e9 + 60,
         matrices=(
             matrix(1, "mlp.up", 2 * size, 8.0, 4.0, 2.0, intruders=number),
             matrix(0, "attn.q", size, 3.0, intruders=number),
