@@ -50,6 +50,16 @@ def test_the_command_line_of_the_analysis_loads_nothing_heavy() -> None:
     assert not {*HEAVY, "plotly", "scipy", "matplotlib", "jinja2"} & set(loaded.split())
 
 
+def test_what_the_driver_takes_of_the_analysis_loads_nothing_heavy() -> None:
+    names = [f"analysis.results.{f.stem}" for f in (PROJECT / "analysis/results").glob("*.py")]
+    code = (
+        f"import sys, importlib; sys.path.insert(0, {str(PROJECT)!r})\n"
+        f"for name in {names!r}: importlib.import_module(name.removesuffix('.__init__'))\n"
+        "print(*sys.modules)"
+    )
+    assert not {*HEAVY, "plotly", "scipy", "statsmodels"} & set(run("-c", code).split())
+
+
 def test_every_argument_of_the_analysis_has_a_help() -> None:
     from argparse import _SubParsersAction
 
