@@ -8,8 +8,8 @@ controller with its actor manager. The cluster is not. Whole
 trainings last 20 minutes on average and report ten times; the early stopping ends some sooner.
 They pass in virtual time, which for the driver, one thread, goes on by the processor seconds that
 it really takes; so trials that want something of it at once wait for one another, and each stands
-still from a report until Tune has answered it, as a real one does. What cannot be simulated, such as
-how long a trial takes to begin, is in `Timings` of scale_cluster.py.
+still from a report until Tune has answered it, as a real one does. What cannot be simulated, such
+as how long a trial takes to begin, is in `Timings` of scale_cluster.py.
 
 All is measured in the middle of a sweep: when the simulation begins, so many trials are finished,
 and as many as there are GPUs are somewhere on their way. First a twelfth as many trials as there

@@ -36,8 +36,7 @@ Script = Callable[[dict[str, Any]], Iterator[tuple[float, dict[str, Any]]]]
 class Timings:
     """Seconds that the simulation cannot find out by itself.
 
-    The defaults are what scale_on_ray.py measured on a local Ray of two cores that did other work,
-    too. Its trials are the quickstart's; a model of billions of parameters takes longer to begin,
+    The defaults were measured on a local Ray of two cores that did other work, too. Its trials are the quickstart's; a model of billions of parameters takes longer to begin,
     above all in a process that does not hold it yet.
 
     Attributes:

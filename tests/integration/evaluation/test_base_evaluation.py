@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,13 +176,6 @@ def test_a_model_with_a_table_of_positions_is_asked_within_it(
     assert f"reads {positions} tokens at most, and a sample has {positions + 1}" in fault.rule
 
 
-def test_a_retention_task_at_chance_draws_a_warning(evaluate: Callable[..., Path]) -> None:
-    folder = evaluate("eval.in_domain=[list_last]", "eval.retention=[target_relay]")
-    (warning,) = Base.load(folder).record.warnings
-    assert "retention task target_relay" in warning
-    assert "above chance (0.250)" in warning
-
-
 @pytest.mark.parametrize("named", ["data.path={}", "data.replay={{path: {}, share: 0.1}}"])
 def test_items_that_are_trained_on_draw_a_warning(
     evaluate: Callable[..., Path], named: str, tmp_path: Path
@@ -207,46 +199,6 @@ def replay(tmp_path: Path) -> Callable[..., str]:
         return f"data.replay={{path: {file}, share: {share}}}"
 
     return replay
-
-
-def test_samples_longer_than_max_length_are_counted(
-    evaluate: Callable[..., Path], replay: Callable[..., str], tmp_path: Path
-) -> None:
-    file = tmp_path / "held_out.jsonl"
-    rows = [{"prompt": "max 4 7 =", "completion": " 7" * times} for times in (1, 40, 1, 40, 40)]
-    file.write_text("\n".join(map(json.dumps, rows)))
-    general = replay(" 7", " 7", *[" 7" * 40] * 3)
-    limits = ("data.limit=9", "data.max_length=30", f"data.validation_path={file}")
-    record = Base.load(evaluate(*limits, general)).record
-    assert (record.validation_samples, record.skipped_validation_samples) == (2, 3)
-    facts = (
-        "3 of 5 held-out samples are longer than data.max_length = 30 tokens",
-        "3 of 5 samples drawn from data.replay are longer than data.max_length = 30 tokens",
-        "data.replay has 2 samples for the 9 of its share: each is trained on 4.5 times",
-    )
-    for fact in facts:
-        assert any(warning.startswith(fact) for warning in record.warnings), fact
-    shorter = Base.load(evaluate("data.max_length=8")).record
-    skipped, everything = shorter.skipped_samples, shorter.train_samples + shorter.skipped_samples
-    assert skipped > 0
-    assert f"{skipped} of {everything} training samples are longer" in shorter.warnings[0]
-
-
-def test_replayed_answers_of_another_length_draw_a_warning_with_a_share_that_corrects_it(
-    evaluate: Callable[..., Path], replay: Callable[..., str]
-) -> None:
-    def measure(*overrides: str) -> tuple[float, list[str]]:
-        record = Base.load(evaluate("data.limit=90", *overrides)).record
-        found = [re.search(r"data.replay.share=(\S+) would", text) for text in record.warnings]
-        return record.replayed_tokens, [match[1] for match in found if match]
-
-    long = " 7" * 20
-    tokens, (share,) = measure(replay(long))
-    assert tokens > 0.8
-    assert measure(replay(long, share=float(share)))[0] == pytest.approx(0.5, abs=0.03)
-    tokens, (share,) = measure(replay(" 7"), 'data.completion="{{ prompt }}"')
-    assert tokens < 0.3
-    assert measure(replay(" 7"))[1] == []
 
 
 @pytest.mark.usefixtures("cluster")

@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from trainables.data.rows import read_general_text
-from trainables.evaluation import drift
 from trainables.evaluation.drift import (
     KlReference,
     general_nll,
@@ -20,7 +17,7 @@ from trainables.evaluation.drift import (
     sample_reference,
     token_nll,
 )
-from trainables.models.loading import load_model, source
+from trainables.models.loading import load_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,31 +122,6 @@ def test_tokens_are_sampled_from_the_base_s_whole_distribution_by_the_seed(
     assert unsure.generation_config == advised
 
 
-def test_a_space_at_a_prompts_end_is_sampled_with_what_follows(
-    base_and_tuned: tuple[Any, Any], reference: KlReference, tokenizer: Any
-) -> None:
-    assert all(prompt == prompt.rstrip() for prompt in PROMPTS)
-    spaced = [f"{prompt} \n" for prompt in PROMPTS]
-    found = sample_reference(base_and_tuned[0], tokenizer, spaced, TOKENS, batch_size=2, seed=0)
-    assert torch.equal(found.input_ids_NS, reference.input_ids_NS)
-    assert torch.equal(found.scored_NS, reference.scored_NS)
-
-
-@pytest.mark.parametrize("has_bos", [True, False])
-def test_after_an_empty_prompt_the_base_begins_a_text(
-    has_bos: bool, base_and_tuned: tuple[Any, Any], sweep_config: SweepConfig
-) -> None:
-    """As many models' tokenizers, this one puts nothing before a text."""
-    silent = AutoTokenizer.from_pretrained(source(sweep_config.model), add_bos_token=False)
-    first = silent.bos_token_id if has_bos else silent.eos_token_id
-    if not has_bos:
-        silent.bos_token = None
-    prompts = ["", "max 4 7 2 ="]
-    found = sample_reference(base_and_tuned[0], silent, prompts, TOKENS, batch_size=2, seed=0)
-    assert found.input_ids_NS[:, 0].tolist() == [first, silent("max")["input_ids"][0]]
-    assert found.scored_NS[0, 0]
-
-
 def test_general_nll_equals_the_model_s_own_loss_weighted_by_tokens(
     base_and_tuned: tuple[Any, Any], tokenizer: Any, sweep_config: SweepConfig
 ) -> None:
@@ -168,21 +140,6 @@ def test_general_nll_equals_the_model_s_own_loss_weighted_by_tokens(
     )
 
 
-def test_a_bfloat16_model_is_measured_in_float32(
-    base_and_tuned: tuple[Any, Any], tokenizer: Any
-) -> None:
-    reduced = copy.deepcopy(base_and_tuned[1]).bfloat16()
-    sampled = sample_reference(reduced, tokenizer, PROMPTS, TOKENS, batch_size=2, seed=0)
-    sums = sampled.log_probs_TV.double().exp().sum(-1)
-    assert torch.allclose(sums, torch.ones_like(sums), atol=1e-5)
-    for prompt in PROMPTS:
-        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-        with torch.no_grad():
-            log_probs = reduced(input_ids=ids).logits[0].double().log_softmax(-1)
-        wanted = -float(log_probs[:-1].gather(-1, ids[0, 1:, None]).mean())
-        assert general_nll(reduced, tokenizer, [prompt], batch_size=1) == pytest.approx(wanted)
-
-
 def test_token_nll_counts_labelled_tokens_alone(base_and_tuned: tuple[Any, Any]) -> None:
     tuned = base_and_tuned[1]
     ids = [1, 20, 30, 40, 50]
@@ -192,46 +149,3 @@ def test_token_nll_counts_labelled_tokens_alone(base_and_tuned: tuple[Any, Any])
     assert token_nll(tuned, samples, batch_size=2) == pytest.approx(wanted, rel=1e-5)
     with pytest.raises(ValueError, match="no token"):
         token_nll(tuned, samples[1:], batch_size=1)
-
-
-def other_model(kind: str) -> Any:
-    """A small model whose head is called otherwise; None if the kind is none of those."""
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50}
-    if kind == "capped":
-        more = {"num_key_value_heads": 2, "final_logit_softcapping": 0.01}
-        config = AutoConfig.for_model("gemma2", **small, **more)
-    elif kind == "called in part":
-        config = AutoConfig.for_model("opt", **small, ffn_dim=64, word_embed_proj_dim=32)
-    else:
-        return None
-    return AutoModelForCausalLM.from_config(config).eval()
-
-
-@pytest.mark.parametrize("kind", ["adapted", "capped", "called in part", "no part below its head"])
-def test_a_loss_computed_in_tiles_is_that_of_all_logits_at_once(
-    kind: str, base_and_tuned: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In one pass through the layers, also where the head is not the last thing that is done."""
-    model = other_model(kind) or copy.deepcopy(base_and_tuned[1])
-    passes: list[None] = []
-    layers = next(part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
-    layers[0].register_forward_hook(lambda *_: passes.append(None))
-    if kind == "adapted":
-        model = get_peft_model(
-            model, LoraConfig(target_modules="all-linear", init_lora_weights=False)
-        )
-    if kind.startswith("no part"):
-        model.base_model_prefix = "none"
-    # Batches of different numbers of labelled tokens, the last of fewer than tiles.
-    samples: Any = [
-        {"input_ids": ids, "labels": ids}
-        for ids in ([1, *range(3, 3 + n)] for n in (9, 5, 7, 2, 1))
-    ]
-    whole = token_nll(model, samples, batch_size=2)
-    assert len(passes) == 3
-    monkeypatch.setattr(drift, "LOGITS_AT_ONCE", 4 * model.config.vocab_size)
-    assert token_nll(model, samples, batch_size=2) == pytest.approx(whole, rel=1e-5)
-    tiles = 4 if kind.startswith("no part") else 1
-    assert len(passes) == 3 + 3 * tiles
-    token_nll(model, samples, batch_size=2)  # nothing remembers an earlier batch
-    assert len(passes) == 3 + 2 * 3 * tiles

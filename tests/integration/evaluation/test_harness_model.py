@@ -12,10 +12,6 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from transformers import (
-    GPTNeoConfig,
-    GPTNeoForCausalLM,
-)
 
 from trainables.evaluation import continuations
 from trainables.evaluation.harness_model import HarnessModel, Layouts
@@ -103,42 +99,6 @@ def test_a_model_that_ignores_masks_or_positions_gets_rows_of_their_own(
         agree(answers, theirs.loglikelihood(requests))
 
 
-def test_a_model_that_rounds_otherwise_in_other_shapes_shares_prefixes(
-    base_model: Any, tokenizer: Any
-) -> None:
-    """As a large one does in bfloat16: by 0.07 of the largest logit, in one of 135 M parameters."""
-    model = base_model.to(torch.bfloat16)
-    generator = torch.Generator().manual_seed(0)
-
-    def rounded(module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
-        noise = torch.randn(logits.shape, generator=generator)
-        return logits + 0.02 * logits.abs().max() * noise
-
-    model.get_output_embeddings().register_forward_hook(rounded)
-    layouts = Layouts()
-    HarnessModel(model, tokenizer, 4, layouts).loglikelihood(instances("loglikelihood", PAIRS))
-    assert layouts.shares_prefixes
-
-
-def test_a_model_whose_attention_is_local_gets_rows_of_their_own(tokenizer: Any) -> None:
-    """GPT-Neo says so under names of its own, and a row of many requests is wider than they are."""
-    torch.manual_seed(0)
-    config = GPTNeoConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_layers=2,
-        num_heads=2,
-        max_position_embeddings=64,
-        attention_types=[[["global", "local"], 1]],
-        window_size=16,
-    )
-    model = shaken(GPTNeoForCausalLM(config).eval())
-    ours = HarnessModel(model, tokenizer, 4, Layouts())
-    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
-    requests = instances("loglikelihood", PAIRS)
-    agree(ours.loglikelihood(requests), theirs.loglikelihood(requests))
-
-
 def test_a_trainer_s_mixed_precision_leaves_no_trace(base_model: Any, tokenizer: Any) -> None:
     """Accelerate puts an autocast into the model that trains, and widens what it returns."""
     model = shaken(base_model).to(torch.bfloat16)
@@ -173,14 +133,6 @@ def test_each_generated_text_ends_at_its_own_stop(base_model: Any, tokenizer: An
     assert len(steps) < theirs_steps
     alone = HFLM(pretrained=base_model, tokenizer=tokenizer, batch_size=1)
     assert alone.generate_until(requests) == wanted
-
-
-def test_weights_are_not_tied_again(
-    base_model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Adapters on layers that share weights, such as Zamba's, would become one."""
-    monkeypatch.setattr(type(base_model), "tie_weights", lambda *_: pytest.fail("tied"))
-    HarnessModel(base_model, tokenizer, 4, Layouts())
 
 
 def test_a_model_is_released_at_once(base_model: Any, tokenizer: Any) -> None:

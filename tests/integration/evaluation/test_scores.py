@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from evaluated import evaluated_base
 from faults import faults
 from own_tasks import (
     BUNDLED,
     EMBEDDED,
-    WRITTEN,
-    assert_equal,
-    harness,
     suite,
     write_coded_task,
-    write_group,
     write_rows,
     write_scored_task,
     write_task,
 )
 
-from trainables.errors import UserError, error_text
-from trainables.evaluation.base_scores import Base
+from trainables.errors import error_text
 from trainables.evaluation.evaluator import Evaluator
 
 if TYPE_CHECKING:
@@ -35,7 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trainables.config import EvalSuite
-    from tune.config.sweep_config import SweepConfig
 
     Asking = Callable[..., Evaluator]
 
@@ -68,21 +60,6 @@ def test_the_answer_that_is_shown_is_the_one_that_was_scored(
     assert [item.answer == item.target for item in items] == [item.score == 1.0 for item in items]
     assert {item.score for item in items} == {0.0, 1.0}
     assert {item.target for item in items} == set(words)
-
-
-def test_where_questions_differ_and_not_answers_the_chosen_question_is_shown(
-    tuned: Any, folder: Path, asking: Asking
-) -> None:
-    """As in Winogrande: each choice is put into the question, which then goes on the same."""
-    rows = [
-        {"question": ["max 3 8 =", "max 9 2 ="], "answer": n % 2, "rest": f" {n}"} for n in range(8)
-    ]
-    write_rows(folder / "test.jsonl", rows)
-    keys = {"doc_to_text": "answer", "doc_to_choice": "question", "doc_to_target": "rest"}
-    write_task(folder, "inputs", **keys)
-    items = asking("inputs").evaluate(tuned).items
-    assert {item.target for item in items} == set(rows[0]["question"])
-    assert [item.answer == item.target for item in items] == [item.score == 1.0 for item in items]
 
 
 FOUR, TWO = list("9876"), list("98")
@@ -120,35 +97,6 @@ def test_chance_follows_from_the_number_of_choices_and_the_metric(
     assert score.choices == (None if effective is None else pytest.approx(effective))
 
 
-def test_members_of_a_group_without_its_metric_do_not_count(
-    tuned: Any, folder: Path, asking: Asking
-) -> None:
-    write_task(folder, "written", **WRITTEN)
-    mixed = {"task": ["few", "written"], "aggregate_metric_list": [{"metric": "acc"}]}
-    write_group(folder, "mixed", **mixed)
-    alone, found = (asking(name).evaluate(tuned) for name in ("few", "mixed"))
-    fields = {"items", "chance", "choices", "value", "metric"}
-    score = found.scores["mixed"].model_dump(include=fields)
-    assert score == alone.scores["few"].model_dump(include=fields)
-
-
-def test_a_task_that_scores_itself_has_no_level_of_chance(
-    load: Callable[..., SweepConfig], folder: Path
-) -> None:
-    """Its number may be no share of right choices at all, such as the probability of some."""
-    change_answers(folder / "test.jsonl", lambda row: 9, first=1)  # no choices
-    write_scored_task(folder, "mass", "{'acc': 0.3 if doc['answer'] else 0.2}")
-    asked = suite(task_dirs=(EMBEDDED, str(folder)), in_domain=["list_max"], retention=["mass"])
-    found = evaluated_base(
-        load(), folder / "cache", eval=asked.model_copy(update={"kl_prompts": 0})
-    )
-    record = Base.load(found).record
-    assert record.scores["mass"].chance is record.scores["mass"].choices is None
-    assert record.metrics["forgetting/mass"] == 0
-    assert not [key for key in record.metrics if "ratio" in key or "adjusted" in key]
-    assert not [warning for warning in record.warnings if "mass" in warning]
-
-
 @pytest.mark.parametrize("answer", ["B", -1, [9]])
 def test_right_answers_that_are_no_choices_are_refused(
     answer: Any, base_model: Any, tokenizer: Any, folder: Path
@@ -161,25 +109,6 @@ def test_right_answers_that_are_no_choices_are_refused(
     assert "task mine: the right answer of 12 of 12 docu" in fault.rule
     assert f"such as {answer!r} of document 1 {{'answer': " in fault.rule
     assert "index" in fault.remedy
-
-
-def test_a_few_right_answers_that_are_no_choices_are_warned_of(
-    tuned: Any, tokenizer: Any, folder: Path
-) -> None:
-    """As of BIG-bench Hard, whose numbers stay the harness's. The others are given as texts."""
-    file = folder / "test.jsonl"
-    by_index = Evaluator(own_questions(file), tokenizer).evaluate(tuned)
-    change_answers(file, lambda row: row["choices"][row["answer"]])
-    by_text = Evaluator(own_questions(file), tokenizer).evaluate(tuned)
-    assert [item.score for item in by_text.items] == [item.score for item in by_index.items]
-    assert by_text.warnings == []
-    change_answers(file, lambda row: "wind, & fire", first=6)
-    found = Evaluator(own_questions(file), tokenizer).evaluate(tuned)
-    (warning,) = found.warnings
-    assert warning.startswith("task mine: the right answer of 6 of 12 documents is none of ")
-    assert "such as 'wind, & fire' of document 7 " in warning
-    write_task(folder, "mine", doc_to_text="Question: {{question}}\nAnswer:")
-    assert_equal(found, "mine", harness(tuned, tokenizer, ["mine"], folder))
 
 
 @pytest.mark.parametrize(
@@ -222,16 +151,6 @@ def test_metrics_that_tasks_do_not_give_are_reported_all_at_once(
     assert str(bad).endswith(", task bad: ZeroDivisionError: division by zero")
 
 
-def test_where_memory_runs_out_no_fault_of_another_task_hides_it(
-    base_model: Any, folder: Path, asking: Asking
-) -> None:
-    """Else the batch would not be halved."""
-    write_scored_task(folder, "void", "{'acc': float('nan')}")
-    write_scored_task(folder, "bad", "torch.empty(2**50)")
-    with pytest.raises(RuntimeError, match="allocate memory"):
-        asking("void", ood=["bad"]).evaluate(base_model)
-
-
 @pytest.mark.parametrize("role", ["in_domain", "retention"])
 @pytest.mark.parametrize(
     ("fields", "scores", "facts"),
@@ -262,24 +181,6 @@ def test_what_is_no_accuracy_is_refused(
     (fault,) = faults(asking(**tasks).evaluate, base_model)
     assert fault.field == f"eval.{role}"
     assert [fact for fact in facts if fact not in str(fault)] == []
-
-
-def test_forgetting_needs_a_score_of_each_document(
-    base_model: Any, folder: Path, asking: Asking
-) -> None:
-    write_task(folder, "macro", metric_list=[{"metric": "mcc"}])
-    assert not asking("macro").evaluate(base_model).items
-    with pytest.raises(UserError, match="macro: its mcc is of all documents"):
-        asking("few", retention=["macro"]).evaluate(base_model)
-
-
-def test_standard_errors_are_found_without_further_processes(
-    base_model: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, asking: Asking
-) -> None:
-    """In a Ray worker the harness's pool for those of f1 never ended."""
-    write_task(folder, "texts", metric_list=[{"metric": "f1"}])
-    monkeypatch.setattr(multiprocessing, "Pool", None)
-    assert "in_domain/texts/f1_stderr" in asking("texts").evaluate(base_model).metrics
 
 
 def test_evaluating_leaves_training_mode_and_random_state_alone(
