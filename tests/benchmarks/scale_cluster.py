@@ -36,8 +36,9 @@ Script = Callable[[dict[str, Any]], Iterator[tuple[float, dict[str, Any]]]]
 class Timings:
     """Seconds that the simulation cannot find out by itself.
 
-    The defaults were measured on a local Ray of two cores that did other work, too. Its trials are the quickstart's; a model of billions of parameters takes longer to begin,
-    above all in a process that does not hold it yet.
+    The defaults were measured on a local Ray of two cores that did other work, too. Its trials are
+    the quickstart's; a model of billions of parameters takes longer to begin, above all in a
+    process that does not hold it yet.
 
     Attributes:
         fresh: until a trial trains in a process that has to be started.
