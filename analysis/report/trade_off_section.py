@@ -47,7 +47,7 @@ def trade_off_figure(results: Results) -> Figure | None:
     if not charts:
         return None
     caption = (
-        f"Each point is a trial that ran to its end. {_told_of_front(results)}. "
+        f"Each point is a trial that ran to its end. {_describe_front(results)}. "
         "Touch a point for its settings."
     )
     marks = [Key("Pareto front", "@ink", "ring")] if results.front else []
@@ -74,7 +74,7 @@ def _chart(results: Results, index: int, metric: str) -> Chart:
     )
 
 
-def _told_of_front(results: Results) -> str:
+def _describe_front(results: Results) -> str:
     goals = goals_in_words(results.goals)
     count = len(results.front)
     if not count:

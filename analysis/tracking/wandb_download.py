@@ -54,7 +54,7 @@ def load_wandb_runs(project: str, sweep_id: str) -> pd.DataFrame:
 
 
 def _runs(project: str, sweep_id: str) -> list[Any]:
-    """The group's runs; what W&B refuses is told in one line, without the key."""
+    """The group's runs; a refusal by W&B is one line, without the key."""
     import wandb
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 

@@ -42,7 +42,7 @@ _SETTINGS = (
 def make_views(sweep_dir: Location) -> list[str]:
     """Create or update the view and the report of a sweep.
 
-    A sweep has one view and one report, whoever runs the command and wherever: the view's name is
+    A sweep has one view and one report, on every machine: the view's name is
     derived from the sweep's id, the report is found by its description. Manual changes to their
     panels are overwritten.
 
@@ -187,11 +187,11 @@ class SweepViews:
         state = [wr.P(f"The sweep is not finished: {unfinished}.")] if unfinished else []
         recommendation = self._sweep.recommendation
         if recommendation is None:
-            told = "No trial to recommend: none is complete with every objective."
-            return [*state, wr.P(told)]
+            text = "No trial to recommend: none is complete with every objective."
+            return [*state, wr.P(text)]
         trial = recommendation.trial
-        told = f"{recommendation.word.capitalize()}: trial {trial.number} ({setting(trial)}). "
-        return [*state, wr.P(told + recommendation.reason + self._sweep.missing_repeats())]
+        text = f"{recommendation.word.capitalize()}: trial {trial.number} ({setting(trial)}). "
+        return [*state, wr.P(text + recommendation.reason + self._sweep.missing_repeats())]
 
     def _grids(self, entity: str, project: str) -> Iterator[Any]:
         for group in laid_out(self._groups()):

@@ -6,7 +6,7 @@ import torch
 
 
 def remove_forward_hooks(module: torch.nn.Module) -> None:
-    """Remove all forward hooks of a module, whoever added them.
+    """Remove all forward hooks of a module, also those of other libraries.
 
     Why: TRL and Transformers each hook the embedding of a shared base for checkpointing, and one of
     the handles is lost, so that a hook would stay with every trial. Upstream: none.

@@ -206,7 +206,7 @@ class SlotHost:
             return {UNKNOWN: True}
         event = await client.next_event()
         if MEASUREMENT in event:
-            client.told_step = event[MEASUREMENT].step
+            client.reported_step = event[MEASUREMENT].step
         if RESULT in event or ERROR in event:
             self._remove(client)
         return event

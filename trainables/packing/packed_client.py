@@ -20,7 +20,7 @@ class PackedClient:
     trial: TrialConfig
     listener: str = ""
     suspect_at: int | None = None  # until a later step is recorded
-    told_step: int = 0
+    reported_step: int = 0
     events: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
     slot: Any = None
     is_gone: bool = False  # nobody listens any more
@@ -39,10 +39,10 @@ class PackedClient:
         return not self.is_gone
 
     async def next_event(self) -> dict[str, Any]:
-        """Wait for the next event; whoever asks is done with those before."""
+        """Wait for the next event; the caller is done with those before."""
         if self.events.empty():
             self._recorded.set()
-        if self.suspect_at is not None and self.told_step > self.suspect_at:
+        if self.suspect_at is not None and self.reported_step > self.suspect_at:
             self.suspect_at = None
         return await self.events.get()
 

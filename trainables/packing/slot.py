@@ -31,7 +31,7 @@ from trainables.training.best_weights import BestWeights
 from trainables.training.checkpointing import AlreadyTrained, Checkpoints
 from trainables.training.measuring import Measuring
 from trainables.training.reporter import Reporter
-from trainables.training.run import conclude, sft_config
+from trainables.training.training_loop import conclude, sft_config
 
 # Samples, of as many steps as have them: each read takes 0.1 ms, a step of a small model but 2.
 _READ_AT_ONCE = 64
@@ -41,7 +41,7 @@ class Slot:
     """A LoRA trial's state between the passes that it shares with others.
 
     `targets` are the adapted layers of the frozen base, `resolved` is an adapter's configuration
-    with base and layers as PEFT resolved them. `measuring` is told of time that went elsewhere.
+    with base and layers as PEFT resolved them. `measuring` leaves out the time that went elsewhere.
     """
 
     def __init__(

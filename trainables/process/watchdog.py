@@ -1,4 +1,4 @@
-"""Ends a process in which nothing happens for too long; whoever started it restarts it.
+"""Ends a process in which nothing happens for too long; its parent restarts it.
 
 The timer is a thread of the interpreter and needs no cooperation from what hangs. Each report
 starts it; each pass of the model resets it, since an evaluation may take hours.

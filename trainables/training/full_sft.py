@@ -27,8 +27,8 @@ from trainables.process.collectives import is_first_worker
 from trainables.process.out_of_memory import free_memory
 from trainables.records.schema import TrialResult
 from trainables.training.reporter import Reporter
-from trainables.training.run import run_training, sft_config
 from trainables.training.sharding import shard
+from trainables.training.training_loop import run_training, sft_config
 
 _SINGLE_WORKER = {
     "MASTER_ADDR": "127.0.0.1",

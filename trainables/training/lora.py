@@ -15,7 +15,7 @@ from trainables.models.lora_adapter import adapt, restore
 from trainables.process.collectives import is_first_worker
 from trainables.records.schema import TrialResult
 from trainables.training.reporter import Reporter
-from trainables.training.run import run_training, sft_config
+from trainables.training.training_loop import run_training, sft_config
 
 
 def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:

@@ -79,7 +79,7 @@ def print_plan(
     lines = [*disk_space(config), *_resources(config)]
     if runs.points:
         lines.append(_estimate(config, runs, samples))
-    lines += [f"warning: {told}" for told in training_warnings(config, samples)]
+    lines += [f"warning: {warning}" for warning in training_warnings(config, samples)]
     points, memory, console = _points(config, runs), memory_table(config), Console()
     for part in [plan, *points, memory, *earlier.messages(), *lines]:
         console.print(part, markup=False, soft_wrap=isinstance(part, str), highlight=False)
@@ -165,12 +165,12 @@ def _estimate(config: SweepConfig, runs: _Runs, samples: int | None) -> str:
     trains = [point.config.train for point in runs.points]
     steps = [train.total_steps(samples) for train in trains]
     trained_on = [n * train.batch_size for n, train in zip(steps, trains, strict=True)]
-    told = f"{runs.count} yet to run" if runs.ended else how_many(runs.count, "trial")
+    text = f"{runs.count} yet to run" if runs.ended else how_many(runs.count, "trial")
     every = "all " if runs.count > 1 else ""
     return (
         f"estimate: {how_many(samples, 'sample')}, about "
         f"{how_many(round(fmean(steps)), 'optimizer step')} and "
         f"{how_many(trains[0].evaluations(samples), 'evaluation')} a trial, "
-        f"{runs.count * fmean(trained_on):,.0f} samples trained on in {every}{told}"
+        f"{runs.count * fmean(trained_on):,.0f} samples trained on in {every}{text}"
         f"{', if none is stopped early' if config.early_stopping else ''}"
     )

@@ -103,8 +103,8 @@ def _front(
         yield Text(f"and {len(front) - _MOST_ON_FRONT} more, see results.csv")
     numbers = {record.number for record in front}
     judged = [r for r in judged_by_repeats(records, config.confirm) if r.number in numbers]
-    if told := refuted(config, judged, numbers_text):
-        yield Text(f"each by its own run; {told}")
+    if text := refuted(config, judged, numbers_text):
+        yield Text(f"each by its own run; {text}")
 
 
 def _table(columns: dict[str, list[str]]) -> Table:
@@ -148,10 +148,10 @@ def _recommended(
     trial, found = recommendation.trial, recommendation.word.capitalize()
     style = "bold green" if recommendation.feasible else "bold yellow"
     yield Text(f"\n{found}: trial {trial.number} ({setting(trial)})", style)
-    told = missing_repeats(records, repeats_to_begin(config, records))
-    if not told and config.confirm and not recommendation.feasible and not repeated(records):
-        told = " So none was repeated."
-    yield Text(f"  {recommendation.reason}{told}")
+    text = missing_repeats(records, repeats_to_begin(config, records))
+    if not text and config.confirm and not recommendation.feasible and not repeated(records):
+        text = " So none was repeated."
+    yield Text(f"  {recommendation.reason}{text}")
     repeated_as = {record.number: record for record in judged_by_repeats(records, config.confirm)}
     yield from _beside_base(config, base, repeated_as.get(trial.number, trial))
 
@@ -161,8 +161,8 @@ def _beside_base(
 ) -> Iterator[Text]:
     """The base's values of the objectives, and whether the trial is better in any, or a bound."""
     aims = [aim for aim in config.objectives if aim.metric in base]
-    told = ", ".join(f"{aim.metric} {metric_text(aim.metric, base[aim.metric])}" for aim in aims)
-    if not told:
+    text = ", ".join(f"{aim.metric} {metric_text(aim.metric, base[aim.metric])}" for aim in aims)
+    if not text:
         return
     of_base, of_trial = (
         [aim.loss(base[aim.metric]) for aim in aims],
@@ -176,8 +176,8 @@ def _beside_base(
         keeps_as_much and len(of_base) == len(of_trial) and is_no_worse(of_base, of_trial)
     )
     if is_worthless:
-        told += ": no worse in any objective, so this trial gains nothing"
-    yield Text(f"  The base itself has {told}.", "yellow" if is_worthless else "")
+        text += ": no worse in any objective, so this trial gains nothing"
+    yield Text(f"  The base itself has {text}.", "yellow" if is_worthless else "")
 
 
 def _failures(records: Sequence[TrialRecord]) -> Iterator[Text]:

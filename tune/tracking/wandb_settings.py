@@ -1,4 +1,4 @@
-"""What W&B is told of a sweep, settled before anything runs: the user's variables, and its project.
+"""Checks the user's W&B variables and settles the sweep's project, before anything runs.
 
 The sweep's runs and its views share the project.
 """

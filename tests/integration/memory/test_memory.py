@@ -29,7 +29,7 @@ from trainables.process import memory_estimate
 from trainables.process.memory_estimate import estimate
 from trainables.training.full_sft import deepspeed_process, deepspeed_settings, prepare
 from trainables.training.reporter import ListReporter
-from trainables.training.run import _adapter_kept, sft_config
+from trainables.training.training_loop import _adapter_kept, sft_config
 
 TOLERANCE = 0.15
 BUCKET, TILE_WORDS = 100_000, 512

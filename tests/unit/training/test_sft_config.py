@@ -11,7 +11,7 @@ from builders import trial_config
 from transformers import get_scheduler
 
 from trainables.config import TrialConfig
-from trainables.training.run import sft_config
+from trainables.training.training_loop import sft_config
 
 
 def trial(**train: Any) -> TrialConfig:
