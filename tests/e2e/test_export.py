@@ -90,4 +90,3 @@ def test_without_a_number_it_is_the_recommended_one(
     card = ModelCard.load(export(sweep, tmp_path / "winner") / "README.md")
     assert card.text.lstrip().startswith(f"# quickstart, trial {number}")
     assert "recommends this trial" in card.text
-    assert card.data.license == "apache-2.0"
