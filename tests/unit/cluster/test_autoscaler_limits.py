@@ -51,14 +51,6 @@ def on_head(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("on_head")
-@pytest.mark.parametrize("monitor", ["_private/monitor.py", "v2/monitor.py"])
-def test_limits_of_google_s_file_are_found(tmp_path: Path, monitor: str) -> None:
-    found = limits(PROJECT / "clusters/gcp.yaml", tmp_path, monitor)
-    assert found.most == {"CPU": 12 * 12, "GPU": 12}
-    assert found.types == [{"CPU": 12, "GPU": 1}] * 2
-
-
-@pytest.mark.usefixtures("on_head")
 def test_most_workers_are_the_best_of_all_sets_of_nodes(tmp_path: Path) -> None:
     config = {"head_node_type": "head", "max_workers": 5, "available_node_types": TYPES}
     file = tmp_path / "config.yaml"

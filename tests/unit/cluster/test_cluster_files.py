@@ -103,42 +103,6 @@ def test_every_node_asks_for_the_token_of_who_brought_it_up(provider: str, tmp_p
     assert said.stdout == f"token {tmp_path}/venv/bin:/bin\n"
 
 
-def test_all_workers_of_an_on_prem_cluster_are_used() -> None:
-    config = read("local")
-    config["provider"]["worker_ips"] += ["192.168.0.13"]  # whoever adds one changes nothing else
-    prepared = prepare_config(config)
-    (hosts,) = prepared["available_node_types"].values()
-    assert prepared["max_workers"] == hosts["min_workers"] == hosts["max_workers"] == 3
-    start = config["head_start_ray_commands"][-1]
-    assert "RAY_enable_autoscaler_v2=0" in start  # v2 leaves one of them idle
-
-
-def test_google_knows_every_field_of_a_node() -> None:
-    from google.auth.credentials import AnonymousCredentials
-    from googleapiclient.discovery import build
-
-    compute = build("compute", "v1", credentials=AnonymousCredentials(), static_discovery=True)
-    schemas = compute._rootDesc["schemas"]
-
-    def unknown(value: Any, schema: dict[str, Any], path: str) -> list[str]:
-        schema = schemas[schema["$ref"]] if "$ref" in schema else schema
-        if schema["type"] == "array":
-            return [fault for item in value for fault in unknown(item, schema["items"], path)]
-        if schema["type"] != "object":
-            known = schema.get("enum", [value])
-            return [] if value in known else [f"{path}: {value}"]
-        properties = schema.get("properties", {})
-        faults = [f"{path}.{key}" for key in value if key not in properties]
-        for key in value.keys() & properties.keys():
-            faults += unknown(value[key], properties[key], f"{path}.{key}")
-        return faults
-
-    instance = {"$ref": "Instance"}
-    for name, node_type in read("gcp")["available_node_types"].items():
-        assert unknown(node_type["node_config"], instance, name) == []
-    assert unknown({"scheduling": {"provisioningModel": "SP0T", "x": 1}}, instance, "n") != []
-
-
 class TestKubeRay:
     @pytest.fixture(scope="class")
     def documents(self) -> dict[str, dict[str, Any]]:

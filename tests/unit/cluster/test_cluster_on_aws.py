@@ -18,7 +18,7 @@ from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.node_provider_availability_tracker import (
     NodeProviderAvailabilityTracker,
 )
-from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler._private.util import prepare_config
 from ray.autoscaler.node_launch_exception import NodeLaunchException
 from ray.autoscaler.tags import TAG_RAY_NODE_KIND
 
@@ -27,7 +27,6 @@ from trainables.workers.gpu_types import gpu_kind, reserved
 sys.path.insert(0, str(Path(__file__).parents[3] / "clusters"))
 
 import spot_first
-from autoscaler_limits import worker_types
 
 CLUSTER = Path(__file__).parents[3] / "cluster.yaml"
 ONE_GPU = {"GPU": 1.0, "CPU": 4.0}
@@ -61,17 +60,6 @@ def launch(config: dict[str, Any], node_type: str) -> Any:
     )
     (instance,) = created.values()
     return instance
-
-
-def test_ray_fills_it_in(config: dict[str, Any]) -> None:
-    validate_config({key: value for key, value in config.items() if key != "head_node"})
-    types = config["available_node_types"]
-    assert types["head"]["resources"] == {"CPU": 0, "driver": 1}
-    for name in ("gpu_spot", "gpu_on_demand"):
-        assert types[name]["resources"]["GPU"] == 1
-        assert types[name]["resources"]["CPU"] == 8
-    assert types["eight_gpus_spot"]["resources"]["GPU"] == 8
-    assert worker_types(config)[0]["resources"]["GPU:L40S"] == 1
 
 
 @pytest.mark.parametrize("node_type", yaml.safe_load(CLUSTER.read_text())["available_node_types"])
@@ -125,13 +113,3 @@ def test_spot_nodes_come_first_and_on_demand_ones_for_half_an_hour_without_capac
     assert wanted(config, launches, ONE_GPU) == {"gpu_on_demand": 2}
     ahead[0] = 31 * 60
     assert wanted(config, launches, ONE_GPU) == {"gpu_spot": 2}
-
-
-def test_the_cluster_file_names_the_rule(config: dict[str, Any]) -> None:
-    from ray.autoscaler._private.providers import load_function_or_class
-
-    (start,) = [c for c in config["head_start_ray_commands"] if "ray start" in c]
-    (name,) = [w for w in start.split() if w.startswith("RAY_AUTOSCALER_UTILIZATION_SCORER=")]
-    assert load_function_or_class(name.partition("=")[2]) is spot_first.score
-    assert "PYTHONPATH=$HOME/forgetting-sweeps/clusters" in start
-    assert "RAY_enable_autoscaler_v2=0" in start  # v2 knows no such rule

@@ -55,15 +55,6 @@ def test_a_node_is_drained_on_notice_until_ray_does_it(
     assert deadlines[0] >= deadlines[-1]
 
 
-def test_a_machine_without_a_service_is_reported_once(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(drain_on_notice.SERVICES, "aws", "http://127.0.0.1:1")
-    assert drain_on_notice.main(["aws"]) == 1
-    assert caplog.text.count("no metadata service of aws answers at http://127.0.0.1:1") == 1
-    assert drain_on_notice.main(["aws", "--once"]) == 0
-
-
 def test_a_late_notice_leaves_no_time_and_a_failing_drain_is_reported(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 
 import pytest
-from builders import base_record, record_sweep, scores, sweep_config, trial
+from builders import base_record, sweep_config
 
-from trainables.config import ModelConfig, TrainConfig
+from trainables.config import TrainConfig
 from trainables.config.train_config import shares_in_all
-from trainables.records.ledger import Ledger
-from tune.cluster.base_evaluation import as_trained, evaluation_time_line
+from tune.cluster.base_evaluation import evaluation_time_line
 
 
 @pytest.mark.parametrize(
@@ -46,14 +44,3 @@ def test_a_training_is_evaluated_at_equal_shares_of_its_length(share: float) -> 
         assert len(steps) == count
         assert steps == pytest.approx(wanted, abs=0.5001)
         assert train.log_steps(total) >= set(steps)
-
-
-def test_a_base_that_is_evaluated_anew_is_the_one_that_trials_were_trained_from(
-    tmp_path: Path,
-) -> None:
-    """Its record may be deleted, as the message on a damaged one advises; a branch moves."""
-    asked = ModelConfig(name="org/model", revision="main")
-    assert as_trained(asked, Ledger(tmp_path / "new")) == asked
-    pinned = asked.model_copy(update={"revision": "c0ffee"})
-    ledger = record_sweep(tmp_path / "tiny", trial(0, scores(0.5, 0.0), model=pinned))
-    assert as_trained(asked, ledger) == pinned

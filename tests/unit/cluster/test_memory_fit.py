@@ -13,9 +13,8 @@ from trainables.process.memory_estimate import base_estimate, estimate
 from trainables.process.parameter_counts import adapter_parameters, parameters
 from trainables.workers.node import gpu_bytes
 from tune import cli as command_line
-from tune.cluster.memory_fit import cards_by_method, check_memory, memory_table
+from tune.cluster.memory_fit import cards_by_method, check_memory
 from tune.config.sweep_file import load_sweep
-from tune.search.space import takes_least_memory
 from tune.search.trial_ids import largest_trial
 
 GIB = 1 << 30
@@ -48,15 +47,6 @@ def test_model_states_are_those_of_the_zero_paper(
     assert static / parameters(shape) == pytest.approx(bytes_a_parameter, rel=1e-9)
 
 
-def test_offloading_leaves_the_weights_or_what_is_used_at_a_time() -> None:
-    offload = "deepspeed.offload_optimizer=true"
-    shape, trial = largest("full", "deepspeed.zero_stage=2", offload)
-    assert estimate(shape, trial).static == 2 * parameters(shape)
-    whole = ("deepspeed.zero_stage=3", offload, "deepspeed.offload_parameters=true")
-    shape, trial = largest("full", *whole)
-    assert estimate(shape, trial).static == 2 * 5e8  # the bucket
-
-
 def test_adapters_have_the_parameters_that_peft_counts() -> None:
     """r = 16 on every linear layer of Llama-3.1-8B: 41,943,040, as PEFT prints."""
     shape, trial = largest("lora", "search.lora.rank=16")
@@ -80,24 +70,6 @@ def test_an_evaluation_takes_all_keys_and_values_or_the_logits_of_kl_drift() -> 
     shape, trial = largest("lora", "eval.kl_tokens=256", "eval.kl_prompts=4", "data.max_length=8")
     expected = 2 * 2 * 4096 * 16 * 8 + 10 * 4 * 256 * 128256
     assert estimate(shape, trial).evaluation == expected
-
-
-@pytest.mark.parametrize(
-    ("fewer", "more"),
-    [
-        # Four projections of attention have half the parameters of three of an MLP.
-        ("q_proj, k_proj, v_proj, o_proj", "gate_proj, up_proj, down_proj"),
-        ("self_attn.q_proj", "self_attn.q_proj, mlp.gate_proj, mlp.up_proj"),
-        ("qkv_proj", "qkv_proj, fc1, fc2"),  # no sizes are known
-    ],
-)
-def test_the_largest_trial_adapts_the_modules_of_most_parameters(fewer: str, more: str) -> None:
-    modules = f"search.lora.target_modules=[[{fewer}], [{more}]]"
-    config = load_sweep(LLAMA, [modules, "search.lora.rank=[8]"])
-    trial = largest_trial(config, "lora")
-    assert trial.lora is not None
-    assert set(trial.lora.target_modules) == set(more.split(", "))
-    assert not takes_least_memory(config.search, trial)
 
 
 @pytest.mark.parametrize(
@@ -144,25 +116,6 @@ def test_what_cannot_fit_is_refused_for_every_method_at_once(
     assert all(fact in found[field] for field, fact in facts.items())
 
 
-def test_a_base_that_is_evaluated_need_not_fit() -> None:
-    sizes = "hidden: 8192, intermediate: 28672, layers: 80, heads: 64"
-    many = ("search.lora=null", "resources.full.workers=16", "deepspeed.offload_optimizer=true")
-    shape = [f"model.shape.{size.replace(': ', '=')}" for size in sizes.split(", ")]
-    config = load_sweep(LLAMA, [*shape, *many, "train.micro_batch_size=2"])
-    cards = {"full": 80 * GIB}
-    (fault,) = faults(check_memory, config, cards, False)
-    assert fault.field == "the base's evaluation"
-    assert f"about {2 * 70.55e9 * 1.05 / GIB + 1:.0f}" in fault.rule
-    check_memory(config, cards, has_base=True)
-
-
-def test_each_method_has_the_smallest_gpu_of_the_type_that_it_asks_for() -> None:
-    types = ("resources.lora.accelerator_type=L40S", "resources.full.accelerator_type=H100")
-    config = load_sweep(LLAMA, [*types])
-    assert cards_by_method(config, {"L40S": 24, "H100": 80}.get) == {"lora": 24, "full": 80}
-    assert cards_by_method(config, {"L40S": 24}.get) == {"lora": 24}  # no other node is up yet
-
-
 def test_a_dry_run_shows_which_card_takes_what_and_the_disk(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -179,25 +132,6 @@ def test_a_dry_run_shows_which_card_takes_what_and_the_disk(
     assert "leaves up to 30 GiB of final and best weights, 1,645 GiB if all 55 trials" in shown
     # 336 M parameters of rank 128, 4 bytes each.
     assert "lora: a trial takes up to 12 GiB of disk" in shown
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "fact"),
-    [
-        ("config.json", '{"model_type": "mixtral"}', "model_type mixtral"),
-        ("other.json", "{}", "fetch the model, or give model.shape"),
-        ("model.gguf", "", "give model.shape"),
-    ],
-)
-def test_a_dry_run_says_why_it_has_no_estimate(
-    file: str, content: str, fact: str, tmp_path: Path
-) -> None:
-    (tmp_path / file).write_text(content)
-    name = tmp_path / file if file.endswith(".gguf") else tmp_path
-    table = memory_table(load_sweep(LLAMA, [f"model.name={name}", "model.shape=null"]))
-    assert isinstance(table, str)
-    assert fact in table
-    assert ("fetch" in table) is (file == "other.json")
 
 
 def test_the_driver_of_the_graphics_card_says_what_it_has(

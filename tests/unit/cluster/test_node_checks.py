@@ -10,7 +10,7 @@ import pytest
 from trainables.errors import UserError
 from trainables.workers.node import NodeReport
 from tune.cluster import node_checks
-from tune.cluster.node_checks import check_nodes, smallest_gpu
+from tune.cluster.node_checks import check_nodes
 
 OURS = NodeReport(address="10.0.0.1", ray="2.60.0", python="3.11.9")
 
@@ -42,11 +42,6 @@ def test_nodes_that_differ_are_named(
     assert len(caught.value.faults) == 1
     for fact in facts:
         assert fact in str(caught.value)
-
-
-def test_the_smallest_gpu_is_of_the_nodes_with_the_type() -> None:
-    reports = [OURS, report(gpu_bytes=80, gpu_types=["H100"]), report(gpu_bytes=24)]
-    assert [smallest_gpu(reports, kind) for kind in (None, "H100", "L4")] == [24, 80, None]
 
 
 def test_nodes_that_go_away_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

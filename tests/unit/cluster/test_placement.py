@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from trainables.records.record_paths import SweepFolder
 from trainables.records.schema import Outcome, TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import check_resources, held_by_worker, max_concurrent, within_limit
-from tune.resources.placement import Placement, Room, beside_driver, driver_warning
+from tune.resources.placement import Placement, Room
 from tune.search.searcher import OptunaSearcher
 from tune.search.trial_ids import TrialMaker
 
@@ -107,23 +106,6 @@ def test_trials_of_all_sizes_take_turns(limit: int | None) -> None:
     assert {config.workers for config in run.started} == {1, 8}
 
 
-@pytest.mark.parametrize(
-    ("drivers", "is_warned"), [(["head"], True), (["head", "here"], False), ([], False)]
-)
-def test_a_driver_off_the_head_is_warned(
-    drivers: list[str], is_warned: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nodes = [
-        {"NodeID": name, "Alive": True, "Resources": {"driver": 1.0} if name in drivers else {}}
-        for name in ("head", "here")
-    ]
-    monkeypatch.setattr("ray.nodes", lambda: nodes)
-    here = SimpleNamespace(get_node_id=lambda: "here")
-    monkeypatch.setattr("ray.get_runtime_context", lambda: here)
-    assert ("on a node that may be taken away" in (driver_warning() or "")) == is_warned
-    assert ("driver" in beside_driver()) == bool(drivers)
-
-
 def test_a_sweep_stays_within_max_gpus() -> None:
     config = sweep(max_gpus=4)
     limited = within_limit(config, CLUSTER)
@@ -134,38 +116,11 @@ def test_a_sweep_stays_within_max_gpus() -> None:
     assert within_limit(sweep(), CLUSTER) == CLUSTER
 
 
-def test_trials_of_each_type_of_gpu_take_turns_among_themselves() -> None:
-    run = Run(sweep())
-    run.fill()
-    typed = sweep(lora={"accelerator_type": "L40S"}, full={"workers": 8, "accelerator_type": "H"})
-    placement = Placement({"driver": 1e-4}, held(typed), slots=0)
-    lora = next(trial for trial in run.started if trial.method == "lora")
-    full = next(trial for trial in run.started if trial.method == "full")
-    assert placement.holds(full) == {"CPU": 8, "GPU": 8, "GPU:H": 8}
-    (bundle,) = placement({"trial": lora.model_dump(mode="json")}).bundles
-    assert bundle == {"CPU": 1, "GPU": 1, "accelerator_type:L40S": 1e-4}
-    workers = placement({"trial": full.model_dump(mode="json")}).bundles[1:]
-    assert workers == [{"CPU": 1, "GPU": 1, "accelerator_type:H": 1e-4}] * 8
-    room = Room({"CPU": 64, "GPU": 12, "GPU:L40S": 4, "GPU:H": 8}, placement)
-    numbered = [lora.model_copy(update={"number": number}) for number in range(5)]
-    assert [room.take(trial) for trial in numbered] == [True] * 4 + [False]
-    assert room.take(full)
-
-
 def test_shares_above_half_a_gpu_take_a_whole_one() -> None:
     config = sweep(lora={"gpus_per_worker": 0.6})
     trials = [trial_config(trial_id=str(number), number=number) for number in range(5)]
     room = Room({"CPU": 64.0, "GPU": 4.0}, Placement({}, held(config), slots=0))
     assert [room.take(trial) for trial in trials] == [True] * 4 + [False]
-
-
-def test_a_trial_that_runs_alone_starts_whatever_room_is_known() -> None:
-    """A node may just be lost, or the cluster about to grow; Tune waits for it then."""
-    room = Room({"CPU": 64.0, "GPU": 0.0}, Placement({}, held(sweep()), slots=0))
-    first, second = (trial_config(number=number) for number in range(2))
-    assert [room.take(first), room.take(second)] == [True, False]
-    room.give_back(first.number)
-    assert room.take(second)
 
 
 TYPED = {"lora": {"accelerator_type": "L40S"}, "full": {"workers": 8, "accelerator_type": "H"}}
@@ -193,23 +148,6 @@ def of(run: Run, method: str) -> list[int]:
     return [n for n, record in run.running.items() if record.config.method == method]
 
 
-def test_what_waits_when_the_budget_is_spent_never_starts() -> None:
-    config = sweep(**TYPED).model_dump() | {"budget": {"trials": 60, "hours": 1}}
-    run = Run(SweepConfig.model_validate(config), TWO_TYPES)
-    run.fill()
-    waiting, (lost,) = run.waiting(), of(run, "full")
-    assert len(waiting) == 8
-    run.searcher._clock = lambda: run.searcher._began + 3601.0
-    run.searcher.trial_interrupted(run.running.pop(lost))
-    before = len(run.started)
-    while run.fill() != Searcher.FINISHED:
-        run.end(min(run.running))
-    assert [trial.number for trial in run.started[before:]] == [lost]
-    assert run.searcher.cut_short_by == "hours"
-    assert run.searcher._history.next_number == min(waiting)
-    assert not run.searcher._study._asked
-
-
 def test_an_interrupted_trial_goes_before_all_that_wait_and_waits_for_no_other_pool() -> None:
     run = Run(sweep(**TYPED), TWO_TYPES)
     run.fill()
@@ -222,14 +160,6 @@ def test_an_interrupted_trial_goes_before_all_that_wait_and_waits_for_no_other_p
         run.fill()
         assert run.started[-1].number == lost
         assert len(run.started[-1].earlier_attempts) == 1
-
-
-def test_types_that_share_a_limit_wait_for_each_other() -> None:
-    """Else small trials would keep a large one out for ever."""
-    run = Run(sweep(**TYPED, max_gpus=8), TWO_TYPES)
-    while run.fill() != Searcher.FINISHED:
-        run.end(min(run.running))
-    assert [trial.number for trial in run.started] == list(range(60))
 
 
 @pytest.mark.parametrize("waiting", ["lora", "full"])

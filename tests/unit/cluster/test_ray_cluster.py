@@ -19,18 +19,8 @@ from ray.tune.experiment import Trial
 from trainables.errors import UserError
 from trainables.workers.reporters import MINUTES_TO_LEAVE
 from tune.cluster import ray_cluster as settings
-from tune.cluster.other_users import _own_folder, keep_others_out
-from tune.cluster.ray_cluster import _ENVIRONMENT, _WORKER_ENVIRONMENT, ray_cluster, usable_cpus
-
-
-@pytest.mark.parametrize(("counted_by_ray", "expected"), [(64, 3), (2, 2)])
-def test_a_cluster_has_the_cpus_that_the_command_may_use(
-    counted_by_ray: int, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Under Slurm Ray counts the whole machine, in a container its share."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7})
-    monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda **asked: counted_by_ray)
-    assert usable_cpus() == expected
+from tune.cluster.other_users import _own_folder
+from tune.cluster.ray_cluster import _ENVIRONMENT, _WORKER_ENVIRONMENT, ray_cluster
 
 
 def test_tune_does_not_restart_the_trial_of_a_preempted_node(
@@ -60,24 +50,6 @@ with ray_cluster(None):
     print(asked.returncode, b"AuthenticationError" in asked.stderr)
     print(ray._private.worker.global_worker.node.get_session_dir_path())
 """
-
-
-@pytest.mark.parametrize("own", [{}, {"RAY_AUTH_TOKEN_PATH": "mine", "RAY_TMPDIR": "/mine"}])
-def test_a_cluster_that_starts_here_gets_a_token_and_a_folder_of_its_own(
-    own: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"):
-        monkeypatch.setenv(name, "")  # so that it is restored
-        monkeypatch.delenv(name)
-    for name, value in own.items():
-        monkeypatch.setenv(name, value)
-    keep_others_out()
-    if own:
-        assert "RAY_AUTH_TOKEN" not in os.environ
-        assert os.environ["RAY_TMPDIR"] == "/mine"
-    else:
-        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
-        assert stat.S_IMODE(Path(os.environ["RAY_TMPDIR"]).stat().st_mode) == 0o700
 
 
 @pytest.mark.slow
@@ -113,17 +85,6 @@ def test_the_folder_of_a_cluster_is_the_users_own(
     else:
         with pytest.raises(UserError, match=rf"must be this user's own, {folder} is not.*RAY_TMP"):
             _own_folder(tmp_path)
-
-
-def test_a_cluster_that_does_not_start_is_reported_with_a_remedy(tmp_path: Path) -> None:
-    """A socket's path has at most 107 characters, so in such a folder Ray starts nothing."""
-    environment = {**os.environ, "RAY_TMPDIR": str(tmp_path / ("x" * 100))}
-    command = [sys.executable, "tune/run.py", "--output-dir", str(tmp_path / "sweeps")]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert "Ray: does not start on this machine" in ended.stderr
-    assert "set RAY_TMPDIR to a folder with a short name" in ended.stderr
-    assert "Traceback" not in ended.stderr
 
 
 def refusal(address: str) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.scale import SAMPLERS, SETTINGS, Point, Window, measured, points
+from benchmarks.scale import SETTINGS, Window, measured
 from benchmarks.scale_clock import DriverClock
 from benchmarks.scale_cluster import BUSY, SimulatedCluster, Timings
 from benchmarks.scale_history import COMPLETE, STEPS, measurement
@@ -52,25 +51,3 @@ def test_gpus_idle_for_as_long_as_their_next_trial_takes_to_start(tmp_path: Path
     assert found.usage[BUSY] == pytest.approx(6 * TRAINS_FOR)
     assert found.idle_share == pytest.approx(10 / 100)
     assert found.starting_share == pytest.approx(10 / 100)
-
-
-def test_more_gpus_than_the_driver_has_time_for_wait_for_one_another(tmp_path: Path) -> None:
-    """It has four answers to give for each trial, of a second each, and gives one at a time."""
-    found = window(tmp_path, 3, replace(NO_TIME, get=1.0), ends=50, seconds=1.0)
-    assert found.seconds == pytest.approx(50 * 4, rel=0.05)
-    assert found.idle_share == pytest.approx(1 - 1 / (3 * 4), rel=0.01)
-    assert found.starting_share == 0
-
-
-def test_the_figures_that_are_kept_are_of_all_sizes_and_add_up() -> None:
-    file = Path(__file__).parents[2] / "benchmarks" / "scale.json"
-    found = json.loads(file.read_text(encoding="utf-8"))["sizes"]
-    keys = [field.name for field in fields(Point)]
-    assert [Point(**{key: each[key] for key in keys}) for each in found] == points(SAMPLERS)
-    for figures in found:
-        idle = figures["idle_starting"] + figures["idle_waiting_for_driver"]
-        assert figures["idle_share"] == pytest.approx(idle, abs=2e-5)
-        assert figures["idle_is_under_2_percent"] == (figures["idle_share"] < 0.02)
-        shares = figures["share_of_a_core"]
-        parts = sum(share for name, share in shares.items() if name != "all")
-        assert shares["all"] == pytest.approx(parts, abs=3e-4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +14,6 @@ from sweep_files import edited
 
 from analysis.results.confirmation import unconfirmed, winners
 from trainables.config import LoraConfig
-from trainables.packing.packed_client import PackedClient
 from trainables.packing.planning import Speed, best, why_not_packed
 from trainables.records.schema import TrialRecord
 from tune.cluster import waiting
@@ -28,7 +26,6 @@ from tune.cluster.slot_hosts import (
 )
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import max_concurrent
-from tune.search.space import largest_point, lora_config
 
 
 def config(**changes: Any) -> SweepConfig:
@@ -78,68 +75,6 @@ def test_a_trial_that_cannot_be_packed_says_why(changes: dict[str, Any], word: s
 def test_slots_are_as_many_as_pay(seconds: list[float], slot_seconds: float, expected: int) -> None:
     speeds = [Speed(2**power, 6000 / taken) for power, taken in enumerate(seconds)]
     assert best(speeds, 6000, slot_seconds) == expected
-
-
-@pytest.mark.parametrize(("container", "cpus", "seconds"), [(4.0, 1000.0, 3.0), (4.0, 2.0, 6.0)])
-def test_trials_in_slots_start_on_the_cpus_of_the_driver_s_node(
-    container: float,
-    cpus: float,
-    seconds: float,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    answers: None,
-) -> None:
-    asked: list[Any] = []
-    probe = SimpleNamespace(remote=lambda *arguments: asked.extend(arguments))
-    pool = HostPool(config(), {"CPU": cpus}, lambda *point: trial_config(), {}, print)
-    pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe),), 12.0
-    monkeypatch.setattr("os.cpu_count", lambda: 64)
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(64))
-    monkeypatch.setattr("ray._private.utils._get_docker_cpus", lambda: container)
-    assert pool._measured(trial_config(), samples=100) == 1
-    assert asked[-1] == seconds
-    assert "RAY_USE_MULTIPROCESSING_CPU_COUNT" not in caplog.text  # Ray's, which asks for it
-
-
-@pytest.mark.parametrize("event", ["trial_ended", "trial_interrupted"])
-def test_hosts_release_a_trial_that_has_ended_or_lost_its_process(event: str) -> None:
-    left: list[str] = []
-    pool = HostPool(config(), {"CPU": 4.0}, lambda *point: trial_config(), {}, print)
-    pool._actors = (SimpleNamespace(leave=SimpleNamespace(remote=left.append)),) * 2
-    record = TrialRecord(config=trial_config(), params={}, started=0)
-    getattr(pool, event)(record)
-    assert left == [record.config.trial_id] * 2
-
-
-@pytest.mark.parametrize(
-    ("searched", "repeated", "left"),
-    [(0, 0, 40), (30, 0, 15), (38, 0, 15), (39, 15, 15)],
-)
-def test_hosts_are_for_the_trials_that_are_still_to_run(
-    searched: int, repeated: int, left: int
-) -> None:
-    sweep = config(budget__trials=40, confirm={"top_k": 3, "seeds": 5})
-    done = [
-        TrialRecord(config=trial_config(), params={}, confirms=confirms, started=0)
-        for confirms in [None] * searched + [0] * repeated
-    ]
-    assert with_trials_left(sweep, done).budget.trials == left
-
-
-@pytest.mark.parametrize(("trials", "hosts", "most"), [(20, 8, 3), (3, 8, 1)])
-def test_as_many_slots_are_tried_as_a_host_may_get_trials(
-    trials: int, hosts: int, most: int, answers: None
-) -> None:
-    asked: list[Any] = []
-    told: list[str] = []
-    probe = SimpleNamespace(remote=lambda *arguments: asked.extend(arguments))
-    sweep = config(budget__trials=trials)
-    pool = HostPool(sweep, {"CPU": 16.0}, lambda *point: trial_config(), {}, told.append)
-    pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe),) * hosts, 1.0
-    train = config().train.model_copy(update={"batch_size": 8, "micro_batch_size": 4})
-    assert pool._measured(trial_config(train=train), samples=100) == 1
-    assert asked[1:3] == [most, most * train.total_steps(100) * 2]
-    assert f"{hosts} hosts of 1 slot: memory runs out" in told[0]
 
 
 @pytest.mark.parametrize(
@@ -205,13 +140,6 @@ def test_a_host_that_lost_its_node_is_asked_again_once_it_has_another(
     assert set(told[1:]) == {"waiting for a node with 1 GPU"}
 
 
-def test_a_host_that_dies_in_each_start_is_not_waited_for_without_end(lives: Lives) -> None:
-    lives["a"] = [("ALIVE", 0), *(("RESTARTING", number) for number in range(1, 100))]
-    host = a_host("a", *[UNAVAILABLE] * 4)
-    with pytest.raises(ActorUnavailableError):
-        waiting.answer_of([host], "probe", (), {}, print)
-
-
 @pytest.mark.parametrize(("searched", "repeated", "left"), [(4, 0, 6), (4, 4, 2), (8, 6, 6)])
 def test_repeats_still_to_run_are_of_the_winners_that_there_are_now(
     searched: int, repeated: int, left: int
@@ -236,13 +164,6 @@ def test_repeats_still_to_run_are_of_the_winners_that_there_are_now(
     ]
     better = [run(20 + number, 0.6 + number / 100) for number in range(searched - 4)]
     assert with_trials_left(sweep, [*first, *repeats, *better]).budget.trials == left
-
-
-def test_the_probe_is_of_the_largest_adapter() -> None:
-    sweep = config(search__lora__rank=[8, 64, 16], search__lora__dropout=[0.0, 0.1])
-    assert sweep.search.lora is not None
-    lora = lora_config(sweep.search.lora, largest_point(sweep, "lora"))
-    assert (lora.rank, lora.alpha, lora.dropout) == (64, 128, 0.1)
 
 
 FULL = {"learning_rate": [1e-5]}
@@ -315,31 +236,6 @@ def test_a_growing_cluster_gets_as_many_hosts_as_trials_fill(
     assert hosts_to_start(28, up, 40, slots) == expected
 
 
-def test_no_slot_waits_for_a_trial_that_has_left_before_it_measures() -> None:
-    async def record() -> bool:
-        client = PackedClient(trial_config())
-        client.release()
-        return await asyncio.wait_for(client.record({}), timeout=5)
-
-    assert not asyncio.run(record())
-
-
-def test_an_evaluation_is_recorded_once_more_is_asked_for_than_was_on_its_way() -> None:
-    async def listen() -> list[bool]:
-        client = PackedClient(trial_config())
-        client.events.put_nowait({"measurement": 3})
-        recorded = asyncio.create_task(client.record({"measurement": 4}))
-        seen = []
-        for _ in range(3):
-            asked = asyncio.create_task(client.next_event())
-            await asyncio.sleep(0.01)
-            seen.append(recorded.done())
-        asked.cancel()
-        return seen
-
-    assert asyncio.run(listen()) == [False, False, True]
-
-
 def test_where_full_trials_leave_no_room_the_remedy_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -350,14 +246,3 @@ def test_where_full_trials_leave_no_room_the_remedy_is_told(
     assert not pool.start()
     (line,) = told
     assert "no room for a slot host; sweep the methods one by one (search.full=null, " in line
-
-
-@pytest.mark.parametrize(
-    "changes", [{"search__lora": None, "resources__lora__slots": 4}, {"resources__lora__slots": 0}]
-)
-def test_where_no_trial_trains_in_slots_no_host_starts(changes: dict[str, Any]) -> None:
-    told: list[str] = []
-    sweep = config(search__full=FULL, **changes)
-    pool = HostPool(sweep, {"CPU": 4.0}, lambda *point: trial_config(), {}, told.append)
-    assert not pool.start()  # without Ray
-    assert told == []

@@ -114,16 +114,6 @@ def test_a_job_starts_a_head_workers_and_the_driver(
     assert "--address" in {option for parameter in healthcheck.params for option in parameter.opts}
 
 
-def test_a_folder_of_ray_that_another_user_has_made_is_refused(
-    job: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
-    (tmp_path / "sessions").symlink_to(tmp_path)
-    running = job(1)
-    assert running.stderr is not None
-    assert end(running) == 1
-    assert f"{tmp_path / 'sessions'} must be this user's own" in running.stderr.read().decode()
-
-
 @pytest.mark.parametrize(
     ("sent", "is_back", "slow"),
     [(signal.SIGUSR1, True, "yes"), (signal.SIGTERM, False, "")],

@@ -5,18 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from builders import record_sweep, sweep_config
+from builders import record_sweep
 from faults import faults
 from sweep_files import edited
 
-from trainables.config import ModelConfig
-from trainables.models.loading import changed
 from tune.config.input_files import digests, edited_meanwhile
 from tune.config.same_sweep import check_same_inputs
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
 from tune.folder.lock import SweepLock
-from tune.search.earlier_trials import earlier_trials
 
 FILES = {
     "model/config.json": "model.name",
@@ -91,67 +88,22 @@ def test_an_edit_while_trials_run_is_noticed(config: SweepConfig, tmp_path: Path
     assert message.startswith("eval.general_text, model.chat_template changed")
 
 
-def test_an_upgraded_model_of_a_package_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "rows.jsonl").touch()
-    (tmp_path / "carrier").mkdir()
-    (tmp_path / "carrier/__init__.py").touch()
-    (tmp_path / "carrier/small.gguf").write_text("before")
-    config = sweep_config(model=ModelConfig(name="package://carrier"))
-    ledger = record_sweep(tmp_path / "tiny", model=config.model)
-    recorded = digests(config)
-    ledger.write_sweep(ledger.sweep().model_copy(update={"inputs": recorded}))
-    (tmp_path / "carrier/__pycache__").mkdir()
-    (tmp_path / "carrier/__pycache__/any.pyc").touch()
-    assert changed(config.model, recorded) is None
-    (tmp_path / "carrier/small.gguf").write_text("upgraded")
-    assert changed(config.model, recorded) is not None
-    (fault,) = faults(earlier_trials, config, ledger, digests(config))
-    assert fault.field == "model.name"
-
-
 def test_a_model_s_folder_may_hold_the_sweep_and_its_output(tmp_path: Path) -> None:
-    """Else the sweep could not be resumed, nor its winner be merged into `model.name: ./`."""
-    weights, file = tmp_path / "model-1.safetensors", tmp_path / "sweep.yaml"
-    for name in ("rows.jsonl", "config.json", weights.name, "code/layers.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    """Else the sweep could not be resumed."""
+    for name in ("rows.jsonl", "config.json", "model-1.safetensors"):
         (tmp_path / name).write_text("before")
+    file = tmp_path / "sweep.yaml"
     file.write_text(edited(model__name="./", eval__task_dirs=["."]))
     folder = tmp_path / "sweeps" / "tiny"
     with SweepLock(folder):  # as at the first start
         recorded = digests(load_sweep(str(file), []))
-        trained = folder / "trials" / "0000" / "weights"
-        trained.mkdir(parents=True)
-        (trained / weights.name).write_text("trained")
+        (folder / "trials" / "0000").mkdir(parents=True)
+        (folder / "trials" / "0000" / "model.safetensors").write_text("trained")
     record_sweep(folder)
-    for made in ("winner/adapter_config.json", "merged/config.json"):
-        (tmp_path / made).parent.mkdir()
-        (tmp_path / made).write_text("exported")
-        (tmp_path / made).with_name(weights.name).write_text("exported")
-    file.write_text(edited(model__name="./", eval__task_dirs=["."], budget__trials=99))
-    for name in ("run.log", "trials.csv"):
-        (tmp_path / name).write_text("the user's")
+    (tmp_path / "run.log").write_text("the user's")
     config = load_sweep(str(file), [])
     check_same_inputs(recorded, digests(config))
-    assert changed(config.model, recorded) is None
-    for edit in (weights, tmp_path / "code" / "layers.py"):
-        edit.write_text("edited")
-        (fault,) = faults(check_same_inputs, recorded, digests(config))
-        assert fault.field == "model.name"
-        edit.write_text("before")
-
-
-def test_an_edit_in_the_middle_of_a_large_file_is_noticed(
-    config: SweepConfig, tmp_path: Path
-) -> None:
-    rows = tmp_path / "rows.jsonl"
-    rows.write_bytes(b"a" * (5 << 20))
-    recorded = digests(config)
-    with rows.open("r+b") as file:
-        file.seek((3 << 19) + 5)
-        file.write(b"b")
-    (fault,) = faults(check_same_inputs, recorded, digests(config))
-    assert fault.field == "data.path"
+    (tmp_path / "model-1.safetensors").write_text("edited")
+    assert [fault.field for fault in faults(check_same_inputs, recorded, digests(config))] == [
+        "model.name"
+    ]

@@ -20,13 +20,8 @@ def refusals(folder: Path, quantisation: Any, in_4_bits: bool) -> list[Fault]:
     config = {"model_type": "llama", "quantization_config": quantisation}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").touch()
-    settings = [
-        f"model.name={folder}",
-        f"model.load_in_4bit={in_4_bits}",
-        "search.full=null",
-        "data.limit=9",
-    ]
-    sweep = load_sweep("quickstart", settings)
+    settings = [f"model.name={folder}", f"model.load_in_4bit={in_4_bits}"]
+    sweep = load_sweep("quickstart", [*settings, "search.full=null"])
     found: list[Fault] = []
     with collecting(found):
         check_files(sweep, folder)
@@ -40,15 +35,13 @@ def refusals(folder: Path, quantisation: Any, in_4_bits: bool) -> list[Fault]:
     [
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes in 8 bits"),
         ({"quant_method": "gptq", "bits": 4}, "gptq"),
-        ({"quant_method": "fp8"}, "fp8"),
         ({"bits": 4}, "does not name"),
     ],
 )
-@pytest.mark.parametrize("in_4_bits", [False, True])
 def test_files_that_cannot_be_trained_on_are_refused(
-    quantisation: dict[str, Any], method: str, in_4_bits: bool, tmp_path: Path
+    quantisation: dict[str, Any], method: str, tmp_path: Path
 ) -> None:
-    (fault,) = refusals(tmp_path, quantisation, in_4_bits)
+    (fault,) = refusals(tmp_path, quantisation, in_4_bits=False)
     assert fault.field == "model.name"
     assert method in fault.rule
     assert "model.load_in_4bit" in fault.remedy
@@ -60,7 +53,3 @@ def test_files_in_4_bits_need_load_in_4bit(tmp_path: Path) -> None:
     (fault,) = refusals(tmp_path, quantisation, False)
     assert fault.field == "model.load_in_4bit"
     assert "must be true" in fault.rule
-
-
-def test_unquantised_files_accept_both(tmp_path: Path) -> None:
-    assert refusals(tmp_path, None, False) == refusals(tmp_path, None, True) == []

@@ -16,41 +16,29 @@ TABLE = r"""
 search.lora.rank=[4, 0] | search.lora.rank.1 | >= 1 | got 0
 search.lora.rank=four | search.lora.rank.0 | whole number | 'four'
 search.lora.rank=[4, true] | search.lora.rank.1 | whole number | true
-train.max_grad_norm=false | train.max_grad_norm | number | false
 search.lora.rank=[] | search.lora.rank | at least 1 value
 search.lora.rank=[4, 8, 4] | search.lora.rank | distinct | 4
 eval.retention=null | eval.retention | list | write []
 eval.in_domain=a | eval.in_domain | list | write [a]
-eval.in_domain={task: a} | eval.in_domain | a line for each
-constraints=forgetting/mean | constraints | list | [forgetting/mean <= 0.05]
-wandb={tags: [false]} | wandb.tags.0 | text | quotes
 name=2024 | name | text | write "2024"
 name=a/b | name | letters, digits, _ and - | 'a/b'
 search.lora.rank={low: 8, high: 64} | search.lora.rank | such as [8, 64]
-search.lora.rank={distribution: c, values: [8, 16]} | search.lora.rank | such as [8, 16]
 search.lora.learning_rate={low: 0, high: 0.001} | search.lora.learning_rate.low | > 0
 search.lora.learning_rate={low: 0.1, high: 0.1} | search.lora.learning_rate.low | below high | 0.1
 search.lora.learning_rate={low: 1e-5} | search.lora.learning_rate.high | required
-search.lora.learning_rate=[.inf] | search.lora.learning_rate.0 | finite
 search.lora.alpha=16 | search.lora | alpha and alpha_ratio | both
-search.lora.alpha_ratio=null | search.lora | alpha and alpha_ratio | neither
 search.lora.target_modules=[q_proj] | search.lora.target_modules.0 | 'q_proj' | [q_proj, v_proj]
 search.lora.target_modules=all_linear | search.lora.target_modules.0 | did you mean all-linear?
-search.lora.rslora=perhaps | search.lora.rslora.0 | true or false
 train.warmup=100 | train.warmup | < 1 | share of the steps
 data.validation_fraction=500 | data.validation_fraction | < 1 | share of the rows
 search={} | search | at least one method
 search.lora=5 | search.lora | section | known: alpha, alpha_ratio
 train=null | train | section | leave it out
-data=null | data | section | fill it in
 model=org/model | model | section | write {name: 'org/model'}
-trian={} | trian | unknown key | did you mean train?
 train.step=5 | train.step | did you mean steps?
 wandb.zzz=1 | wandb.zzz | known: entity, mode, project, tags
 max_grad_norm=1.0 | max_grad_norm | did you mean train.max_grad_norm?
-train.seed=1 | train.seed | seed at the top level
 confirm.seed=3 | confirm.seed | did you mean seeds?
-eval.in_domain=[{taks: a}] | eval.in_domain.0.taks | did you mean task?
 eval.retention=[a] | eval | once | a | `name`
 train.schedule=cosine_with_restarts | train.schedule | linear or cosine | did you mean cosine?
 deepspeed.zero_stage=4 | deepspeed.zero_stage | 0, 1, 2 or 3 | 4
@@ -61,19 +49,16 @@ search.lora.batch_size=[16, 18] | search.lora.batch_size | = 4, got 18
 train.report_every=1.5 | train.report_every | whole number of steps | 1.5
 resources={lora: {gpus_per_worker: 2}} | resources.lora.gpus_per_worker | one GPU | lora.workers
 resources={lora: {gpus_per_worker: 0.5, workers: 2}} | resources.lora.gpus_per_worker | share
-resources={lora: {gpus_per_worker: 1e-5}} | resources.lora.gpus_per_worker | at least 0.0001
 resources={lora: {slots: many}} | resources.lora.slots | auto | 'many'
 data.path=a/b && data.validation_path=a/b | data.validation_path | trained on | validation_split
 data.validation_path=rows.jsonl && data.validation_split=test | data.validation_split | hub | test
 data.answers=all | data.answers | messages | all
 eval.in_domain=[] && LOSSES && data.validation_fraction=0 | data.validation_fraction | above 0
-objectives=[] | objectives | at least 1 | {metric: validation/loss, mode: min}
 objectives=[{metric: forgetting/mean}] | objectives.0.mode | required | min or max
 objectives=[{metric: forgetting/maen, mode: min}] | objectives.0.metric | mean forgetting/mean?
 objectives=[{metric: ood/acc_mean, mode: max}] | objectives.0.metric | eval.ood
 objectives=[{metric: forgetting/nll, mode: min}] | objectives.0.metric | eval.general_text
 eval.in_domain=[] && LOSSES && constraints=[in_domain/acc_mean > 0] | constraints.0 | in_domain
-eval.in_domain=[] && LOSSES && eval.ood=[c] && constraints=[ood/gap < 0] | constraints.0 | eval.in
 eval.retention=[] && LOSSES | objectives.0.metric | eval.retention
 resources={lora: {slots: 4}} && constraints=[memory/max_reserved_gib < 9] | constraints.0 | slots: 0
 objectives.0={metric: forgetting/mean, mode: min} | objectives.1.metric | forgetting/mean again
@@ -82,8 +67,6 @@ objectives=[{metric: forgetting/b, mode: max}] | objectives.0.mode | got max | w
 constraints=[retention/ratio_mean >= 1.5, forgetting/mean <= 5] | constraints.1 | share | write 0.05
 constraints=[forgetting/mean = 0.05] | constraints.0 | metric <= number
 early_stopping.metrics={forgetting/mean: 0.5} | early_stopping.metrics | got weight 0.5 | write -0.5
-early_stopping.metrics={in_domain/acc_mean: 0} | early_stopping.metrics | by 0 | leave it out
-early_stopping={metrics: {ood/acc_mean: 1}} | early_stopping.metrics | it needs tasks in eval.ood
 sampler=grid | search.lora.learning_rate | list | got a range
 sampler=nsga2 && search.full={learning_rate: 1e-5} | sampler | one method | lora and full
 model.load_in_4bit=true && search.full={learning_rate: 1e-5} | search.full | load_in_4bit
@@ -107,12 +90,6 @@ def test_a_fault_names_field_rule_value_and_remedy(case: list[str], file: Path) 
     assert fault.field == field
     message = f"{fault.rule}; {fault.remedy}"
     assert [fact for fact in facts if fact not in message] == []
-
-
-def test_a_long_text_is_shown_in_part(file: Path) -> None:
-    rule = only_fault(file, "name=" + "a" * 65).rule
-    assert "64 characters, got " in rule
-    assert len(rule) < 120
 
 
 @pytest.mark.parametrize(
@@ -140,15 +117,10 @@ def test_a_missing_key_is_named(changes: dict[str, Any], field: str, fact: str, 
     [
         ("budget.trials", 0, 1),
         ("budget.gpu_hours", 0, 0.1),
-        ("budget.minutes_per_report", ".inf", 0.1),
-        ("resources.full.workers", 0, 1),
         ("resources.full.gpus_per_worker", -1, 0),
-        ("resources.full.gpus_per_worker", ".nan", 1),
         ("resources.max_gpus", -1, 0),
         ("early_stopping.reduction_factor", 1, 1.1),
         ("early_stopping.first_rung", 1, 0.75),
-        ("early_stopping.metrics", "{}", "{in_domain/acc_mean: 1}"),
-        ("confirm.top_k", 0, 1),
         ("search.full.weight_decay", -0.1, 0),
     ],
 )

@@ -36,8 +36,6 @@ def load(file: Path, *overrides: str) -> SweepConfig:
     [
         ("rank: [4, 8]", "rank: [4, 0]", 10),
         ("in_domain: [a]", "in_domain: [{task: a, nmae: b}]", 6),
-        ("batch_size: 16", "batch_size: 6", 17),
-        ("alpha_ratio: 2", "alpha_ratio: 2\n    alpha: 2", 9),
         ("metric: forgetting/mean", "metric: forgetting/maen", 15),
     ],
 )
@@ -57,27 +55,12 @@ def test_all_faults_are_reported_at_once(write: Write, monkeypatch: pytest.Monke
         "seed",
         "model.name",
     }
-    file = write(edited(sampler="grid", resources__lora__workers=3, constraints=["y < 1"]))
-    assert {fault.field for fault in faults(file)} == {
-        "search.lora.learning_rate",
-        "train.batch_size",
-        "constraints.0",
-    }
-
-
-def test_a_batch_size_that_every_method_replaces_may_be_any(write: Write) -> None:
-    searched = {"search__lora__batch_size": [32, 64], "train__micro_batch_size": 32}
-    assert load(write(edited(**searched))).train.batch_size == 16
-    file = write(edited(**searched, search__full={"learning_rate": [1e-5]}))
-    assert only_fault(file).field == "train.batch_size"
 
 
 @pytest.mark.parametrize(
     ("text", "problem", "line"),
     [
         ("name: a\nmodel: {name: b\n", "expected ',' or '}'", 3),
-        ("name: a\n\tmodel: b\n", "cannot start any token", 2),
-        ("data:\n  prompt: {{ question }}\n", "found unhashable key", 2),
         ("data:\n  prompt: Question: what?\n", "mapping values are not allowed here", 2),
     ],
 )
@@ -91,21 +74,16 @@ def test_bad_yaml_is_a_fault_with_its_line(
     assert fault.location == f"{file}:{line}"
 
 
-@pytest.mark.parametrize(
-    "content", ["", "- a\n", "just words\n", "name: 0x_\n", "a: " + "[" * 400, "a: \0", b"\xff"]
-)
-def test_a_file_that_is_no_sweep_is_refused(content: str | bytes, tmp_path: Path) -> None:
-    file = tmp_path / "tiny.yaml"
-    file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert only_fault(file).field == "SWEEP"
+@pytest.mark.parametrize("content", ["", "- a\n", "name: 0x_\n", "a: \0"])
+def test_a_file_that_is_no_sweep_is_refused(content: str, write: Write) -> None:
+    assert only_fault(write(content)).field == "SWEEP"
 
 
 def test_times_and_dates_are_texts(write: Write) -> None:
     """In YAML, 1:30 is 90."""
     assert "'1:30'" in only_fault(write(f"{SWEEP}budget: {{hours: 1:30}}\n")).rule
-    config = load(write(), "wandb.tags=[12:30, 2024-02-30]", r'data.prompt="\ud83d\ude00"')
+    config = load(write(), "wandb.tags=[12:30, 2024-02-30]")
     assert config.wandb.tags == ("12:30", "2024-02-30")
-    assert config.data.prompt == "😀"  # escaped in two halves, as in JSON
 
 
 def test_a_key_given_twice_is_refused_with_both_lines(write: Write) -> None:
@@ -122,8 +100,6 @@ def test_a_missing_file_names_the_nearest_sweep(
     file = write(SWEEP, "own/my_sweep.yaml")
     monkeypatch.chdir(file.parents[1])
     assert only_fault(Path("own/my_swep.yaml")).remedy == "did you mean own/my_sweep.yaml?"
-    assert "quickstart" in only_fault(Path("zzzzzz")).remedy
-    assert "is a folder" in only_fault(file.parent).rule
 
 
 def test_variables_are_filled_in(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,30 +114,20 @@ def test_variables_are_filled_in(write: Write, monkeypatch: pytest.MonkeyPatch) 
     assert config.wandb.tags == ("7b", "ab", "other")
     file = write(SWEEP.replace("rows.jsonl", "${NOPE}/a"))
     fault = only_fault(file)
-    assert (fault.field, fault.location, fault.remedy) == (
-        "data.path",
-        f"{file}:4",
-        "export NOPE=...",
-    )
-    assert load(file, "data.path=org/rows").data.path == "org/rows"
+    assert (fault.field, fault.location) == ("data.path", f"{file}:4")
+    assert "NOPE" in fault.remedy
 
 
 @pytest.mark.parametrize(
     ("override", "value"),
     [
         ("train.steps=50", 50),
-        ("train.warmup=1e-1", 0.1),
-        ("search.lora.rank=16", (16,)),
         ("search.lora.rank.1=64", (4, 64)),
-        ("search.lora.learning_rate=[1e-4, 3e-4]", (1e-4, 3e-4)),
         ("search.lora.learning_rate={low: 1e-5, high: 1}", LogUniform(low=1e-5, high=1)),
         ("search.full.learning_rate=2.5e-5", (2.5e-5,)),
         ("train.steps=", None),
-        ("train.save_weights=false", False),
-        ("wandb.project=1e-4", "1e-4"),
         ("data.prompt='{{ a }} = '", "{{ a }} = "),
         ("resources.full.workers=2", 2),
-        (f"{MODULES}=[[all-linear]]", ("all-linear",)),
         (f"{MODULES}=[[v, q]]", (("q", "v"),)),
     ],
 )
@@ -176,11 +142,8 @@ def test_overrides_replace_values(override: str, value: Any, write: Write) -> No
     ("override", "fact"),
     [
         ("train.steps", "KEY=VALUE"),
-        ("=5", "KEY=VALUE"),
-        ("train..steps=5", "KEY=VALUE"),
         ("name.x=5", "name holds a value"),
         ("objectives.2.mode=min", "list of 2, it has no 2"),
-        ("objectives.x=1", "list of 2, it has no x"),
         ("extends=quickstart", "cannot set extends"),
         ("budget={trials: 3, trials: 30}", "budget.trials is given twice"),
         ("data.prompt=[INST] {{ a }}", "no valid YAML"),
@@ -194,11 +157,6 @@ def test_an_override_that_cannot_be_applied_is_a_fault(
     assert fact in fault.rule
 
 
-@pytest.mark.parametrize("override", ["train.steps=x", "search.lora.rank=[0]", "trian.steps=3"])
-def test_a_fault_in_an_override_points_to_it(override: str, write: Write) -> None:
-    assert only_fault(write(), override).location == f"--set {override}"
-
-
 def test_paths_are_relative_to_the_sweep_file(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,47 +166,21 @@ def test_paths_are_relative_to_the_sweep_file(
     (tmp_path / "here" / "gpt2").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", "/home/user")
-    (folder / "zero.json").write_text("{}")
     text = edited(
         model__name="base",
         data__path="../rows.jsonl",
         data__validation_path="~/held_out.parquet",
-        data__replay={"path": "/data/more.jsonl", "share": 0.5},
         eval__task_dirs=["tasks", "package://tune/sweeps"],
         eval__ood=[{"task": "c", "data_files": {"test": "test.jsonl"}}, "d"],
-        deepspeed={"config_file": "zero.json"},
     )
     file = write(text, "folder/tiny.yaml")
     config = load(Path("../folder/tiny.yaml"))
     assert config.model.name == str(folder / "base")
     assert config.data.path == str(tmp_path / "rows.jsonl")
     assert config.data.validation_path == "/home/user/held_out.parquet"
-    assert config.data.replay.path == "/data/more.jsonl"
     assert config.eval.task_dirs == (str(folder / "tasks"), "package://tune/sweeps")
     assert config.eval.ood[0].data_files == {"test": str(folder / "test.jsonl")}
-    assert config.deepspeed.config_file == str(folder / "zero.json")
     assert load(file, "model.name=gpt2").model.name == str(tmp_path / "here" / "gpt2")
-
-
-def test_names_on_a_hub_are_no_paths(
-    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = write(edited(model__name="gpt2", data__path="org/rows"))
-    (tmp_path / "elsewhere" / "gpt2").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    assert (load(file).model.name, load(file).data.path) == ("gpt2", "org/rows")
-
-
-def test_paths_of_overrides_and_variables_are_relative_to_the_working_directory(
-    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    monkeypatch.setenv("QA", "questions")
-    config = load(write(edited(data__path="${QA}/a.jsonl")), "eval.task_dirs=[mine]")
-    assert config.data.path == str(here / "questions/a.jsonl")
-    assert config.eval.task_dirs == (str(here / "mine"),)
 
 
 def test_a_deepspeed_file_becomes_part_of_the_configuration(write: Write, tmp_path: Path) -> None:
@@ -258,8 +190,8 @@ def test_a_deepspeed_file_becomes_part_of_the_configuration(write: Write, tmp_pa
     file.write_text('{"zero_optimization": {"stage": 1}}')
     assert load(sweep).deepspeed.config == {"zero_optimization": {"stage": 1}}
     assert "config_file" in only_fault(sweep, "deepspeed.config={}").field
-    for content, fact in (("[1]", "got a list"), ("{", "no JSON"), (None, "No such file")):
-        file.unlink() if content is None else file.write_text(content)
+    for content, fact in (("[1]", "got a list"), ("{", "no JSON")):
+        file.write_text(content)
         fault = only_fault(sweep)
         assert fault.field == "deepspeed.config_file"
         assert fact in fault.rule
@@ -276,7 +208,6 @@ def test_a_sweep_extends_another(write: Write, tmp_path: Path) -> None:
     assert (config.search.lora.rank, config.search.lora.alpha_ratio) == ((16,), (2.0,))
     assert config.search.methods == ("lora", "full")
     assert config.data.path == str(tmp_path / "below/rows.jsonl")
-    assert load(file, "search.lora=null").search.methods == ("full",)
     base.write_text(SWEEP.replace("batch_size: 16", "batch_size: x"))
     file.write_text(child.replace("rank: [16]", "rank: 0"))
     assert {fault.field: fault.location for fault in faults(file)} == {
@@ -285,20 +216,9 @@ def test_a_sweep_extends_another(write: Write, tmp_path: Path) -> None:
     }
 
 
-def test_null_takes_back_a_template_of_the_extended_file(write: Write) -> None:
-    rows = "  path: rows.jsonl\n"
-    write(SWEEP.replace(rows, rows + '  prompt: "{{ q }}"\n'), "base.yaml")
-    chats = "extends: base.yaml\ndata:\n  messages: messages\n"
-    assert "null" in only_fault(write(chats)).remedy
-    data = load(write(f"{chats}  prompt: null\n")).data
-    assert (data.messages, data.prompt) == ("messages", "{{ prompt }}")
-
-
-def test_extending_in_a_circle_or_a_missing_sweep_is_a_fault(write: Write) -> None:
+def test_extending_in_a_circle_is_a_fault(write: Write) -> None:
     write("extends: two.yaml\n", "one.yaml")
     assert "circle" in only_fault(write("extends: one.yaml\n", "two.yaml")).rule
-    fault = only_fault(write("extends: quickstrat\n"))
-    assert (fault.field, fault.remedy) == ("extends", "did you mean quickstart?")
 
 
 @pytest.mark.parametrize("name", bundled_sweeps())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from threading import Event, Thread, Timer
+from threading import Event
 from typing import TYPE_CHECKING
 
 import pytest
 
-from trainables.process.background import finish, in_background
+from trainables.process.background import in_background
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,26 +49,3 @@ def test_work_runs_beside_the_body_whose_error_wins_and_is_finished() -> None:
     with pytest.raises(ValueError, match="of the body"), in_background(work):
         body()
     assert done.is_set()
-
-
-def test_who_ends_the_process_can_wait_for_all_that_runs() -> None:
-    """The end of a checkpoint's upload, say, which the thread that began it waits for, too."""
-    began, may_end, ended = Event(), Event(), Event()
-
-    def work() -> None:
-        began.set()
-        assert may_end.wait(10)
-        ended.set()
-        fail()
-
-    def trial() -> None:
-        with suppress(OSError), in_background(work):
-            pass
-
-    other = Thread(target=trial)
-    other.start()
-    assert began.wait(10)
-    Timer(0.2, may_end.set).start()
-    finish()
-    assert ended.is_set()
-    other.join(10)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -30,26 +29,6 @@ def publish():
 end_with_lost_device(publish)
 print("went on")
 """
-IN_A_GROUP = """
-import os, sys
-from types import SimpleNamespace
-from trainables.workers import worker
-
-def train(trial, reporter):
-    raise Lost("CUDA error: an illegal memory access was encountered")
-
-for name in ("use_credentials", "check_sees", "check_granted_gpus"):
-    setattr(worker, name, lambda *_: None)
-worker.trial_function = lambda trial: train
-os.environ["RANK"] = "1"
-folder = sys.argv[1]
-trial = dict(base_dir=folder, output_dir=folder, published_dir=None)
-trial |= dict(number=0, workers=2, minutes_per_report=None)
-try:
-    worker.Worker().train(SimpleNamespace(**trial))
-except Lost:
-    print("went on")
-"""
 
 
 def ran(script: str, broken: bool, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -67,10 +46,3 @@ def test_the_process_ends_where_the_device_answers_no_more(broken: bool) -> None
     done = ran(ANYWHERE, broken)
     assert (done.returncode, done.stdout) == ((1, "tried\n") if broken else (0, "went on\n"))
     assert ("illegal memory access" in done.stderr) is broken
-
-
-def test_a_worker_of_a_group_ends_with_its_device(tmp_path: Path) -> None:
-    """The trial's own process, which holds no GPU, would else take the error for the trial's."""
-    done = ran(IN_A_GROUP, True, str(tmp_path))
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "illegal memory access" in (tmp_path / "worker_1.log").read_text()

@@ -31,23 +31,3 @@ def test_it_starts_over_where_memory_ran_out(monkeypatch: pytest.MonkeyPatch) ->
     under_ray._train(trial, trial, None)
     batch = trial.train.micro_batch_size
     assert calls == [7.0, batch, 7.0, batch // 2]
-
-
-@pytest.mark.parametrize("is_stopped", [True, False])
-def test_a_pass_of_the_model_starts_no_watch_that_is_stopped(
-    is_stopped: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A process is kept between its trials, and may evaluate a base then."""
-    started: list[float] = []
-    monkeypatch.setattr(
-        watchdog.faulthandler, "dump_traceback_later", lambda s, **_: started.append(s)
-    )
-    watchdog.start(60)
-    if is_stopped:
-        watchdog.stop()
-    watchdog.start(None)  # as a trial does that has no limit
-    monkeypatch.setattr(watchdog, "_started_at", watchdog._started_at - 2)
-    watchdog.reset()
-    watchdog.reset()  # within a second
-    watchdog.stop()
-    assert started == ([3600] if is_stopped else [3600, 3600])

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from ray.exceptions import RayActorError, RayError, RayTaskError
-from torch.distributed import DistBackendError, DistNetworkError
+from ray.exceptions import RayActorError, RayError
+from torch.distributed import DistBackendError
 
 from trainables.errors import Diverged
 from trainables.training.reporter import ListReporter
@@ -90,22 +90,6 @@ def test_a_lost_worker_is_named_and_its_trial_goes_on(
     monkeypatch.setattr(group, "_ready_group", lambda trial: Group(lost, failures))
     trial: Any = SimpleNamespace(workers=2)
     with pytest.raises(raised, match=text):
-        group.train_on_workers(trial, ListReporter().report)
-
-
-@pytest.mark.parametrize(
-    ("cause", "raised"),
-    [(DistNetworkError("reset by peer"), RayActorError), (KeyError(), KeyError)],
-)
-def test_a_worker_lost_as_the_group_forms_is_no_fault_of_the_trial(
-    cause: Exception, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def form(trial: Any) -> Any:
-        raise RayTaskError("join", "", cause).as_instanceof_cause()
-
-    monkeypatch.setattr(group, "_ready_group", form)
-    trial: Any = SimpleNamespace(workers=2)
-    with pytest.raises(raised):
         group.train_on_workers(trial, ListReporter().report)
 
 
