@@ -202,8 +202,7 @@ class Sweep:
             tidy.trial_ended(record)
         try:
             if not searcher.is_done:
-                most_at_once = partial(searcher.most_at_once, "lora")
-                slot_hosts = hosts.ready(base.train_samples, most_at_once)
+                slot_hosts = hosts.ready(base.train_samples)
                 _fit(self._tuner(searcher, events, scheduler, slot_hosts), events, request)
                 if not events.is_stopping:  # else the next start looks
                     self._tell_of_edits()

@@ -116,11 +116,10 @@ class SlotHost:
         self._leaving: list[PackedClient] = []
         self._running: asyncio.Task[None] | None = None
         self._minutes: float | None = None
-        self._is_retired = False
 
     async def load(self) -> int | None:
         """Number of trials here, including waiting ones; None if no more are accepted."""
-        return None if self._is_retired or self._stop_requested(None) else len(self._clients)
+        return None if self._stop_requested(None) else len(self._clients)
 
     async def load_libraries(self) -> None:
         """Import what training needs, before there is anything to train."""
@@ -186,7 +185,7 @@ class SlotHost:
         """
         self._slots = slots
         await self.leave(trial.trial_id)
-        if self._is_retired or (len(self._clients) >= slots and not may_wait):
+        if len(self._clients) >= slots and not may_wait:
             return False
         suspects = [client for client in self._clients.values() if client.suspect_at is not None]
         if suspect_at is not None and suspects:
@@ -223,11 +222,6 @@ class SlotHost:
             self._waiting.remove(client)
         else:
             self._leaving.append(client)
-
-    async def retire(self) -> bool:
-        """Accept no more trials if there is none; return whether it is so."""
-        self._is_retired = not self._clients
-        return self._is_retired
 
     def _remove(self, client: PackedClient) -> None:
         """Forget the trial, unless a later attempt at it has taken this one's place."""

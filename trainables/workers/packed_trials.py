@@ -56,13 +56,6 @@ class SlotHostActor(host.SlotHost):
         fault: UserError | None = await self._in_thread(evaluate_base_on_worker, *arguments)
         return fault
 
-    async def end(self) -> None:
-        """End the process for good once those that left are cleaned up."""
-        await self.at_rest()
-        # `exit_actor` waits for every call that this process has made, and that by which it listens
-        # for a stop request returns at the sweep's end.
-        ray.kill(ray.get_runtime_context().current_actor)
-
     def _engine_for(self, trial: TrialConfig) -> Any:
         check_granted_gpus()
         check_sees(trial.base_dir, BASE_RECORD)

@@ -18,7 +18,7 @@ from trainables.config import TrialConfig
 from trainables.errors import first_line
 from trainables.packing.planning import best
 from trainables.records.schema import TrialRecord
-from trainables.workers.packed_trials import SlotHosts, has_process, start_slot_host
+from trainables.workers.packed_trials import SlotHosts, start_slot_host
 from trainables.workers.ray_tasks import as_task
 from trainables.workers.trainable import trial_process_seconds
 from tune.cluster.node_checks import nodes_up
@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 _LOAD_S = 10.0
 _REST_S = 5.0
-_ANSWER_S = 1.0
 _NO_ROOM = (
     "beside a full fine-tuning trial the cluster has no room for a slot host; sweep the "
     "methods one by one (search.full=null, then search.lora=null, under two names) and compare "
@@ -73,7 +72,6 @@ class HostPool(SweepListener):
         self._waiting, self._tell = dict(waiting), tell
         self._actors: tuple[Any, ...] = ()
         self._slots = 1
-        self._most_at_once: Callable[[], int] = lambda: config.budget.trials
         self._process_seconds: Any = None
         self._is_wanted = "lora" in config.search.methods and config.resources.lora.slots != 0
 
@@ -93,12 +91,10 @@ class HostPool(SweepListener):
     def _answer(self, method: str, *arguments: Any) -> Any:
         return answer_of(self._actors, method, arguments, self._held, self._tell)
 
-    def ready(self, samples: int, most_at_once: Callable[[], int]) -> SlotHosts | None:
+    def ready(self, samples: int) -> SlotHosts | None:
         """Hosts that accept trials; None if each of the sweep's LoRA trials trains by itself.
 
-        Args:
-            samples: number of samples that a trial trains on.
-            most_at_once: at most how many LoRA trials there are at the same time, from now on.
+        `samples`: how many a trial trains on.
 
         Raises:
             UserError: the model cannot be loaded, or lacks a target module.
@@ -119,7 +115,6 @@ class HostPool(SweepListener):
             wanted = self._config.resources.lora.slots
             self._slots = wanted if wanted != "auto" else self._measured(trial, samples)
         self._start_for(self._slots)
-        self._most_at_once = most_at_once
         return SlotHosts(self._actors, self._slots)
 
     def start(self) -> bool:
@@ -142,34 +137,8 @@ class HostPool(SweepListener):
         if record.config.method == "lora":
             for actor in self._actors:
                 actor.leave.remote(record.config.trial_id)
-        self._end_spare()
 
     trial_interrupted = trial_ended
-
-    def _end_spare(self) -> None:
-        """End hosts that no trial will need, for their GPUs; first those that wait for a node."""
-        spare = len(self._actors) - math.ceil(self._most_at_once() / self._slots)
-        if spare <= 0:
-            return
-        waiting = [actor for actor in self._actors if not has_process(actor)][:spare]
-        for actor in waiting:
-            ray.kill(actor)
-            self._forget(actor)
-        if spare > len(waiting):
-            self._end_idle(spare - len(waiting))
-
-    def _end_idle(self, most: int) -> None:
-        asked = {actor.load.remote(): actor for actor in self._actors}
-        answered, _ = ray.wait([*asked], num_returns=len(asked), timeout=_ANSWER_S)
-        for actor in [asked[answer] for answer in answered]:
-            with suppress(RayError):
-                if most > 0 and ray.get(actor.retire.remote(), timeout=_ANSWER_S):
-                    actor.end.remote()
-                    self._forget(actor)
-                    most -= 1
-
-    def _forget(self, actor: Any) -> None:
-        self._actors = tuple(other for other in self._actors if other != actor)
 
     def _start_for(self, slots: int) -> None:
         """Start the hosts still needed if each has this many slots."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from analysis.results.confirmation import planned_repeats, unconfirmed, winners
+from analysis.results.confirmation import unconfirmed, winners
 from trainables.config import TrialConfig
 from trainables.records.schema import Measurement, TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
@@ -103,17 +103,6 @@ class OptunaSearcher(Searcher, SweepListener):
         spent = self._spent()
         is_done = self._is_searched() and next(self._repeats(), None) is None
         return None if is_done and spent != "failures" else spent
-
-    def most_at_once(self, method: str) -> int:
-        """The largest number of a method's trials that may run at the same time from now on."""
-        running = sum(record.config.method == method for record in self._running.values())
-        if self._spent():
-            return running
-        if self._winners is None:
-            to_draw = self._to_draw()
-            searched = self._history.searched + to_draw
-            return max(running + to_draw, planned_repeats(self._config.confirm, searched))
-        return running + sum(trial.config.method == method for trial, _ in self._repeats())
 
     def _spent(self) -> str | None:
         budget = self._config.budget

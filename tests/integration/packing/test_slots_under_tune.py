@@ -129,7 +129,7 @@ def test_what_cannot_be_batched_has_no_hosts_and_is_told(
     )
     of_earlier_sweeps = host_processes()
     with HostPool(config, {"CPU": 2.0}, lambda *point: make_trial(), {}, told.append) as pool:
-        assert pool.ready(samples=8, most_at_once=lambda: 1) is None
+        assert pool.ready(samples=8) is None
         assert not set(host_processes()) - set(of_earlier_sweeps)
     (line,) = told
     assert line.startswith("warning: each LoRA trial trains by itself: DoRA's norms")

@@ -73,18 +73,6 @@ def test_ec2_takes_each_node_type(config: dict[str, Any], node_type: str) -> Non
     assert disk.encrypted
 
 
-def test_the_world_reaches_ssh_and_nothing_else(config: dict[str, Any]) -> None:
-    instance = launch(config, "head")
-    (group,) = instance.security_groups
-    rules = boto3.resource("ec2", "us-west-2").SecurityGroup(group["GroupId"]).ip_permissions
-    open_to_all = [rule for rule in rules if rule["IpRanges"] or rule["Ipv6Ranges"]]
-    assert [(rule["FromPort"], rule["ToPort"]) for rule in open_to_all] == [(22, 22)]
-    inside = [rule for rule in rules if rule not in open_to_all]
-    assert [pair["GroupId"] for rule in inside for pair in rule["UserIdGroupPairs"]] == [
-        group["GroupId"]
-    ]
-
-
 def wanted(
     config: dict[str, Any], launches: NodeProviderAvailabilityTracker, demand: dict[str, float]
 ) -> dict[str, int]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from threading import Thread
-from types import SimpleNamespace
 
 import pytest
 from metadata_service import metadata_service
-from ray.scripts.scripts import drain_node
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "clusters"))
 
@@ -53,26 +51,3 @@ def test_a_node_is_drained_on_notice_until_ray_does_it(
     assert len(deadlines) == 3
     assert NOTICE_S - 15 < deadlines[0] <= NOTICE_S - 5
     assert deadlines[0] >= deadlines[-1]
-
-
-def test_a_late_notice_leaves_no_time_and_a_failing_drain_is_reported(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commands: list[list[str]] = []
-
-    def fail(command: list[str], **options: object) -> SimpleNamespace:
-        commands.append(command)
-        return SimpleNamespace(returncode=1, stderr="no head at all")
-
-    monkeypatch.setattr("subprocess.run", fail)
-    assert not drain_on_notice.drain("10.0.0.1:6379", 10)
-    assert "cannot drain the node, trying again: no head at all" in caplog.text
-    known = {option for parameter in drain_node.params for option in parameter.opts}
-    assert {word for word in commands[0] if word.startswith("--")} <= known
-    deadlines: list[int] = []
-    monkeypatch.setattr(drain_on_notice, "drain", lambda _, seconds: not deadlines.append(seconds))
-    with metadata_service() as service:
-        service.announce(-10)
-        monkeypatch.setitem(drain_on_notice.SERVICES, "aws", service.url)
-        assert drain_on_notice.main(["aws"]) == 0
-    assert deadlines == [0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 from builders import base_record, sweep_config
 

@@ -87,20 +87,7 @@ def test_an_evaluation_takes_all_keys_and_values_or_the_logits_of_kl_drift() -> 
                 "the base's evaluation": "it has 12.0 GiB",
             },
         ),
-        (
-            24,
-            [NO_FULL, "model.dtype=float32"],
-            {"search.lora": "4bit: true", "the base's evaluation": "dtype: bfloat16"},
-        ),
-        (
-            80,
-            [NO_FULL, "data.max_length=8192", "train.gradient_checkpointing=false"],
-            {"search.lora": "set train.gradient_checkpointing: true"},
-        ),
         (1, ["model.shape=null"], {}),  # what is not known is not judged
-        (18, ["search.lora=null", "deepspeed.config={}"], {}),
-        (8, [NO_FULL, "resources.max_gpus=0"], {}),
-        (8, [NO_FULL, "resources={lora: {gpus_per_worker: 0}}"], {}),
     ],
 )
 def test_what_cannot_fit_is_refused_for_every_method_at_once(
@@ -129,9 +116,6 @@ def test_a_dry_run_shows_which_card_takes_what_and_the_disk(
     assert re.search("28.6 +smaller( +fits){4}$", rows[0])
     # 8.03e9 parameters: 12 bytes in each of 3 checkpoints, 2 in the weights.
     assert "full: a trial takes up to 284 GiB of disk while it trains" in shown
-    assert "leaves up to 30 GiB of final and best weights, 1,645 GiB if all 55 trials" in shown
-    # 336 M parameters of rank 128, 4 bytes each.
-    assert "lora: a trial takes up to 12 GiB of disk" in shown
 
 
 def test_the_driver_of_the_graphics_card_says_what_it_has(
@@ -145,6 +129,3 @@ def test_the_driver_of_the_graphics_card_says_what_it_has(
     assert gpu_bytes(2) == 24564 << 20
     assert gpu_bytes(1) == 81559 << 20  # Ray was started with CUDA_VISIBLE_DEVICES, and has one
     assert gpu_bytes(0) is None
-    monkeypatch.setattr("trainables.workers.granted_gpus._ASK_DRIVER_TIMEOUT_S", 0.1)
-    program.write_text("#!/bin/sh\nwhile :; do :; done\n")
-    assert gpu_bytes(2) is None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import sweep_config, trial_config
+from builders import sweep_config
 from ray.tune.search import Searcher
 
 from trainables.config import Method, TrialConfig
@@ -116,13 +116,6 @@ def test_a_sweep_stays_within_max_gpus() -> None:
     assert within_limit(sweep(), CLUSTER) == CLUSTER
 
 
-def test_shares_above_half_a_gpu_take_a_whole_one() -> None:
-    config = sweep(lora={"gpus_per_worker": 0.6})
-    trials = [trial_config(trial_id=str(number), number=number) for number in range(5)]
-    room = Room({"CPU": 64.0, "GPU": 4.0}, Placement({}, held(config), slots=0))
-    assert [room.take(trial) for trial in trials] == [True] * 4 + [False]
-
-
 TYPED = {"lora": {"accelerator_type": "L40S"}, "full": {"workers": 8, "accelerator_type": "H"}}
 TWO_TYPES = {"CPU": 64.0, "GPU": 12.0, "GPU:L40S": 4.0, "GPU:H": 8.0}
 
@@ -139,9 +132,6 @@ def test_trials_that_wait_for_one_gpu_type_do_not_hold_up_those_of_another() -> 
             assert methods(run) == ["full", *["lora"] * 4]
         run.end(min(run.running))
     assert {trial.number for trial in run.started} == set(range(60))
-    for method in ("lora", "full"):
-        of_method = [t.number for t in run.started if t.method == method]
-        assert of_method == sorted(of_method)  # none overtakes one of its kind
 
 
 def of(run: Run, method: str) -> list[int]:
@@ -160,19 +150,3 @@ def test_an_interrupted_trial_goes_before_all_that_wait_and_waits_for_no_other_p
         run.fill()
         assert run.started[-1].number == lost
         assert len(run.started[-1].earlier_attempts) == 1
-
-
-@pytest.mark.parametrize("waiting", ["lora", "full"])
-def test_slots_and_gpus_are_filled_whichever_method_waits(waiting: str) -> None:
-    config = sweep(lora={"slots": 4})
-    run = Run(config, {"CPU": 64.0, "GPU": 8.0}, slots=4)
-    for _ in range(4):
-        run.fill()
-        assert methods(run) == ["full", *["lora"] * 4]
-        run.end(next(n for n, r in run.running.items() if r.config.method != waiting))
-    placement = Placement({"driver": 1e-4}, held(config), slots=4)
-    for trial in run.started:
-        group = placement({"trial": trial.model_dump(mode="json")})
-        assert group.bundles[0] == {"driver": 1e-4}
-        in_slot = trial.method == "lora"
-        assert placement.holds(trial) == ({"slot": 1} if in_slot else {"CPU": 8.0, "GPU": 8.0})

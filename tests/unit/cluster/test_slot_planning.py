@@ -8,21 +8,18 @@ from typing import Any
 
 import pytest
 import yaml
-from builders import scores, sweep_config, trial, trial_config
+from builders import trial_config
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayError
 from sweep_files import edited
 
-from analysis.results.confirmation import unconfirmed, winners
 from trainables.config import LoraConfig
 from trainables.packing.planning import Speed, best, why_not_packed
-from trainables.records.schema import TrialRecord
 from tune.cluster import waiting
 from tune.cluster.slot_hosts import (
     HostPool,
     beside_hosts,
     hosts_that_fit,
     hosts_to_start,
-    with_trials_left,
 )
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import max_concurrent
@@ -65,10 +62,8 @@ def test_a_trial_that_cannot_be_packed_says_why(changes: dict[str, Any], word: s
     ("seconds", "slot_seconds", "expected"),
     [
         ([600, 600 / 1.9, 200, 600 / 3.1], 0.0, 4),  # 3 % is not worth the latency
-        ([600, 600 / 0.9, 600 / 1.4], 0.0, 4),  # a dip of the clock is passed over
         ([600, 600 / 1.04, 600 / 1.08], 0.0, 4),  # small gains add up
         ([100, 60, 40, 30], 0.0, 8),  # 100 + 0, 60 + 0, 40 + 0, 30 + 0 seconds
-        ([100, 60, 40, 30], 5.0, 4),  # 105, 70, 60, 70
         ([100, 60, 40, 30], 50.0, 1),  # 150, 160, 240, 430
     ],
 )
@@ -77,93 +72,42 @@ def test_slots_are_as_many_as_pay(seconds: list[float], slot_seconds: float, exp
     assert best(speeds, 6000, slot_seconds) == expected
 
 
-@pytest.mark.parametrize(
-    "error", [ActorUnavailableError("restarting", None), OutOfMemoryError("low on memory")]
-)
-def test_where_a_host_dies_of_measuring_the_sweep_goes_on_with_one_slot(
-    error: RayError, answers: None
-) -> None:
+def test_where_a_host_dies_of_measuring_the_sweep_goes_on_with_one_slot(answers: None) -> None:
     """As Ray kills it where its machine runs out of memory; each start would end the same way."""
-    told: list[str] = []
-    pool = HostPool(config(), {"CPU": 4.0}, lambda *point: trial_config(), {}, told.append)
+    lines: list[str] = []
+    pool = HostPool(config(), {"CPU": 4.0}, lambda *point: trial_config(), {}, lines.append)
     asked: list[Any] = []
+    error = OutOfMemoryError("low on memory")
     probe = SimpleNamespace(remote=lambda *arguments: asked.append(arguments) or error)
     host = SimpleNamespace(probe=probe, load=SimpleNamespace(remote=lambda: 0))
     pool._actors, pool._process_seconds = (host,) * 2, 1.0
     assert pool._measured(trial_config(), samples=100) == 1
     assert len(asked) == 4
-    line = told[-1]
-    assert line.startswith("warning: 2 hosts of 1 slot, as the host that measured more lost its")
-    assert "resources.lora.slots" in line
+    assert "2 hosts of 1 slot" in lines[-1]
+    assert "resources.lora.slots" in lines[-1]
 
 
-Lives = dict[str, list[tuple[str, int]]]
-
-
-@pytest.fixture
-def lives(answers: None, monkeypatch: pytest.MonkeyPatch) -> Lives:
-    """By host, the states that are seen of it, one after the other; the last one stays."""
-    lives: Lives = {}
-
-    def life_of(host: Any) -> tuple[str, int]:
-        left = lives[host.name]
-        return left.pop(0) if len(left) > 1 else left[0]
-
-    monkeypatch.setattr(waiting, "life_of", life_of)
+@pytest.mark.parametrize(
+    "error",
+    [ActorUnavailableError("restarting", None), ActorDiedError()],  # the latter of a drained node
+)
+def test_a_host_that_lost_its_node_is_asked_again_once_it_has_another(
+    error: RayError, answers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray may take a while to notice; meanwhile the user reads what the sweep waits for."""
+    states = [*[("RESTARTING", 3)] * 5, ("ALIVE", 3)]
+    seen = iter([*states, *[("ALIVE", 3)] * 9])
+    monkeypatch.setattr(waiting, "life_of", lambda host: next(seen))
     monkeypatch.setattr(waiting, "_POLL_S", 0.001)
     monkeypatch.setattr(waiting, "_TELL_EVERY_S", 0.0)
     monkeypatch.setattr(waiting, "nodes_up", list)
     monkeypatch.setattr(waiting, "last_launch_failure", lambda: None)
-    return lives
-
-
-def a_host(name: str, *answers: object) -> Any:
-    left = iter(answers)
-    load = SimpleNamespace(remote=lambda: 0)
-    return SimpleNamespace(name=name, probe=SimpleNamespace(remote=lambda: next(left)), load=load)
-
-
-UNAVAILABLE = ActorUnavailableError("restarting", None)
-
-
-@pytest.mark.parametrize("error", [UNAVAILABLE, ActorDiedError()])  # the latter of a drained node
-def test_a_host_that_lost_its_node_is_asked_again_once_it_has_another(
-    error: RayError, lives: Lives
-) -> None:
-    """Ray may take a while to notice; who waits is told what for."""
-    lives["a"] = [*[("RESTARTING", 3)] * 5, ("ALIVE", 3)]
-    told: list[str] = []
-    host = a_host("a", error, "an answer")
-    assert waiting.answer_of([host], "probe", (), {"GPU": 1}, told.append) == "an answer"
-    assert lives["a"] == [("ALIVE", 3)]
-    assert "process of a slot host was lost" in told[0]
-    assert set(told[1:]) == {"waiting for a node with 1 GPU"}
-
-
-@pytest.mark.parametrize(("searched", "repeated", "left"), [(4, 0, 6), (4, 4, 2), (8, 6, 6)])
-def test_repeats_still_to_run_are_of_the_winners_that_there_are_now(
-    searched: int, repeated: int, left: int
-) -> None:
-    rates = {"low": 1e-4, "high": 1e-3}
-    sweep = sweep_config(
-        searched,
-        confirm={"top_k": 3, "seeds": 2},
-        search={"lora": {"rank": [8], "alpha_ratio": 2, "learning_rate": rates}},
-    )
-
-    def run(number: int, gain: float, **fields: Any) -> TrialRecord:
-        rate = fields.pop("learning_rate", 1e-4 + number * 1e-6)
-        params = {"lora/learning_rate": rate}
-        return trial(number, scores(gain, 0.1), learning_rate=rate, params=params, **fields)
-
-    first = [run(number, 0.3 + number / 100) for number in range(4)]
-    again = list(unconfirmed(2, winners(sweep, first, 3), first))[:repeated]
-    repeats = [
-        run(4 + i, 0.3, learning_rate=of.config.learning_rate, confirms=of.number, seed=seed)
-        for i, (of, seed) in enumerate(again)
-    ]
-    better = [run(20 + number, 0.6 + number / 100) for number in range(searched - 4)]
-    assert with_trials_left(sweep, [*first, *repeats, *better]).budget.trials == left
+    given, lines = iter([error, "an answer"]), list[str]()
+    load, probe = (SimpleNamespace(remote=answer) for answer in (lambda: 0, lambda: next(given)))
+    host = SimpleNamespace(probe=probe, load=load)
+    assert waiting.answer_of([host], "probe", (), {"GPU": 1}, lines.append) == "an answer"
+    assert "process of a slot host was lost" in lines[0]
+    assert set(lines[1:]) == {"waiting for a node with 1 GPU"}
 
 
 FULL = {"learning_rate": [1e-5]}
@@ -174,20 +118,8 @@ FULL = {"learning_rate": [1e-5]}
     [
         ({}, {"CPU": 2.0}, 2, 8),
         ({}, {"CPU": 16.0, "GPU": 2.0}, 2, 8),
-        ({"resources__lora__cpus_per_worker": 2}, {"CPU": 2.0}, 1, 4),
         ({"search__full": FULL}, {"CPU": 2.0}, 1, 5),  # one host, one full fine-tuning
-        ({"search__full": FULL}, {"CPU": 1.0}, 0, 1),
         ({"resources__max_concurrent": 1}, {"CPU": 8.0}, 1, 1),
-        (
-            {
-                "search__full": FULL,
-                "resources__full__accelerator_type": "H100",
-                "resources__lora__accelerator_type": "L40S",
-            },
-            {"CPU": 9.0, "GPU": 6.0, "GPU:H100": 3.0, "GPU:L40S": 3.0},
-            3,
-            15,  # three full ones beside twelve in slots
-        ),
     ],
 )
 def test_hosts_and_trials_fit_the_cluster(
@@ -203,9 +135,7 @@ def test_hosts_and_trials_fit_the_cluster(
     ("full", "nodes", "hosts"),
     [
         ({"cpus_per_worker": 4}, [{"CPU": 4.0}] * 2, 1),  # a second one may be on the other node
-        ({"cpus_per_worker": 4}, [{"CPU": 4.0}] * 3, 2),
         ({"cpus_per_worker": 3}, [{"CPU": 4.0}] * 2, 3),
-        ({"workers": 8}, [{"CPU": 96.0, "GPU": 8.0}], 0),
         ({"workers": 8}, [{"CPU": 96.0, "GPU": 8.0}] * 2, 8),
     ],
 )
@@ -223,11 +153,9 @@ def test_hosts_leave_room_for_a_full_trial_wherever_they_are_put(
 @pytest.mark.parametrize(
     ("up", "slots", "expected"),
     [
-        (0, 40, 1),  # one, on which the slots are counted
         (0, 16, 3),  # 40 trials fill three of the 28
         (8, 16, 8),  # nodes that are up anyway are used
         (8, 2, 20),
-        (8, 1, 28),
     ],
 )
 def test_a_growing_cluster_gets_as_many_hosts_as_trials_fill(
@@ -236,13 +164,10 @@ def test_a_growing_cluster_gets_as_many_hosts_as_trials_fill(
     assert hosts_to_start(28, up, 40, slots) == expected
 
 
-def test_where_full_trials_leave_no_room_the_remedy_is_told(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_full_trials_may_leave_no_room_for_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tune.cluster.slot_hosts.nodes_up", lambda: [{"CPU": 1.0}])
-    told: list[str] = []
+    lines: list[str] = []
     sweep = config(search__full=FULL, resources__lora__slots=4)
-    pool = HostPool(sweep, {"CPU": 1.0}, lambda *point: trial_config(), {}, told.append)
+    pool = HostPool(sweep, {"CPU": 1.0}, lambda *point: trial_config(), {}, lines.append)
     assert not pool.start()
-    (line,) = told
-    assert "no room for a slot host; sweep the methods one by one (search.full=null, " in line
+    assert "search.full=null" in lines[0]
