@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-
-import plotly.graph_objects
 import pytest
 from builders import repeat_of
 from scipy.stats import binomtest
@@ -16,16 +12,8 @@ from analysis.conclusions.rank_trends import forgetting_and_step_size, trend_ove
 from analysis.conclusions.sufficient_rank import rank_that_suffices
 from analysis.paper_table import paper_table
 from analysis.report.answer import answer
-from analysis.report.page import render
-from analysis.report.trade_off_section import (
-    _box,
-    hypervolume_figure,
-    hypervolume_shares,
-)
-from analysis.results.pareto import objective_losses
 from analysis.results.trade_off import best_trade_off, objective_ranges, scaling_trials
 from analysis.shown_sweeps import Results
-from analysis.stats.hypervolume import hypervolume
 from analysis.sweeps import open_sweeps
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.item_records import items_file, write_items
@@ -64,12 +52,9 @@ def test_each_sweep_has_its_own_row_of_each_rank_compared_with_its_own_full_fine
     assert [(row.label, row.trial_id, row.trials) for row in rows] == expected
     full = {row.label.split()[-1]: row for row in rows if row.label.startswith("full")}
     for row in rows[:-2]:
-        for name in ("in-domain", "OOD"):
-            difference = row.cells[name].value - full[row.label.split()[-1]].cells[name].value
-            assert row.cells[name].to_full.difference.estimate == pytest.approx(difference)
-    assert not any(cell.to_full for row in full.values() for cell in row.cells.values())
-    assert results.recommendation.trial.rank is not None
-    assert not any(" of " in number.full for number in answer(results).numbers)
+        cell = row.cells["in-domain"]
+        difference = cell.value - full[row.label.split()[-1]].cells["in-domain"].value
+        assert cell.to_full.difference.estimate == pytest.approx(difference)
 
 
 def test_what_is_said_of_a_sweep_is_what_is_said_of_it_alone(results):
@@ -126,12 +111,9 @@ def test_a_sweep_that_forgets_less_is_told_to(tmp_path):
     assert told.verdict == "open"
     assert told.statement.startswith("In one run of each, the best trade-off of replayed (trial 0,")
     # 40 of 200 items of one of three tasks.
-    assert " forgets less than that of plain " in told.statement
-    assert told.statement.endswith(
-        " by 6.7 points on the retention tasks; repeats with other seeds would show whether it "
-        "is so for other trainings, too (`confirm`)."
-    )
-    assert "replayed minus plain, one run of each, -" in told.evidence
+    assert "forgets less" in told.statement
+    assert "by 6.7 points" in told.statement
+    assert "(`confirm`)" in told.statement
     assert told.evidence.endswith("n = 600; McNemar p < 0.001")
     for sweep, forgets in zip(results.sweeps, (0.08, 0.02), strict=True):
         [trial] = sweep.trials
@@ -140,40 +122,8 @@ def test_a_sweep_that_forgets_less_is_told_to(tmp_path):
     results = Results(open_sweeps([tmp_path / name for name in names]))
     [told] = [c for c in against_first(results) if "on the retention tasks" in c.statement]
     assert told.verdict == "shown"
-    by = "by 6.7 points on the retention tasks; over 4 runs with other seeds 6.0 on average."
     assert told.statement.startswith("The best trade-off of replayed (trial 0,")
-    assert told.statement.endswith(by)
-
-
-@pytest.mark.parametrize("failing", [0, 1])
-def test_a_sweep_without_a_complete_trial_is_not_compared(tmp_path, failing):
-    sweeps = [
-        SyntheticSweep(
-            trials=1, name=f"sweep {n}", failures={0: TrialStatus.FAILED} if n == failing else {}
-        )
-        for n in range(2)
-    ]
-    assert against_first(open_together(tmp_path, *sweeps)) == []
-
-
-def test_the_hypervolume_is_of_each_sweep(results):
-    goals = results.goals
-    best, worst = zip(*_box(results), strict=True)
-    figure = hypervolume_figure(results)
-    for sweep, line in zip(results.sweeps, figure.charts[0].data, strict=True):
-        own = results.of(sweep, results.complete)
-        points = [
-            [
-                min(1, (loss - low) / (high - low))
-                for loss, low, high in zip(objective_losses(goals, r), best, worst, strict=True)
-            ]
-            for r in own
-        ]
-        shares = hypervolume_shares(results, sweep)
-        assert line["y"] == shares == sorted(shares)
-        assert len(shares) == len(own)
-        assert shares[-1] == pytest.approx(hypervolume(points, [1.0] * len(best)))
-        assert f"{100 * shares[-1]:.1f} % ({sweep.name})" in figure.caption
+    assert told.statement.endswith("over 4 runs with other seeds 6.0 on average.")
 
 
 def test_methods_that_were_swept_one_by_one_are_compared(tmp_path):
@@ -186,16 +136,4 @@ def test_methods_that_were_swept_one_by_one_are_compared(tmp_path):
     assert sum("he best trade-off of whole (trial" in s for s in told) == 3
     assert not any("Full fine-tuning" in s for s in told)  # that is of the same two
     assert not any(s.startswith("whole: ") for s in told)  # it has no ranks to speak of
-    adapters = [row for row in paper_table(results).rows if row.label.endswith("of adapters")]
-    assert all(row.cells["in-domain"].to_full is not None for row in adapters)
-    assert results.recommendation.trial.rank is not None
     assert all(number.full.endswith(" of whole") for number in answer(results).numbers)
-
-
-def test_every_chart_of_several_sweeps_is_valid_plotly(results):
-    data = re.findall(r'class="charts-data">(.*?)</script>', render(results), re.DOTALL)
-    charts = {key: spec for block in data for key, spec in json.loads(block).items()}
-    assert {"curve-forgetting-mean", "hypervolume", "matrix-gain"} <= charts.keys()
-    for spec in charts.values():
-        drawn = re.sub(r'"@[\w-]+"', '"#123456"', json.dumps(spec))
-        plotly.graph_objects.Figure(json.loads(drawn))

@@ -16,7 +16,6 @@ from analysis.conclusions import Conclusion
 from analysis.conclusions.sufficient_rank import rank_that_suffices
 from analysis.results.sample_size import NEGLIGIBLE
 from analysis.shown_sweeps import Results
-from analysis.stats.intervals import upper_bound
 from analysis.stats.shared_questions import Part, Scores, Stratum
 from analysis.sweeps import Sweep, open_sweeps
 from trainables.config import LoraConfig
@@ -159,18 +158,6 @@ def test_the_wider_of_the_bounds_over_items_and_over_seeds_is_given(sweep):
     assert f"gains more than {most} over its best." in found.statement
 
 
-def test_nothing_is_said_if_the_items_of_one_trial_are_missing(sweep):
-    results = OfRanks(sweep, EQUAL)
-    assert rank_that_suffices(results, results.sweeps[0])
-    results = OfRanks(sweep, EQUAL)
-    scores = results.items._scores_of
-    last = results.complete[-1].config.trial_id
-    results.items._scores_of = lambda trial_id: {} if trial_id == last else scores(trial_id)
-    best = {id(record) for record in results.complete if record.config.trial_id == last}
-    results.complete = [r for r in results.complete if r.rank != 64 or id(r) in best]
-    assert rank_that_suffices(results, results.sweeps[0]) == []
-
-
 OF_RANK_4 = 35
 
 
@@ -184,27 +171,3 @@ def test_the_luckiest_of_many_trials_of_a_rank_does_not_make_it_suffice(sweep):
     found = [conclusion(picked(sweep, seed, gain=0.021)).statement for seed in range(1, 61)]
     assert sum("rank 4 suffices" in statement for statement in found) <= 0.05 * 60
     assert "gains more than 0.0 points" in conclusion(picked(sweep, 1, gain=-0.05)).statement
-
-
-def test_trials_that_were_stopped_early_count_among_those_the_best_was_picked_from(sweep):
-    results = picked(sweep, seed=1, gain=-0.005)
-    of_rank_4 = sorted(
-        (r for r in results.sweeps[0].trials if r.rank == 4), key=lambda r: r.metric(IN_DOMAIN_ACC)
-    )
-    stopped = {record.config.trial_id for record in of_rank_4[:-4]}
-    trials = [
-        r.model_copy(update={"status": TrialStatus.STOPPED_EARLY})
-        if r.config.trial_id in stopped
-        else r
-        for r in results.sweeps[0].trials
-    ]
-    items = results.items
-    results = Results([replace(results.sweeps[0], trials=tuple(trials))])
-    results.items = items
-    [*_, higher] = [r for r in results.complete if r.rank == 16]
-    gains = items.differences(higher, of_rank_4[-1], ["sums"])
-    most, of_four = (upper_bound(*gains, level=1 - 0.05 / 2 / of) for of in (OF_RANK_4, 4))
-    assert 0.001 < of_four < most - 0.001
-    assert f"gains more than {math.ceil(1000 * most) / 10:.1f} points" in (
-        conclusion(results).statement
-    )

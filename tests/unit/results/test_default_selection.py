@@ -1,4 +1,4 @@
-"""Which trials are looked into unasked, and the records of what was found."""
+"""Which trials are inspected by default."""
 
 from __future__ import annotations
 
@@ -74,14 +74,6 @@ def test_among_trials_beyond_a_constraint_the_better_one_is_the_better_trade_off
     assert best_trade_off(goals, [*within, nearer], ranges) is within[1]
 
 
-def test_the_best_of_a_rank_keeps_the_constraints_in_the_mean_over_its_repeats() -> None:
-    goals = sweep_config(constraints=[f"{LOSS} <= 0.01"])
-    records = [scored(0, 4, 0.9, 0.0), scored(1, 8, 0.9, 0.1), scored(2, 8, 0.5, 0.5)]
-    assert default_selection(goals, records) == [0, 1]
-    repeats = [scored(3, 8, 0.5, 0.0, confirms=2)]
-    assert default_selection(goals, [*records, *repeats]) == [0, 2]
-
-
 def test_without_weights_or_scores_a_trial_is_not_notable() -> None:
     records = [
         scored(0, 4, 0.9, 0.1, weights_dir=None),
@@ -107,28 +99,22 @@ def _answer(reason: str | RayError | None) -> str | None:
     return reason
 
 
-@pytest.mark.parametrize(
-    "reason",
-    [
-        "no weights\nin this place",
-        RayTaskError("inspect", "Traceback\n  ...", OSError("no weights")).as_instanceof_cause(),
-        RayError("no weights"),  # as of a lost process
-    ],
-)
-def test_a_sweep_says_whom_it_looks_into(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str | RayError
+def test_a_sweep_reports_inspections_and_their_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may take minutes, after all trials have finished."""
-    reasons = {0: None, 2: reason}
+    failure = RayTaskError("inspect", "Traceback\n  ...", OSError("no weights"))
+    reasons = {0: None, 2: failure.as_instanceof_cause(), 3: "no weights\nhere"}
     task = SimpleNamespace(remote=lambda _, number: reasons[number])
     module = "tune.cluster.inspections"
     monkeypatch.setattr(f"{module}.as_task", lambda *_: task)
     monkeypatch.setattr(f"{module}.ray", SimpleNamespace(get=_answer))
     records = [scored(0, 4, 0.9, 0.1), scored(1, 4, 0.8, 0.2), scored(2, None, 0.5, 0.3)]
-    told: list[str] = []
-    inspect_trials(GOALS, SweepFolder(tmp_path), {"CPU": 2.0}, records, told.append)
-    assert told == [
-        "inspecting trials 0, 2 ...",
+    records.append(scored(3, 8, 0.5, 0.3))
+    lines: list[str] = []
+    inspect_trials(GOALS, SweepFolder(tmp_path), {"CPU": 2.0}, records, lines.append)
+    assert lines == [
+        "inspecting trials 0, 2, 3 ...",
         "inspected trial 0",
         "warning: cannot inspect trial 2: no weights",
+        "warning: cannot inspect trial 3: no weights",
     ]

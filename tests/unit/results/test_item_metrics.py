@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from analysis.results.item_metrics import limits, rounding
-from analysis.stats.intervals import over_seeds
 from trainables.config import Role
 from trainables.metric_keys import (
     FORGETTING_MAX,
@@ -80,20 +79,3 @@ def test_no_interval_goes_beyond_what_a_metric_can_be(
 ) -> None:
     for metric in metrics:
         assert limits(metric, SCORES) == (least, greatest), metric
-
-
-@pytest.mark.parametrize("runs", [2, 3])
-def test_intervals_over_seeds_hold_the_mean_as_often_as_they_say(runs: int) -> None:
-    """Of accuracies on 100 items that vary by 0.02; else equal ones leave no doubt."""
-    draw = np.random.default_rng(0)
-
-    def share_held(known: float, of: int = 2000) -> float:
-        means = 0.5 + draw.uniform(-0.005, 0.005, of)
-        drawn = np.round(draw.normal(means[:, None], 0.02, (of, runs)), 2)
-        found = [over_seeds(values, known) for values in drawn.tolist()]
-        held = [i and i.low <= mean <= i.high for i, mean in zip(found, means, strict=True)]
-        return sum(map(bool, held)) / of
-
-    assert share_held(rounding(IN_DOMAIN_ACC, SCORES)) > 0.945
-    if runs == 2:
-        assert share_held(0.0) < 0.9

@@ -12,8 +12,6 @@ from synthetic_sweep import SyntheticSweep
 
 from analysis.conclusions import conclude
 from analysis.paper_table import paper_table
-from analysis.report.answer import answer
-from analysis.report.curves import curves_figure
 from analysis.report.page import render
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
@@ -21,7 +19,6 @@ from trainables.metric_keys import (
     FORGETTING_MEAN,
     IN_DOMAIN_ACC,
     VALIDATION_LOSS,
-    domain_metric,
 )
 from trainables.records.item_records import write_items
 from trainables.records.ledger import Ledger
@@ -73,18 +70,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return Results(open_sweeps([folder]))
 
 
-@pytest.mark.parametrize(
-    ("measured", "key"),
-    [
-        ({IN_DOMAIN_ACC, VALIDATION_LOSS}, IN_DOMAIN_ACC),
-        ({VALIDATION_LOSS, FORGETTING_MEAN}, VALIDATION_LOSS),
-        ({FORGETTING_MEAN}, IN_DOMAIN_ACC),
-    ],
-)
-def test_the_loss_tells_what_is_learned_where_no_accuracy_does(measured, key):
-    assert domain_metric(measured) == key
-
-
 def test_the_table_has_the_loss_and_its_differences(results):
     table = paper_table(results)
     assert table.summaries == ["validation loss", "OOD", "forgetting"]
@@ -97,12 +82,6 @@ def test_the_table_has_the_loss_and_its_differences(results):
         to_full = loss - full.metric(VALIDATION_LOSS)
         other = "" if group.best is full else f"{to_full + 0.0:+.3f}"
         assert row[3:6] == [f"{loss:.3f}", f"{loss - before:+.3f}", other]
-    frame = table.frame()
-    of_loss = frame[frame.column == "validation loss"].set_index("row")
-    assert of_loss.to_base["full fine-tuning"] == pytest.approx(
-        full.metric(VALIDATION_LOSS) - before
-    )
-    assert of_loss.to_base_p.isna().all()
 
 
 def test_what_is_said_of_the_gain_is_said_of_the_loss(results):
@@ -148,24 +127,3 @@ def test_a_sweep_without_any_task_has_its_page_too(tmp_path):
     page = render(Results(open_sweeps([tmp_path])))
     assert 'aria-label="Methods and ranks"' in page
     assert 'aria-label="Accuracy by task"' not in page
-
-
-def test_a_trial_s_loss_is_compared_with_the_base_s_on_the_rows_of_its_own_sweep(tmp_path):
-    """Sweeps that are shown together may have held other rows out, as a notice tells."""
-    folders = [tmp_path / name for name in ("one", "another")]
-    poor, good = (write(folder, trials=4, name=folder.name) for folder in folders)
-    for ledger, added in ((poor, 5.0), (good, 0.0)):
-        change_base(ledger, metrics=ledger.base().metrics | {VALIDATION_LOSS: 4.0 + added})
-        for record in ledger.trials():
-            last = record.last.model_copy(
-                update={"metrics": record.last.metrics | {VALIDATION_LOSS: 1.0 + added}}
-            )
-            ledger.write_trial(record.model_copy(update={"last": last}))
-    results = Results(open_sweeps(folders))
-    assert results.sweep(results.recommendation.trial) is results.sweeps[1]
-    assert "4.000 to 1.000 nats/token" in conclude(results)[0].statement
-    for row in paper_table(results).rows[2:]:
-        assert row.cells["validation loss"].to_base == -3.0
-    assert answer(results).numbers[0].base == "4.000"
-    [chart] = [c for c in curves_figure(results).charts if c.title.startswith("validation loss")]
-    assert {trace["y"][0] for trace in chart.data if trace.get("y")} == {4.0, 9.0}

@@ -68,16 +68,3 @@ def test_the_same_answers_twice_are_no_more_evidence_than_once(tmp_path: Path) -
     interval = results.items.interval(trial, OOD_ACC, picked_from=1)
     assert interval is not None
     assert interval.n == 60
-
-
-def test_one_graded_answer_is_none_that_mcnemar_counts(tmp_path: Path) -> None:
-    SyntheticSweep(trials=4, items=60).write(tmp_path)
-    for file in tmp_path.glob("trials/*/attempt_1/items/*.jsonl"):
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-        next(line for line in lines if line["task"] == "longer_sums")["score"] = 0.5
-        file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    results = Results(open_sweeps([tmp_path]))
-    for task, test in (("longer_sums", "sign flips"), ("other_numbers", "McNemar")):
-        comparison = results.items.compare(results.complete[0], None, [task], 1)
-        assert comparison is not None
-        assert comparison.test == test

@@ -33,8 +33,13 @@ from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.records.ledger import Ledger
 
 
-@pytest.mark.parametrize("level", [0.95, 0.99])
-def test_the_bootstrap_is_what_drawing_items_one_by_one_gives(level):
+def answers(forgotten: int, gained: int, items: int) -> list[int]:
+    """Differences of items that are right or wrong."""
+    return [-1] * forgotten + [1] * gained + [0] * (items - forgotten - gained)
+
+
+def test_the_bootstrap_is_what_drawing_items_one_by_one_gives():
+    level = 0.99
     generator = np.random.default_rng(1)
     tasks = [generator.choice([-1, 0, 1], 60, p=[0.1, 0.6, 0.3]), generator.exponential(1, 25)]
     found = bootstrap_mean(tasks, resamples=40_000, level=level)
@@ -49,28 +54,13 @@ def test_the_bootstrap_is_what_drawing_items_one_by_one_gives(level):
     assert found.n == 85
 
 
-@pytest.mark.parametrize("level", [0.975, 0.9875])
-@pytest.mark.parametrize("rose", range(6))
-def test_where_items_only_rose_the_upper_bound_is_hardly_above_clopper_and_pearsons(level, rose):
+@pytest.mark.parametrize("rose", [0, 1, 5])
+def test_where_items_only_rose_the_upper_bound_is_hardly_above_clopper_and_pearsons(rose):
+    level = 0.9875
     exact = scipy.stats.binomtest(rose, 400, alternative="less").proportion_ci(level, "exact").high
     values = np.repeat([1, 0], [rose, 400 - rose])
     assert exact <= upper_bound([values], level=level) <= 1.16 * exact
     assert upper_bound([values[::2], values[1::2]], level=level) >= exact
-
-
-@pytest.mark.parametrize(
-    ("items", "rising"),
-    [((200,), (0.0201,)), ((400, 400), (0.04, 0.001)), ((20, 1000), (0.03, 0.0)), ((800,), (0.1,))],
-)
-def test_the_upper_bound_is_too_low_as_rarely_as_it_says(items, rising):
-    draw = np.random.default_rng(0)
-    truth = float(np.mean(rising)) - 0.01
-    too_low = 0
-    for _ in range(1000):
-        shares = [(r, 0.01, 0.99 - r) for r in rising]
-        drawn = [draw.choice([1, -1, 0], n, p=p) for n, p in zip(items, shares, strict=True)]
-        too_low += upper_bound(drawn, level=0.975) < truth
-    assert too_low / 1000 <= 0.025
 
 
 def test_as_many_items_as_are_needed_for_a_bound_reach_it_where_none_differs():
@@ -83,17 +73,9 @@ def test_as_many_items_as_are_needed_for_a_bound_reach_it_where_none_differs():
     assert bounds[0] <= 0.02 < bounds[1]
 
 
-def test_items_that_are_all_alike_have_the_interval_of_clopper_and_pearson():
-    right = bootstrap_mean([[1] * 25, [1] * 25], bounds=(0, 1))
-    exact = scipy.stats.binomtest(50, 50).proportion_ci(0.95, "exact")
-    assert (right.low, right.high) == pytest.approx((exact.low, 1.0))
-    same = bootstrap_mean([[0] * 50], bounds=(-1, 1))
-    assert (same.low, same.high) == pytest.approx((exact.low - 1, 1 - exact.low))
-
-
 @pytest.mark.parametrize(
     ("sizes", "weights"),
-    [((20, 1000), (0.5, 0.5)), ((5, 7, 300), (0.2, 0.3, 0.5)), ((40, 40, 90), (0.1, 0.3, 0.6))],
+    [((20, 1000), (0.5, 0.5)), ((5, 7, 300), (0.2, 0.3, 0.5))],
 )
 def test_what_a_small_task_may_hide_is_bounded_by_all_shares_that_are_likely_enough(sizes, weights):
     """Against a search over shares p for which seeing none has probability 5 % or more."""
@@ -112,10 +94,6 @@ def test_what_a_small_task_may_hide_is_bounded_by_all_shares_that_are_likely_eno
     assert found.high == pytest.approx(-exact.fun, rel=1e-3)
     alone = bootstrap_mean([[0] * sizes[0]], bounds=(0, 1), level=0.9).high
     assert found.high > weights[0] * alone - 1e-9
-
-
-def flipped(gained: int, lost: int, n: int) -> list[int]:
-    return [1] * gained + [-1] * lost + [0] * (n - gained - lost)
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 40), (1, 40), (97, 100), (300, 300)])
@@ -140,9 +118,9 @@ def test_a_difference_has_the_interval_that_its_shares_limits_make():
             (1, gained.high - 0.15, 0.25 - lost.low),
         )
     )
-    found = over_items([flipped(30, 50, 200)], bounds=(-1, 1))
+    found = over_items([answers(50, 30, 200)], bounds=(-1, 1))
     assert (found.low, found.high) == pytest.approx((low, high))
-    alone = over_items([flipped(30, 50, 200), flipped(0, 0, 50)], [0.5, 0.5], bounds=(-1, 1))
+    alone = over_items([answers(50, 30, 200), answers(0, 0, 50)], [0.5, 0.5], bounds=(-1, 1))
     unseen = scipy.stats.binomtest(0, 50).proportion_ci(0.95, "exact").high
     assert alone.estimate - alone.low == pytest.approx(np.hypot(-0.1 - low, unseen) / 2)
     assert alone.high - alone.estimate == pytest.approx(np.hypot(high + 0.1, unseen) / 2)
@@ -157,22 +135,9 @@ def test_intervals_of_differences_miss_as_rarely_as_they_say(gained, lost, picke
     for up, down in itertools.product(range(101), repeat=2):
         chance = likely.pmf([up, down, 100 - up - down]) if up + down <= 100 else 0.0
         if chance > 1e-6:
-            found = over_items([flipped(up, down, 100)], bounds=(-1, 1), level=level)
+            found = over_items([answers(down, up, 100)], bounds=(-1, 1), level=level)
             missed += chance * (not found.low <= gained - lost <= found.high)
     assert missed <= 0.05 / picked_from
-
-
-def test_accuracies_reach_as_far_as_those_of_one_task_of_the_effective_size():
-    """By itself a task of which no item is right adds nothing to how far below the mean it is."""
-    few_right = [np.zeros(100), np.zeros(200), np.repeat([1, 0], [4, 396])]
-    effective = 9 / (1 / 100 + 1 / 200 + 1 / 400)
-    count = effective / 300  # as 4 of 400 items of one of three tasks are right
-    least = scipy.stats.beta.ppf(0.025, count, effective - count + 1)
-    found = over_items(few_right, bounds=(0, 1))
-    assert found.low == pytest.approx(least)
-    assert found.high > scipy.stats.beta.isf(0.025, count + 1, effective - count)
-    wrong = over_items([1 - task for task in few_right], bounds=(0, 1))
-    assert wrong.high == pytest.approx(1 - least)
 
 
 def test_the_greatest_of_several_is_between_the_highest_of_their_ends():
@@ -189,8 +154,6 @@ def test_a_difference_over_seeds_is_no_narrower_than_welchs_and_needs_two_of_eac
     assert found.high >= welch.high
     assert found.n == 7
     assert difference_over_seeds([0.5], [0.4]) is None
-    same = difference_over_seeds([0.5, 0.5], [0.4, 0.4])
-    assert (same.low, same.high) == pytest.approx((0.1, 0.1))
 
 
 @pytest.mark.parametrize("several", [[0.5, 0.51], [0.5, 0.6, 0.55, 0.52]])
@@ -202,12 +165,6 @@ def test_one_run_beside_several_is_a_new_case_beside_a_sample(several):
     assert (found.high - found.estimate, found.n) == (pytest.approx(half), n + 1)
     for end in (found.low, found.high):
         assert scipy.stats.ttest_ind([0.7 - end], several).pvalue == pytest.approx(0.05)
-    other = difference_over_seeds(several, [0.7])
-    assert (other.low, other.high) == pytest.approx((-found.high, -found.low))
-    rounded = difference_over_seeds([0.7], [0.5] * n, 0.1)
-    of_rounding = scipy.stats.t.ppf(0.975, n - 1) * 0.1 * (1 + 1 / n) ** 0.5
-    assert rounded.high - rounded.estimate == pytest.approx(min(of_rounding, 0.8))
-    assert rounded.estimate - rounded.low == pytest.approx(min(of_rounding, 1.2))
 
 
 def test_seeds_have_the_interval_of_student():
@@ -226,12 +183,7 @@ def test_of_right_and_wrong_items_the_signs_are_mcnemars_exact_test(forgotten, g
     assert sign_flips([answers(forgotten, gained, 130)], [1]) == pytest.approx(expected)
 
 
-def answers(forgotten: int, gained: int, items: int) -> list[int]:
-    """Differences of items that are right or wrong."""
-    return [-1] * forgotten + [1] * gained + [0] * (items - forgotten - gained)
-
-
-@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
+@pytest.mark.parametrize("objectives", [2, 3])
 def test_the_hypervolume_is_what_counting_cells_gives(objectives):
     draw = random.Random(objectives)
     reference = [4, 3, 5, 2][:objectives]
@@ -259,69 +211,24 @@ def test_spearman_given_a_third_is_the_partial_correlation_of_ranks(levels):
     left = 37 - (levels > 2)
     exact = 2 * scipy.stats.t.sf(abs(rho) * np.sqrt(left / (1 - rho**2)), left)
     assert found.p_value == pytest.approx(exact, abs=0.02)
-    told = spearman([1 / (1 + rank) for rank in third], second.tolist(), third.tolist())
-    assert np.isnan(told.rho)
-    assert told.p_value == 1.0
-
-
-def test_spearman_given_what_both_are_best_at_is_shown_as_rarely_as_it_says():
-    """As where a sampler tries higher ranks nearer the learning rate that is best for all."""
-    draw, shown = np.random.default_rng(0), 0
-    for _ in range(100):
-        rank = draw.integers(0, 5, 40)
-        rate = draw.uniform(-1, 1, 40) * (1 - 0.15 * rank)
-        accuracy = -0.1 * rate**2 + draw.normal(0, 0.01, 40)
-        shown += spearman(rank.tolist(), accuracy.tolist(), rate.tolist()).p_value < 0.05
-    assert shown / 100 <= 0.1
-
-
-def test_an_effect_of_rank_is_found_beside_a_larger_one_of_the_learning_rate():
-    generator = np.random.default_rng(0)
-    ranks, rates = np.repeat([8, 16, 32, 64, 128], 6), np.tile(np.arange(6), 5)
-    values = 0.1 * (rates / 5) ** 2 + 0.004 * np.log2(ranks) + generator.normal(0, 0.005, 30)
-    assert spearman(ranks.tolist(), values.tolist(), [0] * 30).p_value > 0.1
-    assert spearman(ranks.tolist(), values.tolist(), rates.tolist()).p_value < 0.01
+    undefined = spearman([1 / (1 + rank) for rank in third], second.tolist(), third.tolist())
+    assert np.isnan(undefined.rho)
+    assert undefined.p_value == 1.0
 
 
 def test_importance_finds_what_matters_and_says_nothing_of_few_trials_or_no_difference(tmp_path):
     ledger = Ledger(SyntheticSweep(trials=60, items=10, full_every=0).write(tmp_path))
     trials = ledger.trials()
     rates = {record.number: record.params["lora/learning_rate"] for record in trials}
-    invented = [
-        record.model_copy(
-            update={
-                "last": record.last.model_copy(
-                    update={"metrics": {IN_DOMAIN_ACC: np.log(rates[record.number])}}
-                )
-            }
-        )
-        for record in trials
-    ]
+    invented = [with_metrics(r, {IN_DOMAIN_ACC: np.log(rates[r.number])}) for r in trials]
     found = importances(invented, IN_DOMAIN_ACC)
     assert max(found, key=found.get) == "lora/learning_rate"
     assert found["lora/learning_rate"] > 0.9
     assert sum(found.values()) == pytest.approx(1)
-    assert importances(invented, IN_DOMAIN_ACC) == found
     assert importances(invented[: FEWEST_TRIALS - 1], IN_DOMAIN_ACC) == {}
     assert importances(invented[:FEWEST_TRIALS], IN_DOMAIN_ACC)
-    middle = np.median([*rates.values()])
-    passed = [with_metrics(r, {IN_DOMAIN_ACC: float(rates[r.number] > middle)}) for r in trials]
-    assert importances(passed, IN_DOMAIN_ACC)["lora/learning_rate"] > 0.9
     alike = [with_metrics(record, {IN_DOMAIN_ACC: 0.5}) for record in trials]
-    of_one_point = [with_metrics(trials[0], {IN_DOMAIN_ACC: float(n)}) for n in range(20)]
-    assert importances(alike, IN_DOMAIN_ACC) == importances(of_one_point, IN_DOMAIN_ACC) == {}
-
-
-def test_a_ratio_that_the_rank_decides_takes_nothing_of_its_importance(tmp_path):
-    ledger = Ledger(SyntheticSweep(trials=40, items=10, full_every=0).write(tmp_path))
-    fixed = []
-    for record in ledger.trials():
-        lora = record.config.lora.model_copy(update={"alpha": 16.0})
-        config = record.config.model_copy(update={"lora": lora})
-        fixed.append(with_metrics(record, {IN_DOMAIN_ACC: float(lora.rank)}, config=config))
-    found = importances(fixed, IN_DOMAIN_ACC)
-    assert found.keys() == {"lora/rank", "lora/learning_rate"}
-    assert found["lora/rank"] > 0.9
+    assert importances(alike, IN_DOMAIN_ACC) == {}
 
 
 def test_a_difference_over_tasks_is_tested_as_it_is_stated() -> None:
@@ -336,9 +243,6 @@ def test_a_difference_over_tasks_is_tested_as_it_is_stated() -> None:
     exact = chances[np.abs(sums) >= 0.09 - 1e-9].sum()
     assert 0.001 < exact < 0.01
     assert sign_flips([small, large], [1, 1]) == pytest.approx(exact, rel=1e-9)
-    assert sign_flips([large, small], [1, 1]) == pytest.approx(exact, rel=1e-9)
-    pooled = sign_flips([answers(4, 13, 100)], [1])
-    assert sign_flips([answers(3, 9, 50), answers(1, 4, 50)], [1, 1]) == pytest.approx(pooled)
 
 
 _GRADES = st.one_of(st.integers(-5, 5).map(lambda grade: grade / 5), st.floats(-1, 1))

@@ -16,9 +16,7 @@ def test_the_base_is_shown_at_the_revision_that_was_measured() -> None:
     assert base_config(sweep, base_record())["model/revision"] == "main"
 
 
-@pytest.mark.parametrize(
-    ("rate", "text"), [(1e-5, "1e-5"), (3.1623e-4, "3.16e-4"), (0.02, "2e-2"), (1.0, "1e0")]
-)
+@pytest.mark.parametrize(("rate", "text"), [(1e-5, "1e-5"), (3.1623e-4, "3.16e-4")])
 def test_a_trial_is_named_by_its_settings(rate: float, text: str) -> None:
     lora = LoraConfig(rank=8, alpha=2.5)
     named = trial_name(builders.trial_config(7, lora=lora, learning_rate=rate))
@@ -53,14 +51,10 @@ def test_the_settings_of_a_run_are_those_of_the_trial() -> None:
         "lora/alpha": 16,
         "lora/scaling": 8.0,  # 16 / sqrt(4)
         "lora/dropout": 0.1,
-        "lora/dora": False,  # a default is told as well
+        "lora/dora": False,  # defaults are included
         "search/lora/rank": 4,
     }
     assert told.items() <= trial_config(record).items()
-
-
-def test_a_trial_that_replays_nothing_is_at_a_share_of_zero() -> None:
-    assert trial_config(trial())["data/replay_share"] == 0.0
 
 
 def test_a_best_value_of_zero_is_told() -> None:

@@ -30,7 +30,6 @@ def offline_run(folder: Path, number: int, uploaded: bool = False) -> None:
     ("mode", "interrupted", "waiting", "hints"),
     [
         ("online", False, False, ["VIEW"]),
-        ("online", True, False, ["COMMAND"]),
         ("online", False, True, ["UPLOAD", "VIEW"]),
         ("online", True, True, ["UPLOAD", "COMMAND"]),
         ("offline", False, False, []),
@@ -65,7 +64,6 @@ def test_the_end_says_where_runs_are_compared_or_how_they_get_there(
     [
         ("offline", "offline-run-0", ": W&B's files do not hold"),
         ("offline", "run-0", " with W&B online: it has not confirmed"),
-        ("online", "offline-run-0", " with W&B online: it has not confirmed"),
     ],
 )
 def test_a_run_that_was_online_needs_wandb_online_to_be_completed(

@@ -23,10 +23,8 @@ from tune.tracking.wandb_fields import trial_config
     ("record", "group"),
     [
         (trial(0, lora=LoraConfig(rank=4, alpha=8)), "rank 4"),
-        (trial(0), "rank 8"),
         (trial(0, method="full"), "full"),
         (trial(1, confirms=0), "rank 8, repeat"),
-        (trial(0, status=TrialStatus.RUNNING), "rank 8, running"),
         (trial(0, status=TrialStatus.STOPPED_EARLY), "rank 8, stopped early"),
         (trial(0, status=TrialStatus.DIVERGED, method="full"), "full, diverged"),
     ],
@@ -67,16 +65,6 @@ def test_what_a_sweep_does_not_log_has_no_panel():
         "parameter importance for forgetting",
         "run comparer",
     ]
-
-
-def test_settings_have_logarithmic_axes_and_scores_have_not():
-    [parallel] = [
-        panel
-        for group in panel_groups(scores(0.5, 0.1), 20, (), ["rank 4"])
-        for name, panel in group.panels.items()
-        if name == "parallel coordinates"
-    ]
-    assert [bool(column.log) for column in parallel.columns] == [True] * 3 + [False] * 3
 
 
 def test_a_report_s_panels_fill_its_width_and_none_covers_another():

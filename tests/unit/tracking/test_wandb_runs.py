@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,7 +154,6 @@ def test_runs_come_back_as_the_folder_has_them(api, sweep):
         ("me/sweeps", "nothing", "me/sweeps has no runs in the group nothing"),
         ("me/sweeps", "base", "the group base has no trial yet"),
         ("me/private", "a-sweep", "cannot read me/private from W&B: permission denied"),
-        ("me/elsewhere", "a-sweep", "cannot read me/elsewhere from W&B: Could not find project"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_a_reason(api, project, group, says):
@@ -167,11 +163,10 @@ def test_what_cannot_be_read_is_refused_with_a_reason(api, project, group, says)
     assert KEY not in str(caught.value)
 
 
-def test_a_key_that_is_refused_is_told_and_not_shown(api, monkeypatch):
+def test_a_refused_key_is_not_shown(api, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "beef" * 10)
-    with pytest.raises(UserError, match="PROJECT: cannot read me/sweeps from W&B: ") as caught:
+    with pytest.raises(UserError, match="user is not logged in") as caught:
         load_wandb_runs("me/sweeps", "a-sweep")
-    assert "user is not logged in" in str(caught.value)
     assert "beef" not in str(caught.value)
 
 
@@ -181,23 +176,10 @@ def test_the_key_comes_from_the_environment_alone(monkeypatch):
         load_wandb_runs("me/sweeps", "a-sweep")
 
 
-def test_the_command_writes_a_table(api, tmp_path):
+def test_the_command_writes_a_table(api, tmp_path, capsys):
     file = tmp_path / "runs.csv"
-    command = [sys.executable, "-m", "analysis", "wandb-runs", "me/sweeps", "a-sweep"]
-    project = Path(__file__).parents[3]
-    done = subprocess.run(
-        [*command, "--to", str(file)], cwd=project, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+    command = ["wandb-runs", "me/sweeps", "a-sweep", "--to"]
+    assert main([*command, str(file)]) == 0
     assert file.read_text().startswith("trial_id,sweep,number,confirms,method")
-    assert KEY not in file.read_text() + done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("place", ["", "file/runs.csv"])
-def test_a_place_that_no_table_can_be_written_to_is_told(api, tmp_path, capsys, place):
-    (tmp_path / "file").touch()
-    target = str(tmp_path / place)
-    assert main(["wandb-runs", "me/sweeps", "a-sweep", "--to", target]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: --to: cannot write {target}: ")
-    assert told.endswith("; name a file that can be written\n")
+    assert main([*command, str(tmp_path)]) == 2
+    assert f"error: --to: cannot write {tmp_path}: " in capsys.readouterr().err
