@@ -1,20 +1,22 @@
-"""Reads sweeps, also while they run, and shows what they say. Never imports Ray.
+"""Reads sweeps, also while they run, and shows what is in them. Never imports Ray.
 
-    __main__     the commands
-    watch        a running sweep
-    report       one HTML page, and the same in other formats
-    figures      for a paper
-    export       the winner, to use
-    frame        sweeps as pandas frames
-    tracking     W&B: views and tables there, runs from there
-    inspect_models  what changed inside the models
-    conclusions  sentences, each with its evidence
-    paper_table  method and rank by task
-    results      the front, the recommendation, repeats; `shown_sweeps` computes them once
-    item_comparison  answers item by item
-    comparability    warnings about sweeps that differ
-    sweeps       trials and base, read from disk; `sweep_settings` is what was asked of them
-    stats        intervals and tests
+    __main__          the commands
+    watch             a running sweep
+    report            one HTML page, and the same in other formats
+    figures           for a paper
+    export            the winner, to use
+    tracking          W&B: views and tables there, runs from there
+    frame             sweeps as pandas frames
+    inspect_models    what changed inside the models
+    conclusions       sentences, each with its evidence
+    paper_table       method and rank by task
+    shown_sweeps      what all of these show, computed once
+    item_comparison   answers item by item
+    comparability     warnings where sweeps that differ are shown together
+    sweeps            trials and base, read from disk
+    sweep_settings    the settings of a sweep
+    stats             intervals and tests
+    results           the Pareto front, the trial to take, tables; loads no pandas
 
 Each imports only those below it.
 """

@@ -1,4 +1,4 @@
-"""Answers item by item: what they tell of a trial against the base or another trial."""
+"""Answers item by item: what they show about a trial against the base or another trial."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ class Sweep:
                 slot_hosts = hosts.ready(base.train_samples)
                 _fit(self._tuner(searcher, events, scheduler, slot_hosts), events, request)
                 if not events.is_stopping:  # else the next start looks
-                    self._tell_of_edits()
+                    self._warn_of_edits()
         finally:
             self._may_write()  # another driver's mirrors are newer
             records = self._ledger.trials()
@@ -279,7 +279,7 @@ class Sweep:
         self._ledger.write_sweep(record)
         return record
 
-    def _tell_of_edits(self) -> None:
+    def _warn_of_edits(self) -> None:
         """Warn of files that were edited while trials read them."""
         if warning := edited_meanwhile(self._inputs, self._config):
             self._tell(f"warning: {warning}")

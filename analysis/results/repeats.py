@@ -104,7 +104,7 @@ def best_confirmed(
 def point_of(record: TrialRecord) -> Point:
     """The point of the search that a trial ran, which other seeds may have run too.
 
-    Told by what it trained with: a search that has been edited since has other parameters.
+    Known by what it trained with: a search that has been edited since has other parameters.
     """
     config, train = record.config, record.config.train
     # An alpha may be given as itself or by its ratio to the rank, which differ by rounding.

@@ -8,15 +8,29 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
+import grimp
 import pytest
 
 PROJECT = Path(__file__).parents[3]
 PACKAGES = ("tune", "trainables", "analysis")
 HEAVY = ("torch", "transformers", "ray", "optuna", "wandb", "datasets", "pandas", "pyarrow")
 SOURCES = sorted(file for package in PACKAGES for file in (PROJECT / package).rglob("*.py"))
+TEXTS = {file: file.read_text(encoding="utf-8") for file in SOURCES}
+TREES = {file: ast.parse(text) for file, text in TEXTS.items()}
+
+
+def place(file: Path) -> str:
+    return str(file.relative_to(PROJECT))
+
+
+def nodes(*kinds: type[ast.AST]) -> Iterator[tuple[Path, Any]]:
+    for file, tree in TREES.items():
+        yield from ((file, node) for node in ast.walk(tree) if isinstance(node, kinds))
 
 
 def run(*command: str) -> str:
@@ -103,25 +117,70 @@ def test_a_sweep_says_something_before_anything_heavy_is_loaded(tmp_path: Path) 
     assert not set(HEAVY) & set(loaded.split()) - {"ray"}
 
 
-@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(PROJECT)))
-def test_files_are_short(file: Path) -> None:
-    assert len(file.read_text(encoding="utf-8").splitlines()) < 400
+def test_files_are_short() -> None:
+    lengths = {place(file): len(text.splitlines()) for file, text in TEXTS.items()}
+    assert {file: length for file, length in lengths.items() if length >= 400} == {}
 
 
-def literals(file: Path) -> Iterator[tuple[int, str]]:
-    """Strings in the code, but for docstrings."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    documentation = {
-        id(node.value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+def test_each_file_has_a_name_of_its_own() -> None:
+    shared = ("__init__.py", "__main__.py", "base.py")
+    names = [file.name for file in SOURCES if file.name not in shared]
+    assert {name for name in names if names.count(name) > 1} == set()
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names them
+
+
+def test_words_are_those_that_a_colleague_would_say() -> None:
+    odd = re.compile(r"\b(told|tells?\s+of|lets?\s+go|may\s+be\s+none|whoever)\b", re.IGNORECASE)
+    found = {place(file): odd.findall(text.replace("_", " ")) for file, text in TEXTS.items()}
+    assert {file: words for file, words in found.items() if words} == {}
+
+
+def test_functions_have_names_that_say_what_they_return() -> None:
+    riddle = re.compile(r"_?(of|faults_of)_")
+    functions = [
+        (place(file), node.name) for file, node in nodes(ast.FunctionDef, ast.AsyncFunctionDef)
+    ]
+    assert len(functions) > 1000
+    assert [each for each in functions if riddle.match(each[1])] == []
+
+
+def test_private_names_of_libraries_are_in_compat() -> None:
+    ours = {node.name for _, node in nodes(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)}
+    ours |= {node.id for _, node in nodes(ast.Name) if isinstance(node.ctx, ast.Store)}
+    ours |= {node.attr for _, node in nodes(ast.Attribute) if isinstance(node.ctx, ast.Store)}
+    ours |= {"_exit"}  # os._exit is documented
+    named = [
+        *((file, node.attr) for file, node in nodes(ast.Attribute)),
+        *((file, name) for file, node in nodes(ast.ImportFrom) for name in imported(node)),
+        *((file, name) for file, node in nodes(ast.Import) for name in imported(node)),
+    ]
+    private = {
+        (place(file), name)
+        for file, name in named
+        if name.startswith("_") and not name.endswith("__") and name not in ours
     }
+    assert any(file.startswith("trainables/compat/") for file, _ in private)
+    assert {each for each in private if not each[0].startswith("trainables/compat/")} == set()
+
+
+def imported(node: ast.Import | ast.ImportFrom) -> list[str]:
+    """Every part of the names that a statement imports."""
+    names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+    return [part for name in names for part in name.split(".")]
+
+
+def literals(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Strings in the code, but for docstrings."""
+    statements = [node for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+    documentation = {id(node.value) for node in statements}
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Constant)
-            and isinstance(node.value, str)
-            and id(node) not in documentation
-        ):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and id(node) not in documentation:
             yield node.lineno, node.value
 
 
@@ -131,16 +190,10 @@ def test_every_metric_named_in_the_code_is_known() -> None:
     spaces = {key.split("/")[0] for key in METRICS}
     written = re.compile(rf"({'|'.join(sorted(spaces))})/[a-z_0-9]+")
     named = {
-        (str(file.relative_to(PROJECT)), line, text)
-        for file in SOURCES
-        for line, text in literals(file)
+        (place(file), line, text)
+        for file, tree in TREES.items()
+        for line, text in literals(tree)
         if written.fullmatch(text)
     }
     assert any(file == "trainables/metric_keys.py" for file, _, _ in named)
-    assert {place for place in named if place[2] not in METRICS} == set()
-
-
-def test_the_reader_of_literals_sees_strings_and_not_documentation(tmp_path: Path) -> None:
-    file = tmp_path / "a.py"
-    file.write_text('"""kl/doc"""\nx = f(\n    "kl/code"\n)\n')
-    assert list(literals(file)) == [(3, "kl/code")]
+    assert {each for each in named if each[2] not in METRICS} == set()
