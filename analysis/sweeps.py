@@ -84,10 +84,10 @@ class Sweep:
         If something other than the number of trials may end the search, such as hours or the
         points of a grid, only running trials count as missing.
         """
-        search = [record for record in self._own if record.confirms is None]
+        search = [record for record in self.trials if record.confirms is None]
         ended = sum(record.status is not TrialStatus.RUNNING for record in search)
         running = len(search) - ended
-        repeats = sum(record.status is TrialStatus.RUNNING for record in self._own) - running
+        repeats = sum(record.status is TrialStatus.RUNNING for record in self.trials) - running
         asked = self._asked or ended
         missing = self._to_begin if self._asked is not None and ended >= asked else 0
         parts = [f"{running} {NOT_ENDED}"] if running else []
@@ -104,11 +104,7 @@ class Sweep:
 
     def missing_repeats(self, whose: str = "") -> str:
         """How many repeats the answer lacks, as of `confirmation.missing_repeats`."""
-        return missing_repeats(self._own, self._to_begin, whose)
-
-    @property
-    def _own(self) -> list[TrialRecord]:
-        return [record for record in self.trials if record.number not in self.record.outside]
+        return missing_repeats(self.trials, self._to_begin, whose)
 
     @cached_property
     def _to_begin(self) -> int:

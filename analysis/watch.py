@@ -100,7 +100,6 @@ class WatchedSweep:
         self._unreadable: dict[Path, str] = {}
         self._settings: SweepSettings | None = None
         self._began = 0.0
-        self._outside: frozenset[int] = frozenset()
         self._table: SweepTable | None = None
         self.has_ended = False
 
@@ -147,8 +146,7 @@ class WatchedSweep:
         if self._has_changed(folder.base_json):
             table.base = self._ledger.base()
         found = trial_numbers(file.parent.name for file in folder.trials.glob("*/trial.json"))
-        numbers = found - self._outside  # which the command does not count either
-        read = [each for number in numbers if (each := self._read(number))]
+        read = [each for number in found if (each := self._read(number))]
         read.sort(key=lambda each: (each[0].ended is None, each[0].ended, each[0].number))
         for record, measurements in read:
             self._records[record.number] = record
@@ -202,9 +200,6 @@ class WatchedSweep:
         """Start over, as a restart of the command may have changed the number of trials."""
         self._settings = settings = SweepSettings.of(sweep)
         self._began = sweep.provenance.created
-        self._outside = frozenset(sweep.outside)
-        for number in self._outside & self._records.keys():
-            del self._records[number]
         self._table = SweepTable(
             settings.name, settings.planned_trials, settings, self._began, settings.budget.hours
         )

@@ -56,7 +56,7 @@ from tune.resources.capacity import (
     within_limit,
 )
 from tune.resources.placement import Placement, Room, beside_driver, driver_warning
-from tune.search.earlier_trials import LEFT_OUTSIDE, RETRIED, earlier_trials
+from tune.search.earlier_trials import RETRIED, earlier_trials
 from tune.search.early_stopping import EarlyStopping, SuccessiveHalving, kept_by_base
 from tune.search.fifo import Fifo
 from tune.search.searcher import MakeTrial, OptunaSearcher
@@ -167,7 +167,6 @@ class Sweep:
     def _run_trials(
         self, sweep: SweepRecord, base: BaseRecord, hosts: HostPool, request: StopRequest
     ) -> SweepOutcome:
-        self._cancel_outside()
         by_hand = StopsByHand(self._ledger, request.ask, self._may_write)
         begun = {r.number for r in self._earlier.own if r.status is TrialStatus.RUNNING}
         self._end_stopped(dict.fromkeys(by_hand.left_for(begun), ENDED_BY_HAND))
@@ -178,7 +177,6 @@ class Sweep:
             self._finished,
             self._interrupted,
             self._earlier.warm,
-            self._earlier.outside,
             began=self._began,
         )
         tidy = (
@@ -234,8 +232,7 @@ class Sweep:
             except KeyboardInterrupt:  # the next start of the command looks there
                 self._may_write()  # that another driver has the sweep interrupts likewise
                 interrupted = True
-        outside = {record.number for record in self._earlier.outside}
-        failed = [r for r in records if r.status in RETRIED and r.number not in outside]
+        failed = [record for record in records if record.status in RETRIED]
         return SweepOutcome(base.metrics, records, interrupted, searcher.cut_short_by, failed)
 
     def _ask_nodes(self) -> None:
@@ -266,8 +263,7 @@ class Sweep:
         of_start = {"created": self._created, "warnings": warnings}
         now = provenance().model_copy(update=of_start)
         if self._ledger.exists():
-            outside = tuple(record.number for record in self._earlier.outside)
-            record = self._ledger.sweep().started_again(config, now, outside)
+            record = self._ledger.sweep().started_again(config, now)
         else:
             sweep_id = f"{self._config.name}-{uuid.uuid4().hex[:8]}"
             record = SweepRecord(
@@ -316,12 +312,6 @@ class Sweep:
             self._finished.append(record)
             self._ended_at_start.append(record)
             self._ledger.write_trial(record)
-
-    def _cancel_outside(self) -> None:
-        """End the interrupted trials that are no longer in the search."""
-        for record in self._earlier.outside:
-            if record.status is TrialStatus.RUNNING:
-                self._ledger.write_trial(record.ended_as(LEFT_OUTSIDE, record.began))
 
     def _tuner(
         self,

@@ -89,11 +89,10 @@ def make_searcher(
     finished: Iterable[TrialRecord] = (),
     interrupted: Iterable[TrialRecord] = (),
     warm: Iterable[TrialRecord] = (),
-    outside: Iterable[TrialRecord] = (),
     **clock: Any,
 ) -> OptunaSearcher:
     make_trial = TrialMaker(config, SWEEP_ID, SweepFolder(Path("/sweeps/tiny")), {})
-    earlier = [list(records) for records in (finished, interrupted, warm, outside)]
+    earlier = [list(records) for records in (finished, interrupted, warm)]
     return OptunaSearcher(config, make_trial, *earlier, **clock)
 
 

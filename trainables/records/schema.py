@@ -357,8 +357,7 @@ class SweepRecord(Frozen):
         earlier: those of the previous starts, oldest first.
         inputs: digests of the files that the base was measured with and the data read from, by
             field of the sweep file.
-        outside: numbers of the trials that are not in its present search and measured nothing; no
-            budget counts them.
+        outside: read in records of earlier versions, and of no use any more.
     """
 
     schema_version: Literal[1] = 1
@@ -374,15 +373,12 @@ class SweepRecord(Frozen):
         """Time of the first start, seconds since the epoch."""
         return (*self.earlier, self.provenance)[0].created
 
-    def started_again(
-        self, config: dict[str, object], provenance: Provenance, outside: tuple[int, ...] = ()
-    ) -> SweepRecord:
+    def started_again(self, config: dict[str, object], provenance: Provenance) -> SweepRecord:
         """The record of the sweep after it was started again."""
         changes = {
             "config": config,
             "provenance": provenance,
             "earlier": (*self.earlier, self.provenance),
-            "outside": outside,
         }
         return self.model_copy(update=changes)
 

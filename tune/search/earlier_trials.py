@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from analysis.results.formatting import goal_metrics
 from analysis.results.recommendation import numbers_text
 from trainables.errors import Fault, UserError
 from trainables.records.ledger import Ledger
-from trainables.records.schema import ENDED_WELL, Outcome, TrialRecord, TrialStatus
+from trainables.records.schema import ENDED_WELL, TrialRecord, TrialStatus
 from trainables.storage.storage import Location, join, parse_location
 from tune.config.deepspeed_settings import deciding_settings
 from tune.config.input_files import digests
@@ -25,10 +25,6 @@ from tune.search.space import Misfit, recorded_params
 
 # What `--retry-failed` runs again.
 RETRIED = (TrialStatus.FAILED, TrialStatus.CANCELLED, TrialStatus.OUT_OF_MEMORY)
-# The end of an interrupted trial that is no longer in the search; it goes on if it is there again.
-LEFT_OUTSIDE = Outcome(
-    status=TrialStatus.CANCELLED, reason="the search no longer includes its point"
-)
 
 
 @dataclass(frozen=True)
@@ -36,19 +32,16 @@ class EarlierTrials:
     """What a start of the command finds.
 
     Attributes:
-        own: the sweep's trials that are in its search.
+        own: the sweep's trials.
         warm: trials of other sweeps that its search starts from.
         left_out: how many other trials those sweeps have, and why they are not used.
         is_warm_new: whether the sweep has not read those sweeps before.
-        outside: the sweep's trials that are not in its search and measured nothing; they are not
-            run again, and no budget counts them.
     """
 
     own: list[TrialRecord]
     warm: list[TrialRecord]
     left_out: list[str]
     is_warm_new: bool
-    outside: list[TrialRecord] = field(default_factory=list)
 
     def ended(self, retry_failed: bool) -> list[TrialRecord]:
         """The sweep's own trials that have ended."""
@@ -59,19 +52,14 @@ class EarlierTrials:
         return [record for record in self.own if _runs_again(record, retry_failed)]
 
     def messages(self) -> list[str]:
-        """One line for each kind of trial that is left out or taken from other sweeps."""
-        lines = []
-        if self.outside:
-            rule = "measured nothing and outside the search now, so neither counted nor run again"
-            lines = [f"{rule}: {numbers_text(self.outside)}"]
-        if self.warm or self.left_out:
-            lines.append(f"warm_start: took {len(self.warm)} trial(s)")
-        return lines + [f"warm_start: left out {reason}" for reason in self.left_out]
+        """How many trials are taken from other sweeps, and which are left out."""
+        took = [f"took {len(self.warm)} trial(s)"] if self.warm or self.left_out else []
+        left_out = [f"left out {reason}" for reason in self.left_out]
+        return [f"warm_start: {line}" for line in took + left_out]
 
 
 def _runs_again(record: TrialRecord, retry_failed: bool) -> bool:
-    is_interrupted = record.status is TrialStatus.RUNNING or record.reason == LEFT_OUTSIDE.reason
-    return is_interrupted or (retry_failed and record.status in RETRIED)
+    return record.status is TrialStatus.RUNNING or (retry_failed and record.status in RETRIED)
 
 
 def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str]) -> EarlierTrials:
@@ -89,24 +77,20 @@ def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str
         rule = "must not be given to a grid, which learns from no trial"
         raise UserError([Fault("warm_start", rule, "leave it out, or take another sampler")])
     own: list[TrialRecord] = []
-    outside: list[TrialRecord] = []
     is_warm_new, sweep_id = True, ""
     if ledger.exists():
         sweep = ledger.sweep()
         sweep_id = sweep.sweep_id
         check_same_sweep(sweep.config, config, ledger.folder.location)
         check_same_inputs(sweep.inputs, inputs)
-        records = [_with_history(record, ledger) for record in ledger.trials()]
-        own = own_trials(config, records)
-        numbers = {record.number for record in own}
-        outside = [record for record in records if record.number not in numbers]
+        own = own_trials(config, [_with_history(record, ledger) for record in ledger.trials()])
         is_warm_new = sweep.config.get("warm_start") != list(config.warm_start)
     if is_warm_new:
         warm, left_out = import_trials(config, inputs, sweep_id)
     else:
         warm, reasons = usable_trials(config, ledger.warm_start())
         left_out = [f"{n}: {why}" for why, n in reasons.items()]
-    return EarlierTrials(own, warm, left_out, is_warm_new, outside)
+    return EarlierTrials(own, warm, left_out, is_warm_new)
 
 
 def preview_earlier_trials(config: SweepConfig, output_dir: Location) -> EarlierTrials:
@@ -133,10 +117,8 @@ def _with_history(record: TrialRecord, ledger: Ledger) -> TrialRecord:
 def own_trials(config: SweepConfig, records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """A sweep's own records, with the parameters that its search gives them now.
 
-    Trials outside the search are left out if they measured nothing, as after a misspelt value.
-
     Raises:
-        UserError: a trial outside the search has measured something.
+        UserError: a trial is not in the search.
     """
     misfits: dict[str, list[tuple[TrialRecord, Misfit]]] = {}
     found = []
@@ -144,8 +126,7 @@ def own_trials(config: SweepConfig, records: Sequence[TrialRecord]) -> list[Tria
         try:
             found.append(_placed(config, record))
         except Misfit as misfit:
-            if record.last or record.status in ENDED_WELL:
-                misfits.setdefault(misfit.field, []).append((record, misfit))
+            misfits.setdefault(misfit.field, []).append((record, misfit))
     if misfits:
         raise UserError([_misfit_fault(field, outside) for field, outside in misfits.items()])
     return found

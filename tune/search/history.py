@@ -19,19 +19,13 @@ class SearchHistory:
     Args:
         records: records of the sweep.
         warm: records of other sweeps; only their points are used.
-        outside: records of the sweep that are not in its search; only their numbers are used.
 
     Attributes:
         next_number: the lowest number not used by any trial.
         searched: number of trials that do not confirm others.
     """
 
-    def __init__(
-        self,
-        records: Iterable[TrialRecord],
-        warm: Iterable[TrialRecord],
-        outside: Iterable[TrialRecord] = (),
-    ) -> None:
+    def __init__(self, records: Iterable[TrialRecord], warm: Iterable[TrialRecord]) -> None:
         self._records: dict[int, TrialRecord] = {}
         self._points: Counter[_Point] = Counter()  # of this sweep alone
         self._tries: Counter[_Point] = Counter()
@@ -39,8 +33,6 @@ class SearchHistory:
         self._runs: Counter[tuple[_Point, int]] = Counter()  # by seed
         self._gpu_hours = Fraction()  # exact, so the order in which trials end does not matter
         self.next_number = self.searched = 0
-        self._outside = {record.number for record in outside}
-        self._pass_used()
         for record in warm:
             self._count_try(record, 1)
         for record in records:
@@ -89,7 +81,7 @@ class SearchHistory:
         return number - sum(confirming < number for confirming in self._confirming)
 
     def _pass_used(self) -> None:
-        while self.next_number in self._records or self.next_number in self._outside:
+        while self.next_number in self._records:
             self.next_number += 1
 
     def _count(self, record: TrialRecord, by: int) -> None:

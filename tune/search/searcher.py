@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -14,20 +13,15 @@ from ray.tune.search import Searcher
 
 from analysis.results.confirmation import unconfirmed, winners
 from trainables.config import TrialConfig
-from trainables.records.schema import Measurement, TrialRecord, TrialStatus
+from trainables.records.schema import Measurement, TrialRecord
 from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
 from tune.resources.placement import Room
 from tune.search.history import SearchHistory
-from tune.search.space import Params, first_points, grid_size, takes_least_memory
+from tune.search.space import Params, first_points, grid_size
 from tune.search.study import Study
 
 MakeTrial = Callable[[int, Params, int, int], TrialConfig]
-
-# So many equal failures in a row, on average over the methods, show a fault of a node or of the
-# sweep file. A faulty node is always the first that is free for another trial.
-_EQUAL_FAILURES = 5
-_FEWEST_OF_METHOD = 3
 
 
 class OptunaSearcher(Searcher, SweepListener):
@@ -44,7 +38,6 @@ class OptunaSearcher(Searcher, SweepListener):
         finished: records of the trials that have ended.
         interrupted: records of the trials to resume.
         warm: records of other sweeps; the sampler learns from them, and no budget counts them.
-        outside: records of the sweep that are not in its search; no budget counts them.
         clock: monotonic clock, in seconds.
         began: when the command started, by this clock; defaults to now.
     """
@@ -56,7 +49,6 @@ class OptunaSearcher(Searcher, SweepListener):
         finished: Sequence[TrialRecord] = (),
         interrupted: Sequence[TrialRecord] = (),
         warm: Sequence[TrialRecord] = (),
-        outside: Sequence[TrialRecord] = (),
         clock: Callable[[], float] = time.monotonic,
         began: float | None = None,
     ) -> None:
@@ -68,15 +60,13 @@ class OptunaSearcher(Searcher, SweepListener):
         self._first = first_points(config.search)
         self._again = sorted(interrupted, key=attrgetter("number"))
         earlier = sorted([*finished, *interrupted], key=attrgetter("number"))
-        self._history = SearchHistory(earlier, warm, outside)
+        self._history = SearchHistory(earlier, warm)
         self._running = {record.number: record for record in interrupted}
         # The step at which each trial's attempt began, and that of those that made no progress.
         self._began_at: dict[int, int] = {}
         self._suspect_at: dict[int, int] = {}
         self._winners: list[TrialRecord] | None = None
         self._is_stopping = False
-        self._equal_failures: dict[str, list[str]] = defaultdict(list)
-        self._is_failing = False
         self._room: Room | None = None
         self._waiting: defaultdict[str, list[TrialRecord]] = defaultdict(list)
         for record in [*warm, *earlier]:
@@ -99,10 +89,9 @@ class OptunaSearcher(Searcher, SweepListener):
 
     @property
     def cut_short_by(self) -> str | None:
-        """What ended the sweep before it was done: a field of `budget`, `failures` or None."""
-        spent = self._spent()
+        """The field of `budget` that ended the sweep before it was done, or None."""
         is_done = self._is_searched() and next(self._repeats(), None) is None
-        return None if is_done and spent != "failures" else spent
+        return None if is_done else self._spent()
 
     def _spent(self) -> str | None:
         budget = self._config.budget
@@ -110,7 +99,7 @@ class OptunaSearcher(Searcher, SweepListener):
             return "hours"
         if budget.gpu_hours is not None and self._history.gpu_hours >= budget.gpu_hours:
             return "gpu_hours"
-        return "failures" if self._is_failing else None
+        return None
 
     def keep_within(self, room: Room) -> None:
         """Suggest a trial only once there is room for it; until then no later one overtakes it."""
@@ -198,29 +187,9 @@ class OptunaSearcher(Searcher, SweepListener):
         """Tell the study how a trial ended."""
         self._history.take(record)
         self._running.pop(record.number, None)
-        self._count_failure(record)
         self._give_back(record)
         if record.confirms is None:
             self._study.tell(record)
-
-    def _count_failure(self, record: TrialRecord) -> None:
-        """Count a trial that measured nothing and failed for the same reason as the one before.
-
-        A trial that ran out of memory counts only if none of its method takes less.
-        """
-        reasons = self._equal_failures[record.config.method]
-        reason = _reason(record)
-        if record.last or reason not in reasons:
-            reasons.clear()
-        is_out_of_memory = record.status is TrialStatus.OUT_OF_MEMORY
-        has_failed = record.status is TrialStatus.FAILED or (
-            is_out_of_memory and takes_least_memory(self._config.search, record.config)
-        )
-        if has_failed and not record.last:
-            reasons.append(reason)
-        counts = [len(self._equal_failures[method]) for method in self._config.search.methods]
-        is_many = sum(counts) >= _EQUAL_FAILURES * len(counts)
-        self._is_failing |= is_many and min(counts) >= _FEWEST_OF_METHOD
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
         """Forget the points that never had room."""
@@ -308,10 +277,3 @@ class OptunaSearcher(Searcher, SweepListener):
 
 def _step(record: TrialRecord) -> int:
     return record.last.step if record.last else 0
-
-
-def _reason(record: TrialRecord) -> str:
-    """Why a trial failed, without numbers, such as ports and process ids, that differ by trial."""
-    if record.status is TrialStatus.OUT_OF_MEMORY:
-        return str(record.status)
-    return re.sub(r"\b[^\W\d]*\d\w*", "#", record.reason or "")

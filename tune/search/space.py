@@ -130,20 +130,6 @@ def largest_point(config: SweepConfig, method: Method) -> Params:
     return _params(config.search, method, settings)
 
 
-def takes_least_memory(search: SearchConfig, trial: TrialConfig) -> bool:
-    """Whether no point of the trial's method takes less memory, in batches of one sample."""
-    space, lora = search.lora, trial.lora
-    if space is None or lora is None:
-        return True  # what full fine-tuning searches takes none
-    least = min(space.rank), min(space.dropout), min(space.dora)
-    if (lora.rank, lora.dropout, lora.dora) != least:
-        return False
-    if len(space.target_modules) == 1:
-        return True
-    size = _size_on_modules(trial.model)
-    return size(lora.target_modules) <= min(map(size, space.target_modules))
-
-
 def _size_on_modules(model: ModelConfig) -> Callable[[Any], tuple[float, float]]:
     """Compares adapters by parameters if the model's shape is known, then by modules."""
     shape = read_shape(model)

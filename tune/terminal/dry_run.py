@@ -93,7 +93,6 @@ def _runs(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -> _R
         ended,
         earlier.to_go_on(retry_failed),
         earlier.warm,
-        earlier.outside,
     )
     suggestions = _suggestions(searcher)
     points = list(islice(suggestions, _POINTS_SHOWN))

@@ -21,9 +21,6 @@ def to_go_on(options: argparse.Namespace, config: SweepConfig, outcome: SweepOut
     if outcome.interrupted:
         again = ["--retry-failed"] if options.retry_failed else []
         return [_line(options, [*again, *same], "goes on")]
-    if outcome.cut_short_by == "failures":
-        why = "the last trials failed alike, before their first measurement; mend that first"
-        return [_line(options, ["--retry-failed", *same], why)]
     if outcome.cut_short_by == "gpu_hours":
         held = sum(record.metric(GPU_HOURS) or 0.0 for record in outcome.records)
         twice = f"budget.gpu_hours={2 * max(budget.gpu_hours or 0.0, held):g}"
@@ -48,7 +45,7 @@ def _more_trials(
 
 def to_retry(options: argparse.Namespace, outcome: SweepOutcome) -> list[str]:
     """The command that runs again what failed, unless another goes on or has to do so first."""
-    if not outcome.failed or outcome.interrupted or outcome.cut_short_by == "failures":
+    if not outcome.failed or outcome.interrupted:
         return []
     again = ["--retry-failed", *_same_trials(options)]
     return [_line(options, again, f"{numbers_text(outcome.failed)} again")]

@@ -107,7 +107,7 @@ def test_failed_trials_alone_are_run_again_on_request(start: Callable[..., Any])
     assert [records[0], records[4]] == [before[0], before[4]]
 
 
-def test_trials_that_all_fail_alike_end_the_sweep_with_code_1(
+def test_a_sweep_without_a_complete_trial_ends_with_code_1(
     monkeypatch: pytest.MonkeyPatch,
     base_cache: Path,
     tmp_path: Path,
@@ -121,14 +121,12 @@ def test_trials_that_all_fail_alike_end_the_sweep_with_code_1(
     monkeypatch.setattr("tune.sweep.Sweep", partial(Sweep, trainable=broken))
     (tmp_path / ".base").symlink_to(base_cache)
     settings = [*SMALL, LORA, "wandb.mode=disabled"]
-    command = ["quickstart", "--num-trials", "20", "--output-dir", str(tmp_path)]
+    command = ["quickstart", "--num-trials", "2", "--output-dir", str(tmp_path)]
     assert main([*command, *(word for setting in settings for word in ("--set", setting))]) == 1
     records = Ledger(tmp_path / "quickstart").trials()
     assert {record.status for record in records} == {TrialStatus.FAILED}
-    assert 5 <= len(records) < 20
     output = capfd.readouterr().out
-    assert "--retry-failed --num-trials 20" in output
-    assert "# the last trials failed alike" in output
+    assert "--retry-failed --num-trials 2" in output
     assert "no file of process" in output
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from trainables.data.chat_template import prompt_text
 from trainables.data.chats import Example
-from trainables.evaluation.evaluator import Evaluator
 from trainables.evaluation.harness_model import HarnessModel, Layouts
 from trainables.models.loading import load_tokenizer
 
@@ -41,12 +40,3 @@ def test_training_and_evaluation_are_of_the_same_day(
     assert prompt_text(dated, data, Example("max 4 7", "7")) == expected
     turns = [{"role": "user", "content": "max 4 7"}]
     assert HarnessModel(base_model, dated, 4, Layouts()).apply_chat_template(turns) == expected
-
-
-def test_the_date_is_in_the_base_s_key_where_it_is_asked(
-    dated: Any, tokenizer: Any, load: Callable[..., SweepConfig]
-) -> None:
-    plain, chats = load().eval, load("eval.chat_template=true").eval
-    assert Evaluator(chats, dated).describe()[-1]["chat_date"] == "2024-07-26"
-    assert "chat_date" not in Evaluator(plain, dated).describe()[-1]
-    assert "chat_date" not in Evaluator(chats, tokenizer).describe()[-1]

@@ -14,15 +14,11 @@ from uuid import uuid4
 import pytest
 from conftest import SMALL
 from hub_server import COMMIT, Hub, hub_server
-from loopback import Reply, served
 
-from trainables.config import ModelConfig
-from trainables.models.loading import load_model
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
 from trainables.storage.locations import resolve
 
-OFFLINE = {"HF_HUB_OFFLINE": "1"}
 HERE, PROJECT = Path(__file__).parents[1], Path(__file__).parents[3]
 MODEL, WEIGHTS = "lab/tiny", "model.safetensors"
 FOLDER = Path(resolve("package://trainables/embedded/model"))
@@ -87,26 +83,6 @@ def output_of(process: subprocess.Popen[str]) -> str:
     return said
 
 
-@pytest.mark.slow
-def test_processes_that_start_together_on_a_new_node_fetch_each_file_once(
-    hub: Hub, token: str, tmp_path: Path
-) -> None:
-    hub.hold(WEIGHTS, 2)  # until both have found that the node has none
-    together = [start(hub, token, tmp_path, "-c", LOAD) for _ in range(2)]
-    first, second = (output_of(process).splitlines()[-1] for process in together)
-    assert hub.looks[WEIGHTS] == len(hub.processes) == 2
-    assert hub.downloads == dict.fromkeys((file.name for file in FOLDER.iterdir()), 1)
-
-    later = output_of(start(hub, token, tmp_path, "-c", LOAD)).splitlines()[-1]
-    assert (len(hub.processes), hub.downloads.total()) == (3, len(list(FOLDER.iterdir())))
-    assert first == second == later
-    parameters, fingerprint, *files = later.split()
-    model = load_model(ModelConfig(name=str(FOLDER), dtype="float32"))
-    assert int(parameters) == sum(parameter.numel() for parameter in model.parameters())
-    assert fingerprint == f"{MODEL}@{COMMIT}"  # another commit is another base
-    assert files == sorted(hub.downloads)
-
-
 def test_who_may_not_read_the_model_is_told_where_the_token_belongs(
     hub: Hub, tmp_path: Path
 ) -> None:
@@ -114,33 +90,6 @@ def test_who_may_not_read_the_model_is_told_where_the_token_belongs(
     assert hub.refused > 0
     assert f"cannot load {MODEL}: You are trying to access a gated repo" in said
     assert "set HF_TOKEN, where the sweep is started" in said
-
-
-def plan(hub: Hub, token: str, cache: Path, **more: str) -> str:
-    """What a dry run of the quickstart with the hub's model says, errors included."""
-    command = [str(PROJECT / "tune" / "run.py"), "quickstart", "--dry-run"]
-    settings = ["--set", f"model.name={MODEL}", "--output-dir", str(cache / "sweeps")]
-    return output_of(start(hub, token, cache, *command, *settings, **more))
-
-
-@pytest.mark.slow
-def test_a_plan_fetches_what_says_how_large_the_model_is_and_no_more(
-    hub: Hub, token: str, tmp_path: Path
-) -> None:
-    for _ in range(2):
-        shown = plan(hub, token, tmp_path)
-        assert "memory of a worker, " in shown
-        assert "config.json:" not in shown  # the client's progress
-    assert hub.downloads == {"config.json": 1}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("more", [{"HF_TOKEN": "hf_of_somebody_else"}, {"HF_HUB_OFFLINE": "1"}])
-def test_a_plan_goes_without_what_the_hub_does_not_give(
-    more: dict[str, str], hub: Hub, token: str, tmp_path: Path
-) -> None:
-    assert f"memory: the shape of {MODEL} is not known" in plan(hub, token, tmp_path, **more)
-    assert hub.downloads == {}
 
 
 def sweep_arguments(output: Path, trials: int, at_once: int) -> list[str]:
@@ -200,51 +149,3 @@ def test_each_node_of_a_cluster_fetches_it_once_with_the_token_of_the_command(
     assert hub.refused == 0
     assert token not in said
     assert files_with_secrets(token, *caches, output, sessions) == []
-
-
-def through(proxy: str) -> dict[str, str]:
-    """The variables that a client looks for a proxy in."""
-    return {"https_proxy": proxy, "HTTPS_PROXY": proxy, "no_proxy": "", "NO_PROXY": ""}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("is_refused", [False, True])
-def test_a_hub_that_is_not_reached_is_told_as_such(is_refused: bool, tmp_path: Path) -> None:
-    code = """
-from trainables.config import DataConfig, EvalSuite, ModelConfig
-from trainables.errors import UserError
-from trainables.evaluation.task_loading import load_tasks
-from trainables.data.rows import load_rows
-from trainables.models.loading import load_model, load_tokenizer, local_folder, pinned
-model = ModelConfig(name="lab/not_fetched")
-assert pinned(model) == model
-for load, of in (
-    (load_model, model),
-    (local_folder, model),
-    (load_tokenizer, model),
-    (load_rows, DataConfig(path="lab/not_fetched")),
-    (load_tasks, EvalSuite(in_domain=["gsm8k"])),
-):
-    try:
-        load(of)
-    except UserError as error:
-        print(error)
-"""
-    with served(lambda request: Reply(403)) as proxy:
-        refused = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "https://huggingface.co", **through(proxy)}
-        reach = refused if is_refused else OFFLINE
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            env={**os.environ, **reach, "HF_HOME": str(tmp_path)},
-            timeout=120,
-        )
-    told = done.stdout.splitlines()
-    fields = [line.partition(":")[0] for line in told]
-    assert fields == [*["model.name"] * 3, "data.path", "eval.in_domain"], done.stderr[-2000:]
-    for line in told:
-        assert line.endswith(
-            "; see that the workers reach the hub (HTTPS_PROXY, HF_ENDPOINT, HF_HUB_OFFLINE), "
-            "or name a local copy"
-        ), line

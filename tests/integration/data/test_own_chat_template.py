@@ -10,8 +10,6 @@ from transformers import AutoTokenizer
 
 from analysis.export.weights import _write_weights, merge_adapter
 from trainables.config import ModelConfig
-from trainables.errors import UserError
-from trainables.models.loading import load_tokenizer
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
 
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
     from trainables.config import TrialConfig
     from tune.config.sweep_config import SweepConfig
 
-CHATS = ("data.chat_template=true", "eval.chat_template=true")
-SMALL = ("eval.limit=4", "eval.general_text=null", "eval.kl_prompts=0")
 TEMPLATE = (
     "{% for turn in messages %}{{ turn.role }} : {{ turn.content }} {{ eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}assistant : {% endif %}"
@@ -36,17 +32,6 @@ def own(sweep_config: SweepConfig, tmp_path: Path) -> Callable[..., ModelConfig]
         return sweep_config.model.model_copy(update={"chat_template": str(tmp_path / name)})
 
     return own
-
-
-@pytest.mark.parametrize("name", ["{}/absent", "{}/not_text", "package://none/chat.jinja"])
-def test_one_that_cannot_be_read_is_named(
-    name: str, sweep_config: SweepConfig, tmp_path: Path
-) -> None:
-    (tmp_path / "not_text").write_bytes(b"\xff")
-    own = sweep_config.model.model_copy(update={"chat_template": name.format(tmp_path)})
-    with pytest.raises(UserError) as caught:
-        load_tokenizer(own)
-    assert [fault.field for fault in caught.value.faults] == ["model.chat_template"]
 
 
 def test_what_was_trained_with_it_is_exported_with_it_wherever_it_is(

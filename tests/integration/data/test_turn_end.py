@@ -10,7 +10,6 @@ import peft
 import pytest
 import torch
 from evaluated import evaluated_base
-from faults import faults
 from lm_eval.api.instance import Instance
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, set_seed
 
@@ -25,7 +24,6 @@ from trainables.models.lora_adapter import peft_config
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trainables.config import TrialConfig
     from tune.config.sweep_config import SweepConfig
 
 END = "<|im_end|>"
@@ -90,21 +88,6 @@ def test_tokenizer_and_model_end_where_they_are_told_to(model: ModelConfig) -> N
     assert ends(load_model(ending(model))) == [tokenizer.eos_token_id]
 
 
-def test_padding_is_the_tokenizer_s_own_or_else_what_ends_texts(model: ModelConfig) -> None:
-    assert load_tokenizer(ending(model)).pad_token == "<pad>"
-    file = Path(model.name) / "tokenizer_config.json"
-    settings = json.loads(file.read_text())
-    assert settings.pop("pad_token") == "<pad>"
-    file.write_text(json.dumps(settings))
-    assert load_tokenizer(model).pad_token == "<eos>"
-
-
-def test_a_token_that_the_tokenizer_lacks_is_refused(model: ModelConfig) -> None:
-    (fault,) = faults(load_tokenizer, ending(model, "<|eot|>"))
-    assert fault.field == "model.eos_token"
-    assert "has no token <|eot|>" in fault.rule
-
-
 @pytest.mark.parametrize(("token", "count"), [(None, 8), (END, 1)])
 def test_an_answer_ends_with_its_turn(
     model: ModelConfig, token: str | None, count: int, monkeypatch: pytest.MonkeyPatch
@@ -134,31 +117,6 @@ def test_turns_that_generation_goes_on_after_are_told_of(
     (told,) = warnings_of(evaluate(model))
     assert told.endswith('set model.eos_token: "<|im_end|>"')
     assert not warnings_of(evaluate(ending(model)))
-
-
-def test_of_turns_at_whose_end_generation_stops_nothing_is_told(
-    model: ModelConfig, evaluate: Callable[..., Path]
-) -> None:
-    both = [2, load_tokenizer(model).convert_tokens_to_ids(END)]
-    GenerationConfig(eos_token_id=both).save_pretrained(model.name)
-    assert not warnings_of(evaluate(model))
-
-
-@pytest.mark.slow
-def test_a_fully_trained_model_is_saved_with_it(
-    model: ModelConfig,
-    evaluate: Callable[..., Path],
-    make_trial: Callable[..., TrialConfig],
-    run: Callable[..., Any],
-) -> None:
-    own = ending(model)
-    suite = {"limit": 4, "general_text": None, "chat_template": True}
-    parts = {"model": dict(own), "eval": suite, "train": {"steps": 1}}
-    trial = make_trial("full", **parts, base_dir=str(evaluate(own)))
-    folder = run(trial).result.weights_dir
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert tokenizer.eos_token == END
-    assert GenerationConfig.from_pretrained(folder).eos_token_id[0] == tokenizer.eos_token_id
 
 
 def test_an_adapter_is_exported_with_it(model: ModelConfig, tmp_path: Path) -> None:

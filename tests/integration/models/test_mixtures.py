@@ -5,21 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from faults import faults
 from in_slots import measured_in_slots
-from lm_eval.api.instance import Instance
-from lm_eval.models.huggingface import HFLM
 from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from trainables.config import LoraConfig, ModelConfig, TrainConfig
-from trainables.evaluation.evaluator import evaluating
-from trainables.evaluation.harness_model import HarnessModel, Layouts
 from trainables.models.adaptable import check_adaptable
-from trainables.models.loading import load_tokenizer, shared_base
 from trainables.packing.packable import NotPackable, resolve_targets
-from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
 from tune.cluster.base_evaluation import _base_requirements
@@ -105,49 +98,6 @@ def test_the_routers_add_nothing_to_the_loss_alone_and_in_a_slot(
         losses += [[m.metrics["train/loss"] for m in run] for run in runs]
     for found in losses[1:]:
         assert found == pytest.approx(losses[0], abs=1e-4)
-
-
-@pytest.mark.slow
-def test_a_fully_trained_mixture_is_saved_without_them(
-    make_trial: MakeTrial, saved: Callable[..., ModelConfig]
-) -> None:
-    """Else its generation fails, which Transformers computes that loss in.
-
-    Its coefficient is as it was, for who trains it further.
-    """
-    losses = []
-    for coefficient in (0.0, 0.5):
-        model = saved("mixtral", output_router_logits=True, router_aux_loss_coef=coefficient)
-        trial = make_trial(method="full").model_copy(update={"model": model})
-        reporter = ListReporter()
-        train_full_sft(trial, reporter)
-        losses.append([m.metrics["train/loss"] for m in reporter.measurements])
-        tuned = AutoModelForCausalLM.from_pretrained(trial.weights_dir)
-        assert tuned.config.output_router_logits is False
-        assert tuned.config.router_aux_loss_coef == coefficient
-        prompts_NS = torch.ones(2, 3, dtype=torch.long)
-        assert tuned.generate(prompts_NS, max_new_tokens=3, do_sample=False).shape[0] == 2
-    assert losses[1] == losses[0]
-
-
-def test_evaluations_share_prefixes_though_the_base_asks_for_the_routers_logits(
-    saved: Callable[..., ModelConfig],
-) -> None:
-    """Of which Transformers computes a loss, and cannot where rows branch."""
-    config = saved("mixtral", output_router_logits=True)
-    model, tokenizer = shared_base(config), load_tokenizer(config)
-    pairs = [("max 4 7 2 9 12 =", f" {answer}") for answer in ("12", "7 9", "4 2 7")]
-    requests = [
-        Instance("loglikelihood", {}, pair, number, ("task", number, 1))
-        for number, pair in enumerate(pairs)
-    ]
-    layouts = Layouts()
-    with evaluating(model):
-        answers = HarnessModel(model, tokenizer, 4, layouts).loglikelihood(requests)
-        theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4).loglikelihood(requests)
-    assert layouts.shares_prefixes
-    wanted = [likelihood for likelihood, _ in theirs]
-    assert [likelihood for likelihood, _ in answers] == pytest.approx(wanted, abs=1e-4)
 
 
 def test_experts_that_peft_adapts_are_left_to_it() -> None:

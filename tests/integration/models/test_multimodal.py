@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from faults import faults
 from in_slots import measured_in_slots
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, Gemma3Config, set_seed
@@ -20,8 +18,6 @@ from trainables.training.reporter import ListReporter
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from conftest import Run
 
     from trainables.config import TrialConfig
 
@@ -69,14 +65,6 @@ def test_only_what_text_passes_through_is_adapted(model: ModelConfig) -> None:
     restore(base, adapted)
 
 
-def test_names_that_only_the_encoder_of_images_has_are_refused(model: ModelConfig) -> None:
-    base = shared_base(model)
-    (fault,) = faults(adapt, base, LoraConfig(rank=2, alpha=4, target_modules=("q_proj", "fc1")))
-    assert fault.rule == "the model has no fc1"
-    layers = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
-    assert fault.remedy == f"it has {layers}"
-
-
 @pytest.mark.slow
 def test_a_slot_measures_what_a_trial_does_alone(make_trial: MakeTrial, model: ModelConfig) -> None:
     alone = make_trial().model_copy(update={"model": model})
@@ -92,27 +80,3 @@ def test_a_slot_measures_what_a_trial_does_alone(make_trial: MakeTrial, model: M
     for trial in (alone, in_slot):
         saved = PeftModel.from_pretrained(load_model(model), f"{trial.output_dir}/weights")
         assert len(saved.base_model.targeted_module_names) == 2 * 7
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 3])
-def test_full_fine_tuning_leaves_the_encoder_of_images_as_it_is(
-    stage: int, make_trial: MakeTrial, model: ModelConfig, run: Callable[[TrialConfig], Run]
-) -> None:
-    """Weight decay has nothing to do there."""
-    changes = {"train": {"weight_decay": 0.5}, "deepspeed": {"zero_stage": stage}}
-    trial = make_trial("full", **changes).model_copy(update={"model": model})
-    done = run(trial)
-    base = load_model(model)
-    check_encoder_is_kept(base, trial)
-    decoder = base.get_submodule(DECODER)
-    assert done.last["params/trainable"] == sum(p.numel() for p in decoder.parameters())
-
-
-def check_encoder_is_kept(base: Any, trial: TrialConfig) -> None:
-    """It is the base's, bit for bit, and what text passes through is not."""
-    weights = ModelConfig(name=trial.weights_dir, dtype="float32")
-    trained = dict(load_model(weights).named_parameters())
-    same = {name for name, p in base.named_parameters() if torch.equal(p, trained[name])}
-    assert same == {name for name in trained if not name.startswith(f"{DECODER}.")}
-    assert any("vision_tower" in name for name in same)

@@ -108,47 +108,7 @@ def test_thoughts_are_learned(template: str, name: str, tmp_path: Path) -> None:
     assert (before + after).count("<think>") == (template != "gptoss")
 
 
-@pytest.mark.parametrize("calls", [[], "[]"])
-@pytest.mark.parametrize("template", ["gptoss", "llama3_1"])
-def test_a_turn_of_blank_calls_and_thoughts_is_learned_as_one_that_names_none(
-    template: str, calls: object, tmp_path: Path
-) -> None:
-    """Some templates ask only whether it names them, and write no content of earlier turns then.
-
-    Or they write that it thought nothing. So is a chat whose tools are blank, as a table may have
-    them.
-    """
-    tokenizer = of_bytes(template)
-    answer = {"role": "assistant", "content": "3"}
-    blank: dict[str, Any] = {"tool_calls": calls, "reasoning_content": ""}
-    named, unnamed = (
-        tokenized(tmp_path, tokenizer, [{"messages": [QUESTION, turn] * 2} | tools]).train
-        for turn, tools in ((answer | blank, {"tools": " "}), (answer, {}))
-    )
-    assert "3" in learned(tokenizer, unnamed[0])[1]
-    assert named == unnamed
-
-
 REASONED = "<think>\nAdd them.\n</think>\n\n3"
-
-
-@pytest.mark.parametrize(
-    ("template", "content"),
-    [
-        ("qwen3_5_think", REASONED),
-        ("qwen3_5_think", "<think>Add them.</think>3"),
-    ],
-)
-def test_thoughts_in_the_content_are_learned_as_the_chat_template_writes_them(
-    template: str, content: str, tmp_path: Path
-) -> None:
-    tokenizer = of_bytes(template)
-    turns = [QUESTION, {"role": "assistant", "content": content}]
-    (sample,) = tokenized(tmp_path, tokenizer, [{"messages": turns}]).train
-    before, after = learned(tokenizer, sample)
-    assert before + after == tokenizer.apply_chat_template(turns, tokenize=False)
-    assert (before + after).count("<think>") == 1
-    assert after.startswith("Add them.")
 
 
 @pytest.mark.parametrize("fields", [{}, {"messages": None, "chat_template": True}])
@@ -164,15 +124,6 @@ def test_a_thought_that_the_question_opens_is_not_opened_twice(
     assert before.endswith("><think>\n")
     end = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("3")[2]
     assert after == f"Add them.\n</think>\n\n3{end}"
-
-
-@pytest.mark.parametrize("content", [">3", "<b>3"])
-def test_an_answer_without_the_opening_stays_as_it_is(content: str, tmp_path: Path) -> None:
-    rewriting = "{{ messages[0].content }}{% if add_generation_prompt %}<assistant>{% endif %}"
-    turns = [{"role": "user", "content": "Bold: <b>"}, {"role": "assistant", "content": content}]
-    tokenizer = of_bytes(rewriting)
-    (sample,) = tokenized(tmp_path, tokenizer, [{"messages": turns}]).train
-    assert learned(tokenizer, sample) == ("Bold: <b><assistant>", content + END)
 
 
 CALLED = {"name": "add", "arguments": {"a": 1}}
@@ -342,17 +293,3 @@ def test_an_answer_that_is_marked_so_is_context_alone(
     assert every.train == last.train == [sample]
     assert tokenizer.decode(sample["input_ids"]).startswith("<user>q|<assistant>bad|<user>r|")
     assert every.unlearned == last.unlearned == 0  # which `all` would learn
-
-
-@pytest.mark.parametrize("mark", MARKED[:1])
-def test_a_chat_of_marked_answers_alone_is_left_out(mark: dict[str, Any], tmp_path: Path) -> None:
-    answer = {"role": "assistant", "content": "3"}
-    good, bad = [QUESTION, answer], [QUESTION, answer | mark]
-    rows = [{"messages": turns} for turns in (good + bad, good, bad, good)]
-    for answers, unusable, row in (("last", 2, 1), ("all", 1, 3)):
-        found = tokenized(tmp_path, of_bytes("qwen3"), rows, answers=answers)
-        assert (len(found.train), found.unusable) == (4 - 1 - (answers == "last"), unusable)
-        told = f"the answers are blank or marked not to be learned: row {row} of "
-        assert found.first_unusable.startswith(told)
-    (fault,) = faults(tmp_path, of_bytes("qwen3"), rows[:1])
-    assert fault.remedy == "leave such chats out, or set answers: all"

@@ -11,12 +11,11 @@ import pytest
 from byte_tokenizer import of_bytes
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from trainables.config import DataConfig, EvalSuite
-from trainables.data.dataset import TokenizedData, tokenize
+from trainables.data.dataset import tokenize
 from trainables.evaluation.data_warnings import data_warnings
-from trainables.evaluation.model_limits import length_warnings
 
 Row = dict[str, Any]
 BASE = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))
@@ -95,32 +94,3 @@ def test_completions_within_the_prompt_s_last_token_are_reported(tmp_path: Path)
     assert second.startswith("1 completion(s) of data.replay begin")
     assert "begin data.replay.completion with a space" in second
     assert warnings(jsonl(tmp_path, pairs(("Q:", " (A"), ("Q: ", "A"))), tokenizer) == []
-
-
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
-LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e6}
-
-
-@pytest.mark.parametrize(
-    ("rope", "made_for"),
-    [({"rope_type": "default"}, 512), (LINEAR, 1024), (YARN, 512), (None, None)],
-)
-def test_samples_longer_than_the_model_was_made_for_are_reported(
-    rope: Row | None, made_for: int | None
-) -> None:
-    def found(*lengths: int) -> list[str]:
-        fields: Row = {}
-        if rope:
-            parameters = {"rope_theta": 1e4, **rope}
-            fields = {"max_position_embeddings": 512, "rope_parameters": parameters}
-        base = SimpleNamespace(config=AutoConfig.for_model("llama" if rope else "mamba", **fields))
-        samples: list[Any] = [{"input_ids": [0] * length} for length in lengths]
-        return list(length_warnings(base, TokenizedData(samples[:-1], samples[-1:], 0, [])))
-
-    if made_for is None:
-        assert found(10_000, 1) == []
-        return
-    assert found(made_for, 1) == []
-    (text,) = found(made_for + 1, 5, 1, made_for + 9)
-    assert f"2 of 4 samples are longer than the {made_for} tokens" in text
-    assert f"data.max_length: {made_for}" in text

@@ -13,7 +13,7 @@ import pytest
 from faults import faults
 
 from trainables.config import DataConfig
-from trainables.data.rows import load_rows, read_general_text, row_examples
+from trainables.data.rows import load_rows, row_examples
 
 ROWS = [{"prompt": f"relay {i} =", "completion": f" {i}"} for i in range(20)]
 LINES = "".join(f"{json.dumps(row)}\n" for row in ROWS)
@@ -77,20 +77,6 @@ def test_each_line_of_a_plain_text_is_a_row(name: str, tmp_path: Path) -> None:
     assert "text" in fault.remedy
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("wiki.test.raw", "a\u2028b\x0c\n \nNA\n"),
-        ("general.jsonl", '{"text": "a\u2028b\\f"}\n{"text": null}\n{"text": " "}\n{"text": "NA"}'),
-        ("general.csv", "text,n\na\u2028b\x0c,1\n,2\nNA,3\n"),
-    ],
-)
-def test_general_texts_are_read_as_training_data_are(
-    name: str, content: str, tmp_path: Path
-) -> None:
-    assert read_general_text(str(write(tmp_path / name, content))) == ["a\u2028b\x0c", "NA"]
-
-
 def test_malformed_lines_are_faults_with_their_numbers(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", b'{"a": 1}\n{"a": \n[1]\n\n{"a": "\xff"}\n')
     found = faults(load_rows, config(file))
@@ -132,21 +118,6 @@ def test_malformed_files_are_faults_with_their_place(
     assert fault.field == "data.path"
     assert fact in fault.rule
     assert fault.location.removeprefix(str(file)) == line
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "fact"),
-    [
-        ("rows.csv", "a;b\n1,2;3\n", "commas separate columns, tabs in a .tsv"),
-        ("rows.csv", "a,b\n\u00e9,1\n", "save it as UTF-8"),
-        ("rows.xlsx", "PK\x03\x04\u00e9", ".json, .csv, .tsv, .txt or .parquet"),
-    ],
-)
-def test_files_of_spreadsheets_have_a_remedy(
-    name: str, content: str, fact: str, tmp_path: Path
-) -> None:
-    (fault,) = faults(load_rows, config(write(tmp_path / name, content, "latin-1")))
-    assert fact in fault.remedy
 
 
 @pytest.mark.parametrize(("kept", "end"), [(15, b""), (10, b"\xff" * 20)])
@@ -203,53 +174,4 @@ def test_a_hub_data_set_is_read_by_its_subset_and_splits(monkeypatch: pytest.Mon
     assert chats == [{"chat": [{"role": "user"}], "topic": None}]
 
 
-def test_pictures_and_sounds_of_a_hub_data_set_are_not_decoded(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import datasets
-
-    file = {"bytes": b"neither", "path": None}
-    image = datasets.Image()
-    media = {"picture": image, "frames": datasets.List(image), "sound": datasets.Audio()}
-    features = datasets.Features({**media, "text": datasets.Value("string")})
-    columns = {"picture": [file], "frames": [[file, file]], "sound": [file], "text": ["a"]}
-    table = pa.table(columns).cast(features.arrow_schema)
-    hub = datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
-    monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: hub)
-    assert load_rows(config("org/set")) == [{"text": "a"}]
-
-
 SUBSETS = [{"config_name": name, "data_files": f"{name}.jsonl"} for name in ("main", "other")]
-
-
-@pytest.mark.parametrize(
-    ("files", "fields", "fact", "remedy"),
-    [
-        (
-            {"a.jsonl": '{"a": 1}', "b.jsonl": '{"b": 1}'},
-            {},
-            "column names don't match",
-            "name a data.subset",
-        ),
-        ({"README.md": f"---\nconfigs: {json.dumps(SUBSETS)}\n---\n"}, {}, "['main', 'other']", ""),
-    ],
-)
-def test_why_a_hub_data_set_cannot_be_loaded_is_reported(
-    files: dict[str, str],
-    fields: dict[str, str],
-    fact: str,
-    remedy: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import datasets
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    (tmp_path / "org/set").mkdir(parents=True)
-    for name, content in {"main.jsonl": '{"a": 1}', "other.jsonl": '{"a": 1}', **files}.items():
-        (tmp_path / "org/set" / name).write_text(content)
-    (fault,) = faults(load_rows, config("org/set", **fields))
-    assert fault.field == "data.path"
-    assert fact in fault.rule
-    assert fault.remedy.startswith(remedy)

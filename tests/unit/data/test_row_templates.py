@@ -96,28 +96,6 @@ def test_why_a_template_cannot_be_rendered_is_reported(
     assert remedy in fault.remedy
 
 
-def test_every_row_and_template_is_checked() -> None:
-    good = {"prompt": "p", "completion": "c"}
-    bad = [{"prompt": "p", "completion": None}, {"prompt": "p"}, good | {"completion": ["c"]}]
-    found = faults(examples, [good, *bad], completion="A: {{ completion }}")
-    assert [fault.rule.split(" of ")[0] for fault in found] == [
-        "prints completion, null in row 2",
-        "names completion, absent from row 3",
-        "cannot be rendered on row 4",
-    ]
-    found = faults(examples, [good, *bad * 3], completion="A: {{ completion }}")
-    assert (len(found), found[-1].rule) == (6, "4 more like these")
-    both = faults(examples, [{"question": "q"}] * 3)  # what fails on the first is reported once
-    assert [fault.field for fault in both] == ["data.prompt", "data.completion"]
-    assert fault_of([{"n": 1}], prompt="{{ n }}", chat_template=True, completion="c", system="n")
-
-
-def test_a_template_cannot_change_the_rows() -> None:
-    rows = [{"a": [0], "completion": "c"}]
-    assert "cannot be rendered" in fault_of(rows, prompt="{{ a.append(1) }}").rule
-    assert rows[0]["a"] == [0]
-
-
 def test_a_null_that_the_template_replaces_is_learned() -> None:
     row = {"q": "q", "a": None}
     made = examples([row], prompt="{{ q }}", completion="{{ a | default('-', true) }}")

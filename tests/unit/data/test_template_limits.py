@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 import pytest
@@ -50,15 +49,6 @@ def test_a_template_that_takes_or_makes_too_much_is_refused(
     assert "loops" in fault.remedy
 
 
-def test_the_limit_on_time_holds_in_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_templates, "SECONDS", 0.1)
-    found: list[Fault] = []
-    thread = threading.Thread(target=lambda: found.append(refused(HOSTILE[1])))
-    thread.start()
-    thread.join()
-    assert "takes longer than 0.1 s" in found[0].rule
-
-
 @pytest.mark.parametrize(
     "template",
     [
@@ -69,11 +59,3 @@ def test_the_limit_on_time_holds_in_any_thread(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_a_template_stays_in_its_sandbox(template: str) -> None:
     assert "unsafe" in refused(template).rule
-
-
-def test_loops_within_the_limits_work() -> None:
-    loop = "{% for k, v in a.items() %}{{ loop.index }}/{{ loop.length }} {{ k ~ v * 2 }};"
-    loop += "{% endfor %}"
-    data = DataConfig(path="rows.jsonl", prompt="q", completion=loop)
-    ((example,),) = row_examples(data, [{"a": {"x": "b", "y": "c"}}])
-    assert example.answer == "1/2 xbb;2/2 ycc;"

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from faults import faults
 from hypothesis import given
 from hypothesis import strategies as st
-from jinja2 import TemplateError
 
-from trainables.config import DataConfig, ModelConfig, TrainConfig
-from trainables.data.chat_template import answer_opening
+from trainables.config import DataConfig
 from trainables.data.chats import Example
 from trainables.data.dataset import (
     IGNORED_LABEL,
     _encode,
     _pieces,
-    labelled,
     tokenize,
     training_order,
-    typical_sample,
 )
-from trainables.models.loading import load_tokenizer
 
-MODEL = Path(__file__).parents[3] / "trainables" / "embedded" / "model"
 ROWS = [{"prompt": f"relay {i} 5 18 =", "completion": f" {i % 20}"} for i in range(20)]
 
 
@@ -58,11 +51,6 @@ class Merging(Characters):
         return super().__call__(text, add_special_tokens)
 
 
-class Refusing(Characters):
-    def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
-        raise TemplateError("no chats")
-
-
 def jsonl(folder: Path, rows: list[Any], name: str = "rows.jsonl") -> str:
     (folder / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return str(folder / name)
@@ -90,24 +78,6 @@ def test_the_loss_is_on_completion_and_end_alone(tokenizer: Any, tmp_path: Path)
         assert samples[*prompt, *answer] == [IGNORED_LABEL] * len(prompt) + answer
 
 
-@pytest.mark.parametrize(
-    ("prompt", "is_added"),
-    [("relay 1 5 =", True), ("relay 1 <eos>", True), ("relay 1 <eos>", False)],
-)
-def test_an_end_that_the_tokenizer_adds_is_not_the_prompt_s(
-    prompt: str, is_added: bool, tmp_path: Path
-) -> None:
-    from transformers import AutoTokenizer
-
-    ending = AutoTokenizer.from_pretrained(MODEL, add_bos_token=False, add_eos_token=is_added)
-    rows = [{"prompt": prompt, "completion": " 2 3"}]
-    (sample,) = tokenize(config(jsonl(tmp_path, rows)), ending, seed=0).train
-    answer = [*tokens(ending, " 2 3"), ending.eos_token_id]
-    before = tokens(ending, prompt)
-    assert sample["input_ids"] == before + answer
-    assert sample["labels"] == [IGNORED_LABEL] * len(before) + answer
-
-
 def test_beginning_and_end_are_not_put_twice(tokenizer: Any, tmp_path: Path) -> None:
     bos, eos = tokenizer.bos_token, tokenizer.eos_token
     rows = [{"prompt": f"{bos}relay 1 =", "completion": f" 2 {eos}"}]
@@ -129,15 +99,6 @@ def test_a_trailing_space_belongs_to_the_completion_and_a_line_break_to_the_prom
     assert sample["labels"] == [IGNORED_LABEL] * (1 + len(prompt) - len(spaces)) + after
 
 
-@given(st.text(st.sampled_from("ab \n"), max_size=6), st.text(st.sampled_from("ab "), max_size=6))
-def test_what_follows_the_prompt_is_learned(prompt: str, completion: str) -> None:
-    sample, _ = _encode(Characters(), DataConfig(path="x"), Example(prompt, completion), prompt)
-    spaces = prompt[len(prompt.rstrip(" ")) :]
-    after = [*map(ord, spaces + completion), 0]
-    assert learned(sample) == sample["input_ids"][-len(after) :] == after
-    assert len(sample["labels"]) == len(sample["input_ids"])
-
-
 @pytest.mark.parametrize(
     ("prompt", "completion", "merged", "ids", "kept"),
     [("abc", "d", True, "w", 0), ("a\n", "\nb", False, "aNb", 2)],
@@ -151,10 +112,6 @@ def test_a_completion_may_begin_within_a_token(
     assert is_merged is merged
     assert sample["input_ids"] == [1, *map(ord, ids), 0]
     assert learned(sample) == sample["input_ids"][-kept - 1 :]
-
-
-def test_a_first_token_that_nothing_predicts_does_not_count() -> None:
-    assert labelled({"input_ids": [5, 6, 7], "labels": [5, IGNORED_LABEL, 7]}) == 1
 
 
 def test_longer_samples_are_left_out_counted_and_not_asked(tmp_path: Path) -> None:
@@ -183,41 +140,6 @@ def test_the_split_is_disjoint_complete_and_decided_by_the_seed(tmp_path: Path) 
     assert len({*texts(one.validation), *texts(one.train)}) == len(ROWS)
     assert (texts(one.train), texts(one.validation)) == (texts(same.train), texts(same.validation))
     assert set(texts(one.validation)) != set(texts(other.validation))
-
-
-@given(st.integers(1, 12), st.floats(0, 0.999))
-def test_something_is_always_left_to_train_on(count: int, fraction: float) -> None:
-    with TemporaryDirectory() as folder:
-        data = config(jsonl(Path(folder), ROWS[:count]), validation_fraction=fraction)
-        found = tokenize(data, Characters(), seed=0)
-    assert found.train
-    assert len(found.train) + len(found.validation) == count
-
-
-def test_held_out_rows_of_their_own_leave_all_others_to_train(tmp_path: Path) -> None:
-    held_out = jsonl(tmp_path, [{"prompt": "q", "completion": "a"}], "held_out.jsonl")
-    data = config(jsonl(tmp_path, ROWS), validation_path=held_out)
-    found = tokenize(data, Characters(), seed=0)
-    assert len(found.train) == len(ROWS)
-    assert texts(found.validation) == [(1, ord("q"), ord("a"), 0)]
-    jsonl(tmp_path, [{"question": "q"}], "held_out.jsonl")
-    assert held_out in faults(tokenize, data, Characters(), 0)[0].rule
-
-
-def test_prompts_are_of_held_out_rows_first_and_from_all_over_sorted_files(tmp_path: Path) -> None:
-    def rows(name: str, topics: str) -> list[dict[str, str]]:
-        return [{"prompt": f"{t}{name}{n}", "completion": "a"} for t in topics for n in range(50)]
-
-    train, held_out = rows("t", "ab"), rows("h", "cd")
-    path = jsonl(tmp_path, held_out, "held_out.jsonl")
-    data = config(jsonl(tmp_path, train), validation_path=path)
-    one, same, other = (tokenize(data, Characters(), seed) for seed in (3, 3, 4))
-    assert sorted(one.prompts[:100]) == sorted(row["prompt"] for row in held_out)
-    for first, topics in ((0, "cd"), (100, "ab")):
-        assert {prompt[0] for prompt in one.prompts[first : first + 16]} == set(topics)
-    assert one.prompts == same.prompts != other.prompts
-    # Samples stay in the file's order.
-    assert [bytes(s["input_ids"][1:-2]).decode() for s in one.train] == [r["prompt"] for r in train]
 
 
 CHAT = [
@@ -263,41 +185,6 @@ def test_chats_without_a_system_s_turn_begin_with_the_one_given(tmp_path: Path) 
     assert sorted(tokenize(data, Characters(), 0).prompts) == expected
 
 
-THINKING = (
-    "{% for m in messages %}<{{ m.role }}> {% if m.role == 'assistant' %}<think> </think> "
-    "{% endif %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}<assistant> "
-    "{% if enable_thinking is false %}<think> </think> {% endif %}{% endif %}"
-)
-
-
-def test_what_a_template_writes_before_answers_alone_is_found(tmp_path: Path) -> None:
-    template = tmp_path / "own.jinja"
-    template.write_text(THINKING)
-    model = ModelConfig(name=str(MODEL), chat_template=str(template))
-    assert answer_opening(load_tokenizer(model)) == "<think> </think>"
-    arguments = {"enable_thinking": False}
-    answering = load_tokenizer(model.model_copy(update={"chat_template_args": arguments}))
-    assert answer_opening(answering) == ""
-    data = config(jsonl(tmp_path, [{"prompt": "q", "completion": "7"}]), chat_template=True)
-    found = tokenize(data, answering, seed=0)
-    assert found.prompts == ["<user> q <assistant> <think> </think> "]
-    # It writes no beginning of its own, and so the tokenizer does, as under the harness.
-    assert found.train[0]["input_ids"].count(answering.bos_token_id) == 1
-    assert learned(found.train[0]) == [*tokens(answering, "7"), answering.eos_token_id]
-
-
-def test_the_sample_shown_is_of_median_length_and_cut(tokenizer: Any, tmp_path: Path) -> None:
-    rows = [{"prompt": "1 " * size + "=", "completion": " 2" * size} for size in (1, 400, 900)]
-    for seed in range(3):
-        data = config(jsonl(tmp_path, rows), max_length=5000)
-        shown = typical_sample(tokenizer, tokenize(data, tokenizer, seed).train)
-        assert shown.context.startswith(" ... ")
-        assert shown.context.endswith("1 =")
-        assert shown.learned.split()[0] == "2"
-        assert shown.learned.endswith(tokenizer.eos_token)
-        assert {len(shown.context), len(shown.learned)} == {305}
-
-
 def test_a_training_sees_every_sample_once_an_epoch_each_time_in_another_order() -> None:
     order = training_order(5, 12, seed=0)
     first, second = order[:5], order[5:10]
@@ -305,12 +192,6 @@ def test_a_training_sees_every_sample_once_an_epoch_each_time_in_another_order()
     assert len({*map(tuple, (first, second, range(5)))}) == 3
     assert training_order(5, 7, seed=0) == order[:7]
     assert training_order(5, 12, seed=1) != order
-
-
-def test_epochs_are_rounded_up_to_steps_once_over_the_whole_training() -> None:
-    steps = TrainConfig(epochs=3, batch_size=4).total_steps(22)
-    assert steps == 17  # of 16.5; three times the 5.5 of an epoch, each rounded up, are 18
-    assert len(set(training_order(22, 4 * steps, seed=0)[3 * 22 :])) == 2
 
 
 def test_replayed_rows_make_up_their_share_of_the_samples(tmp_path: Path) -> None:
@@ -335,36 +216,6 @@ def test_replayed_rows_make_up_their_share_of_the_samples(tmp_path: Path) -> Non
     assert {letters(0.2, seed)[8:] for seed in range(5)} != {some[8:]}
     assert sorted(letters(0.5, limit=4)[8:]) == sorted("0123" * 2)  # too few are repeated
     assert len(letters(0.001)) == 9
-
-
-def test_what_is_replayed_is_counted(tmp_path: Path) -> None:
-    rows = [{"prompt": "a" * size, "completion": "b"} for size in range(1, 11)]
-    replay = {"path": jsonl(tmp_path, rows, "general.jsonl"), "share": 0.9}
-    own = jsonl(tmp_path, [{"prompt": "q", "completion": "a"}] * 2)
-    found = tokenize(config(own, replay=replay, max_length=8), Characters(), 0)
-    assert (found.replayed, found.replay_distinct, found.replay_skipped) == (18, 5, 5)
-    rows = [{"prompt": "q" * 50, "completion": "a" * 9}]
-    replay = {"path": jsonl(tmp_path, rows, "general.jsonl"), "share": 0.5}
-    found = tokenize(config(own, replay=replay), Characters(), 0)
-    assert found.replayed_tokens == 20 / (20 + 4)  # each ends with a token of its own
-
-
-@pytest.mark.parametrize(
-    ("replay", "field"),
-    [
-        ({"path": "nowhere.jsonl"}, "data.replay.path"),
-        ({"prompt": "{{ absent }}"}, "data.replay.prompt"),
-        ({"chat_template": True}, "data.replay.chat_template"),
-        ({"prompt": "a" * 90}, "data.replay"),  # all too long
-    ],
-)
-def test_faults_of_data_to_replay_name_their_own_fields(
-    replay: dict[str, Any], field: str, tmp_path: Path
-) -> None:
-    other = jsonl(tmp_path, [{"prompt": "q", "completion": "a"}], "other.jsonl")
-    replay = {"path": other, "share": 0.5} | replay
-    data = config(jsonl(tmp_path, ROWS[:2]), replay=replay, max_length=80)
-    assert faults(tokenize, data, Refusing(), 0)[0].field == field
 
 
 @given(st.text("abc\0", max_size=30), st.integers(2, 12))
@@ -399,20 +250,3 @@ def test_plain_texts_have_their_beginning_and_end_and_are_in_one_split(
     )
     letters = [{max(s["input_ids"]) for s in part} for part in (split.train, split.validation)]
     assert (len(letters[0]), len(letters[1]), letters[0] & letters[1]) == (6, 2, set())
-
-
-@pytest.mark.parametrize(
-    ("rows", "fact"),
-    [
-        ([{"text": "a"}, {"body": "b"}], "names text, absent from row 2"),
-        ([{"text": ["a"]}, {"text": "a"}], "must name a text, got a list in row 1"),
-        ([{"text": " \n"}, {"text": None}], "names text, blank in all rows"),
-    ],
-)
-def test_rows_without_a_text_are_refused(
-    rows: list[dict[str, Any]], fact: str, tmp_path: Path
-) -> None:
-    data = config(jsonl(tmp_path, rows), text="text")
-    (fault,) = faults(tokenize, data, Characters(), 0)
-    assert fault.field == "data.text"
-    assert fact in fault.rule

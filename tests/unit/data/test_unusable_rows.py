@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +15,6 @@ from faults import faults
 from trainables.config import DataConfig, EvalSuite
 from trainables.data.dataset import TokenizedData, tokenize
 from trainables.data.rows import count_samples, load_rows, row_examples
-from trainables.data.tokenized import read_data, write_data
 from trainables.errors import Fault
 from trainables.evaluation.data_warnings import data_warnings
 
@@ -104,17 +101,6 @@ def test_where_most_rows_are_unusable_they_are_refused(turns: object, tmp_path: 
     assert tokenize(config(path, limit=2), of_bytes(TEMPLATE), seed=0).unusable == 1
 
 
-def test_rows_held_out_of_their_own_count_too(tmp_path: Path) -> None:
-    held_out = chats(tmp_path, [ENDLESS, GOOD], "held_out.jsonl")
-    data = config(chats(tmp_path, [GOOD, GOOD, SYSTEM]), validation_path=held_out)
-    found = tokenize(data, of_bytes(TEMPLATE), seed=0)
-    assert (len(found.train), len(found.validation), found.unusable) == (2, 1, 2)
-    assert found.first_unusable.endswith(f": row 3 of {data.path}")
-    for turns in (ENDLESS, SYSTEM):
-        bad = data.model_copy(update={"validation_path": chats(tmp_path, [turns], "bad.jsonl")})
-        assert "bad.jsonl; 1 of 1 rows (100%) cannot be learned" in refused(bad).rule
-
-
 @pytest.mark.parametrize("turns", [SYSTEM, ENDLESS])
 def test_unusable_rows_to_replay_are_left_out_too(turns: object, tmp_path: Path) -> None:
     general = chats(tmp_path, [turns, GOOD, GOOD], "general.jsonl")
@@ -130,47 +116,6 @@ def test_unusable_rows_to_replay_are_left_out_too(turns: object, tmp_path: Path)
     fault = refused(data)
     assert fault.field == "data.replay.messages"
     assert fault.rule.endswith("2 of 3 rows (67%) cannot be learned")
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_few_rows_to_replay_are_found_whatever_comes_first(seed: int, tmp_path: Path) -> None:
-    """The share is that of all rows, and not of those up to the last that is wanted.
-
-    No more are drawn than up to that one.
-    """
-    general = chats(tmp_path, [SYSTEM] * 2 + [GOOD] * 3, "general.jsonl")
-    own = chats(tmp_path, [GOOD] * 3)
-    data = config(own, replay={"path": general, "share": 0.25, "messages": "messages"})
-    found = tokenize(data, of_bytes(TEMPLATE), seed=seed)
-    assert (found.replayed, found.replay_distinct) == (1, 1)
-    order = ["refused"] * 2 + ["good"] * 3
-    Random(seed).shuffle(order)
-    assert found.replay_unusable == order.index("good")
-
-
-def test_a_malformed_chat_template_is_a_fault_of_its_own(tmp_path: Path) -> None:
-    fault = refused(config(chats(tmp_path, [GOOD] * 3)), "{% if %}")
-    assert fault.rule.startswith("the model's chat template is no valid template: ")
-    assert fault.remedy == "set model.chat_template"
-
-
-def test_the_counts_are_stored(tmp_path: Path) -> None:
-    held_out = chats(tmp_path, [GOOD, chat("q", "a" * 99)], "held_out.jsonl")
-    data = config(chats(tmp_path, [GOOD, SYSTEM, GOOD]), validation_path=held_out, max_length=60)
-    tokenized = tokenize(data, of_bytes(TEMPLATE), seed=0)
-    write_data(tokenized, tmp_path / "data")
-    found = read_data(tmp_path / "data")
-    assert replace(found, train=list(found.train)) == tokenized
-    assert (found.unusable, found.validation_skipped) == (1, 1)
-
-
-def test_of_all_answers_one_must_not_be_blank_and_of_the_last_the_last() -> None:
-    rows = [{"messages": chat("q", "", "r", "b")}, {"messages": chat("q", "a", "r", "")}]
-    row_examples(config("rows.jsonl", answers="all"), rows)
-    assert len(row_examples(config("rows.jsonl"), rows[:1])) == 1
-    for answers, row in {"all": {"messages": chat("q", "", "r", " ")}, "last": rows[1]}.items():
-        (fault,) = faults(row_examples, config("rows.jsonl", answers=answers), [row])
-        assert fault.rule.startswith("the answers are blank or marked not to be learned: row 1 of")
 
 
 def pairs(folder: Path, answers: Sequence[str], name: str = "rows.jsonl") -> str:
@@ -198,26 +143,3 @@ def test_a_blank_completion_is_unusable_like_a_chat(is_chat: bool, tmp_path: Pat
     assert count_samples(data, row_examples(data, rows)) == 2
     text = DataConfig(path=data.path, text="a")
     assert count_samples(text, row_examples(text, rows)) is None
-
-
-@pytest.mark.parametrize("completion", [" {{ a }}", "{{ a | trim }}", "{{ a }}{{ hint }}"])
-def test_a_null_completion_is_as_blank_as_an_empty_one(completion: str, tmp_path: Path) -> None:
-    """As an empty cell of a CSV is null, and all of an empty row, with which spreadsheets end."""
-    file = tmp_path / "rows.csv"
-    file.write_text("q,a,hint\n,,\nq,b,!\nq,,\nq,c,?\nq,d,.\nq,e,.\n,,\n")
-    data = template_config(str(file), completion=completion)
-    found = tokenize(data, of_bytes(TEMPLATE), seed=0)
-    assert (len(found.train), found.unusable) == (4, 3)
-    assert found.first_unusable == f"the completion is blank: row 1 of {file}"
-
-
-def test_completions_that_are_mostly_null_or_lack_a_field_are_refused() -> None:
-    (fault,) = faults(row_examples, template_config("rows.jsonl"), [{"q": "q", "a": None}])
-    assert fault.rule.startswith("the completion is blank: row 1 of rows.jsonl; 1 of 1 rows")
-    rows = [{"q": "q", "a": "b"}, {"q": "q", "a": None, "hint": None}]
-    misspelt = template_config("rows.jsonl", completion="{{ answer }}")
-    (fault,) = faults(row_examples, misspelt, rows)
-    assert fault.rule == "names answer, absent from row 1 of rows.jsonl"
-    in_part = template_config("rows.jsonl", completion="{{ q }}{{ a }}")
-    (fault,) = faults(row_examples, in_part, rows)
-    assert fault.rule == "prints a, null in row 2 of rows.jsonl"

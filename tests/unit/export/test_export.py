@@ -18,7 +18,6 @@ from builders import (
 )
 from huggingface_hub import ModelCard
 from safetensors.numpy import load_file, save_file
-from small_disk import fill, small_disk
 
 from analysis.__main__ import main
 from analysis.export.weights import export
@@ -122,45 +121,6 @@ def adapter_of(base: str, folder: Path) -> Path:
     return folder
 
 
-def test_an_adapter_is_exported_where_its_base_is_not(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As on a laptop that the sweep was copied to."""
-    gone, to = f"{tmp_path}/gone", tmp_path / "out"
-    assert main(["export", str(adapter_of(gone, tmp_path / "tiny")), "--to", str(to)]) == 0
-    out, err = capsys.readouterr()
-    told = f"model.name: cannot find {gone}: no such file or folder: {gone}"
-    assert err == f"warning: {told}; the adapter needs the sweep's base at that path\n"
-    assert out == f"{to}\n"
-    assert json.loads((to / "adapter_config.json").read_text())["base_model_name_or_path"] == gone
-    assert f"`{gone}`" in (to / "README.md").read_text()
-
-
-@pytest.mark.parametrize(
-    ("base", "arguments", "remedy"),
-    [
-        ("/gone", ["--merge"], "put the sweep's base there, or leave --merge out"),
-        ("/gone.gguf", [], "put the sweep's base there, or export it where the sweep ran"),
-        (
-            "package://none/model",
-            [],
-            "put the sweep's base there, or export it where the sweep ran",
-        ),
-    ],
-)
-def test_a_base_that_is_gone_is_not_blamed_on_the_target(
-    base: str,
-    arguments: list[str],
-    remedy: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    told = refused(capsys, adapter_of(base, tmp_path / "tiny"), tmp_path / "out", *arguments)
-    assert told.startswith(f"model.name: cannot find {base}: ")
-    assert told.endswith(f"; {remedy}")
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_base_that_was_replaced_is_not_merged_into(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,60 +183,12 @@ def test_damaged_weights_are_not_blamed_on_the_target(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "to", "facts"),
-    [
-        (["--trial", "7"], "out", ["--trial", "got 7", "trials 0, 1, 2, 3, 4"]),
-        (["--trial", "1", "--merge"], "out", ["--merge", "no adapter to merge"]),
-        ([], "tiny", ["--to: must be empty or new"]),
-        ([], "tiny/sweep.json", ["--to: must be a folder"]),
-        ([], "tiny/sweep.json/below", ["--to: cannot write to"]),
-    ],
-)
-def test_other_bad_input_is_refused(
-    arguments: list[str],
-    to: str,
-    facts: list[str],
-    sweep: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    message = refused(capsys, sweep, sweep.parent / to, *arguments)
-    assert all(fact in message for fact in facts)
-
-
-def test_that_the_nearest_trial_breaks_a_constraint_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, to = tmp_path / "tiny", tmp_path / "out"
-    record = trained(folder, 0, gain=0.5, forgetting=0.1)
-    record_sweep(folder, record, constraints=["forgetting/mean <= 0.05"])
-    assert main(["export", str(folder), "--to", str(to)]) == 0
-    out, err = capsys.readouterr()
-    assert out == f"{to}\n"
-    assert err.startswith("warning: trial 0 breaks a constraint: no trial keeps every constraint")
-    assert "and this trial came nearest: no trial keeps" in (to / "README.md").read_text()
-    assert main(["export", str(folder), "--to", str(tmp_path / "own"), "--trial", "0"]) == 0
-    assert capsys.readouterr().err == ""
-
-
-def test_a_half_written_export_of_before_is_no_obstacle(sweep: Path, tmp_path: Path) -> None:
-    left = tmp_path / ".out.unfinished"
-    left.mkdir()
-    (left / "rubbish").touch()
-    to = export(sweep, tmp_path / "out")
-    assert not (to / "rubbish").exists()
-    assert not left.exists()
-
-
 @pytest.mark.parametrize("command", [["export", "--to", "x"], ["inspect"], ["watch"]])
 def test_a_sweep_in_an_object_store_is_to_be_copied_first(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*command, "s3://bucket/sweeps/mine"]) == 2
     assert "copy the sweep to this machine first" in capsys.readouterr().err
-
-
-EMBEDDED = Path(__file__).parents[3] / "trainables" / "embedded" / "model"
 
 
 def test_a_full_model_s_code_goes_with_it_where_it_is_trusted(tmp_path: Path) -> None:
@@ -296,33 +208,3 @@ def test_a_full_model_s_code_goes_with_it_where_it_is_trusted(tmp_path: Path) ->
         vocabulary = {"vocab.spm", "tokenizer.jsonl"}
         written = {"config.json", "model.safetensors", "README.md"} | vocabulary
         assert {file.name for file in to.iterdir()} == written | files
-
-
-def test_a_damaged_tokenizer_is_not_blamed_on_the_target(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = adapter_of("/gone", tmp_path / "tiny")
-    model = ModelConfig(name="/gone", eos_token="<eos>")
-    record_sweep(folder, trial(0, scores(0.5, 0.0), model=model, weights_dir="/gone/weights"))
-    weights = Ledger(folder).folder.attempt(0, 1) / "weights"
-    (weights / "tokenizer_config.json").write_text("{")
-    told = refused(capsys, folder, tmp_path / "out")
-    assert told.startswith(f"--trial: its weights are damaged: {weights} (")
-    (weights / "tokenizer_config.json").unlink()
-
-    def refuse(source: Path, target: Path) -> None:
-        raise PermissionError(13, "Permission denied", str(source))
-
-    monkeypatch.setattr(shutil, "copyfile", refuse)  # as for a user who may not read everything
-    told = refused(capsys, folder, tmp_path / "out")
-    assert told.startswith(f"--trial: its weights are damaged: {weights} (")
-
-
-def test_a_full_disk_is_not_blamed_on_the_weights(
-    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with small_disk(tmp_path / "disk", "64k") as disk:
-        fill(disk)
-        told = refused(capsys, sweep, disk / "out")
-        assert told.startswith(f"--to: cannot write to {disk}/out: No space left on device; ")
-        assert [file.name for file in disk.iterdir()] == ["filler"]

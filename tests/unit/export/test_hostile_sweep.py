@@ -104,14 +104,6 @@ def test_paths_that_leave_the_folder_are_refused(
     assert str(weights if what == "a shard" else outside) in message
 
 
-def test_a_link_to_the_whole_sweep_is_followed(tmp_path: Path) -> None:
-    sent(tmp_path / "sweep", "full")
-    (tmp_path / "linked").symlink_to(tmp_path / "sweep")
-    to = tmp_path / "out"
-    assert main(["export", str(tmp_path / "linked"), "--to", str(to)]) == 0
-    assert (to / "model.safetensors").exists()
-
-
 @pytest.mark.parametrize("is_trusted", [False, True])
 def test_code_that_weights_name_is_not_run(
     is_trusted: bool,

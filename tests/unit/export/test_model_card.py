@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import change_base, record_sweep, repeat_of, scores, trial, with_metrics
+from builders import change_base, record_sweep, scores, trial
 from huggingface_hub import ModelCard
-from markdown_it import MarkdownIt
 
-from analysis.export.model_card import Kind, _loading, _prompting, model_card
+from analysis.export.model_card import Kind, _loading, model_card
 from analysis.export.serving import serving
 from analysis.sweeps import open_sweeps
-from trainables.config import DataConfig, ModelConfig, Replay
+from trainables.config import ModelConfig
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TaskScore, TrialRecord
 
@@ -78,94 +77,6 @@ def test_scores_of_other_seeds_replace_the_optimistic_ones(sweep: Path) -> None:
     text = card(sweep, 1).text
     assert "forgetting/mean +0.075" in text
     assert "of its run in the search, and another training may differ" in text
-
-
-def test_a_trial_chosen_by_hand_is_said_to_be(sweep: Path) -> None:
-    text = card(sweep, 0).text
-    assert "This trial was chosen by hand; the sweep recommends trial 1." in text
-    assert "optimistic" not in text
-    first = Ledger(sweep).trials()[1]
-    Ledger(sweep).write_trial(repeat_of(first, 7, {}))
-    assert "a repeat of trial 1 with seed 7, was chosen by hand" in card(sweep, 7).text
-
-
-def test_small_changes_are_neither_hidden_nor_signed(tmp_path: Path) -> None:
-    drift = "kl/base_to_tuned"
-    record = trial(0, method="full", metrics=scores(0.2496, -0.0004))
-    assert record.last is not None
-    record = with_metrics(record, {**record.last.metrics, drift: 0.00041234})
-    ledger = record_sweep(tmp_path / "tiny", record)
-    change_base(ledger, metrics={**scores(0.25, 0.0), drift: 0.0})
-    text = card(tmp_path / "tiny", 0).text
-    assert f"| `{drift}` | 0 | 0.000412 | +0.000412 |" in text
-    assert "| `in_domain/acc_mean` | 0.250 | 0.250 | +0.000 |" in text
-    assert "| `forgetting/mean` | +0.000 | +0.000 | +0.000 |" in text
-
-
-def test_warnings_of_base_and_sweep_are_listed_once(sweep: Path) -> None:
-    ledger = Ledger(sweep)
-    assert "Warnings" not in card(sweep, 0).text
-    warnings = ("3 of 9 training samples are longer", "2 of 4 items of t ask\nword for word")
-    change_base(ledger, warnings=(*warnings, warnings[0]))
-    record = ledger.sweep()
-    start = record.provenance.model_copy(update={"warnings": ("train.batch_size is 24",)})
-    ledger.write_sweep(record.model_copy(update={"provenance": start}))
-    assert (
-        "## Warnings\n\n- 3 of 9 training samples are longer\n"
-        "- 2 of 4 items of t ask word for word\n- train.batch_size is 24\n\n## Training"
-    ) in card(sweep, 0).text
-
-
-def test_a_prompt_that_asks_for_code_stays_in_its_block() -> None:
-    prompt = "Complete:\n```python\n{{ code }}\n```\n"
-    text = _prompting(DataConfig(path="x", prompt=prompt), ModelConfig(name="m"))
-    blocks = [token for token in MarkdownIt().parse(text) if token.type == "fence"]
-    assert [block.content for block in blocks] == [f"{prompt}\n", "{{ completion }}\n"]
-
-
-@pytest.mark.parametrize(
-    ("data", "facts"),
-    [
-        ({"messages": "turns", "answers": "all"}, ["template", "all answers were trained."]),
-        ({"messages": "turns", "system": "Be brief."}, ["the last answer of each", "Be brief."]),
-        ({"text": "story"}, ["the plain text of the field `story`"]),
-        ({"chat_template": True}, ["turns of the chat template", '`{"enable_thinking": false}`']),
-    ],
-)
-def test_a_card_says_what_was_trained(data: dict[str, Any], facts: list[str]) -> None:
-    model = ModelConfig(name="some/model", chat_template_args={"enable_thinking": False})
-    text = _prompting(DataConfig.model_validate({"path": "some/data", **data}), model)
-    assert all(fact in text for fact in facts)
-
-
-@pytest.mark.parametrize(
-    ("path", "replayed", "named"),
-    [
-        ("rows.jsonl", "general.jsonl", None),
-        ("rows.jsonl", "org/general", ["org/general"]),
-        ("org/own", "org/general", ["org/own", "org/general"]),
-        ("org/own", "org/own", ["org/own"]),  # another subset of it
-    ],
-)
-def test_the_front_matter_names_the_hub_s_data_sets(
-    path: str, replayed: str, named: list[str] | None, tmp_path: Path
-) -> None:
-    record = full(0, 0.5, 0.0)
-    data = DataConfig(path=path, replay=Replay(path=replayed, share=0.5))
-    config = record.config.model_copy(update={"data": data})
-    record_sweep(tmp_path / "tiny", record.model_copy(update={"config": config}))
-    assert card(tmp_path / "tiny", 0).data.to_dict().get("datasets") == named
-
-
-@pytest.mark.parametrize(
-    ("kind", "dtype", "is_said"),
-    [("merged", "bfloat16", True), ("merged", "float32", False), ("adapter", "bfloat16", False)],
-)
-def test_that_merging_rounds_is_said(kind: Kind, dtype: str, is_said: bool, tmp_path: Path) -> None:
-    model = ModelConfig.model_validate({"name": "some/model", "dtype": dtype})
-    record_sweep(tmp_path / "tiny", trial(0, scores(0.5, 0.0), model=model))
-    text = card(tmp_path / "tiny", 0, kind).text
-    assert ("merging rounds the weights to bfloat16" in text) is is_said
 
 
 @pytest.mark.parametrize("kind", ["adapter", "merged", "full"])

@@ -5,28 +5,16 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
-from builders import GAIN, LOSS, sweep_config, trial, trial_config
-from scipy import stats
+from builders import GAIN, LOSS, sweep_config, trial
 from simulated_search import completing, make_searcher, run, sweep
 
 from analysis.results.pareto import pareto_front
 from analysis.results.recommendation import Recommendation, recommend
-from analysis.results.repeats import half_width, point_of
 from trainables.config import TrialConfig
 from trainables.records.schema import TrialRecord, TrialStatus
 from tune.folder.tables import write_confirmed_csv
-
-
-def test_interval_is_that_of_students_t() -> None:
-    values = [0.61, 0.55, 0.7, 0.66, 0.58]
-    half = half_width(values)
-    low, high = stats.t.interval(0.95, 4, loc=sum(values) / 5, scale=stats.sem(values))
-    assert half is not None
-    assert (0.62 - half, 0.62 + half) == pytest.approx((low, high))
-
 
 # Of eight trials two mark the ends of the front, and all others but 2 and 5 are far from it.
 BY_NUMBER = {0: (1.0, 1.0), 1: (0.01, 0.01), 2: (0.9, 0.1), 5: (0.8, 0.2)}
@@ -106,16 +94,6 @@ def test_winner_that_was_lucky_once_is_not_recommended() -> None:
     )
 
 
-def test_winner_of_which_a_repeat_diverged_is_not_recommended() -> None:
-    found = recommended(
-        repeat(2, 0, COMPLETE, {GAIN: 0.9, LOSS: 0.01}),
-        repeat(3, 0, DIVERGED, {GAIN: 0.1, LOSS: 0.6}),
-        repeat(4, 1, COMPLETE, {GAIN: 0.8, LOSS: 0.01}),
-    )
-    assert found.trial.number == 1
-    assert found.reason.startswith("with another seed trial 0 diverged; of the others, the only")
-
-
 def test_each_winner_is_repeated_once_per_seed() -> None:
     # Of four points twelve trials run each several times.
     rates = {"rank": [4, 8], "alpha_ratio": 2, "learning_rate": [1e-4, 1e-3]}
@@ -133,48 +111,3 @@ def test_each_winner_is_repeated_once_per_seed() -> None:
     runs = [(frozenset(record.params.items()), record.config.seed) for record in more]
     assert len(runs) > len(records)
     assert len(set(runs)) == len(runs)
-
-
-def test_all_diverged_repeats_make_a_row_without_a_mean(tmp_path: Path) -> None:
-    file = tmp_path / "confirmed.csv"
-    lost = [repeat(n, 0, DIVERGED, {GAIN: 0.1, LOSS: 0.6}) for n in (2, 3)]
-    write_confirmed_csv(file, [*SEARCHED, *lost], {})
-    with file.open(newline="") as stream:
-        (row,) = csv.DictReader(stream)
-    assert row == {
-        "number": "0",
-        "metric": "",
-        "unit": "",
-        "mean": "",
-        "half_width_95": "",
-        "runs": "0",
-        "diverged": "2",
-    }
-    kept = repeat(4, 1, COMPLETE, {GAIN: 0.8, LOSS: 0.03})
-    write_confirmed_csv(file, [*SEARCHED, *lost, kept], {})
-    with file.open(newline="") as stream:
-        rows = [(row["number"], row["metric"], row["diverged"]) for row in csv.DictReader(stream)]
-    assert rows == [("0", "", "2"), ("1", GAIN, "0"), ("1", LOSS, "0")]
-
-
-def test_points_differ_in_all_that_is_searched_and_not_by_rounding() -> None:
-    record = trial(0)
-    lora = record.config.lora
-    assert lora is not None
-
-    def point(**changes: Any) -> Any:
-        return point_of(record.model_copy(update={"config": trial_config(0, **changes)}))
-
-    train = record.config.train.model_dump()
-    assert point() == point_of(record)
-    assert point(lora=lora.model_copy(update={"alpha": lora.alpha * (1 + 1e-15)})) == point()
-    assert point(learning_rate=record.config.learning_rate * (1 + 1e-15)) == point()
-    for change in (
-        {"learning_rate": record.config.learning_rate * 1.01},
-        {"lora": lora.model_copy(update={"alpha": lora.alpha * 1.01})},
-        {"train": train | {"weight_decay": 0.1}},
-        {"train": train | {"warmup": 0.2}},
-        {"train": train | {"batch_size": 2 * train["batch_size"]}},
-        {"train": train | {"steps": 7}},
-    ):
-        assert point(**change) != point()

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import base_record, sweep_config, sweep_record, trial
+from builders import trial
 
 from trainables.records.ledger import Ledger
 from trainables.records.schema import Measurement, TrialRecord, TrialStatus
@@ -105,40 +105,6 @@ def test_each_ending_keeps_what_is_still_useful(
     assert not any(folder.exists() for folder in unfinished)
 
 
-@pytest.mark.parametrize("is_told", [True, False], ids=["at once", "by the next start"])
-def test_complete_trial_loses_checkpoints_of_all_attempts(tmp_path: Path, is_told: bool) -> None:
-    record = attempted(tmp_path, 0, attempts=3, status=TrialStatus.COMPLETE)
-    for attempt in record.config.attempt_dirs:
-        write_checkpoint(attempt, 10)
-    budget = DiskBudget(Ledger(tmp_path), None)
-    if is_told:
-        budget.trial_ended(record)
-    else:  # the driver died as soon as it had recorded the end
-        budget.sweep_started(sweep_record(sweep_config()), base_record(), [record])
-    assert not list(tmp_path.rglob("checkpoints"))
-
-
-def test_moved_sweep_is_tidied_and_not_the_one_in_its_old_place(tmp_path: Path) -> None:
-    recorded = attempted(tmp_path / "sweeps", 0, status=TrialStatus.COMPLETE)
-    fill(recorded)
-    (tmp_path / "sweeps").rename(tmp_path / "archive")
-    another = attempted(tmp_path / "sweeps", 0)
-    fill(another)
-    best = str(best_dir(Path(recorded.config.output_dir)))
-    recorded = recorded.model_copy(update={"best_weights_dir": best})
-    ledger = Ledger(tmp_path / "archive")
-    history = sweep_record(sweep_config()), base_record(), [recorded]
-    DiskBudget(ledger, 150 * KIB / GIB).sweep_started(*history)
-    assert left(another) == ALL
-    [attempt] = ledger.folder.attempts(recorded)
-    assert not checkpoints([attempt])
-    assert best_dir(attempt).exists()
-    DiskBudget(ledger, 50 * KIB / GIB).sweep_started(*history)
-    assert not best_dir(attempt).exists()
-    assert ledger.trial(0).best_weights_dir is None
-    assert left(another) == ALL
-
-
 @pytest.mark.parametrize(
     ("cap_kib", "expected"),
     [
@@ -184,19 +150,3 @@ def test_record_drops_deleted_best_weights(tmp_path: Path) -> None:
     assert ledger.trials() == [record]
     DiskBudget(ledger, 50 * KIB / GIB).trial_ended(record)
     assert ledger.trials() == [record.model_copy(update={"best_weights_dir": None})]
-
-
-def test_disk_is_read_every_half_minute(tmp_path: Path) -> None:
-    now = 0.0
-    record = attempted(tmp_path, 0)
-    budget = DiskBudget(Ledger(tmp_path), KIB / GIB, clock=lambda: now)
-    budget.trial_started(record)
-    measurement = Measurement(step=10, metrics={}, time=0)
-    budget.measured(record, measurement)
-    fill(record)
-    now = 29.0
-    budget.measured(record, measurement)
-    assert "best" in left(record)
-    now = 30.0
-    budget.measured(record, measurement)
-    assert left(record) == ["step_00000010"]

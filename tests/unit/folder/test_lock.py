@@ -11,15 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
-from builders import measurement, running, trial
+from builders import running, trial
 
 from trainables.errors import UserError
 from trainables.records.ledger import Ledger
 from trainables.records.record_paths import SweepFolder
-from trainables.storage.local_storage import LocalStorage
 from tune.folder.lock import LockRecord, SweepLock
 from tune.folder.process import Process
 
@@ -141,24 +140,6 @@ def test_lock_names_its_holder_and_is_removed_at_the_end(tmp_path: Path) -> None
     assert list((tmp_path / "sweep").iterdir()) == []
 
 
-def test_heartbeat_is_renewed_also_after_a_failure_and_without_its_lock(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    lock, deadline = tmp_path / "lock.json", time.monotonic() + 10
-    with SweepLock(tmp_path, interval=0.02):
-        first = holder_of(tmp_path)
-        while holder_of(tmp_path).heartbeat == first.heartbeat and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert holder_of(tmp_path).heartbeat > first.heartbeat
-        while "cannot be renewed" not in caplog.text and time.monotonic() < deadline:
-            lock.write_text("{")
-            time.sleep(0.01)
-        lock.unlink()  # as a user may
-        while not lock.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert holder_of(tmp_path).process.pid == os.getpid()
-
-
 def test_second_driver_is_refused_and_learns_who_holds_the_sweep(
     tmp_path: Path, start: Callable[..., Any]
 ) -> None:
@@ -184,26 +165,6 @@ def test_of_racing_drivers_one_holds_the_sweep(
         write_lock(tmp_path / "lock.json", interval=600, started="1")  # its process id was reused
     assert codes([start(tmp_path) for _ in range(3)]) == [0, 2, 2]
     assert list(tmp_path.iterdir()) == []
-
-
-def test_last_of_several_takers_holds_the_sweep(tmp_path: Path) -> None:
-    write_lock(tmp_path / "lock.json", started="1")
-    write_lock(tmp_path / "lock.other.heartbeat.json", started="1")
-    write_lock(tmp_path / "lock.other.json", token="second", started="1")
-    with SweepLock(tmp_path):
-        assert holder_of(tmp_path).process.pid == os.getpid()
-    assert list(tmp_path.iterdir()) == []
-    write_lock(tmp_path / "lock.json", started="1")
-    write_lock(tmp_path / "lock.other.json", token="second")
-    assert f"another driver runs it: process {os.getpid()} on" in refused(tmp_path)
-
-
-@pytest.mark.parametrize("elsewhere", [{"host": "other"}, {"space": "other boot"}, {"space": ""}])
-def test_driver_elsewhere_holds_the_sweep_while_its_heart_beats(
-    tmp_path: Path, elsewhere: dict[str, str]
-) -> None:
-    write_lock(tmp_path / "lock.json", age=5 * 60, interval=60, pid=2**22 + 1, **elsewhere)
-    assert "another driver runs it" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("age", [7 * INTERVAL, -3600])  # its clock was an hour ahead
@@ -266,24 +227,6 @@ def test_suspended_driver_writes_nothing_after_another_took_its_sweep(
     assert taken.exists()
 
 
-def test_suspended_driver_that_cannot_read_its_lock_does_not_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(storage: LocalStorage, name: str) -> NoReturn:
-        raise OSError("Stale file handle")
-
-    with SweepLock(tmp_path, interval=600) as lock:
-        later = time.time() + 3601
-        monkeypatch.setattr("tune.folder.lock.time.time", lambda: later)
-        with monkeypatch.context() as patch:
-            patch.setattr(LocalStorage, "read", fail)
-            with pytest.raises(UserError, match="Stale file handle"):
-                Ledger(tmp_path, lock.check).append(0, measurement(1))
-        assert not (tmp_path / "trials").exists()
-        Ledger(tmp_path, lock.check).append(0, measurement(1))  # it has kept its sweep
-        assert holder_of(tmp_path).heartbeat == later
-
-
 def test_driver_that_is_suspended_in_a_write_does_not_finish_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,25 +244,6 @@ def test_driver_that_is_suspended_in_a_write_does_not_finish_it(
         with pytest.raises(UserError, match="on taker"):
             write()
     assert ledger.trials() == [running(0)]
-
-
-def test_driver_that_is_suspended_in_a_heartbeat_does_not_take_its_sweep_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lock = SweepLock(tmp_path, interval=600).__enter__()
-    write = LocalStorage.write
-
-    def late(storage: LocalStorage, name: str, content: bytes) -> None:
-        write_lock(SweepFolder(tmp_path).lock_after(holder_of(tmp_path).token), host="taker")
-        monkeypatch.undo()
-        write(storage, name, content)
-
-    monkeypatch.setattr(LocalStorage, "write", late)
-    lock._renew()
-    assert holder_of(tmp_path).token == "other"
-    lock._renew()
-    with pytest.raises(UserError, match="on taker"):
-        lock.__exit__()
 
 
 def test_lock_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -6,12 +6,9 @@ from collections.abc import Set
 from pathlib import Path
 
 import pytest
-from builders import record_sweep, running, sweep_config, sweep_record, trial
+from builders import record_sweep, running, trial
 
-from trainables.records.ledger import Ledger
-from trainables.records.schema import TrialStatus
-from trainables.storage.storage import Location
-from tune.cli import BAD_INPUT, OK, main
+from tune.cli import OK, main
 from tune.folder.ask_to_stop import ask_to_stop
 from tune.stops_by_hand import StopsByHand
 
@@ -69,23 +66,6 @@ def test_requests_for_unfinished_trials_stay_for_the_next_start(tmp_path: Path) 
     assert driver.stops.left_for({6, 7}) == {6}
 
 
-def test_request_is_heard_on_a_disk_and_in_an_object_store(location: Location) -> None:
-    ledger, now, asked = Ledger(location), [0.0], list[Set[int]]()
-    ledger.write_sweep(sweep_record(sweep_config()))
-    ledger.write_trial(running(7))
-    stops = StopsByHand(ledger, asked.append, owns_sweep, lambda: now[0])
-    assert stops.left_for({7}) == set()
-    ask_to_stop(location, 7)
-    for now[0] in (4.0, 29.0 if isinstance(location, str) else 4.9):  # each look is a request there
-        stops.look(lambda: {7})
-    assert asked == []
-    now[0] = 30.0
-    stops.look(lambda: {7})
-    assert asked == [{7}]
-    stops.sweep_ended([trial(7)])
-    assert ledger.storage.children("stop") == []
-
-
 def test_command_writes_one_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "tiny"
     record_sweep(folder, running(7), trial(8))
@@ -94,25 +74,3 @@ def test_command_writes_one_request(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([*command, "--stop-trial", "7"]) == OK
     assert snapshot(folder) == before | {folder / "stop" / "0007": b""}
     assert capsys.readouterr().out.startswith("asked: trial 7 ends after its step")
-
-
-@pytest.mark.parametrize(
-    ("name", "number", "told"),
-    [
-        ("tiny", "9", "--stop-trial: no trial 9 has begun in {}; {}/trials has a folder of"),
-        ("tiny", "-1", "--stop-trial: no trial -1 has begun in {}"),
-        ("tiny", "8", "--stop-trial: trial 8 has ended already: stopped early, too slow; name"),
-        ("other", "7", "--stop-trial: there is no sweep at {}; give its sweep file, name and"),
-    ],
-)
-def test_impossible_request_is_refused_and_leaves_no_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, number: str, told: str
-) -> None:
-    stopped = trial(8, status=TrialStatus.STOPPED_EARLY, reason="too slow")
-    record_sweep(tmp_path / "tiny", running(7), stopped)
-    before = snapshot(tmp_path)
-    command = ["quickstart", "--set", f"name={name}", "--output-dir", str(tmp_path)]
-    assert main([*command, "--stop-trial", number]) == BAD_INPUT
-    assert told.format(*[tmp_path / name] * 2) in capsys.readouterr().err
-    assert snapshot(tmp_path) == before
-    assert not (tmp_path / name / "stop").exists()

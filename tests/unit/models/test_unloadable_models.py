@@ -10,18 +10,13 @@ from typing import Any
 
 import peft
 import pytest
-import torch
-from builders import trial
 from faults import faults
 from huggingface_hub.errors import HTTPError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, BertTokenizer
 
 from trainables.config import ModelConfig
-from trainables.errors import UserError, error_text
 from trainables.models.loading import fingerprint, load_model, load_tokenizer, pinned
-from trainables.records.schema import TrialStatus
-from trainables.workers.trial_outcome import verdict
 
 EMBEDDED = Path(__file__).parents[3] / "trainables" / "embedded" / "model"
 
@@ -39,35 +34,6 @@ def test_weights_that_are_half_of_a_download(model: ModelConfig) -> None:
     (fault,) = faults(load_model, model)
     assert fault.field == "model.name"
     assert fault.rule.startswith(f"cannot load {model.name}: Error while deserializing header")
-
-
-def test_a_trial_that_cannot_load_it_ends_with_what_is_wrong_and_what_to_do(
-    model: ModelConfig,
-) -> None:
-    (Path(model.name) / "model.safetensors").unlink()
-    with pytest.raises(UserError) as caught:
-        load_model(model)
-    assert caught.value.__cause__ is not None
-    ended = verdict(trial(0).config, caught.value)
-    assert (ended.status, ended.reason) == (TrialStatus.FAILED, str(caught.value))
-    # As where an inspection, or an evaluation, ends in it.
-    assert error_text(caught.value).startswith("model.name: cannot load ")
-
-
-@pytest.mark.parametrize("is_zip", [True])
-@pytest.mark.parametrize("kept", [0, -1000])
-def test_weights_of_pytorch_s_format_that_are_half_of_a_download(
-    kept: int, is_zip: bool, model: ModelConfig
-) -> None:
-    weights = Path(model.name) / "pytorch_model.bin"
-    whole = weights.with_name("model.safetensors")
-    torch.save(load_file(whole), weights, _use_new_zipfile_serialization=is_zip)
-    whole.unlink()
-    assert load_model(model)
-    weights.write_bytes(weights.read_bytes()[:kept])
-    (fault,) = faults(load_model, model)
-    rule = "its weights are no whole file of PyTorch's, or hold more than tensors"
-    assert (fault.field, fault.rule) == ("model.name", f"cannot load {model.name}: {rule}")
 
 
 @pytest.mark.parametrize(("part", "told"), [("mlp", " and 2 more")])
@@ -93,14 +59,6 @@ def test_a_gguf_file_that_is_half_of_a_download(model: ModelConfig, tmp_path: Pa
         assert fault.rule.startswith(f"cannot load {file}: ")
 
 
-def test_weights_of_other_sizes_than_the_configuration_tells(model: ModelConfig) -> None:
-    file = Path(model.name) / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"intermediate_size": 8}))
-    (fault,) = faults(load_model, model)
-    rule = f"cannot load {model.name}: its weights have other sizes than its config.json tells"
-    assert (fault.field, fault.rule) == ("model.name", rule)
-
-
 @pytest.mark.parametrize(
     ("kind", "remedy"),
     [
@@ -117,17 +75,6 @@ def test_an_architecture_that_transformers_has_not(
     (fault,) = faults(load_model, model)
     assert fault.field == "model.name"
     assert str(fault.remedy).startswith(remedy)
-
-
-def test_memory_that_ran_out_is_no_fault_of_the_files(
-    model: ModelConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def run_out(*_: Any, **__: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", run_out)
-    with pytest.raises(torch.OutOfMemoryError):
-        load_model(model)
 
 
 def test_no_tokenizer(model: ModelConfig) -> None:

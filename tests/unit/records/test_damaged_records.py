@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
-from builders import measurement, record_sweep, running, trial
+from builders import measurement, record_sweep, trial
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -98,22 +98,6 @@ def test_driver_after_a_damaged_line_reads_the_others_and_writes_on(
         after.append(0, measurement(15, attempt=2))
         wanted = [measurement(5), measurement(10), measurement(15, attempt=2)]
         assert Ledger(location).measurements(0) == wanted
-
-
-@pytest.mark.parametrize("torn", [b"", b"{", b'{"schema_version": 99}'])
-def test_unfinished_files_are_not_read(tmp_path: Path, torn: bytes) -> None:
-    """On a disk a record is written aside; in an object store there is no half-written one."""
-    ledger = Ledger(tmp_path)
-    ledger.write_trial(trial(0))
-    (ledger.folder.trial(0) / ".trial.json.4711-abcdef01").write_bytes(torn)
-    ledger.folder.trial(1).mkdir()
-    (ledger.folder.trial(1) / ".trial.json.4711-abcdef02").write_bytes(torn)
-    (tmp_path / "trials" / ".unfinished").mkdir()
-    found = Ledger(tmp_path)
-    assert [record.number for record in found.trials()] == [0]
-    assert found.histories() == {0: [], 1: []}
-    found.write_trial(running(1))
-    assert [record.number for record in found.trials()] == [0, 1]
 
 
 def test_hostile_records_are_refused_with_a_message(tmp_path: Path) -> None:

@@ -13,8 +13,6 @@ from trainables.records.ledger import Ledger
 from trainables.records.schema import (
     ItemScore,
     Measurement,
-    Provenance,
-    SweepRecord,
     TrialStatus,
 )
 from trainables.storage import disk
@@ -38,19 +36,6 @@ def test_items_of_a_trial_that_went_on_are_found(location: Location) -> None:
     evaluated(1, 8, 0.1)  # lost, and done again from the checkpoint at step 4
     newest = evaluated(2, 8, 0.2)
     assert ledger.items(record) == [newest]
-
-
-def test_records_come_back_as_they_were(location: Location) -> None:
-    ledger = Ledger(location)
-    assert not ledger.exists()
-    record = SweepRecord(
-        sweep_id="tiny-1",
-        config={"name": "tiny", "train": {"steps": 5}},
-        provenance=Provenance(created=1, command="c", git_commit=None, python="3", versions={}),
-    )
-    ledger.write_sweep(record)
-    assert ledger.exists()
-    assert ledger.sweep() == record
 
 
 def test_trials_come_back_by_number_in_their_newest_state(location: Location) -> None:
@@ -146,19 +131,6 @@ def test_whole_line_with_a_key_of_a_newer_version_is_no_damage(location: Locatio
     assert ledger.storage.read_log(log) == before
 
 
-@pytest.mark.parametrize("lost", [1, 2, 30])
-def test_after_a_torn_line_more_can_be_appended(tmp_path: Path, lost: int) -> None:
-    ledger = Ledger(tmp_path)
-    for step in (5, 10):
-        ledger.append(0, measurement(step))
-    file = ledger.folder.metrics(0)
-    file.write_bytes(file.read_bytes()[:-lost])
-    ledger = Ledger(tmp_path)
-    for step in (5, 10, 15):
-        ledger.append(0, measurement(step, attempt=2))
-    assert ledger.measurements(0) == [measurement(step, attempt=2) for step in (5, 10, 15)]
-
-
 @pytest.mark.parametrize("resumed", [1, 5, 12, 20, 21])
 def test_later_attempt_replaces_an_earlier_one_from_its_first_step_on(
     location: Location, resumed: int
@@ -180,20 +152,6 @@ def test_numbers_that_are_not_finite_are_left_out(location: Location, value: flo
     assert ledger.trials()[0].last == last
     (found,) = ledger.measurements(0)
     assert found.metrics == {"kl/base_to_tuned": 0.5}
-
-
-def test_log_of_a_driver_on_another_machine_is_not_lost(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for machine, line in [("a", "1"), ("b", "2"), ("a", "3")]:
-        monkeypatch.setenv("FORGETTING_SWEEPS_CACHE", str(tmp_path / machine))
-        ledger = Ledger(f"{bucket}/log")
-        ledger.folder.root.mkdir(parents=True, exist_ok=True)
-        ledger.fetch_log()
-        with ledger.folder.log.open("a") as log:
-            log.write(f"{line}\n")
-        ledger.publish_mirrors()
-    assert ledger.storage.read("sweep.log") == b"1\n2\n3\n"
 
 
 def test_weights_are_found_only_inside_their_attempt(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.utils.util import flatten_dict
 
-from trainables.config import Constraint, Objective, TrainConfig
+from trainables.config import Constraint, TrainConfig
 from trainables.config.train_config import step_at
 from trainables.metric_keys import (
     FORGETTING_MEAN,
@@ -23,7 +23,6 @@ from trainables.metric_keys import (
     TRAIN_LOSS,
     TRAINABLE_PARAMETERS,
     VALIDATION_LOSS,
-    task_score,
 )
 from trainables.records.schema import Measurement, Outcome, TrialStatus
 from trainables.workers.reporters import MEASUREMENT
@@ -83,17 +82,6 @@ def test_trials_of_other_batch_sizes_are_compared_at_equal_shares() -> None:
     assert replayed == {number: end for number, end in outcomes.items() if end}
 
 
-def test_trials_of_other_lengths_are_not_compared() -> None:
-    others = [trained(4), trained(8, epochs=2), trained(16, epochs=3), trained(32, steps=90)]
-    rule = SuccessiveHalving(CONFIG)
-    assert [rule.decide(number, *trial) for number, trial in enumerate(others)] == [None] * 4
-    histories = {number: [measured] for number, (measured, _) in enumerate(others)}
-    trains = {number: train for number, (_, train) in enumerate(others)}
-    assert SuccessiveHalving(CONFIG).replay(histories, trains) == {}
-    rule.decide(4, *trained(16, epochs=2))
-    assert rule.decide(5, *trained(32, epochs=2)) is not None
-
-
 # Of fewer steps a twentieth may be rounded up to the next rung.
 
 
@@ -116,15 +104,6 @@ def test_scheduler_compares_trials_of_one_length_and_no_repeats() -> None:
     assert [*of_one, *others] == [*["CONTINUE"] * 4, "STOP"]
     assert scheduler.outcome("4") is None
     assert scheduler.outcome("3") == stopped("not among the best 1/3 at step 11")
-
-
-@pytest.mark.parametrize("factor", [2.0, 3.0])
-@pytest.mark.parametrize("first", [0.05, 0.1, 0.25])
-def test_evaluations_are_due_at_the_rungs(first: float, factor: float) -> None:
-    rule = SuccessiveHalving(EarlyStoppingConfig(reduction_factor=factor, first_rung=first))
-    for total in range(1, 1000):
-        steps = TrainConfig(report_every=first).report_steps(total)
-        assert {step_at(rung.share, total) for rung in rule._get_rungs(TRAIN)} <= steps
 
 
 # Where in its training a trial is, of which the first and the last are too far apart to compare;
@@ -221,13 +200,6 @@ def test_weighted_metrics_are_added() -> None:
     rule = SuccessiveHalving(both)
     assert rule.decide(0, at(10, 0.8, **{FORGETTING_MEAN: 0.0}), TRAIN) is None
     assert rule.decide(1, at(10, 0.9, **{FORGETTING_MEAN: 0.2}), TRAIN) is not None
-
-
-def test_single_objective_is_ranked_without_errors() -> None:
-    rule = SuccessiveHalving(EarlyStoppingConfig(), [Objective(metric=IN_DOMAIN_ACC, mode="max")])
-    error = {task_score("in_domain", "task", "acc_stderr"): 0.1}
-    outcomes = [rule.decide(n, at(10, 0.5 - n / 1000, **error), TRAIN) for n in range(3)]
-    assert outcomes == [None, None, stopped("not among the best 1/3 at step 10")]
 
 
 def test_constraint_is_checked_once_per_rung() -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import pairwise
 from math import log
 from typing import Any
 
 import pytest
 from builders import sweep_config
-from simulated_search import ask, completing, make_searcher, run
-from simulated_search import sweep as small_sweep
+from simulated_search import ask, make_searcher
 
 from trainables.records.schema import TrialRecord
 from tune.config.sweep_config import SweepConfig
@@ -42,32 +39,9 @@ def test_every_rank_is_tried_before_any_is_repeated(seed: int) -> None:
     assert sorted(ranks) == RANKS
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_first_points_do_not_change_the_design(count: int) -> None:
-    points = [{"method": "full", "learning_rate": 1e-4 / index} for index in range(1, count + 1)]
-    config = sweep(**sweep().search.model_dump(exclude_unset=True), first=points)
-    records = drawn(config, count + 12)
-    assert [r.params for r in records[count:]] == [r.params for r in drawn(sweep(), 12)]
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_learning_rates_are_stratified(seed: int) -> None:
     for method, count in (("lora", 16), ("full", 4)):
         rates = [r.config.learning_rate for r in of(drawn(sweep(seed), 22), method)][:count]
         strata = [int(count * log(rate / LOW) / log(HIGH / LOW)) for rate in rates]
         assert sorted(strata) == list(range(count))  # one in each of as many equal parts
-
-
-def test_methods_take_turns_in_proportion_to_their_axes() -> None:
-    methods = [record.config.method for record in drawn(sweep(), 40)]
-    assert Counter(methods) == {"lora": 30, "full": 10}  # three axes and one
-    fulls = [index for index, method in enumerate(methods) if method == "full"]
-    assert {later - earlier for earlier, later in pairwise(fulls)} == {4}
-
-
-def test_design_ends_after_ten_results() -> None:
-    config = small_sweep(trials=12)
-    records = run(make_searcher(config), completing)
-    elsewhere = drawn(config, 12)
-    same = [a.params == b.params for a, b in zip(records, elsewhere, strict=True)]
-    assert same == [True] * 10 + [False] * 2

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -15,8 +14,6 @@ from trainables.config import TrainConfig
 from tune.config.search_config import SearchConfig
 from tune.search.space import (
     Params,
-    axes,
-    distributions,
     grid_size,
     lora_config,
     suggest,
@@ -64,29 +61,6 @@ def test_alpha_is_the_ratio_times_the_rank(rank: int, ratio: float) -> None:
     assert config.scaling == ratio
 
 
-def test_alpha_may_be_searched_instead_of_its_ratio() -> None:
-    space = lora(alpha=[16, 32], alpha_ratio=None, rank=[4, 8])
-    assert space.lora is not None
-    assert "lora/alpha" in dict(axes(space, "lora"))
-    config = lora_config(space.lora, {"lora/rank": 4, "lora/alpha": 32.0})
-    assert (config.alpha, config.scaling) == (32.0, 8.0)
-
-
-@pytest.mark.parametrize(
-    "choices",
-    [
-        ["all-linear", ["q_proj", "v_proj"]],
-        [["q_proj"], ["q_proj", "v_proj"], ["mlp.down_proj"]],
-    ],
-)
-def test_lists_of_modules_come_back_from_parameters(choices: list[Any]) -> None:
-    space = lora(target_modules=choices)
-    assert space.lora is not None
-    found = [lora_config(space.lora, params).target_modules for params in points(space)]
-    wanted = ["all-linear" if choice == "all-linear" else tuple(choice) for choice in choices]
-    assert sorted(found, key=str) == sorted(wanted, key=str)
-
-
 def test_searched_training_settings_replace_fixed_ones() -> None:
     space = lora(batch_size=[16, 32], epochs=[1, 2])
     train = TrainConfig(batch_size=8, micro_batch_size=8, steps=100, warmup=0.2)
@@ -121,15 +95,3 @@ def grids(draw: st.DrawFn) -> SearchConfig:
 def test_grid_size_equals_a_count_of_points(space: SearchConfig) -> None:
     found = [tuple(sorted(params.items())) for params in points(space)]
     assert len(set(found)) == len(found) == grid_size(space)
-
-
-@given(grids())
-def test_distributions_are_those_of_the_draw(space: SearchConfig) -> None:
-    for params in points(space):
-        found = distributions(space, params)
-        assert found.keys() == params.keys()
-        again = suggest(space, lambda name, _, params=params: params[name])  # type: ignore[misc]
-        assert again == params
-        for name, value in params.items():
-            distribution = found[name]
-            assert distribution.to_external_repr(distribution.to_internal_repr(value)) == value

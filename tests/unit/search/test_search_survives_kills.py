@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from simulated_search import (
-    SAMPLERS,
-    ask,
     ended,
     judge,
     make_searcher,
@@ -26,7 +24,6 @@ from simulated_search import (
 from trainables.records.schema import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.searcher import OptunaSearcher
-from tune.search.space import first_points
 
 TRIALS = 10
 # What happens next to a sweep: a trial starts, one of the running ones ends or loses its
@@ -142,29 +139,3 @@ def test_killed_search_suggests_what_the_undisturbed_one_does(
     simulated.finish()
     undisturbed = run(make_searcher(config), ending)
     assert [simulated.ledger[n].params for n in range(TRIALS)] == [r.params for r in undisturbed]
-
-
-@few
-@given(events=EVENTS, sampler=st.sampled_from(SAMPLERS))
-def test_first_points_come_first_despite_kills(events: list[tuple[str, int]], sampler: str) -> None:
-    config = with_first(sampler, trials=TRIALS)
-    simulated = SimulatedSweep(config)
-    for event, which in events:
-        simulated.happens(event, which, most_at_once=3)
-        check(simulated)
-    simulated.finish()
-    found = [simulated.ledger[number].params for number in range(TRIALS)]
-    wanted = first_points(config.search)
-    assert found[: len(wanted)] == wanted
-
-
-def test_suggestion_without_a_record_is_made_again() -> None:
-    config = sweep(trials=TRIALS)
-    simulated = SimulatedSweep(config)
-    for _ in range(4):
-        simulated.start()
-        simulated.end(0)
-    lost = ask(simulated.searcher)
-    simulated.kill()
-    again = ask(simulated.searcher)
-    assert (again.number, again.params, again.attempt) == (lost.number, lost.params, 1)

@@ -8,10 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
-from builders import GAIN, LOSS, measurement
+from builders import GAIN, LOSS
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -31,10 +30,8 @@ from simulated_search import (
     sweep,
 )
 
-from analysis.results.recommendation import recommend
 from trainables.config import TrialConfig
-from trainables.records.schema import Outcome, TrialRecord, TrialStatus
-from tune.search.searcher import OptunaSearcher
+from trainables.records.schema import TrialStatus
 from tune.search.space import grid_size
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -107,13 +104,6 @@ def test_grid_gives_each_point_once_and_ends() -> None:
     assert len({str(sorted(record.params.items())) for record in records}) == 11
 
 
-def test_earlier_trials_count_into_the_number() -> None:
-    config = sweep(trials=8)
-    assert len(run(make_searcher(config, run(make_searcher(config), trials=6)))) == 2
-    more = sweep(trials=10)
-    assert len(run(make_searcher(more, run(make_searcher(config))))) == 2
-
-
 def always(status: TrialStatus, **metrics: float) -> Judge:
     return lambda trial: (status, {key.replace("__", "/"): v for key, v in metrics.items()})
 
@@ -134,69 +124,6 @@ def test_search_ends_after_its_gpu_hours() -> None:
     assert len(run(make_searcher(config, records[:3]), always(TrialStatus.CANCELLED))) == 47
 
 
-RATES = {"low": 1e-5, "high": 1e-3}
-LORA: dict[str, Any] = {"lora": {"rank": [2, 8, 32], "alpha_ratio": [1, 2], "learning_rate": RATES}}
-
-
-def fail(searcher: OptunaSearcher, *reasons: str) -> list[TrialRecord]:
-    records = []
-    for reason in reasons:
-        record = ask(searcher).ended_as(Outcome(status=TrialStatus.FAILED, reason=reason), 2.0)
-        searcher.trial_ended(record)
-        records.append(record)
-    return records
-
-
-def test_equal_failures_end_the_search() -> None:
-    """As on a node that lacks a file, while others train."""
-    config = sweep(trials=50, search=LORA, confirm={"top_k": 1, "seeds": 1})
-    searcher = make_searcher(config)
-    running, first = ask(searcher), measurement(1, {})
-    records = []
-    for _ in range(5):
-        assert searcher.cut_short_by is None
-        records += fail(searcher, "no such file")
-        searcher.measured(running.after(first), first)
-    assert searcher.suggest("any") is None  # what runs may have to be run again
-    complete = ended(running, TrialStatus.COMPLETE, {GAIN: 0.9, LOSS: 0.0})
-    searcher.trial_ended(complete)
-    assert searcher.suggest("any") == Searcher.FINISHED
-    assert searcher.cut_short_by == "failures"
-    assert searcher.is_done
-    # The next start tries, as what was wrong may have been mended.
-    assert isinstance(make_searcher(config, [complete, *records]).suggest("any"), dict)
-
-
-def short_of_memory(trial: TrialConfig) -> Ending:
-    return TrialStatus.OUT_OF_MEMORY, {}
-
-
-def test_trials_that_all_run_out_of_memory_end_the_search() -> None:
-    config = sweep("random", trials=120)
-    records = run(make_searcher(config), short_of_memory)
-    assert len(records) < 120
-    smallest = [record for record in records if record.rank == 2]
-    of_full = [record for record in records if record.config.method == "full"]
-    assert len(smallest) + len(of_full) >= 10
-    assert min(len(smallest), len(of_full)) >= 3
-    assert min(len(smallest) + len(of_full) - 10, min(len(smallest), len(of_full)) - 3) == 0
-    assert (
-        len(run(make_searcher(config), lambda t: short_of_memory(t) if t.lora else judge(t))) == 120
-    )
-
-
-def test_different_failures_do_not_end_the_search() -> None:
-    searcher = make_searcher(sweep(trials=50, search=LORA))
-    fail(searcher, *["no such file"] * 4, "another", *["no such file"] * 4)
-    outcome = Outcome(status=TrialStatus.FAILED, reason="no such file")
-    searcher.trial_ended(ask(searcher).after(measurement(1, {})).ended_as(outcome, 2.0))
-    fail(searcher, *["no such file"] * 4)
-    searcher.trial_ended(ended(ask(searcher), TrialStatus.COMPLETE, {GAIN: 0.9, LOSS: 0.0}))
-    fail(searcher, *["no such file"] * 4)
-    assert searcher.cut_short_by is None
-    assert isinstance(searcher.suggest("any"), dict)
-
-
 def test_search_ends_after_its_hours_and_waits_for_trials() -> None:
     searcher = make_searcher(sweep(budget={"trials": 50, "hours": 2}))
     searcher._began = 0.0
@@ -208,13 +135,6 @@ def test_search_ends_after_its_hours_and_waits_for_trials() -> None:
     assert searcher.suggest("any") == Searcher.FINISHED
     assert searcher.is_done
     assert searcher.cut_short_by == "hours"
-
-
-@pytest.mark.parametrize("status", [TrialStatus.FAILED, TrialStatus.CANCELLED])
-def test_failures_teach_the_study_nothing(status: TrialStatus) -> None:
-    searcher = make_searcher(sweep(trials=1))
-    run(searcher, always(status, in_domain__acc_mean=1.0, forgetting__mean=0.0))
-    assert [(t.state, t.constraints) for t in searcher.study.trials] == [(TrialState.FAIL, {})]
 
 
 ONE_OBJECTIVE: dict[str, Any] = {"objectives": [{"metric": GAIN, "mode": "max"}]}
@@ -233,16 +153,6 @@ def test_trial_stopped_early_is_pruned_at_its_step() -> None:
         trial.values,
         trial.intermediate_values,
     )
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, None])
-def test_trial_without_a_finite_objective_fails_rather_than_runs_on(
-    value: float | None,
-) -> None:
-    searcher = make_searcher(sweep(trials=1))
-    metrics = {GAIN: 0.5} if value is None else {GAIN: 0.5, LOSS: value}
-    run(searcher, lambda _: (TrialStatus.COMPLETE, metrics))
-    assert [trial.state for trial in searcher.study.trials] == [TrialState.FAIL]
 
 
 def feasible(trial: optuna.trial.FrozenTrial) -> bool:
@@ -267,34 +177,6 @@ def test_diverged_trial_is_infeasible_however_good_it_was(
     assert trial.values == [0.0, 0.03]  # the worst of each so far
     assert trial.user_attrs["status"] == status
     assert 4 not in {best.number for best in searcher.study.best_trials}
-
-
-TRAIN_S = "time/train_s"
-
-
-def infeasibility(trial: optuna.trial.FrozenTrial) -> float:
-    """By which Optuna's samplers compare trials that break constraints."""
-    return sum(value for value in trial.constraints.values() if value > 0)
-
-
-def test_constraint_violations_are_shares_of_their_bounds() -> None:
-    bounds = [f"{TRAIN_S} <= 600", f"{LOSS} <= 0.05", f"{GAIN} >= 0.8"]
-    draws = np.random.default_rng(0).random((30, 3)).tolist()
-    measured = [{TRAIN_S: 590 + 300 * a, LOSS: 0.2 * b, GAIN: 0.79 * c} for a, b, c in draws]
-    others = [f"{LOSS} <= 0", f"{LOSS} <= -0.1"]
-    config = sweep("random", trials=30, constraints=[*bounds, *others])
-    searcher = make_searcher(config)
-    records = run(searcher, lambda trial: (TrialStatus.COMPLETE, measured[trial.number]))
-    for trial, metrics in zip(searcher.study.trials, measured, strict=True):
-        time, loss, gain = metrics[TRAIN_S], metrics[LOSS], metrics[GAIN]
-        shares = [time / 600 - 1, loss / 0.05 - 1, 1 - gain / 0.8, loss, 10 * loss + 1]
-        assert list(trial.constraints.values()) == pytest.approx([0, *shares])  # 0 has no shares
-    config = sweep("random", trials=30, constraints=bounds)
-    nearest = min(make_searcher(config, records).study.trials, key=infeasibility)
-    recommended = recommend(config, records)
-    assert recommended is not None
-    assert not recommended.feasible
-    assert recommended.trial.number == nearest.number
 
 
 def test_exported_journal_holds_the_same_trials(tmp_path: Path) -> None:

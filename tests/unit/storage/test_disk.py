@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 from small_disk import small_disk
 
 from trainables.storage.disk import (
@@ -33,19 +30,6 @@ NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 def disk(tmp_path: Path) -> Iterator[Path]:
     with small_disk(tmp_path / "disk", "64k") as folder:
         yield folder
-
-
-@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644)])
-def test_weights_have_the_modes_of_their_folder(tmp_path: Path, umask: int, mode: int) -> None:
-    before = os.umask(umask)
-    try:
-        with whole_folder(tmp_path / "weights") as unfinished:
-            (unfinished / "inner").mkdir()
-            save_file({"a": np.zeros(3)}, unfinished / "inner" / "model.safetensors")
-    finally:
-        os.umask(before)
-    written = tmp_path / "weights" / "inner" / "model.safetensors"
-    assert stat.S_IMODE(written.stat().st_mode) == mode
 
 
 def test_file_that_does_not_fit_leaves_the_old_one(disk: Path) -> None:
@@ -81,14 +65,6 @@ def test_full_disk_ends_a_log_and_not_its_writer(disk: Path) -> None:
         for _ in range(100):
             print("x" * 999, file=stream)
     assert (disk / "log").stat().st_size == 64 << 10
-
-
-def test_of_several_workers_the_first_names_the_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "step"
-    with whole_folder(folder) as mine, whole_folder(folder, is_first=False) as other:
-        assert mine == other
-        (other / "random_1").write_text("r")
-    assert [path.name for path in folder.iterdir()] == ["random_1"]
 
 
 @pytest.fixture

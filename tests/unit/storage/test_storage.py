@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 from builders import measurement, trial
-from google_store import google_store
 from object_store import failing_server
 from small_disk import fill, small_disk
 
-from analysis.__main__ import main as analysis_main
 from trainables.errors import UserError
 from trainables.records.ledger import Ledger
 from trainables.records.record_paths import SweepFolder
@@ -23,10 +18,9 @@ from trainables.records.schema import TrialStatus
 from trainables.storage import object_storage
 from trainables.storage.base_storage import Storage
 from trainables.storage.local_storage import LocalStorage
-from trainables.storage.object_storage import ObjectStorage, is_store_error
+from trainables.storage.object_storage import ObjectStorage
 from trainables.storage.storage import Location, join, open_storage, parse_location
 from trainables.workers.trial_outcome import verdict
-from tune import cli
 from tune.folder.lock import SweepLock
 from tune.folder.sweep_folder import check_sweep_folder
 
@@ -53,18 +47,6 @@ def test_location_is_a_path_or_an_address(text: str, parsed: Location) -> None:
     )
 
 
-@pytest.mark.parametrize("address", ["s3://", "s3:///sweeps", "file:///data", "s3:/b/a", "s3a://b"])
-def test_commands_refuse_what_is_no_address_of_a_bucket(
-    address: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for main, arguments in (
-        (cli.main, ["quickstart", "--dry-run", "--output-dir", address]),
-        (analysis_main, ["report", address]),
-    ):
-        assert main(arguments) == 2
-        assert f"got {address}; write one such as s3://bucket" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("address", "endpoint", "fact"),
     [
@@ -84,20 +66,6 @@ def test_unusable_addresses_are_refused_and_keys_not_shown(
         open_storage(address)
     assert fact in str(caught.value)
     assert "hid" not in str(caught.value)
-
-
-def test_endpoint_of_s3_wins_over_that_of_all_services(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://all:1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://store:9000")
-    assert object_storage._endpoint() == {"endpoint_override": "store:9000", "scheme": "https"}
-
-
-@pytest.mark.slow
-def test_failing_store_is_asked_again() -> None:
-    with failing_server(8.0, 503, "SlowDown") as address:  # longer than pyarrow's own 6 seconds
-        storage = open_storage(address)
-        storage.write("a", b"1")
-        assert storage.read("a") == b"1"
 
 
 @pytest.mark.parametrize(
@@ -120,15 +88,6 @@ def test_trial_fails_where_access_is_denied_and_is_retried_where_the_store_is_ou
     else:
         with pytest.raises(OSError, match="AWS Error"):  # as where its process is lost
             verdict(trial(0).config, caught.value)
-
-
-def test_missing_google_credentials_are_an_error_of_the_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
-    with pytest.raises(OSError, match="Cannot open credentials file") as caught:
-        open_storage("gs://bucket/sweeps").exists("a")
-    assert is_store_error(caught.value)
 
 
 def test_what_is_written_is_read(storage: Storage) -> None:
@@ -193,23 +152,6 @@ def test_of_racing_creators_one_succeeds(storage: Storage) -> None:
     assert [storage.read("lock")] == won
 
 
-def test_creator_waits_for_the_claim_of_another_until_it_is_old(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    storage = open_storage(f"{bucket}/claimed")
-    storage.write("lock.claims/other", b"")
-    created: list[bool] = []
-    creator = threading.Thread(target=lambda: created.append(storage.create("lock", b"1")))
-    creator.start()
-    creator.join(timeout=1.0)
-    assert not created
-    assert not storage.exists("lock")
-    monkeypatch.setattr(object_storage, "_CLAIM_LASTS", timedelta())  # S3 counts whole seconds
-    creator.join(timeout=30)
-    assert created == [True]
-    assert storage.children("") == ["lock"]
-
-
 def test_disk_without_hard_links_creates_a_file_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,30 +163,6 @@ def test_disk_without_hard_links_creates_a_file_once(
     assert storage.create("lock", b"first")
     assert not storage.create("lock", b"second")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"lock": b"first"}
-
-
-def test_interrupted_write_leaves_the_old_or_the_new(storage: Storage) -> None:
-    is_writing = False
-
-    def interrupt(*_: object) -> None:
-        if is_writing:  # else it came late, as a signal may that another thread was given
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        for tenths in range(1, 80, 4):
-            storage.write("trial.json", b"old")
-            with suppress(KeyboardInterrupt):
-                is_writing = True
-                signal.setitimer(signal.ITIMER_REAL, tenths / 10_000)
-                try:
-                    storage.write("trial.json", b"new")
-                finally:
-                    is_writing = False
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-            assert storage.read("trial.json") in (b"old", b"new")
-    finally:
-        signal.signal(signal.SIGALRM, before)
 
 
 def test_folders_are_published_and_fetched(
@@ -262,27 +180,6 @@ def test_folders_are_published_and_fetched(
     storage.fetch("attempt/x", tmp_path / "back")
     assert (tmp_path / "back" / "manifest.json").read_text() == "1"
     assert (tmp_path / "back" / "inside" / "tensor").read_bytes() == bytes(range(256)) * 1000
-
-
-def test_google_folders_that_are_only_parts_of_names_are_found(tmp_path: Path) -> None:
-    objects = {"a": b"1", "steps/1/x": b"22", "steps/1/y": b"", "steps/2/x": b""}
-    with google_store(objects) as address:
-        storage = open_storage(address)
-        storage.fetch("", tmp_path / "all")
-        assert (tmp_path / "all" / "steps" / "1" / "x").read_bytes() == b"22"
-        assert storage.children("") == ["a", "steps"]
-        assert not storage.exists("steps")
-        storage.remove("steps/1")
-        assert storage.children("steps") == ["2"]
-
-
-def test_closed_log_is_one_object(bucket: str) -> None:
-    storage = open_storage(f"{bucket}/closed")
-    for line in (b"1\n", b"2\n"):
-        storage.append("metrics.jsonl", line)
-    for _ in range(2):
-        storage.close_log("metrics.jsonl")
-        assert storage.children("metrics") == ["00000003.jsonl"]
 
 
 def test_reader_of_a_log_that_is_being_closed_misses_no_line(
@@ -322,22 +219,6 @@ def test_crash_while_a_log_is_closed_loses_and_doubles_nothing(
     assert again.measurements(0) == wanted
     again.append(0, measurement(8, attempt=3))
     assert Ledger(f"{bucket}/crash").measurements(0) == [*wanted, measurement(8, attempt=3)]
-
-
-def test_sweep_copied_from_a_store_to_a_disk_and_back_keeps_its_logs(
-    bucket: str, tmp_path: Path
-) -> None:
-    log = "trials/0000/metrics.jsonl"
-    in_store, here = open_storage(f"{bucket}/copied"), LocalStorage(tmp_path / "copy")
-    for line in (b"1\n", b"2\n"):
-        in_store.append(log, line)
-    in_store.fetch("", here.root)
-    assert here.read_logs([log, "none"]) == [b"1\n2\n", b""]
-    here.append(log, b"3\n")
-    assert here.read_log(log) == b"1\n2\n3\n"
-    open_storage(f"{bucket}/back").publish(here.root, "")
-    open_storage(f"{bucket}/back").append(log, b"4\n")
-    assert open_storage(f"{bucket}/back").read_log(log) == b"1\n2\n3\n4\n"
 
 
 @pytest.fixture

@@ -501,7 +501,6 @@ def test_what_failed_is_offered_to_be_run_again() -> None:
         (False, "hours", failed, [again]),
         (False, None, [], []),
         (True, None, failed, []),  # the same command goes on first
-        (False, "failures", failed, []),  # the line that goes on has it
     ):
         outcome = SweepOutcome({}, failed, interrupted, cut_short_by, ended)
         assert to_retry(options, outcome) == told
