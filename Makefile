@@ -27,24 +27,25 @@ lint: $(INSTALLED)
 unit: $(INSTALLED)
 	$(BIN)/pytest tests/unit --numprocesses 2
 
-# The one about memory counts every tensor of its process, so it has one of its own.
+# tests/integration/memory counts every tensor of its process, so it runs in one of its own.
 integration: $(INSTALLED)
 	$(BIN)/pytest tests/integration -m "not ray and not slow and not gpu" --ignore tests/integration/memory --numprocesses 2 --dist loadfile
 	$(BIN)/pytest tests/integration -m "ray and not slow and not gpu"
 	$(BIN)/pytest tests/integration/memory
 
-# What a GPU changes but its kernels, by a device whose memory and arithmetic are the CPU's.
+# What a GPU changes, except its kernels: on a pretended one that computes on the CPU.
 pretended_gpu: $(INSTALLED)
 	PYTHONPATH=tests $(BIN)/pytest -p pretended_gpu tests/integration -m "gpu and not slow"
 
 e2e: $(INSTALLED)
 	$(BIN)/pytest tests/e2e -m "not slow and not gpu"
 
-# Three hosts out of network namespaces; says why where this machine cannot play them.
+# Three hosts made of network namespaces; skipped, with the reason, where the machine allows none.
 cluster: $(INSTALLED)
 	$(BIN)/pytest tests/cluster
 
-# Outside `make test`: minutes each, or much like another. Run it before a change of how lost processes are met.
+# Outside `make test`: minutes each, or much like another test. Run it after a change of how lost
+# processes are handled.
 slow: $(INSTALLED)
 	$(BIN)/pytest tests/integration -m "slow and not gpu"
 	$(BIN)/pytest tests/e2e -m slow
@@ -54,7 +55,7 @@ slow: $(INSTALLED)
 gpu: $(INSTALLED)
 	$(BIN)/pytest tests/integration -m gpu
 
-# Whether the tests notice faults: each of tests/mutants.toml alone, in a copy. About 15 minutes.
+# Whether the tests find each fault of tests/mutants.toml, one at a time in a copy of the project.
 mutants: $(INSTALLED)
 	$(BIN)/python tests/mutants.py
 
