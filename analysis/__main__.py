@@ -71,13 +71,15 @@ def _parser() -> argparse.ArgumentParser:
     text = "default trade_off.png; a folder: rank curves and the forgetting matrix, too"
     figure.add_argument("--to", type=Path, default=Path("trade_off.png"), metavar="FILE", help=text)
     figure.set_defaults(run=_figure)
-    inside = commands.add_parser("inspect", help="what changed inside the models of trials")
-    inside.add_argument("sweep_dir", type=parse_folder, metavar="SWEEP_DIR", help=_SWEEP_DIR)
-    which = inside.add_mutually_exclusive_group()
+    inspect = commands.add_parser("inspect", help="what changed inside the models of trials")
+    inspect.add_argument("sweep_dir", type=parse_folder, metavar="SWEEP_DIR", help=_SWEEP_DIR)
+    which = inspect.add_mutually_exclusive_group()
     which.add_argument("--trials", type=int, nargs="+", metavar="NUMBER", help="only these trials")
-    which.add_argument("--all", action="store_true", help="all trials, not only the notable ones")
-    inside.add_argument(_TRUST, action="store_true", help=_TRUSTED)
-    inside.set_defaults(run=_inside)
+    which.add_argument(
+        "--all", action="store_true", help="all trials, not only the front and each rank's best"
+    )
+    inspect.add_argument(_TRUST, action="store_true", help=_TRUSTED)
+    inspect.set_defaults(run=_inspect)
     runs = commands.add_parser("wandb-runs", help="a sweep's trials, read back from W&B, as CSV")
     runs.add_argument(
         "project", metavar="ENTITY/PROJECT", help="project in W&B; PROJECT alone: your own entity's"
@@ -136,7 +138,7 @@ def _figure(options: argparse.Namespace) -> None:
     print(*files, sep="\n")
 
 
-def _inside(options: argparse.Namespace) -> None:
+def _inspect(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from analysis.inspect_models import as_table, check_base, every_trial, inspect_trials

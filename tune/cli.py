@@ -164,7 +164,7 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
     from tune.sweep import Sweep
     from tune.terminal.console import ConsoleListener
     from tune.terminal.hints import to_go_on, to_retry
-    from tune.terminal.log_redirect import chatter_to
+    from tune.terminal.log_redirect import redirect_logs
     from tune.terminal.summary import print_summary
     from tune.tracking.saved_views import in_wandb
     from tune.tracking.wandb_listener import WandbListener
@@ -176,7 +176,7 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
         SweepLock(location) as lock,
         _cleared_on_fault(ledger, options.output_dir, lock, is_new),
         _mirrored(ledger, lock),
-        chatter_to(ledger.folder.log) as console,
+        redirect_logs(ledger.folder.log) as console,
         ray_cluster(options.address, lambda: _end_without_head(console, options.address)),
         interrupting(),  # again: Ray has set a handler of its own
     ):

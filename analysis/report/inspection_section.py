@@ -40,10 +40,10 @@ Inspected = list[tuple[TrialRecord, InspectionRecord]]
 def inspection_figures(results: Results) -> list[Figure]:
     """Heat maps, spectra and drift; empty if no trial was inspected."""
     seen = [
-        (record, inside)
+        (record, inspection)
         for sweep in results.sweeps
-        for record, inside in inspected(sweep, results.of(sweep, results.complete))
-        if inside.matrices
+        for record, inspection in inspected(sweep, results.of(sweep, results.complete))
+        if inspection.matrices
     ]
     shown = _to_compare(results, seen)
     made = (
@@ -67,7 +67,7 @@ def _to_compare(results: Results, seen: Inspected) -> Inspected:
     full, highest_first = results.full(own), results.groups[::-1]
     groups = sorted(highest_first, key=lambda group: (group is not full, group.sweep is not own))
     wanted = dict.fromkeys(r.config.trial_id for r in (taken, *(g.best for g in groups)))
-    by_id = {record.config.trial_id: (record, inside) for record, inside in seen}
+    by_id = {record.config.trial_id: (record, inspection) for record, inspection in seen}
     return [by_id[trial_id] for trial_id in wanted if trial_id in by_id][:_MOST_MAPS]
 
 
@@ -79,11 +79,11 @@ def _update_maps(results: Results, shown: Inspected) -> Figure | None:
     if not shown:
         return None
     charts = []
-    most = max(m.relative_norm or 0.0 for _, inside in shown for m in inside.matrices)
-    for record, inside in shown:
-        modules = list(dict.fromkeys(matrix.module for matrix in inside.matrices))
-        layers = sorted({matrix.layer for matrix in inside.matrices})
-        norms = {(m.layer, m.module): m.relative_norm for m in inside.matrices}
+    most = max(m.relative_norm or 0.0 for _, inspection in shown for m in inspection.matrices)
+    for record, inspection in shown:
+        modules = list(dict.fromkeys(matrix.module for matrix in inspection.matrices))
+        layers = sorted({matrix.layer for matrix in inspection.matrices})
+        norms = {(m.layer, m.module): m.relative_norm for m in inspection.matrices}
         values = [[norms.get((layer, module)) for module in modules] for layer in layers]
         labels = _short(modules)
         title = f"Update of {_name(results, record)}"
@@ -103,15 +103,15 @@ def _short(modules: Sequence[str]) -> list[str]:
 
 
 def _attention_maps(results: Results, shown: Inspected) -> Figure | None:
-    with_attention = [(record, inside) for record, inside in shown if inside.attention]
+    with_attention = [(record, inspection) for record, inspection in shown if inspection.attention]
     if not with_attention:
         return None
-    most = max(max(layer.js) for _, inside in with_attention for layer in inside.attention)
+    most = max(max(layer.js) for _, inspection in with_attention for layer in inspection.attention)
     charts = []
-    for record, inside in with_attention:
-        heads = [str(head) for head in range(max(len(layer.js) for layer in inside.attention))]
-        layers = [layer.layer for layer in inside.attention]
-        values = [list(layer.js) for layer in inside.attention]
+    for record, inspection in with_attention:
+        heads = [str(head) for head in range(max(len(layer.js) for layer in inspection.attention))]
+        layers = [layer.layer for layer in inspection.attention]
+        values = [list(layer.js) for layer in inspection.attention]
         title = f"Attention of {_name(results, record)}"
         chart = _map(f"attention-{record.config.trial_id}", title, heads, layers, values, most)
         chart.layout["xaxis"] |= axis("head", tickangle=0)
@@ -157,7 +157,7 @@ def _map(
 def _curves(results: Results, seen: Inspected) -> Figure | None:
     if not seen:
         return None
-    is_cut = any(matrix.is_cut for _, inside in seen for matrix in inside.matrices)
+    is_cut = any(matrix.is_cut for _, inspection in seen for matrix in inspection.matrices)
     shown = f"first {MOST_SINGULAR_VALUES} singular values" if is_cut else "singular values"
     charts = [
         Chart(
@@ -171,7 +171,7 @@ def _curves(results: Results, seen: Inspected) -> Figure | None:
             },
         )
     ]
-    if any(inside.representation for _, inside in seen):
+    if any(inspection.representation for _, inspection in seen):
         charts.append(
             Chart(
                 "representation",
@@ -195,9 +195,9 @@ def _curves(results: Results, seen: Inspected) -> Figure | None:
     return Figure(caption, tuple(charts), 2, tuple(rank_keys(results, "line", "line")))
 
 
-def _spectrum(inside: InspectionRecord) -> list[tuple[int, float]]:
+def _spectrum(inspection: InspectionRecord) -> list[tuple[int, float]]:
     """Index, and the mean over matrices of singular value / the matrix's largest."""
-    spectra = [m.singular_values for m in inside.matrices if m.singular_values]
+    spectra = [m.singular_values for m in inspection.matrices if m.singular_values]
     longest = max(map(len, spectra), default=0)
     points = []
     for index in range(longest):
@@ -206,8 +206,8 @@ def _spectrum(inside: InspectionRecord) -> list[tuple[int, float]]:
     return points
 
 
-def _representation(inside: InspectionRecord) -> list[tuple[int, float]]:
-    return [(layer.layer, layer.cka_drift_without_first) for layer in inside.representation]
+def _representation(inspection: InspectionRecord) -> list[tuple[int, float]]:
+    return [(layer.layer, layer.cka_drift_without_first) for layer in inspection.representation]
 
 
 def _lines(
@@ -215,8 +215,8 @@ def _lines(
 ) -> list[Trace]:
     colours = rank_colours(results)
     traces = []
-    for record, inside in seen:
-        points = read(inside)
+    for record, inspection in seen:
+        points = read(inspection)
         traces.append(
             {
                 "type": "scatter",

@@ -126,8 +126,8 @@ class SweepViews:
 
     def _groups(self) -> list[PanelGroup]:
         logged = {key for record in self._sweep.trials for key in record.metrics}
-        inside = inspected(self._sweep, self._sweep.trials)
-        tables = dict.fromkeys(key for _, found in inside for key in tables_of(found))
+        inspections = inspected(self._sweep, self._sweep.trials)
+        tables = dict.fromkeys(key for _, found in inspections for key in tables_of(found))
         complete = (r for r in self._sweep.trials if r.status is TrialStatus.COMPLETE)
         settings = dict.fromkeys(setting_group(r) for r in complete if r.confirms is None)
         return panel_groups(logged, self._runs, tables, list(settings))

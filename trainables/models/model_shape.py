@@ -13,7 +13,7 @@ from trainables.config import ModelConfig, ModelShape
 from trainables.errors import Fault
 from trainables.storage.locations import expanded, is_local, resolve
 
-# Decoders made of the blocks that `process.forecast` knows. Tests count their parameters.
+# Decoders made of the blocks that `process.memory_estimate` knows. Tests count their parameters.
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3")
 _BIASED = ("qwen2",)  # not stated in config.json
 _NORMED_HEADS = ("qwen3",)

@@ -28,8 +28,8 @@ def inspect_trials(
     tell: Callable[[str], None],
 ) -> None:
     """Have workers inspect the selected trials, as many at once as fit."""
-    notable = set(default_selection(config, records))
-    chosen = [record for record in records if record.number in notable]
+    selected = set(default_selection(config, records))
+    chosen = [record for record in records if record.number in selected]
     if not chosen:
         return
     tell(f"inspecting {numbers_text(chosen)} ...")

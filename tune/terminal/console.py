@@ -39,7 +39,7 @@ class ConsoleListener(SweepListener):
 
     Args:
         config: determines how many trials there will be and which are best.
-        console: where to write; `chatter_to` yields one that nothing else writes to.
+        console: where to write; `redirect_logs` yields one that nothing else writes to.
         clock: returns seconds since the epoch.
     """
 

@@ -22,7 +22,7 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 @contextmanager
-def chatter_to(log: Path) -> Iterator[Console]:
+def redirect_logs(log: Path) -> Iterator[Console]:
     """Send what libraries, subprocesses and C++ code write to `log`; yield the real terminal.
 
     File descriptors 1 and 2, `sys.stdout`, `sys.stderr`, warnings and the root logger's handlers

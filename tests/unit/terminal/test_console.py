@@ -458,10 +458,10 @@ import os, sys, warnings
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from builders import GAIN, base_record, running, sweep_config, sweep_record, trial
-from tune.terminal.log_redirect import chatter_to
+from tune.terminal.log_redirect import redirect_logs
 from tune.terminal.console import ConsoleListener
 
-with chatter_to(Path({log!r})) as console:
+with redirect_logs(Path({log!r})) as console:
     assert console.is_terminal, "no terminal"
     assert tuple(console.size) == (91, 17), console.size
     assert console.encoding == "utf-8", console.encoding

@@ -10,13 +10,13 @@ import sys
 
 import pytest
 
-from tune.terminal.log_redirect import chatter_to
+from tune.terminal.log_redirect import redirect_logs
 
 
 def test_all_chatter_goes_to_the_log_and_the_console_to_stdout(tmp_path, capfd):
     log = tmp_path / "new" / "sweep.log"
     logger = logging.getLogger("some.library")
-    with chatter_to(log) as console:
+    with redirect_logs(log) as console:
         os.write(2, b"from C++\n")
         os.write(1, b"from C\n")
         print("from print", flush=False)
@@ -42,7 +42,7 @@ def test_everything_is_as_before_afterwards(tmp_path, capfd):
     streams = (sys.stdout, sys.stderr)
     descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0  # noqa: PTH112, PTH208
     try:
-        with chatter_to(tmp_path / "log") as console:
+        with redirect_logs(tmp_path / "log") as console:
             assert sys.stdout is not streams[0]
             logging.getLogger("x").warning("once")
             library = logging.StreamHandler()  # as Ray's is made: on what stderr is just now
@@ -64,7 +64,7 @@ def test_everything_is_as_before_afterwards(tmp_path, capfd):
 
 def test_an_exception_escapes_whole_and_is_logged(tmp_path, capfd):
     def break_off() -> None:
-        with chatter_to(tmp_path / "log"):
+        with redirect_logs(tmp_path / "log"):
             sys.stdout.write("half a line ")
             raise ValueError("what went wrong")
 
@@ -83,10 +83,10 @@ def test_an_exception_escapes_whole_and_is_logged(tmp_path, capfd):
 IN_A_PIPE = """
 import sys
 from pathlib import Path
-from tune.terminal.log_redirect import chatter_to
+from tune.terminal.log_redirect import redirect_logs
 
 sys.stdout.write("before ")
-with chatter_to(Path({log!r})) as console:
+with redirect_logs(Path({log!r})) as console:
     sys.__stdout__.write("by a library ")
     sys.stdin.readline()
     console.print("caf\u00e9")
