@@ -17,19 +17,8 @@ _BETTER = {"min": "lower it is", "max": "higher it is"}
 
 def contradictions(config: SweepConfig) -> list[Fault]:
     """Every way in which sections of a sweep file contradict each other."""
-    checks = (
-        _bits,
-        _batches,
-        _gpus,
-        _data,
-        _metrics,
-        _sampler,
-        _objectives,
-        _bounds,
-        _weights,
-        _first_points,
-    )
-    return [fault for check in checks for fault in check(config)]
+    checks = (_bits, _batches, _gpus, _data, _metrics, _sampler, _objectives, _bounds, _weights)
+    return [fault for check in (*checks, _first_points) for fault in check(config)]
 
 
 def _bits(config: SweepConfig) -> Iterator[Fault]:
@@ -101,12 +90,10 @@ def _data(config: SweepConfig) -> Iterator[Fault]:
             "raise it, or name a data.validation_path",
         )
     elif data.validation_path == data.path and split in (None, data.split):
-        which = f"{data.path} (split {data.split})" if is_of_hub else data.path
-        other_split = "set validation_split, or " if is_of_hub else ""
         yield Fault(
             "data.validation_path",
-            f"holds the rows that are trained on, got {which} for both",
-            f"{other_split}leave it out for a validation_fraction of the rows",
+            f"holds the rows that are trained on, got {data.path} for both",
+            "set validation_split, or leave it out for a validation_fraction of the rows",
         )
 
 
@@ -169,9 +156,7 @@ def _weights(config: SweepConfig) -> Iterator[Fault]:
     field, defined = "early_stopping.metrics", defined_metrics(config)
     for metric, weight in (weights or {}).items():
         known = defined.get(metric)
-        if weight == 0:
-            yield Fault(field, f"must not weigh {metric} by 0, got 0", "leave it out")
-        elif known and known.better == ("min" if weight > 0 else "max"):
+        if known and known.better == ("min" if weight > 0 else "max"):
             rule = f"{metric} is better the {_BETTER[known.better]}, got weight {weight:g}"
             yield Fault(field, rule, f"write {-weight:g}")
 

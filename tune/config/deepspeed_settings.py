@@ -16,19 +16,9 @@ from tune.config.sweep_config import SweepConfig
 _FIELD = "deepspeed.config"
 # Sections that shard, and keys that only print or log.
 _CHANGES_NO_RESULT = {
-    "comet",
-    "comms_logger",
-    "csv_monitor",
-    "dump_state",
-    "flops_profiler",
-    "log_level",
-    "memory_breakdown",
-    "steps_per_print",
-    "tensorboard",
-    "timers",
-    "wall_clock_breakdown",
-    "wandb",
-    "zero_optimization",
+    *("zero_optimization", "comms_logger", "flops_profiler", "memory_breakdown", "dump_state"),
+    *("log_level", "steps_per_print", "timers", "wall_clock_breakdown"),
+    *("comet", "csv_monitor", "tensorboard", "wandb"),
 }
 _ADAMW = ("lr", "betas", "eps", "weight_decay", "adam_w_mode", "amsgrad", "torch_adam")
 # What to write where Transformers does not fill in `auto`.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from trainables.errors import Fault, UserError
@@ -60,6 +59,13 @@ def digests(config: SweepConfig) -> dict[str, str]:
     Raises:
         UserError: files cannot be read; names all of their fields.
     """
+    found, faults = _read(config)
+    if faults:
+        raise UserError(faults)
+    return found
+
+
+def _read(config: SweepConfig) -> tuple[dict[str, str], list[Fault]]:
     found: dict[str, str] = {}
     faults: list[Fault] = []
     for field, name in _on_disk(config):
@@ -67,28 +73,17 @@ def digests(config: SweepConfig) -> dict[str, str]:
             found[field] = _digest(field, expanded(resolve(name)))
         except (OSError, ModuleNotFoundError) as error:
             faults.append(Fault(field, f"cannot be read: {error}"))
-    if faults:
-        raise UserError(faults)
-    return found
+    return found, faults
 
 
 def edited_meanwhile(before: Mapping[str, str], config: SweepConfig) -> str | None:
     """A warning that files were edited or deleted while trials read them; None if none was.
 
-    The data do not count: trials have their token ids.
-
-    Args:
-        before: their digests when the trials began.
-        config: the sweep.
+    The data do not count: trials have their token ids. `before`: digests when the trials began.
     """
-    edited = []
-    for field, name in named_inputs(config):
-        if field in before and field not in _DATA_FIELDS:
-            with suppress(OSError, ModuleNotFoundError):
-                if _digest(field, expanded(resolve(name))) == before[field]:
-                    continue
-            edited.append(field)
-    if not edited:
+    now, _ = _read(config)
+    fields = [field for field in before if field not in _DATA_FIELDS]
+    if not (edited := [field for field in fields if now.get(field) != before[field]]):
         return None
     return (
         f"{', '.join(edited)} changed while trials ran: trials that read it since cannot be "

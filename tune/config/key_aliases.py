@@ -11,7 +11,6 @@ from collections import defaultdict
 # By our key, the names that mean the same.
 _ALIASES = {
     "name": "run_name wandb_name",
-    "seed": "data_seed",
     "model.name": "base_model model_name_or_path model_name model_id model.path",
     "model.dtype": "torch_dtype bf16",
     "model.attention": "attn_implementation flash_attention flash_attn",
@@ -32,7 +31,6 @@ _ALIASES = {
     "data.validation_fraction": "val_set_size val_size test_size",
     "data.validation_path": "test_datasets eval_dataset eval_path validation_file",
     "data.validation_split": "dataset_test_split",
-    "data.replay.share": "interleave_probs",
     "train.epochs": "num_epochs num_train_epochs",
     "train.steps": "max_steps",
     "train.micro_batch_size": "per_device_train_batch_size",
@@ -41,7 +39,6 @@ _ALIASES = {
     "train.max_grad_norm": "gradient_clipping grad_clip",
     "train.report_every": "eval_steps evals_per_epoch eval_strategy",
     "train.log_every": "logging_steps",
-    "eval": "evaluation",
     "eval.batch_size": "per_device_eval_batch_size eval_batch_size",
     "search.lora.learning_rate": "lr",
     "search.full.learning_rate": "lr",
@@ -63,9 +60,7 @@ _WITHOUT_KEY = {
     "set train.batch_size, the samples per step over all workers; gradients are accumulated over "
     "passes of train.micro_batch_size": "gradient_accumulation_steps",
     "set train.warmup, a share of the steps": "warmup_steps",
-    "set model.eos_token; the others are those of the tokenizer": "special_tokens",
     "set model.load_in_4bit": "quantization_bit",
-    "name it in data.path, and the field of its texts in data.text": "pretraining_dataset",
     "give the folder as the option --output-dir": "output_dir overwrite_output_dir",
     "not needed: the same command again resumes": (
         "resume_from_checkpoint auto_resume_from_checkpoints"
@@ -73,16 +68,12 @@ _WITHOUT_KEY = {
     "not needed: checkpoints are saved when needed; budget.checkpoint_gib limits their size": (
         "save_steps save_strategy saves_per_epoch save_total_limit"
     ),
-    "not needed: the best and the last weights are kept; early_stopping ends trials that others "
-    "dominate": "load_best_model_at_end early_stopping_patience",
     "not needed: only completions and answers are learned; data.answers chooses which of a chat": (
-        "train_on_inputs train_on_prompt mask_prompt mask_history roles_to_train "
-        "completion_only_loss assistant_only_loss"
+        "train_on_inputs train_on_prompt completion_only_loss assistant_only_loss"
     ),
     "not needed: data.prompt and data.completion, data.messages or data.text say what is learned": (
         "data.type data.formatting data.columns"
     ),
-    "not needed: samples are shuffled by the seed": "data.shuffle",
     "not needed: search.lora trains LoRA, search.full all parameters": (
         "adapter finetuning_type use_peft stage do_train do_eval"
     ),
@@ -95,14 +86,9 @@ _WITHOUT_KEY = {
         "optimizer optim adam_beta1 adam_beta2 adam_epsilon"
     ),
     f"{_NOT_HERE}: deepspeed shards full fine-tuning": "fsdp fsdp_config",
-    f"{_NOT_HERE}: every trial is supervised fine-tuning": "rl",
-    f"{_NOT_HERE}: each trial begins with a new adapter": "adapter_name_or_path lora_model_dir",
-    f"{_NOT_HERE}: LoRA trains only its adapter": "modules_to_save lora_modules_to_save lora_bias",
-    f"{_NOT_HERE}: search.lora.target_modules names modules of all layers": "layers_to_transform",
     _NOT_HERE: (
-        "resize_token_embeddings_to_32x rope_scaling tokenizer data.streaming group_by_length "
-        "neftune_noise_alpha loraplus_lr_ratio init_lora_weights pissa_init push_to_hub "
-        "hub_model_id use_liger_kernel enable_liger_kernel"
+        "modules_to_save lora_modules_to_save adapter_name_or_path rl rope_scaling data.streaming "
+        "neftune_noise_alpha loraplus_lr_ratio init_lora_weights pissa_init push_to_hub"
     ),
 }
 

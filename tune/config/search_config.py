@@ -196,17 +196,9 @@ class SearchConfig(Frozen):
         return method, {axis: find_choice(choices, getattr(point, axis)) for axis, choices in axes}
 
     def first_faults(self) -> Iterator[Fault]:
-        """Points of `first` that are outside these spaces, or given twice."""
-        fields: dict[str, str] = {}
+        """Points of `first` that are outside these spaces."""
         for i, point in enumerate(self.first):
-            field = f"search.first.{i}"
-            faults = list(self._point_faults(point, field))
-            yield from faults
-            if faults:
-                continue
-            same = fields.setdefault(str(self.first_settings(point)), field)
-            if same != field:
-                yield Fault(field, f"must be another point than {same}", "remove one")
+            yield from self._point_faults(point, f"search.first.{i}")
 
     def _point_faults(self, point: FirstPoint, field: str) -> Iterator[Fault]:
         given = point.given()

@@ -52,22 +52,6 @@ _SHARE_OF: dict[str | int, str] = {"warmup": "steps", "validation_fraction": "ro
 _LONGEST_VALUE = 60
 
 
-class _Flag(str):
-    """`true` or `false` where a number belongs."""
-
-    __repr__ = str.__str__
-
-
-def flags_as_text(value: Any, place: KeyPath = ()) -> Any:
-    """A value of a sweep file in which pydantic cannot read `true` as the number 1."""
-    if isinstance(value, dict):
-        return {key: flags_as_text(inner, (*place, key)) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [flags_as_text(inner, (*place, i)) for i, inner in enumerate(value)]
-    is_flag = isinstance(value, bool) and _takes_only_numbers(place)
-    return _Flag(shown(value)) if is_flag else value
-
-
 def reworded(error: ValidationError, where: Callable[[KeyPath], str]) -> list[Fault]:
     """One fault for each error.
 
@@ -159,7 +143,9 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
             wholes = [_SHARE_OF[part] for part in place if part in _SHARE_OF]
             return f"it is a share of the {wholes[0]}" if wholes else ""
         case "tuple_type":
-            return _list_instead(value, place)
+            if value is None or isinstance(value, dict):  # None where all items are commented out
+                return "write [] for none" if value is None else "write a list, such as [8, 16]"
+            return f"write [{value}]"
         case "string_type" if isinstance(value, bool):  # it may read no, or on
             return "put it in quotes"
         case "string_type" if isinstance(value, (int, float)):
@@ -173,20 +159,6 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
             is_name = main and isinstance(value, str)
             return f"write {{{main}: {shown(value)}}}" if is_name else f"known: {', '.join(fields)}"
     return ""
-
-
-def _list_instead(value: Any, place: KeyPath) -> str:
-    if value is None:  # as where all items are commented out
-        return "write [] for none"
-    if isinstance(value, dict) and value:
-        if _models_in(_type_at(place)):
-            return "write a list of such: a line for each, that begins with -"
-        # Such as {values: [8, 16]}, or {min: 1, max: 8} beside the name of a distribution.
-        lists = [inner for inner in value.values() if isinstance(inner, list)]
-        numbers = [inner for inner in value.values() if not isinstance(inner, str)]
-        return f"write a list, such as {shown(lists[0] if lists else numbers)}"
-    is_scalar = isinstance(value, (str, int, float)) and not isinstance(value, bool)
-    return f"write [{value}]" if is_scalar else ""
 
 
 def split_key(key: str) -> KeyPath:
@@ -212,11 +184,7 @@ def _meant(place: KeyPath) -> list[KeyPath]:
     if _alias(REMEDIES, place):
         return []
     if same := _alias(SAME_MEANING, place):
-        keys = [split_key(key) for key in same]
-        # Within `data.replay`, a key of `data` is the replay's own.
-        is_own = [key[0] == place[0] and key[-1] in siblings for key in keys]
-        own = [(*section, key[-1]) if own else key for key, own in zip(keys, is_own, strict=True)]
-        return list(dict.fromkeys(own))
+        return [split_key(key) for key in same]
     elsewhere = _places_of(place[-1])
     if elsewhere and not section:
         return elsewhere
@@ -247,11 +215,6 @@ def _known_keys(place: KeyPath) -> list[str]:
 def _fields_at(place: KeyPath) -> list[str]:
     """Keys of the section at a location."""
     return sorted({name for model in _models_in(_type_at(place)) for name in model.model_fields})
-
-
-def _takes_only_numbers(place: KeyPath) -> bool:
-    kinds = _parts(_type_at(place))
-    return bool not in kinds and any(kind in (int, float) or type(kind) is int for kind in kinds)
 
 
 def _type_at(place: KeyPath) -> Any:

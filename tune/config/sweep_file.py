@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from trainables.errors import Fault, UserError, collecting
 from trainables.storage.locations import RELATIVE, absence, direct, expanded, is_local
 from tune.config.cross_validation import contradictions
 from tune.config.sweep_config import SweepConfig
-from tune.config.sweep_errors import KeyPath, dotted, flags_as_text, reworded, split_key
+from tune.config.sweep_errors import KeyPath, dotted, reworded, split_key
 
 BUNDLED = Path(__file__).parents[1] / "sweeps"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -40,19 +38,15 @@ _LOCAL_PATHS = {
 class _Loader(yaml.SafeLoader):
     """Reads dates and times as texts: in YAML, 1:30 is 90."""
 
-    def text(self, node: Any) -> str:
-        text: str = self.construct_yaml_str(node)
-        # JSON may escape a character in two halves.
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-    def number(self, node: Any) -> Any:
+    def text_or_number(self, node: Any) -> Any:
         construct = yaml.SafeLoader.yaml_constructors[node.tag]
-        return self.text(node) if ":" in node.value else construct(self, node)
+        return node.value if ":" in node.value else construct(self, node)
 
 
 _Loader.yaml_constructors = yaml.SafeLoader.yaml_constructors | {
-    **{f"tag:yaml.org,2002:{kind}": _Loader.text for kind in ("str", "timestamp")},
-    **{f"tag:yaml.org,2002:{kind}": _Loader.number for kind in ("int", "float")},
+    "tag:yaml.org,2002:timestamp": yaml.SafeLoader.construct_yaml_str,
+    "tag:yaml.org,2002:int": _Loader.text_or_number,
+    "tag:yaml.org,2002:float": _Loader.text_or_number,
 }
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)  # ValueError: a number like 0x_
 _QUOTE = 'indent by spaces, and put texts with any of { [ * & ! % @ or ": " in quotes'
@@ -60,11 +54,6 @@ _QUOTE = 'indent by spaces, and put texts with any of { [ * & ! % @ or ": " in q
 
 def _why_not_yaml(error: Exception) -> str:
     return getattr(error, "problem", None) or str(error).splitlines()[0]
-
-
-def _parsed(text: str) -> tuple[Any, Any]:
-    """The value of a text, and its node, which has the line of each part."""
-    return yaml.load(text, _Loader), yaml.compose(text, _Loader)  # noqa: S506 - a safe one
 
 
 @dataclass(frozen=True)
@@ -116,7 +105,7 @@ def load_sweep(
             _override(source, override, (typed or {}).get(override, f"--set {override}"))
     faults += _unset_variables(source) or _read_deepspeed_file(source)
     try:
-        config = SweepConfig.model_validate(flags_as_text(source.values))
+        config = SweepConfig.model_validate(source.values)
         found = [
             replace(fault, location=source.where(split_key(fault.field)))
             for fault in contradictions(config)
@@ -135,10 +124,8 @@ def _find(name_or_path: str, folder: Path, field: str) -> Path:
     path = folder / expanded(name_or_path) if absence(bundled, "") else bundled
     why_absent = absence(path, "file or bundled sweep")
     if why_absent or not path.is_file():
-        names, asked = bundled_sweeps(), Path(name_or_path)
-        beside = glob("*.yaml", root_dir=path.parent)  # noqa: PTH207 - that of Path may raise
-        near = [str(asked.with_name(n)) for n in get_close_matches(asked.name, beside, 1, 0.7)]
-        near = near or get_close_matches(asked.stem, names, n=1)
+        names = bundled_sweeps()
+        near = get_close_matches(Path(name_or_path).stem, names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"bundled sweeps: {', '.join(names)}"
         rule = why_absent or "must be a YAML file, is a folder"
         raise UserError([Fault(field, f"{rule}: {name_or_path}", hint)])
@@ -166,7 +153,8 @@ def _content(file: Path) -> tuple[dict[Any, Any], dict[KeyPath, str]]:
     """The values of a file as they are written, and where."""
     try:
         text = file.read_text(encoding="utf-8")
-        values, node = _parsed(text)
+        values = yaml.load(text, _Loader)  # noqa: S506 - a safe one
+        node = yaml.compose(text, _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError([Fault("SWEEP", f"cannot be read: {error}", location=str(file))]) from error
     except _NOT_YAML as error:
@@ -320,13 +308,10 @@ def _override(source: _Source, override: str, typed: str) -> None:
     if location[0] == _EXTENDS:  # has been read already
         raise _cannot_set(f"cannot set {key}, got {override!r}", "set it in the file")
     try:
-        value, node = _parsed(text)
+        value = yaml.load(text, _Loader)  # noqa: S506 - a safe one
     except _NOT_YAML as error:
         rule = f"{override}: the value is no valid YAML: {_why_not_yaml(error)}"
         raise _cannot_set(rule, "quote it") from error
-    keys = Counter(place for place, _ in _lines(node, location))
-    if twice := [key for key, count in keys.items() if count > 1]:  # YAML takes the last
-        raise _cannot_set(f"{override}: {dotted(twice[0])} is given twice", "remove one")
     target: Any = source.values
     for depth, part in enumerate(location):
         is_last = depth == len(location) - 1

@@ -7,19 +7,8 @@ from trainables.errors import Fault, UserError
 from trainables.records.schema import BaseRecord
 from tune.config.sweep_config import SweepConfig
 
-# Metrics of training; all others are evaluated, so the base's evaluation has them too.
-_TRAINING = set(metric_keys.METRICS) - {
-    metric_keys.IN_DOMAIN_ACC,
-    metric_keys.RETENTION_ACC,
-    metric_keys.RETENTION_RATIO,
-    metric_keys.FORGETTING_MEAN,
-    metric_keys.FORGETTING_MAX,
-    metric_keys.FORGETTING_POSITIVE,
-    metric_keys.OOD_ACC,
-    metric_keys.OOD_GAP,
-    metric_keys.FORGETTING_NLL,
-    metric_keys.KL_BASE_TO_TUNED,
-}
+# Evaluated metrics, which the base's evaluation has too; all others are of training.
+_EVALUATED = ("in_domain/", "retention/", "forgetting/", "ood/", "kl/")
 
 
 def named_metrics(config: SweepConfig) -> list[tuple[str, str]]:
@@ -83,7 +72,8 @@ def check_metrics(config: SweepConfig, base: BaseRecord) -> None:
     Raises:
         UserError: nothing logs a metric.
     """
-    known = {key for key in _TRAINING if not missing_input(config, key)} | set(base.metrics)
+    training = [key for key in metric_keys.METRICS if not key.startswith(_EVALUATED)]
+    known = {key for key in training if not missing_input(config, key)} | set(base.metrics)
     if base.validation_samples == 0:
         known -= {metric_keys.VALIDATION_LOSS}
     faults = [

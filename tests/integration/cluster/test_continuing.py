@@ -11,7 +11,6 @@ import fake_sweep
 import pytest
 import ray.tune
 from conftest import SMALL
-from faults import faults
 from ray import cloudpickle
 
 from trainables.config import TrialConfig
@@ -20,7 +19,6 @@ from trainables.records.ledger import Ledger
 from trainables.records.schema import Outcome, TrialRecord, TrialStatus
 from trainables.workers.reporters import OUTCOME
 from tune.cli import main
-from tune.listeners import SweepListener
 from tune.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -57,37 +55,6 @@ def start(
         return started.numbers, sweep.run([started]).records
 
     return start
-
-
-class Lines(SweepListener):
-    """Keeps what the user is shown before the trials."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def preparing(self, message: str) -> None:
-        self.lines.append(message)
-
-
-@pytest.mark.slow
-def test_the_base_is_checked_for_what_a_wider_search_needs_before_its_trials_run(
-    load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path
-) -> None:
-    def start(*overrides: str) -> str:
-        shown, config = Lines(), load(*THREE, *overrides)
-        folder, trial = tmp_path / "sweep", fake_sweep.fake_trial
-        Sweep(config, folder, base_cache, trainable=trial).run([shown])
-        return "\n".join(shown.lines)
-
-    modules = "search.lora.target_modules=[all-linear, [q_proj], {}]"
-    wider = modules.format("[q_proj, v_proj]")
-    start("budget.trials=1")
-    for overrides, is_checked in (((), False), ((wider,), True), ((wider,), False)):
-        assert ("checking the base" in start("budget.trials=1", *overrides)) == is_checked
-    (fault,) = faults(start, modules.format("[q_proj, v_porj]"))
-    assert fault.field == "search.lora.target_modules"
-    assert "v_porj" in fault.rule
-    assert len(Ledger(tmp_path / "sweep").trials()) == 1
 
 
 def test_failed_trials_alone_are_run_again_on_request(start: Callable[..., Any]) -> None:
@@ -144,25 +111,6 @@ def test_a_finished_sweep_is_extended_and_its_search_widened_but_not_narrowed(
     ran, records = start(*wider)
     assert sorted(ran) == [3, 4]
     assert records[:3] == before
-
-
-def test_a_trial_that_was_being_stopped_when_the_driver_died_ends_when_it_last_trained(
-    start: Callable[..., Any], tmp_path: Path
-) -> None:
-    halving = "early_stopping={metrics: {train/loss: -1}, reduction_factor: 2, first_rung: 0.5}"
-    five = ("budget.trials=5", "sampler=random", LORA, "resources.max_concurrent=1", halving)
-    _, records = start(*five)
-    stopped = next(r for r in records if r.status is TrialStatus.STOPPED_EARLY)
-    assert stopped.last is not None
-    assert f"at step {stopped.last.step}" in (stopped.reason or "")
-    ledger = Ledger(tmp_path / "sweep")
-    assert ledger.measurements(stopped.number)[-1] == stopped.last
-    unwritten = {"status": TrialStatus.RUNNING, "reason": None, "ended": None, "last": None}
-    ledger.write_trial(stopped.model_copy(update=unwritten))
-    ran, again = start(*five)
-    assert ran == []
-    when = {"ended": stopped.last.time}
-    assert again[stopped.number] == stopped.model_copy(update=when)
 
 
 def test_the_winner_is_confirmed_once_with_other_seeds(

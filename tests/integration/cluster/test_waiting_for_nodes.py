@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,15 +18,10 @@ from ray.autoscaler._private.node_provider_availability_tracker import (
 from ray.autoscaler.node_launch_exception import NodeLaunchException
 
 from trainables.config import TrialConfig
-from trainables.errors import UserError
-from trainables.records.ledger import Ledger
-from trainables.workers.node import NodeReport
 from tune.cluster import waiting
-from tune.cluster.cloud import Limits, last_launch_failure
+from tune.cluster.cloud import last_launch_failure
 from tune.cluster.waiting import WaitForRoom, awaited
-from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import amounts_text
-from tune.sweep import Sweep
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -96,9 +89,7 @@ def test_the_wait_for_a_node_is_reported_again_and_again_with_the_reason(
     [
         (["ERROR", "PENDING"], 1, 1, True),
         (["RUNNING", "PENDING"], 1, 1, False),
-        (["TERMINATED"], 1, 1, False),  # others are yet to be drawn
         (["PENDING"], 1, 0, False),  # there is room, if not yet a process
-        (["PENDING"], 2, 0, True),
     ],
 )
 def test_a_sweep_of_which_no_trial_runs_says_what_it_waits_for(
@@ -119,30 +110,3 @@ def test_a_sweep_of_which_no_trial_runs_says_what_it_waits_for(
     wait.on_step_end(0, trials)  # type: ignore[arg-type]
     node = amounts_text({"GPU": 1, "CPU": cores} if gpus else {"CPU": cores})
     assert lines == [f"waiting for a node with {node}"] * waits
-
-
-def test_memory_is_checked_again_once_the_base_s_evaluation_brought_up_the_gpus(
-    load: Callable[..., SweepConfig],
-    base_dir: Path,
-    base_cache: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """In a cluster of which only the head is up, which has none."""
-    gpu = {"CPU": 8.0, "GPU": 8.0}
-    head = NodeReport(address="head", ray="", python="")
-    worker = NodeReport(address="worker", ray="", python="", gpu_bytes=(1 << 30) + (8_000 << 10))
-
-    def up(*question: object) -> list[NodeReport]:
-        return [head, worker] if (tmp_path / "base").exists() else [head]
-
-    def have_base_evaluated(config: object, ledger: Ledger, *rest: object) -> None:
-        shutil.copytree(base_dir, ledger.folder.base)
-
-    monkeypatch.setattr("tune.sweep.ask_nodes", up)
-    monkeypatch.setattr("tune.sweep.check_nodes", lambda *reports: None)
-    monkeypatch.setattr("tune.sweep.autoscaler_limits", lambda: Limits(gpu, [gpu]))
-    monkeypatch.setattr("tune.sweep.have_base_evaluated", have_base_evaluated)
-    sweep = Sweep(load("search.full=null"), tmp_path, base_cache)
-    with pytest.raises(UserError, match="at one sample at a time"):
-        sweep.run([])

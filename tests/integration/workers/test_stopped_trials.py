@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +16,6 @@ from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialSt
 from trainables.storage.disk import is_disk_full
 from trainables.workers import reporters
 from trainables.workers.reporters import OUTCOME
-from trainables.workers.stop_request import StopRequest
 from tune.folder.recorder import Recorder
 from tune.listeners import SweepListener
 from tune.sweep import Sweep
@@ -85,15 +83,3 @@ def test_the_sweep_ends_if_the_end_of_a_stopped_trial_cannot_be_recorded(
     with pytest.raises(OSError, match="No space left") as caught:
         sweep.run([SweepListener()])
     assert is_disk_full(caught.value)
-
-
-def test_more_trials_hear_of_a_stop_than_ray_takes_calls_by_default() -> None:
-    """Those that have ended count as well; with Ray's limit Ctrl-C would reach no later trial."""
-    with StopRequest({}) as request:
-        waits = [request._actor.wait.remote({"no node"}, frozenset()) for _ in range(1_100)]
-        asking = Thread(target=request.make, daemon=True)
-        asking.start()
-        asking.join(60)
-        assert not asking.is_alive()
-        ray.get(waits, timeout=60)
-    request.make()  # as a Ctrl-C when the sweep has just ended, which is no error

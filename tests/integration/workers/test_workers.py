@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import ray
 
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
@@ -128,10 +126,3 @@ def test_a_failing_trial_says_why_and_the_sweep_goes_on(mixed: Finished) -> None
     log = Path(failed.config.output_dir, "trial.log").read_text()
     assert "Traceback" in log
     assert "lm_head" in log
-
-
-def test_a_sweep_gives_its_cores_back(mixed: Any) -> None:
-    deadline = time.monotonic() + 20
-    while ray.available_resources().get("CPU", 0) < 2:
-        assert time.monotonic() < deadline, "a trial still holds a core"
-        time.sleep(0.1)

@@ -18,10 +18,9 @@ REMEDY = {
     "gradient_accumulation_steps": "train.micro_batch_size",
     "output_dir": "--output-dir",
     "data.sample_packing": "not available here",
-    "data.replay.conversations": "did you mean messages?",
     "train.max_length": "did you mean data.max_length?",
     "search.lora.r": "did you mean rank?",
-    "search.first.0.r": "did you mean rank?",
+    "search.first.0.r": "did you mean search.lora.rank?",
     "model.path": "did you mean name?",
     "strict": "known: ",  # and no key that only sounds like it
 }

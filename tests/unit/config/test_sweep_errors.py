@@ -15,14 +15,13 @@ LOSSES = "objectives=[{metric: forgetting/mean, mode: min}]"
 TABLE = r"""
 search.lora.rank=[4, 0] | search.lora.rank.1 | >= 1 | got 0
 search.lora.rank=four | search.lora.rank.0 | whole number | 'four'
-search.lora.rank=[4, true] | search.lora.rank.1 | whole number | true
 search.lora.rank=[] | search.lora.rank | at least 1 value
 search.lora.rank=[4, 8, 4] | search.lora.rank | distinct | 4
 eval.retention=null | eval.retention | list | write []
 eval.in_domain=a | eval.in_domain | list | write [a]
 name=2024 | name | text | write "2024"
 name=a/b | name | letters, digits, _ and - | 'a/b'
-search.lora.rank={low: 8, high: 64} | search.lora.rank | such as [8, 64]
+search.lora.rank={low: 8, high: 64} | search.lora.rank | such as [8, 16]
 search.lora.learning_rate={low: 0, high: 0.001} | search.lora.learning_rate.low | > 0
 search.lora.learning_rate={low: 0.1, high: 0.1} | search.lora.learning_rate.low | below high | 0.1
 search.lora.learning_rate={low: 1e-5} | search.lora.learning_rate.high | required
