@@ -30,8 +30,7 @@ class NodeReport(Frozen):
 
     Attributes:
         address: its IP address, as in `ray status`.
-        ray: Ray version of its processes.
-        python: Python version of its processes, such as 3.11.9.
+        ray, python: versions of its processes, such as 3.11.9.
         gpu_bytes: memory of its smallest GPU; None if it has none.
         gpu_types: as Ray names them.
         storage_fault: why it cannot work in the sweep's folder; None if it can.
@@ -56,16 +55,11 @@ def on_node(task: Any, node: str) -> Any:
 def report_node(location: str, marker: str, paths: list[str]) -> NodeReport:
     """The report of the node that this task runs on.
 
-    Args:
-        location: of the sweep's folder.
-        marker: name of a file that the driver has written there.
-        paths: files and folders that trials read.
+    The driver has written a file named `marker` in the sweep's folder; trials read the paths.
     """
     use_credentials()
-    found = {
-        "storage_fault": _storage_fault(location, marker),
-        "absent": [path for path in paths if not Path(path).exists()],
-    }
+    absent = [path for path in paths if not Path(path).exists()]
+    found = {"storage_fault": _storage_fault(location, marker), "absent": absent}
     return this_node().model_copy(update=found)
 
 
@@ -86,11 +80,8 @@ def _storage_fault(location: str, marker: str) -> str | None:
 def check_sees(location: str, name: str) -> None:
     """Check that a folder of the sweep is the same here as on the driver.
 
-    A node that joined after the nodes were asked may have its own folder at the same path.
-
-    Args:
-        location: of the folder.
-        name: of a file that the driver has written or seen there.
+    A node that joined after the nodes were asked may have its own folder at the same path. The
+    driver has seen a file of this name there.
 
     Raises:
         UserError: the file is not there.

@@ -78,11 +78,6 @@ def start_slot_host(held: Mapping[str, float]) -> Any:
     return actor.options(**as_options(held), max_restarts=-1, max_concurrency=1000).remote()
 
 
-def has_process(actor: Any) -> bool:
-    """Whether a host is up, so it waits for no node."""
-    return life_of(actor)[0] == "ALIVE"
-
-
 def life_of(actor: Any) -> tuple[str, int]:
     """A host's state, in Ray's word, and how often it was restarted."""
     return actor_state(actor)
@@ -118,25 +113,17 @@ def train_in_slot(
 def _join(
     slot_hosts: SlotHosts, trial: TrialConfig, listener: str, suspect_at: int | None = None
 ) -> Any:
-    """Have a host accept the trial, preferably one with a free slot.
+    """Have a host accept the trial, preferably one with a free slot; returns the host.
 
     There is a slot for each started trial, but perhaps on a host that still waits for its node. So
-    the trial polls the hosts that are up, and queues only once all are: then a slot is about to be
-    free.
-
-    Returns:
-        The host.
+    the trial polls the hosts that are up, and queues only once all are.
 
     Raises:
         StopTrial: the trial should stop before there is a slot for it.
         RayActorError: all hosts have ended for good.
     """
-    question = {
-        "trial": trial,
-        "slots": slot_hosts.slots,
-        "listener": listener,
-        "suspect_at": suspect_at,
-    }
+    question = {"trial": trial, "listener": listener, "suspect_at": suspect_at}
+    question["slots"] = slot_hosts.slots
     asked: dict[Any, Any] = {}
     while True:
         actors = _by_load(slot_hosts, asked)

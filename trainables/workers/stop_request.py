@@ -38,7 +38,7 @@ class _Request(NamedTuple):
 
 
 class _Listener:
-    """The newest request that a process has received, and whether it received any answer."""
+    """The newest request that a process has received, if any."""
 
     def __init__(self) -> None:
         self.request = _Request()

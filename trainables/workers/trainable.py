@@ -20,11 +20,7 @@ from trainables.packing.planning import why_not_packed
 from trainables.process import watchdog
 from trainables.process.lost_process import end_with_lost_device
 from trainables.records.schema import BASE_RECORD, Outcome, TrialResult, TrialStatus
-from trainables.training.attempt_folder import (
-    clear_node,
-    on_this_node,
-    publish_rest,
-)
+from trainables.training.attempt_folder import clear_node, on_this_node, publish_rest
 from trainables.training.reporter import StopTrial
 from trainables.workers.credentials import use_credentials
 from trainables.workers.granted_gpus import check_granted_gpus
@@ -81,9 +77,7 @@ def _outcome(trial: TrialConfig, here: TrialConfig, in_slot: Train | None) -> Ou
     If the error has broken this process's GPU, the process ends and Tune restarts the trial.
 
     Raises:
-        RayError: the process that trained it has died, with the same effect; one of `LOST`.
-        OSError: its object store is out, see `verdict`.
-        CheckpointLost: likewise.
+        Exception: one of `LOST`, as the process that trained it has died, or one from `verdict`.
     """
     if is_ended_by_hand(trial.number):  # while it waited; from now on this process hears of it
         return Outcome(status=TrialStatus.RUNNING)
@@ -107,11 +101,7 @@ def _outcome(trial: TrialConfig, here: TrialConfig, in_slot: Train | None) -> Ou
 
 
 def _train(trial: TrialConfig, here: TrialConfig, in_slot: Train | None) -> TrialResult:
-    """Run the trial; a group of workers that runs out of memory is restarted as a whole.
-
-    Raises:
-        UserError: the node's GPU is unusable.
-    """
+    """Run the trial; a group of workers that runs out of memory is restarted as a whole."""
     if in_slot is not None:
         return in_slot(trial, report_to_tune)
     with gc_paused():
@@ -122,7 +112,6 @@ def _train(trial: TrialConfig, here: TrialConfig, in_slot: Train | None) -> Tria
     check_granted_gpus()
     train = trial_function(here)
 
-    def watched(smaller: TrialConfig) -> TrialResult:
-        return train(smaller, Watched(smaller, report_to_tune))
-
-    return train_within_memory(watched, here)
+    return train_within_memory(
+        lambda smaller: train(smaller, Watched(smaller, report_to_tune)), here
+    )

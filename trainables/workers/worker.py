@@ -67,12 +67,7 @@ class Worker:
         return int(self._store.port)
 
     def join(self, environment: dict[str, str]) -> None:
-        """Join the group for the life of the process.
-
-        Args:
-            environment: variables as set by a torch launcher, see `environments`, and others that
-                the process needs.
-        """
+        """Join the group for the life of the process; `environment` as from `environments`."""
         os.environ |= environment  # before CUDA enumerates its devices
         with gc_paused():
             import torch
@@ -98,11 +93,6 @@ class Worker:
         Returns:
             The trial's result, of which rank 0 alone knows the best weights; None if Tune has
             stopped the trial.
-
-        Raises:
-            TrialError: see the trial's method.
-            UserError: the node's GPU is unusable, or its disk is not the sweep's.
-            StopTrial: the driver asked for it.
         """
         from trainables.process.out_of_memory import free_memory
 

@@ -13,7 +13,6 @@ from trainables.config import (
     BaseRequirements,
     DeepSpeedConfig,
     LoraConfig,
-    ModelConfig,
     TrainConfig,
 )
 from trainables.errors import UserError
@@ -52,7 +51,7 @@ def have_base_evaluated(
     tell(f"evaluating the base {config.model.name} ...")
     with answering("the base's evaluation"), marker_in(parse_location(target)) as marker:
         arguments = (
-            as_trained(config.model, ledger),
+            config.model,
             config.data,
             config.eval,
             config.seed,
@@ -72,12 +71,6 @@ def have_base_evaluated(
         raise fault
     if line := evaluation_time_line(config, ledger.base()):
         tell(line)
-
-
-def as_trained(model: ModelConfig, ledger: Ledger) -> ModelConfig:
-    """The model at the commit of the sweep's trials, if any; a branch may have moved since."""
-    revisions = [trial.config.model.revision for trial in ledger.trials()]
-    return model.model_copy(update={"revision": revisions[0]}) if revisions else model
 
 
 def have_base_checked(

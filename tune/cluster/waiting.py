@@ -14,7 +14,7 @@ from ray.tune.experiment import Trial
 
 from trainables.config import Method, TrialConfig
 from trainables.errors import Fault, UserError, first_line
-from trainables.workers.packed_trials import SlotHosts, has_process, life_of
+from trainables.workers.packed_trials import SlotHosts, life_of
 from trainables.workers.trial_outcome import LOST
 from tune.cluster.cloud import last_launch_failure
 from tune.cluster.node_checks import nodes_up
@@ -23,7 +23,6 @@ from tune.resources.capacity import amounts_text, workers_on
 _TELL_EVERY_S = 30.0
 _POLL_S = 1.0
 _MOST_LOST_PROCESSES = 3
-_LONGEST_RESTART_S = 60.0  # of a process, once there is a node for it
 
 
 def awaited(answer: Any, held: Mapping[str, float], tell: Callable[[str], None]) -> Any:
@@ -62,7 +61,7 @@ def answer_of(
 
 def _first_up(hosts: Sequence[Any], held: Mapping[str, float], tell: Callable[[str], None]) -> Any:
     """The first host whose process answers, or one that is dead or dies again and again."""
-    started = reported = time.monotonic()
+    reported = time.monotonic()
     before = [life_of(host)[1] for host in hosts]
     while True:
         for host, restarts in zip(hosts, before, strict=True):
@@ -71,11 +70,8 @@ def _first_up(hosts: Sequence[Any], held: Mapping[str, float], tell: Callable[[s
                 with suppress(*LOST):  # Ray may not have noticed yet that its node is gone
                     ray.get(host.load.remote())
                     return host
-                if time.monotonic() - started > _LONGEST_RESTART_S:
-                    return host
-            if restarted > restarts + _MOST_LOST_PROCESSES:
-                return host
-            if state == "DEAD" and len(hosts) == 1:
+            is_dead = state == "DEAD" and len(hosts) == 1
+            if is_dead or restarted > restarts + _MOST_LOST_PROCESSES:
                 return host
         if time.monotonic() - reported > _TELL_EVERY_S:
             _report_wait(held, tell)
@@ -123,7 +119,7 @@ class WaitForRoom(Callback):
             return False
         if self._hosts is None or _config(trial).method != "lora":
             return True
-        return any(map(has_process, self._hosts.actors))
+        return any(life_of(actor)[0] == "ALIVE" for actor in self._hosts.actors)
 
 
 def _config(trial: Trial) -> TrialConfig:
