@@ -62,16 +62,6 @@ def test_a_base_of_4_bits_takes_what_its_paper_says() -> None:
     assert base_estimate(shape, trial).static == pytest.approx(expected, rel=1e-4)
 
 
-def test_an_evaluation_takes_all_keys_and_values_or_the_logits_of_kl_drift() -> None:
-    """Not the logits of long samples times a large vocabulary: those come in tiles."""
-    shape, trial = largest("lora", "data.max_length=16384", "eval.batch_size=1")
-    layer, cache = 2 * (4 * 4096 + 3 * 14336), 2 * 2 * 32 * 8 * 128
-    assert estimate(shape, trial).evaluation == 16384 * (layer + cache)
-    shape, trial = largest("lora", "eval.kl_tokens=256", "eval.kl_prompts=4", "data.max_length=8")
-    expected = 2 * 2 * 4096 * 16 * 8 + 10 * 4 * 256 * 128256
-    assert estimate(shape, trial).evaluation == expected
-
-
 @pytest.mark.parametrize(
     ("gib", "overrides", "facts"),
     [

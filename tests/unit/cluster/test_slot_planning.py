@@ -12,8 +12,7 @@ from builders import trial_config
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayError
 from sweep_files import edited
 
-from trainables.config import LoraConfig
-from trainables.packing.planning import Speed, best, why_not_packed
+from trainables.packing.planning import Speed, best
 from tune.cluster import waiting
 from tune.cluster.slot_hosts import (
     HostPool,
@@ -42,20 +41,6 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.get", get)
     monkeypatch.setattr("ray.wait", lambda asked, **options: (asked, []))
     monkeypatch.setattr(waiting, "life_of", lambda host: ("ALIVE", next(restarts)))
-
-
-@pytest.mark.parametrize(
-    ("changes", "word"),
-    [
-        ({}, ""),
-        ({"method": "full"}, "full"),
-        ({"lora": LoraConfig(rank=4, alpha=8, dora=True)}, "DoRA"),
-        ({"workers": 2}, "workers"),
-    ],
-)
-def test_a_trial_that_cannot_be_packed_says_why(changes: dict[str, Any], word: str) -> None:
-    reason = why_not_packed(trial_config(**changes))
-    assert word in reason if word and reason else reason is None
 
 
 @pytest.mark.parametrize(

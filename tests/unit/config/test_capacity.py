@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import sweep_config
 from faults import faults
-from sweep_files import edited, only_fault
 
 from trainables.workers.gpu_types import counted_by_type
 from tune.config.sweep_config import SweepConfig
@@ -73,23 +71,6 @@ def test_more_gpus_of_a_type_than_the_cluster_has_are_refused() -> None:
     assert fault.field == "resources.full.accelerator_type"
     assert "8 L40S GPUs (8 x 1), the cluster has 4" in fault.rule
     assert "H100, L40S" in fault.remedy
-
-
-@pytest.mark.parametrize(
-    ("own", "field"),
-    [
-        ({"lora": {"accelerator_type": "A", "gpus_per_worker": 0}}, "lora.gpus_per_worker"),
-        # Else its trials might hold the GPUs that the other method waits for.
-        ({"full": {"accelerator_type": "A"}}, "lora.accelerator_type"),
-    ],
-)
-def test_types_of_gpus_that_contradict_are_refused(
-    own: dict[str, Any], field: str, tmp_path: Path
-) -> None:
-    file = tmp_path / "tiny.yaml"
-    full = {"learning_rate": 1e-5} if "full" in own else None
-    file.write_text(edited(search__full=full, resources=own))
-    assert only_fault(file).field == f"resources.{field}"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 from sweep_files import SWEEP, edited, only_fault
 
-from tune.config.sweep_file import load_sweep
-
 LOSSES = "objectives=[{metric: forgetting/mean, mode: min}]"
 # Settings on top of the sweep in `sweep_files`, the field at fault, and what its message says.
 TABLE = r"""
@@ -109,23 +107,3 @@ def test_a_missing_key_is_named(changes: dict[str, Any], field: str, fact: str, 
     fault = only_fault(file)
     assert fault.field == field
     assert fact in str(fault)
-
-
-@pytest.mark.parametrize(
-    ("field", "refused", "accepted"),
-    [
-        ("budget.trials", 0, 1),
-        ("budget.gpu_hours", 0, 0.1),
-        ("resources.full.gpus_per_worker", -1, 0),
-        ("resources.max_gpus", -1, 0),
-        ("early_stopping.reduction_factor", 1, 1.1),
-        ("early_stopping.first_rung", 1, 0.75),
-        ("search.full.weight_decay", -0.1, 0),
-    ],
-)
-def test_values_outside_their_bounds_are_refused(
-    field: str, refused: object, accepted: object, file: Path
-) -> None:
-    file.write_text(edited(search__full={"learning_rate": 1e-5}))
-    assert only_fault(file, f"{field}={refused}").field.startswith(field)
-    load_sweep(str(file), [f"{field}={accepted}"])
