@@ -1,4 +1,4 @@
-"""The running sweep on the terminal: a live table, or plain lines if nothing can redraw."""
+"""The running sweep on the terminal: a live table, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -21,13 +21,7 @@ from analysis.results.formatting import (
     setting,
 )
 from analysis.results.sweep_table import SweepTable
-from trainables.records.schema import (
-    FAULTS,
-    BaseRecord,
-    Measurement,
-    SweepRecord,
-    TrialRecord,
-)
+from trainables.records.schema import FAULTS, BaseRecord, Measurement, SweepRecord, TrialRecord
 from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
 

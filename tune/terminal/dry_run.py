@@ -1,4 +1,4 @@
-"""`--dry-run`: what would run, shown without a GPU or a cluster, and where need be a network."""
+"""Shows what a sweep would run (`--dry-run`), without a GPU or a cluster."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def print_plan(
     if runs.points:
         lines.append(_estimate(config, runs, samples))
     lines += [f"warning: {warning}" for warning in training_warnings(config, samples)]
-    points, memory, console = _points(config, runs), memory_table(config), Console()
-    for part in [plan, *points, memory, *earlier.messages(), *lines]:
+    console = Console()
+    for part in [plan, *_points(config, runs), memory_table(config), *earlier.messages(), *lines]:
         console.print(part, markup=False, soft_wrap=isinstance(part, str), highlight=False)
 
 
@@ -94,7 +94,7 @@ def _runs(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -> _R
         earlier.to_go_on(retry_failed),
         earlier.warm,
     )
-    suggestions = _suggestions(searcher)
+    suggestions = _suggest(searcher)
     points = list(islice(suggestions, _POINTS_SHOWN))
     planned = planned_trials(config)
     to_search = planned - sum(record.confirms is None for record in ended)
@@ -104,7 +104,7 @@ def _runs(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -> _R
     return _Runs(points, len(ended), 0, len(points) + sum(1 for _ in suggestions))
 
 
-def _suggestions(searcher: OptunaSearcher) -> Iterator[TrialRecord]:
+def _suggest(searcher: OptunaSearcher) -> Iterator[TrialRecord]:
     """Trials that the search would suggest before any further result is in."""
     while isinstance(suggestion := searcher.suggest(""), dict):
         config = TrialConfig.model_validate(suggestion["trial"])
@@ -112,12 +112,15 @@ def _suggestions(searcher: OptunaSearcher) -> Iterator[TrialRecord]:
 
 
 def _points(config: SweepConfig, runs: _Runs) -> list[str]:
-    """The first trials, each as the sweep itself tells it when it starts."""
+    """A title and the first trials, each as the sweep itself shows it."""
     if not runs.points:
         return [runs.in_words()]
     announced = runs.to_search or runs.count  # none is searched where the budget is spent
     shown = len(runs.points)
-    title = f"{how_many(announced, 'trial')}{_left_out(config)}"
+    title = how_many(announced, "trial")
+    points = grid_size(config.search) if config.sampler == "grid" else None
+    if points and points > planned_trials(config):
+        title += f", of the grid's {points} points"
     if runs.ended:
         title = f"{runs.in_words()}{f'; the first {shown}' if shown < runs.count else ''}"
     elif shown < announced:
@@ -125,40 +128,33 @@ def _points(config: SweepConfig, runs: _Runs) -> list[str]:
     return [f"{title}:", *(f"  trial {point.number}: {setting(point)}" for point in runs.points)]
 
 
-def _left_out(config: SweepConfig) -> str:
-    """The size of a grid that the budget cuts, in words; else empty."""
-    points = grid_size(config.search) if config.sampler == "grid" else None
-    return f", of the grid's {points} points" if points and points > planned_trials(config) else ""
-
-
 def _resources(config: SweepConfig) -> list[str]:
     lines = []
     for method in config.search.methods:
         resources = config.resources.of(method)
         gpus = resources.gpus_per_worker
-        gpu_type = resources.accelerator_type
-        if gpu_type:
-            each = f"{gpus or 1:g} {gpu_type} GPU"
+        each = f"{gpus or 0:g} GPU"
+        if resources.accelerator_type:
+            each = f"{gpus or 1:g} {resources.accelerator_type} GPU"
         elif gpus is None and config.resources.max_gpus != 0:
             each = "1 GPU where there is one"
-        else:
-            each = f"{gpus or 0:g} GPU"
         lines.append(
             f"{method}: {resources.workers} worker(s) a trial, each with "
             f"{resources.cpus_per_worker:g} CPU and {each}"
         )
     if slots := config.resources.lora.slots:
-        number = "as many as end it first" if slots == "auto" else f"{slots}"
+        number = "as many as end it first" if slots == "auto" else slots
         together = f"trials train together in slots of one base, {number} at a time"
         if config.search.full:
             together += ", if the cluster has room for it beside a full trial"
-        alone = why_no_trial_is_packed(config)
-        lines.append(f"lora: {f'each trial trains by itself: {alone}' if alone else together}")
+        if alone := why_no_trial_is_packed(config):
+            together = f"each trial trains by itself: {alone}"
+        lines.append(f"lora: {together}")
     return lines
 
 
 def _estimate(config: SweepConfig, runs: _Runs, samples: int | None) -> str:
-    """How much is trained on."""
+    """How much is trained on, in all and by the mean trial."""
     if samples is None:
         return "estimate: how much is trained on is known once the data are tokenised"
     trains = [point.config.train for point in runs.points]

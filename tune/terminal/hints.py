@@ -15,32 +15,23 @@ from tune.sweep import SweepOutcome
 
 def to_go_on(options: argparse.Namespace, config: SweepConfig, outcome: SweepOutcome) -> list[str]:
     """The command that goes on with the sweep, however it ended; none once a grid is done."""
-    same, budget = _same_trials(options), config.budget
-    left = "" if config.confirm is None else ", and the winners repeated"
-    more = f"with this more trials{left}"
+    same = _same_trials(options)
+    more = f"with this more trials{', and the winners repeated' if config.confirm else ''}"
     if outcome.interrupted:
         again = ["--retry-failed"] if options.retry_failed else []
         return [_line(options, [*again, *same], "goes on")]
     if outcome.cut_short_by == "gpu_hours":
         held = sum(record.metric(GPU_HOURS) or 0.0 for record in outcome.records)
-        twice = f"budget.gpu_hours={2 * max(budget.gpu_hours or 0.0, held):g}"
+        twice = f"budget.gpu_hours={2 * max(config.budget.gpu_hours or 0.0, held):g}"
         return [_line(options, [*same, "--set", twice], f"budget.gpu_hours is spent; {more}")]
     if outcome.cut_short_by == "hours":
         return [_line(options, same, f"budget.hours is spent; {more}")]
-    return _more_trials(options, config, outcome)
-
-
-def _more_trials(
-    options: argparse.Namespace, config: SweepConfig, outcome: SweepOutcome
-) -> list[str]:
     # An earlier start may have had a larger budget.
     searched = sum(record.confirms is None for record in outcome.records)
     most = max(planned_trials(config), searched)
     twice = config.budget.model_copy(update={"trials": 2 * most})
     more = planned_trials(config.model_copy(update={"budget": twice}))
-    if more <= most:
-        return []
-    return [_line(options, ["--num-trials", str(more)], "more trials")]
+    return [_line(options, ["--num-trials", str(more)], "more trials")] if more > most else []
 
 
 def to_retry(options: argparse.Namespace, outcome: SweepOutcome) -> list[str]:
@@ -56,7 +47,7 @@ def _same_trials(options: argparse.Namespace) -> list[str]:
 
 
 def _line(options: argparse.Namespace, also: list[str], why: str) -> str:
-    """The command as it was typed, but for what differs between its starts, which is `also`."""
+    """The command as it was typed, with `also` for what differs between its starts."""
     command = ["python", "tune/run.py", options.sweep]
     if options.output_dir != Path("sweeps"):
         command += ["--output-dir", str(options.output_dir)]

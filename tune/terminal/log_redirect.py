@@ -25,17 +25,19 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 def redirect_logs(log: Path) -> Iterator[Console]:
     """Send what libraries, subprocesses and C++ code write to `log`; yield the real terminal.
 
-    File descriptors 1 and 2, `sys.stdout`, `sys.stderr`, warnings and the root logger's handlers
-    are redirected within the context. An exception that escapes is written to the log and raised
-    again once the real stderr is restored. The console still works afterwards, writing to
-    `sys.stdout`.
+    File descriptors 1 and 2, `sys.stdout`, `sys.stderr` and the root logger's handlers are
+    redirected within the context. An exception is also written to the log. The console still works
+    afterwards, writing to `sys.stdout`.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as undo:
         console = _RealConsole(undo.enter_context(_copy_of_stdout()))
-        undo.callback(console.hand_back, sys.stdout)
+        undo.callback(setattr, console, "file", sys.stdout)
         undo.enter_context(_descriptors_to(log))
-        undo.enter_context(_streams_on_descriptors())
+        # The streams may have pointed elsewhere (a notebook, a test runner). The new ones never
+        # close: a library's log handler made meanwhile keeps one, and must still work afterwards.
+        undo.enter_context(redirect_stdout(log_stream(1)))
+        undo.enter_context(redirect_stderr(log_stream(2)))
         undo.enter_context(_root_logger_to_stderr())
         undo.callback(console.stop_live)
         try:
@@ -71,10 +73,6 @@ class _RealConsole(Console):
         for live in self._lives:
             live.stop()
 
-    def hand_back(self, stdout: TextIO) -> None:
-        """Write to the ordinary stdout from now on."""
-        self.file = stdout
-
 
 @contextmanager
 def _copy_of_stdout() -> Iterator[TextIO]:
@@ -102,18 +100,6 @@ def _descriptors_to(log: Path) -> Iterator[None]:
         for descriptor, copy in kept.items():
             os.dup2(copy, descriptor)
             os.close(copy)
-
-
-@contextmanager
-def _streams_on_descriptors() -> Iterator[None]:
-    """Let `sys.stdout` and `sys.stderr` write straight to descriptors 1 and 2.
-
-    They may have pointed elsewhere (a notebook, a test runner). The new streams never close: a
-    library's log handler created meanwhile keeps one and still works once the descriptors are
-    restored.
-    """
-    with redirect_stdout(log_stream(1)), redirect_stderr(log_stream(2)):
-        yield
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a sweep found: its Pareto front, the recommended trial, failures, results and next steps."""
+"""The summary at a sweep's end: front, recommended trial, failures, results and next steps."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def print_summary(
         _recommended(config, base, records, recommendation),
         _failures(records),
         _places(recommendation, weights, records, folder),
-        _next([*commands, *hints]),
+        [Text("\nNext:", "bold")] if commands or hints else [],
+        (Text(f"  {line}") for line in [*commands, *hints]),
     )
     for part in parts:  # each line whole, however long, so that commands and paths can be copied
         console.print(part, soft_wrap=isinstance(part, Text))
@@ -89,14 +90,19 @@ def _front(
     first = config.objectives[0]
     front.sort(key=lambda record: first.loss(record.metric(first.metric) or 0.0))
     columns = _columns(front[:_MOST_ON_FRONT], keys)
-    # All on the front keep the constraints, so their columns are the first to go without room.
+    # All on the front keep the constraints, so their columns go first in a narrow terminal.
     needed = {*(aim.metric for aim in config.objectives), *score_metrics(measured)}
     spare = [SHORT_NAMES.get(key, key) for key in keys if key not in needed]
     left_out = []
     while spare and _width(columns) > width:
         left_out.append(spare.pop())
         del columns[left_out[-1]]
-    yield _table(columns)
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+    for title in columns:
+        table.add_column(Text(title), justify="right", overflow="fold")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    yield table
     if left_out:
         yield Text(f"too wide to show: {', '.join(reversed(left_out))}, see results.csv")
     if len(front) > _MOST_ON_FRONT:
@@ -105,15 +111,6 @@ def _front(
     judged = [r for r in judged_by_repeats(records, config.confirm) if r.number in numbers]
     if text := refuted(config, judged, numbers_text):
         yield Text(f"each by its own run; {text}")
-
-
-def _table(columns: dict[str, list[str]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
-    for title in columns:
-        table.add_column(Text(title), justify="right", overflow="fold")
-    for row in zip(*columns.values(), strict=True):
-        table.add_row(*row)
-    return table
 
 
 def _columns(records: Sequence[TrialRecord], keys: Sequence[str]) -> dict[str, list[str]]:
@@ -148,10 +145,8 @@ def _recommended(
     trial, found = recommendation.trial, recommendation.word.capitalize()
     style = "bold green" if recommendation.feasible else "bold yellow"
     yield Text(f"\n{found}: trial {trial.number} ({setting(trial)})", style)
-    text = missing_repeats(records, repeats_to_begin(config, records))
-    if not text and config.confirm and not recommendation.feasible and not repeated(records):
-        text = " So none was repeated."
-    yield Text(f"  {recommendation.reason}{text}")
+    missing = missing_repeats(records, repeats_to_begin(config, records))
+    yield Text(f"  {recommendation.reason}{missing}")
     repeated_as = {record.number: record for record in judged_by_repeats(records, config.confirm)}
     yield from _beside_base(config, base, repeated_as.get(trial.number, trial))
 
@@ -164,18 +159,14 @@ def _beside_base(
     text = ", ".join(f"{aim.metric} {metric_text(aim.metric, base[aim.metric])}" for aim in aims)
     if not text:
         return
-    of_base, of_trial = (
-        [aim.loss(base[aim.metric]) for aim in aims],
-        objective_losses(config, trial),
-    )
+    base_losses = [aim.loss(base[aim.metric]) for aim in aims]
+    trial_losses = objective_losses(config, trial)
     keeps_as_much = all(
         aim.metric in base and aim.violation(base[aim.metric]) <= max(violation(aim, trial), 0)
         for aim in config.constraints
     )
-    is_worthless = (
-        keeps_as_much and len(of_base) == len(of_trial) and is_no_worse(of_base, of_trial)
-    )
-    if is_worthless:
+    is_complete = len(base_losses) == len(trial_losses)
+    if is_worthless := keeps_as_much and is_complete and is_no_worse(base_losses, trial_losses):
         text += ": no worse in any objective, so this trial gains nothing"
     yield Text(f"  The base itself has {text}.", "yellow" if is_worthless else "")
 
@@ -223,7 +214,7 @@ def _places(
 def _commands(
     recommendation: Recommendation | None, weights: str | None, root: Location
 ) -> list[str]:
-    """What shows the sweep, and what takes its winner."""
+    """Commands that show the sweep and export its winner."""
     sweep = shlex.quote(str(root))
     lines = [f"python -m analysis report {sweep}   # all of it on one page"]
     if recommendation and weights and not is_address(weights):
@@ -232,10 +223,3 @@ def _commands(
             command += " --trust-remote-code"
         lines.append(f"{command}   # the {recommendation.word} trial")
     return lines
-
-
-def _next(hints: list[str]) -> Iterator[Text]:
-    if hints:
-        yield Text("\nNext:", "bold")
-    for line in hints:
-        yield Text(f"  {line}")

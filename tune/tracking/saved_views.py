@@ -19,7 +19,7 @@ _PATIENCE_SECONDS = 120
 
 
 def have_views_made(location: Location) -> list[str]:
-    """Create or update the view and the report of a sweep whose runs are at W&B.
+    """Create or update a sweep's view and report at W&B.
 
     Returns:
         Where they are; if W&B refuses or does not answer, the command to run later.
@@ -45,7 +45,7 @@ def have_views_made(location: Location) -> list[str]:
 
 
 def in_wandb(listener: WandbListener, location: Location, interrupted: bool) -> list[str]:
-    """Where to compare the runs, or how to upload them; an interrupt does not wait for views."""
+    """Where to compare the runs, or how to upload them; after an interrupt no views are made."""
     upload = listener.upload_hints()
     if listener.is_online() and not interrupted:
         return [*upload, *have_views_made(location)]

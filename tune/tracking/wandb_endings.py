@@ -1,7 +1,6 @@
-"""Which runs W&B has in full: noted in the sweep's folder, and asked of W&B.
+"""Which runs W&B has in full: asked of W&B, and noted in the sweep's folder.
 
-A run's `finish()` returns normally even if W&B refused the data, as it does for a key that was
-revoked, a run that was deleted or a quota that is used up. So only W&B's answer counts.
+A run's `finish()` returns normally even if W&B refused the data, so only W&B's answer counts.
 """
 
 from __future__ import annotations
@@ -39,10 +38,7 @@ class Endings:
         self.lacking: dict[str, str] = {}
 
     def expect(self, run_id: str, ending: str) -> None:
-        """Count this end of a run as lacking, unless W&B is noted to have it.
-
-        A trial that is retried has several.
-        """
+        """Count this end of a run as lacking, unless it is noted that W&B has it."""
         note = self._notes / run_id
         if not (note.is_file() and note.read_text(encoding="utf-8") == ending):
             self.lacking[run_id] = ending
@@ -53,7 +49,7 @@ class Endings:
         (self._notes / run_id).write_text(self.lacking.pop(run_id), encoding="utf-8")
 
     def ask(self) -> None:
-        """Note what W&B says that it has, the newest first, as far as the time suffices.
+        """Note the ends that W&B has, the newest first, until the time is over.
 
         Raises:
             Exception: W&B does not answer.

@@ -1,4 +1,4 @@
-"""What W&B shows of a trial and of the base beside their curves: names, settings, summaries."""
+"""Names, settings and summaries of the runs at W&B, of trials and of the base."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def trial_config(record: TrialRecord) -> dict[str, Any]:
 
 
 def group_of(record: TrialRecord) -> dict[str, str]:
-    """Its group: the trials with which W&B averages it."""
+    """The group of trials over which W&B averages."""
     return {SETTING_GROUP: setting_group(record)}
 
 
@@ -66,7 +66,7 @@ def base_config(sweep: SweepRecord, base: BaseRecord) -> dict[str, Any]:
 
 
 def base_summary(sweep: SweepRecord, base: BaseRecord) -> dict[str, Any]:
-    """What the base's evaluation found, on how much data, and what the newest start warns of."""
+    """The base's metrics, the size of its data, and the warnings of the newest start."""
     counts = ("parameters", "train_samples", "skipped_samples", "general_nll", "seconds")
     return {
         **base.metrics,

@@ -44,7 +44,7 @@ _EXIT_CODES = {
     TrialStatus.CANCELLED: _INTERRUPTED,
 }
 
-# What W&B has just got, it may show a moment later: the seconds before it is asked again.
+# Seconds before W&B is asked again, as it may show new data only a moment later.
 _PAUSES = (1, 4)
 
 
@@ -52,25 +52,19 @@ class WandbListener(SweepListener):
     """Logs each trial as a run whose x axis is the optimizer step.
 
     A run that an earlier start of the command left open is resumed: what the ledger has and W&B
-    lacks is logged first, and no step twice. Likewise a trial that ended in the ledger but not in
-    W&B, because the driver died in between or W&B refused its data, is ended at the next start.
-
-    Args:
-        config: where to log.
-        location: location of the sweep; W&B's files go to `wandb/` in its folder, or in the
-            node's cache if the sweep is in an object store.
-        tell: called with what the user should know.
+    lacks is logged first, and no step twice. A trial that ended in the ledger but not in W&B is
+    ended there at the next start. For the arguments see `WandbRuns`.
     """
 
     def __init__(
         self,
         config: WandbConfig,
         location: Location,
-        tell: Callable[[str], None] = lambda message: None,
+        notify: Callable[[str], None] = lambda message: None,
     ) -> None:
         self._location = location
         self._folder = SweepFolder(location).root
-        self._runs = WandbRuns(config, location, tell)
+        self._runs = WandbRuns(config, location, notify)
         self._endings = self._runs.endings
 
     def is_online(self) -> bool:
@@ -78,7 +72,7 @@ class WandbListener(SweepListener):
         return self._runs.mode() == "online"
 
     def upload_hints(self) -> list[str]:
-        """What uploads the data that W&B does not have yet."""
+        """Commands that upload the data that W&B does not have yet."""
         if self._runs.mode() == "disabled":
             return []
         hints = []

@@ -1,4 +1,4 @@
-"""The sweep's runs at W&B: whether they are online, and each from its opening to its end."""
+"""Opens, continues and ends the sweep's runs at W&B, online or offline."""
 
 from __future__ import annotations
 
@@ -38,15 +38,14 @@ _RUN_SETTINGS = {
 class WandbRuns:
     """Runs of one group, of which any number are open.
 
-    A run that has been online is not continued offline: only its server knows from where, and
-    `wandb sync` repeats under other numbers what the server already has. The next online start logs
-    it from the ledger.
+    A run that has been online is not continued offline, as `wandb sync` would repeat what the
+    server already has. The next online start logs it from the ledger.
 
     Args:
         config: where to log.
         location: location of the sweep; W&B's files go to `wandb/` in its folder, or in the
             node's cache if the sweep is in an object store.
-        tell: called with what the user should know.
+        notify: called with messages for the user.
 
     Attributes:
         group: id of the sweep; to be set before a run is opened.
@@ -56,11 +55,11 @@ class WandbRuns:
     """
 
     def __init__(
-        self, config: WandbConfig, location: Location, tell: Callable[[str], None]
+        self, config: WandbConfig, location: Location, notify: Callable[[str], None]
     ) -> None:
         self._config = config
         self._location = location
-        self._tell = tell
+        self._notify = notify
         self._folder = SweepFolder(location).root
         entity = [config.entity] if config.entity else []
         self.endings = Endings(self._folder, "/".join([*entity, config.project]))
@@ -75,7 +74,7 @@ class WandbRuns:
         self._has_warned = False
 
     def mode(self) -> Mode:
-        """Where runs go now; found out when it is first asked for."""
+        """Where runs go now; determined at the first call."""
         if self._chosen_mode is None:
             self._chosen_mode = "offline"
             with self.guarded("its settings"):
@@ -108,8 +107,8 @@ class WandbRuns:
             if self.mode() == "online":
                 return self._init(described)
         except Exception as error:
-            for left in set(run_folders(self._folder, run_id, "run")) - set(online):
-                shutil.rmtree(left)
+            for new in set(run_folders(self._folder, run_id, "run")) - set(online):
+                shutil.rmtree(new)
             if DELETED in str(error):
                 self._deleted.add(run_id)
                 return None
@@ -158,7 +157,7 @@ class WandbRuns:
     def close(
         self, run_id: str, summary: Mapping[str, Any], exit_code: int, ending: str | None = None
     ) -> None:
-        """End a run; what certainly has its final ending is not repeated by a later start."""
+        """End a run; a later start does not repeat it if W&B certainly has this ending."""
         run = self.open.pop(run_id, None)
         if ending is not None:
             self.endings.expect(run_id, ending)
@@ -174,13 +173,13 @@ class WandbRuns:
                 self.endings.note(run_id)
 
     def go_offline(self) -> None:
-        """Have all later runs kept on disk; those that are open end."""
+        """Keep all later runs on disk; open runs end."""
         self._chosen_mode = "offline"
         wandb.teardown()
         _set_up(mode="offline")
 
     def ask(self, *pauses: float) -> None:
-        """Note which runs W&B has to their ends; ask again after each pause for what it lacks."""
+        """Note which runs W&B has in full; ask again after each pause for the others."""
         try:
             for pause in (0, *pauses):
                 if not self._may_ask or not self.endings.lacking:
@@ -188,7 +187,7 @@ class WandbRuns:
                 time.sleep(pause)
                 self.endings.ask()
         except Exception as error:
-            logger.warning("W&B does not say what it has; the ledger has it all: %r", error)
+            logger.warning("W&B does not answer; the ledger has everything: %r", error)
 
     @contextmanager
     def guarded(self, what: str) -> Iterator[None]:
@@ -202,15 +201,13 @@ class WandbRuns:
 
     def _note(self, message: str) -> None:
         """Warn only the first time: a broken mirror must not fill the log."""
-        if self._has_warned:
-            logger.debug(message)
-            return
-        self._has_warned = True
-        self._warn(message)
+        if not self._has_warned:
+            self._has_warned = True
+            self._warn(message)
 
     def _warn(self, message: str) -> None:
         logger.warning(message)
-        self._tell(f"warning: {one_line(message)}")
+        self._notify(f"warning: {one_line(message)}")
 
 
 def _set_up(**settings: Any) -> Any:

@@ -1,7 +1,4 @@
-"""Checks the user's W&B variables and settles the sweep's project, before anything runs.
-
-The sweep's runs and its views share the project.
-"""
+"""Checks the user's W&B variables and settles the sweep's project, before anything runs."""
 
 from __future__ import annotations
 
@@ -28,22 +25,25 @@ def asked_mode(config: WandbConfig) -> str | None:
 
 
 def check_variables(config: WandbConfig) -> None:
-    """Check that W&B takes every variable: of a wrong one, it opens no run, not even offline.
+    """Check that W&B accepts every variable; otherwise it opens no run, not even offline.
 
-    Empty ones that it refuses, as job scripts leave them for none, are removed.
+    Empty variables that it refuses, as job scripts leave them, are removed.
 
     Raises:
         UserError: it refuses a variable, and is not disabled.
     """
-    given = {name: value for name, value in os.environ.items() if name.startswith(_PREFIX)}
-    if not given or asked_mode(config) == "disabled":
+    if asked_mode(config) == "disabled":
         return
-    refused = {name: rule for name, value in given.items() if (rule := _refusal(name, value))}
-    for name in [name for name in refused if not given[name]]:
-        del os.environ[name], refused[name]
-    if refused:
-        remedy = "set it otherwise or unset it, or give wandb.mode: disabled"
-        raise UserError([Fault(name, rule, remedy) for name, rule in refused.items()])
+    remedy = "set it otherwise or unset it, or give wandb.mode: disabled"
+    faults: list[Fault] = []
+    for name, value in list(os.environ.items()):
+        if name.startswith(_PREFIX) and (rule := _refusal(name, value)):
+            if value:
+                faults.append(Fault(name, rule, remedy))
+            else:
+                del os.environ[name]
+    if faults:
+        raise UserError(faults)
 
 
 def _refusal(name: str, value: str) -> str | None:
@@ -67,26 +67,22 @@ def in_its_project(config: SweepConfig, output_dir: Location) -> SweepConfig:
     A sweep that has begun keeps its project, and the entity that it named or has been online with,
     whatever the environment of a later start says.
     """
-    of_sweep = _recorded(config.name, output_dir)
+    recorded = _recorded(config.name, output_dir)
+    own: str | None = None
+    with suppress(ValueError):  # a name that W&B refuses may be left where W&B is disabled
+        own = project_name(os.environ.get(_PROJECT, ""))
     found = {
-        "project": of_sweep.get("project") or _project_of_environment(),
-        "entity": of_sweep.get("entity") or os.environ.get(_ENTITY),
+        "project": recorded.get("project") or own,
+        "entity": recorded.get("entity") or os.environ.get(_ENTITY),
     }
     given = config.wandb.model_fields_set
     update = {field: value for field, value in found.items() if value and field not in given}
     return config.model_copy(update={"wandb": config.wandb.model_copy(update=update)})
 
 
-def _project_of_environment() -> str | None:
-    """None also of a name that W&B does not take, as may be left where W&B is disabled."""
-    with suppress(ValueError):
-        return project_name(os.environ.get(_PROJECT, ""))
-    return None
-
-
 def _recorded(name: str, output_dir: Location) -> dict[str, Any]:
-    """The section of a sweep that has begun; empty if there is none, or it cannot be read."""
-    with suppress(OSError, ValueError, UserError):  # of which the sweep itself says so
+    """The section `wandb` of a sweep that has begun; empty if there is none."""
+    with suppress(OSError, ValueError, UserError):  # the sweep itself reports that
         ledger = Ledger(join(output_dir, name))
         if ledger.exists():
             section: Any = ledger.sweep().config.get("wandb", {})
@@ -95,7 +91,7 @@ def _recorded(name: str, output_dir: Location) -> dict[str, Any]:
 
 
 def keep_entity(entity: str, location: Location) -> None:
-    """Record with a sweep that has begun whose project its runs are in."""
+    """Record the entity with a sweep that has begun."""
     with suppress(OSError, UserError):  # the next record cannot be written either
         ledger = Ledger(location)
         if ledger.exists():

@@ -290,7 +290,7 @@ def test_without_a_server_the_sweep_logs_offline_and_says_so_once(
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setitem(wandb_runs._RUN_SETTINGS, "init_timeout", 1)
     messages: list[str] = []
-    listener = start_sweep(folder, WandbConfig(project="tests"), tell=messages.append)
+    listener = start_sweep(folder, WandbConfig(project="tests"), notify=messages.append)
     run_trial(listener, trial(7))
     assert [r.levelno for r in caplog.records if r.name == wandb_runs.__name__] == [logging.WARNING]
     [line] = messages
