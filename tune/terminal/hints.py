@@ -29,9 +29,11 @@ def to_go_on(options: argparse.Namespace, config: SweepConfig, outcome: SweepOut
     # An earlier start may have had a larger budget.
     searched = sum(record.confirms is None for record in outcome.records)
     most = max(planned_trials(config), searched)
-    twice = config.budget.model_copy(update={"trials": 2 * most})
-    more = planned_trials(config.model_copy(update={"budget": twice}))
-    return [_line(options, ["--num-trials", str(more)], "more trials")] if more > most else []
+    larger = config.budget.model_copy(update={"trials": 2 * most})
+    planned = planned_trials(config.model_copy(update={"budget": larger}))
+    if planned <= most:
+        return []
+    return [_line(options, ["--num-trials", str(planned)], "more trials")]
 
 
 def to_retry(options: argparse.Namespace, outcome: SweepOutcome) -> list[str]:
