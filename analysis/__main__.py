@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(run=_report)
     figure = commands.add_parser("figure", help="figures for a paper, as PDF, PNG or SVG")
     figure.add_argument("sweep_dir", type=parse_location, metavar="SWEEP_DIR", help=_SWEEP_DIR)
-    text = "default trade_off.png; a folder: rank curves and the forgetting matrix, too"
+    text = "default trade_off.png; a folder: the curves over ranks, too"
     figure.add_argument("--to", type=Path, default=Path("trade_off.png"), metavar="FILE", help=text)
     figure.set_defaults(run=_figure)
     inspect = commands.add_parser("inspect", help="what changed inside the models of trials")
@@ -118,7 +118,6 @@ def _report(options: argparse.Namespace) -> None:
 
 def _figure(options: argparse.Namespace) -> None:
     from analysis.figures import save, save_all, trade_off
-    from analysis.results.formatting import NAMES
     from analysis.shown_sweeps import Results
     from analysis.sweeps import open_sweeps
 
@@ -130,10 +129,7 @@ def _figure(options: argparse.Namespace) -> None:
         save(figure, options.to)
         files = [options.to]
     if not files:
-        rule = (
-            "has no complete trial with forgetting, out-of-domain accuracy or an objective besides "
-            f"{NAMES[results.gain]}: {options.sweep_dir}"
-        )
+        rule = f"has no complete trial with forgetting or OOD accuracy: {options.sweep_dir}"
         raise UserError([Fault("SWEEP_DIR", rule)])
     print(*files, sep="\n")
 
@@ -141,8 +137,9 @@ def _figure(options: argparse.Namespace) -> None:
 def _inspect(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from analysis.inspect_models import as_table, check_base, every_trial, inspect_trials
+    from analysis.inspect_models import as_table, inspect_trials
     from analysis.results.formatting import one_line
+    from analysis.sweeps import open_ledger
     from trainables.inspection.inspection_records import InspectionFolder, InspectionRecord
 
     sweep_dir: Path = options.sweep_dir
@@ -151,11 +148,12 @@ def _inspect(options: argparse.Namespace) -> None:
         result = one_line(record.reason) if record.reason else f"{record.seconds:.1f} s"
         print(f"trial {record.number}: {result}", flush=True)
 
-    numbers = every_trial(sweep_dir) if options.all else options.trials
+    numbers = options.trials
+    if options.all:
+        numbers = [record.number for record in open_ledger(sweep_dir).trials()]
     records = inspect_trials(sweep_dir, numbers, report, options.trust_remote_code)
     Console().print(as_table(records, sweep_dir))
     print(InspectionFolder(sweep_dir).root)
-    check_base(records, sweep_dir)
 
 
 def _wandb_runs(options: argparse.Namespace) -> None:
@@ -198,11 +196,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _end(code: int) -> None:
-    """End the process; after an error, without W&B's exit handlers.
-
-    W&B's own process may try for minutes to reach a server that does not answer; it ends by
-    itself once this one has.
-    """
+    """End the process; after an error, without W&B's exit handlers, which may wait for minutes."""
     if code and "wandb" in sys.modules:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -15,11 +15,10 @@ _MAY_EXPLAIN = "this may explain differences between their trials"
 
 def notices(sweeps: Sequence[Sweep]) -> list[str]:
     """One sentence for each way in which the sweeps differ, with what does not compare."""
-    first, *others = sweeps
-    return [*_differences(first, others)]
+    return [*_notices(*sweeps)]
 
 
-def _differences(first: Sweep, others: Sequence[Sweep]) -> Iterator[str]:
+def _notices(first: Sweep, *others: Sweep) -> Iterator[str]:
     def names(differing: Callable[[Sweep, Sweep], list[str]]) -> str:
         return ", ".join(sorted({name for other in others for name in differing(first, other)}))
 
@@ -35,20 +34,10 @@ def _differences(first: Sweep, others: Sequence[Sweep]) -> Iterator[str]:
             "These sweeps have different seeds, and may hold out different rows: do not compare "
             "their KL or validation losses. Accuracies and forgetting compare."
         )
-    if any(_have_different_texts(first, other) for other in others):
+    if drift := names(_drift):
         yield (
-            "These sweeps use different general texts (eval.general_text): do not compare their "
-            f"{metric_keys.FORGETTING_NLL}."
-        )
-    if len({_kl_sample(sweep) for sweep in (first, *others)} - {None}) > 1:
-        yield (
-            "These sweeps measure KL on different numbers of prompts or tokens (eval.kl_prompts, "
-            f"eval.kl_tokens): do not compare their {metric_keys.KL_BASE_TO_TUNED}."
-        )
-    if files := names(_task_files):
-        yield (
-            f"These sweeps use different task files ({files}): accuracies and forgetting compare "
-            "only if the files score answers in the same way."
+            f"These sweeps measure drift differently ({drift}): do not compare their "
+            f"{metric_keys.KL_BASE_TO_TUNED} or {metric_keys.FORGETTING_NLL}."
         )
     if data := names(_data):
         yield (
@@ -66,40 +55,24 @@ def _data(first: Sweep, other: Sweep) -> list[str]:
         for sweep in (first, other)
     )
     settings = [f"data.{name}" for name, value in one.items() if another[name] != value]
-    edited = _edited(first, other, "data.")
-    return settings + [f"content of {f}" for f in edited if not f.startswith(tuple(settings))]
+    inputs = first.record.inputs.items()
+    edited = [f for f, digest in inputs if other.record.inputs.get(f, digest) != digest]
+    files = [f for f in edited if f.startswith("data.") and not f.startswith(tuple(settings))]
+    return settings + [f"content of {field}" for field in files]
 
 
-def _edited(first: Sweep, other: Sweep, section: str) -> list[str]:
-    """Fields of a section that name files whose content differs."""
-    return [
-        field
-        for field, digest in first.record.inputs.items()
-        if field.startswith(section) and other.record.inputs.get(field, digest) != digest
-    ]
-
-
-def _have_different_texts(first: Sweep, other: Sweep) -> bool:
-    one, another = first.base.general_nll, other.base.general_nll
-    if one is None or another is None:
-        return False
+def _drift(first: Sweep, other: Sweep) -> list[str]:
+    """Settings in which two sweeps measure KL and the loss on general text differently."""
+    one, another = (EvalSuite.model_validate(s.record.config["eval"]) for s in (first, other))
+    nll = [sweep.base.general_nll or math.nan for sweep in (first, other)]
+    found = []
     # On one text, the same model's values differ by rounding alone, on another device.
-    is_same = math.isclose(one, another, rel_tol=1e-3)
-    return not is_same or bool(_edited(first, other, "eval.general_text"))
-
-
-def _kl_sample(sweep: Sweep) -> tuple[int, int] | None:
-    """Prompts, and tokens of each, that KL was measured on; None if it was not."""
-    suite = EvalSuite.model_validate(sweep.record.config["eval"])
-    return (suite.kl_prompts, suite.kl_tokens) if suite.kl_prompts else None
-
-
-def _task_files(first: Sweep, other: Sweep) -> list[str]:
-    """Files of tasks that differ, unless the evaluation is known to be the same."""
-    if first.base.scores_key == other.base.scores_key:
-        return []
-    edited = _edited(first, other, "eval.")
-    return [f"content of {field}" for field in edited if field != "eval.general_text"]
+    if abs(nll[0] - nll[1]) > 1e-3 * nll[0]:
+        found.append("eval.general_text")
+    if one.kl_prompts and another.kl_prompts:
+        names = ("kl_prompts", "kl_tokens")
+        found += [f"eval.{n}" for n in names if getattr(one, n) != getattr(another, n)]
+    return found
 
 
 def _training(first: Sweep, other: Sweep) -> list[str]:

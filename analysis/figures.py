@@ -12,12 +12,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
-from analysis.results.formatting import axis_title, points
+from analysis.results.formatting import axis_title
 from analysis.results.sample_size import FEWEST_OF_RANK
 from analysis.shown_sweeps import Group, Results
 from analysis.stats.intervals import error_bars
 from analysis.sweeps import bases
-from trainables import metric_keys
 from trainables.errors import Fault, UserError
 from trainables.records.schema import TrialRecord
 from trainables.storage.disk import whole_file
@@ -161,42 +160,9 @@ def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -
     axes.grid(alpha=0.3)
 
 
-def forgetting_matrix(results: Results) -> Figure | None:
-    """Plot the forgetting of the best of each method and rank by retention task, in points.
-
-    None without retention tasks or complete trials.
-    """
-    tasks = list(results.tasks("retention"))
-    if not tasks or not results.groups:
-        return None
-    bests = [group.best for group in results.groups]
-    columns = [_values(bests, metric_keys.task_forgetting(task)) for task in tasks]
-    values = [*zip(*columns, strict=True)]
-    # The cells fill the figure, and labels of any length lie outside: `save` takes these in.
-    figure = Figure(figsize=(0.75 * len(tasks), 0.36 * len(values)), dpi=150)
-    axes = figure.add_axes((0, 0, 1, 1))
-    known = [abs(value) for row in values for value in row if not math.isnan(value)]
-    most = max(known, default=0.0) or 1.0
-    axes.imshow(values, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto")
-    for i, row in enumerate(values):
-        for j, value in enumerate(row):
-            if math.isnan(value):
-                continue
-            colour = "white" if abs(value) > 0.7 * most else "black"
-            axes.text(j, i, points(value), ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(values)), [group.label for group in results.groups])
-    axes.set_title("forgetting (points)", fontsize=10)
-    return figure
-
-
 def save_all(results: Results, folder: Path) -> list[Path]:
     """Write every available figure as PDF and PNG; returns the files."""
-    figures = {
-        "trade_off": trade_off(results),
-        "rank_curves": rank_curves(results),
-        "forgetting_matrix": forgetting_matrix(results),
-    }
+    figures = {"trade_off": trade_off(results), "rank_curves": rank_curves(results)}
     files = [
         (figure, folder / f"{name}.{suffix}")
         for name, figure in figures.items()

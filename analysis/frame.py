@@ -1,7 +1,7 @@
 """Sweeps as tidy data frames: trials, measurements, tasks and items, including failed trials.
 
-Nothing is parsed from names: task keys are built from the base's record, and units and directions
-come from `trainables.metric_keys`.
+Nothing is parsed from names: task keys are built from the base's record. Units and directions of
+the metrics are in `trainables.metric_keys`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,13 @@ import pandas as pd
 
 from analysis.results.trial_columns import setting_columns
 from analysis.sweeps import Sweep, open_sweeps
-from trainables import metric_keys
 from trainables.errors import Fault, UserError
-from trainables.metric_keys import METRICS, Metric
 from trainables.records.item_records import pair_items
 from trainables.records.schema import ItemScore, TrialRecord
 from trainables.storage.storage import Location
 
-_OF_TRIAL = ["trial_id", "sweep", "number"]
+_TRIAL_COLUMNS = ["trial_id", "sweep", "number"]
 _FLOATS = ["share", "value", "score", "stderr", "base", "tuned", "chance", "gain", "forgetting"]
-_DTYPES = {"number": int, "step": int} | dict.fromkeys(_FLOATS, float)
 
 
 def load_trials(sweep_dirs: Location | Sequence[Location]) -> pd.DataFrame:
@@ -49,16 +46,15 @@ def trials_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
 
 
 def _trials(sweeps: Iterable[Sweep]) -> Iterator[tuple[Sweep, TrialRecord, tuple[str, str, int]]]:
-    """Every trial with its sweep, and its values of the columns `_OF_TRIAL`."""
+    """Every trial with its sweep, and its values of the columns `_TRIAL_COLUMNS`."""
     for sweep in sweeps:
         for record in sweep.trials:
             yield sweep, record, (record.config.trial_id, sweep.title, record.number)
 
 
 def _frame(rows: Sequence[tuple[Any, ...]], columns: Sequence[str]) -> pd.DataFrame:
-    """A frame whose columns of numbers are such even without a row."""
-    frame = pd.DataFrame(rows, columns=[*_OF_TRIAL, *columns])
-    return frame.astype({name: dtype for name, dtype in _DTYPES.items() if name in frame})
+    frame = pd.DataFrame(rows, columns=[*_TRIAL_COLUMNS, *columns])
+    return frame.astype(dict.fromkeys(frame.columns.intersection(_FLOATS), float))
 
 
 def measurements_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
@@ -96,11 +92,7 @@ def items_frame(sweeps: Sequence[Sweep], numbers: Iterable[int] | None = None) -
     """Every document's score by the base and by each trial whose evaluation completed.
 
     Columns: trial_id, sweep, number, role, task, doc_hash, filter, base, tuned. A row takes about
-    200 bytes, and more while it is read: of 1,000 trials with 8,000 items each take some at a time.
-
-    Args:
-        sweeps: to read.
-        numbers: of the trials to read; all if None.
+    200 bytes: of many large trials read some at a time, by their numbers.
 
     Raises:
         UserError: a sweep's folder lacks the base's items.
@@ -127,38 +119,3 @@ def _base_items(sweep: Sweep) -> list[ItemScore]:
         rule = f"lacks the items of the base: {ledger.folder.place(ledger.folder.base_items)}"
         remedy = "copy that file, too, from where the sweep ran"
         raise UserError([Fault("SWEEP_DIR", rule, remedy)]) from error
-
-
-def describe_metrics(sweeps: Sequence[Sweep]) -> pd.DataFrame:
-    """Unit, better direction and meaning of every metric that the sweeps may have logged."""
-    described: dict[str, Metric] = dict(METRICS)
-    for sweep in sweeps:
-        for label, task in sweep.base.scores.items():
-            described = _further_metrics(sweep.base.metrics, task.role, label) | described
-            described |= _task_metrics(label, task.role, task.metric)
-    rows = {
-        key: {"unit": metric.unit, "better": metric.better, "meaning": metric.meaning}
-        for key, metric in described.items()
-    }
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def _further_metrics(logged: Iterable[str], role: str, label: str) -> dict[str, Metric]:
-    """What else the harness logs for a task; it tells neither unit nor direction."""
-    prefix = metric_keys.task_score(role, label, "")
-    return {
-        key: Metric("", "none", f"{key.removeprefix(prefix)} on {label}")
-        for key in logged
-        if key.startswith(prefix)
-    }
-
-
-def _task_metrics(label: str, role: str, metric: str) -> dict[str, Metric]:
-    key = metric_keys.task_score(role, label, metric)
-    described = {
-        key: Metric("share", "max", f"{metric} on {label}"),
-        f"{key}_stderr": Metric("share", "none", f"standard error of {metric} on {label}"),
-    }
-    if role == "retention":
-        described |= metric_keys.retention_metrics(label)
-    return described

@@ -17,7 +17,7 @@ from analysis.library_logging import quiet_libraries
 from analysis.results.default_selection import default_selection
 from analysis.sweep_settings import SweepSettings
 from analysis.sweeps import Sweep, check_trust, open_ledger
-from trainables.errors import Fault, UserError, first_line, hub_remedy
+from trainables.errors import Fault, UserError
 from trainables.gc_pause import gc_paused
 from trainables.inspection.inspection_records import (
     ROUNDED,
@@ -68,35 +68,6 @@ def inspect_trials(
     return records
 
 
-def check_base(records: Sequence[InspectionRecord], sweep_dir: Location) -> None:
-    """Check that it is not for lack of the sweep's base that nothing was found in any trial.
-
-    Raises:
-        UserError: it is.
-    """
-    from trainables.models.loading import changed, fingerprint
-
-    with_weights = [record for record in records if record.key]
-    if not with_weights or any(record.matrices for record in with_weights):
-        return
-    ledger = Ledger(parse_folder(sweep_dir))
-    model = ledger.trial(with_weights[0].number).config.model
-    remedy = "put the sweep's base there, or look inside where the sweep ran"
-    try:
-        fingerprint(model)
-        rule = changed(model, ledger.sweep().inputs)
-    except (OSError, ModuleNotFoundError) as error:
-        rule = f"cannot find {model.name}: {first_line(error)}"
-        remedy = hub_remedy(error) or remedy
-    if rule:
-        raise UserError([Fault("model.name", rule, remedy)])
-
-
-def every_trial(sweep_dir: Location) -> list[int]:
-    """Numbers of all trials of the sweep."""
-    return [record.number for record in open_ledger(parse_folder(sweep_dir)).trials()]
-
-
 def _existing(sweep_dir: Path, numbers: Sequence[int] | None) -> list[int]:
     ledger = open_ledger(sweep_dir)
     trials = ledger.trials()
@@ -105,10 +76,9 @@ def _existing(sweep_dir: Path, numbers: Sequence[int] | None) -> list[int]:
         chosen = default_selection(settings, trials)
         if not chosen:
             rule = f"has no complete trial with weights: {sweep_dir}"
-            remedy = "run the sweep with train.save_weights: true"
-            if settings.train.save_weights:
-                remedy = "run the sweep until one is complete"
-            raise UserError([Fault("SWEEP_DIR", rule, remedy)])
+            saved = settings.train.save_weights
+            how = "until one is complete" if saved else "with train.save_weights: true"
+            raise UserError([Fault("SWEEP_DIR", rule, f"run the sweep {how}")])
         return chosen
     known = {record.number for record in trials}
     if missing := sorted(set(numbers) - known):

@@ -29,22 +29,19 @@ class Comparison:
 
     Attributes:
         difference: first minus second accuracy, mean over tasks. The interval includes 0 if the
-            test does not tell the two apart: now and then an interval alone would.
-        test: of that difference, with tasks weighted equally: `McNemar` if every question went
-            from right to wrong or back or not at all, `sign flips` if they are graded, by one task
-            or as the mean over several.
+            test does not tell the two apart.
+        test: `McNemar` if every question is right or wrong, `sign flips` if they are graded.
         p_value: of the test.
         differing: number of questions on which the two differ.
         picked_from: number of comparisons that this is the best of; the interval and the p-value
             hold for all of them at once (Bonferroni).
         are_trained: whether both are trained models, which differ from one training to the next.
-        over_repeats: the same difference of the means over both models' repeats with other seeds;
-            None if neither has a complete one. The base needs none.
-        is_once: whether one of them has no complete one, so that its own run stands for them.
+        over_repeats: the difference of the means over both models' repeats with other seeds; None
+            if neither has a complete one.
+        is_once: whether one of them has no complete repeat, so that its own run stands for them.
         is_flattered: whether that one is the better: it was picked, as if by luck.
-        seeds: its interval; None for fewer than two repeats of both.
-        repeats: how many complete ones the two have.
-        diverged: how many repeats of the two are not in that, as they diverged.
+        seeds: interval of `over_repeats`; None for fewer than two repeats of both.
+        repeats, diverged: how many of the two's repeats are complete, and how many diverged.
     """
 
     difference: Interval

@@ -37,10 +37,9 @@ class Cell:
 
     Attributes:
         value: a fraction, or a loss.
-        to_base, to_full: the row's value minus the other's: over the same items or, of a loss,
-            which has none, the number alone; None if there is nothing to compare with. The
-            p-values, corrected for having picked the trials, are adjusted over all comparisons with
-            the base, and over all with full fine-tuning (Holm).
+        to_base, to_full: the row's value minus the other's, of a loss the number alone; None if
+            there is nothing to compare with. The p-values, corrected for having picked the trials,
+            are adjusted over all comparisons with the base, and over all with full (Holm).
         seeds: over complete repeats with other seeds, without the trial itself; None for fewer
             than two.
         only_repeat: the value of the one complete repeat where there is no other.
@@ -95,11 +94,7 @@ class Row:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """Rows by columns: up to three summaries, then every task.
-
-    Attributes:
-        roles: the role of each column.
-    """
+    """Rows by columns: up to three summaries, then every task, each with its role."""
 
     rows: tuple[Row, ...]
     roles: dict[str, Role]
@@ -169,9 +164,7 @@ def summary_texts(row: Row, summaries: Sequence[str]) -> list[str]:
 def cell_text(cell: Cell | None) -> str:
     """Such as `0.839*`; with repeats `0.839* (0.812 ± 0.012, 2 of 5 diverged)`.
 
-    That is the mean of those that completed, and its half width or, where the interval ends at what
-    the metric can be, its ends, as in `0.839* (0.912, 0.771 to 1.000)`. One has no interval, as in
-    `0.839* (0.812, n = 1)`.
+    Uneven intervals are written as `(0.912, 0.771 to 1.000)`, one repeat as `(0.812, n = 1)`.
     """
     if cell is None:
         return ""
@@ -218,8 +211,7 @@ def paper_table(results: Results) -> PaperTable:
     return PaperTable(tuple(_adjusted(rows)), {name: role for name, (role, *_) in columns.items()})
 
 
-Columns = dict[str, tuple[Role, str, list[str]]]
-"""Column to its role, metric key and tasks."""
+Columns = dict[str, tuple[Role, str, list[str]]]  # column to its role, metric key and tasks
 
 
 def _table_columns(results: Results) -> Columns:

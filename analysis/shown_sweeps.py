@@ -109,10 +109,7 @@ class Results:
 
     @cached_property
     def candidates(self) -> list[TrialRecord]:
-        """What the best was picked from: complete trials, and those that were stopped early.
-
-        These lost on the items that the best is then judged by, as complete ones did.
-        """
+        """What the best was picked from: complete trials, and those that were stopped early."""
         return [*self.complete, *self._stopped]
 
     @cached_property
@@ -120,10 +117,7 @@ class Results:
         return [r for r in self.search_trials if r.status is TrialStatus.STOPPED_EARLY]
 
     def more_stopped(self, sweep: Sweep | None = None) -> str:
-        """Such as `; 5 more trials were stopped early by their scores`, of LoRA; empty if none was.
-
-        It stands where only complete trials are shown, of one sweep or of all.
-        """
+        """Such as `; 5 more trials were stopped early by their scores`, of LoRA; empty if none."""
         lora = [r for r in self._stopped if r.rank is not None]
         count = len(self.of(sweep, lora) if sweep else lora)
         if count == 1:
@@ -199,10 +193,7 @@ class Results:
         return [group for group in lora if group.sweep is sweep] if sweep else lora
 
     def over_ranks(self) -> dict[str, list[Group]]:
-        """LoRA's groups by what is shown over ranks: gain, OOD accuracy and forgetting.
-
-        Those whose best has it: not where that was not finite.
-        """
+        """LoRA's groups by what is shown over ranks, if their best has it."""
         found = {
             metric: [g for g in self.lora_groups() if g.best.metric(metric) is not None]
             for metric in (self.gain, OOD_ACC, FORGETTING_MEAN)
@@ -271,8 +262,7 @@ class Results:
     def over_seeds(self, record: TrialRecord, metric: str) -> Interval | None:
         """Interval over a trial's complete repeats with other seeds; None for fewer than two.
 
-        It ends where the metric's values do. The trial itself is left out: it was picked for being
-        the best, so it was lucky.
+        The trial itself is left out: it was picked for being the best, so it was lucky.
         """
         scores = self.base.scores
         found = over_seeds(self.repeated(record, metric), rounding(metric, scores))

@@ -67,10 +67,7 @@ class Sweep:
 
     @property
     def origins(self) -> list[tuple[Provenance, list[TrialRecord]]]:
-        """Starts of the command, each with the trials whose newest attempt it began.
-
-        Starts without such trials are left out.
-        """
+        """Starts of the command, each with the trials whose newest attempt it began."""
         found: dict[float, tuple[Provenance, list[TrialRecord]]] = {}
         for trial in self.trials:
             origin = self.record.origin(trial)
@@ -79,11 +76,7 @@ class Sweep:
 
     @cached_property
     def unfinished(self) -> str | None:
-        """What is missing, such as `3 of 16 trials ended, 1 running or interrupted`; else None.
-
-        If something other than the number of trials may end the search, such as hours or the
-        points of a grid, only running trials count as missing.
-        """
+        """What is missing, such as `3 of 16 trials ended, 1 running or interrupted`; else None."""
         search = [record for record in self.trials if record.confirms is None]
         ended = sum(record.status is not TrialStatus.RUNNING for record in search)
         running = len(search) - ended
@@ -179,9 +172,7 @@ def open_ledger(sweep_dir: Location) -> Ledger:
 
 
 def check_trust(trials: Iterable[TrialRecord], trust_remote_code: bool) -> None:
-    """Have code that models bring run only if who reads the sweep's folder trusts it.
-
-    Who wrote the folder may be somebody else, so that what its records say is no consent.
+    """Refuse code that models bring unless the reader trusts it: the folder may be another's.
 
     Raises:
         UserError: it is not trusted, and a trial's model may run its own.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -27,7 +27,6 @@ from analysis.results.recommendation import recommend
 from analysis.results.sweep_table import SweepTable, single
 from analysis.sweep_settings import SweepSettings
 from analysis.sweeps import no_sweep
-from trainables import metric_keys
 from trainables.errors import Fault, UserError, first_line
 from trainables.records.ledger import Ledger
 from trainables.records.record_paths import trial_numbers
@@ -55,29 +54,23 @@ def watch(sweep_dir: Path, once: bool, console: Console | None = None) -> None:
         console = console if console.is_interactive else Console(width=_UNCUT)
     watched = WatchedSweep(sweep_dir)
     changed = watched.refresh()
-    if once:
-        console.print(watched.render(console))
-    elif console.is_interactive:
+    if not once and console.is_interactive:
         with Live(console=console, auto_refresh=False) as live:
             live.update(watched.render(console), refresh=True)
             while not watched.has_ended:
                 time.sleep(_SECONDS_BETWEEN_READS)
                 watched.refresh()
                 live.update(watched.render(console), refresh=True)
-    else:
-        _print_changes(watched, changed, console)
-
-
-def _print_changes(watched: WatchedSweep, changed: Sequence[TrialRecord], console: Console) -> None:
-    while True:
+        return
+    while not once:
         for record in changed:
             line = without_controls(watched.line(record))
             console.print(line, soft_wrap=True, highlight=False, markup=False)
         if watched.has_ended:
-            console.print(watched.render(console))
-            return
+            break
         time.sleep(_SECONDS_BETWEEN_READS)
         changed = watched.refresh()
+    console.print(watched.render(console))
 
 
 class WatchedSweep:
@@ -88,8 +81,8 @@ class WatchedSweep:
         clock: seconds since the epoch.
 
     Attributes:
-        has_ended: whether its driver had exited cleanly, finished or interrupted, before the
-            folder was read last, so that all it wrote has been read.
+        has_ended: whether its driver had exited before the folder was read last, so that all it
+            wrote has been read.
     """
 
     def __init__(self, sweep_dir: Path, clock: Callable[[], float] = time.time) -> None:
@@ -106,18 +99,15 @@ class WatchedSweep:
     @property
     def _is_held(self) -> bool:
         """Whether a driver holds the sweep that has given a sign of life, as it does each 10 s."""
-        return any(self._clock() - _modified_at(file) < _SECONDS_HELD for file in self._locks())
+        return any(self._clock() - _modified_at(file) < _SECONDS_HELD for file in self._locks)
 
-    def _locks(self) -> Iterator[Path]:
+    @property
+    def _locks(self) -> list[Path]:
         """What a driver holds the sweep by; one that was killed leaves them behind."""
-        return self._ledger.folder.root.glob("lock*.json")
+        return [*self._ledger.folder.root.glob("lock*.json")]
 
     def refresh(self) -> list[TrialRecord]:
-        """Read what has changed; returns the changed trials in the order in which they ended.
-
-        Raises:
-            UserError: the folder holds no sweep, or cannot be read.
-        """
+        """Read what has changed; returns the changed trials in the order in which they ended."""
         try:
             return self._refresh()
         except OSError as error:
@@ -132,9 +122,8 @@ class WatchedSweep:
                 if self._is_held:
                     return []
                 rule = f"no sweep has begun in it, and no command runs there: {folder.root}"
-                raise UserError(
-                    [Fault("SWEEP_DIR", rule, f"start it again; {folder.log} tells why")]
-                )
+                remedy = f"start it again; {folder.log} tells why"
+                raise UserError([Fault("SWEEP_DIR", rule, remedy)])
             rule = "holds no sweep" if self._settings is None else "holds no sweep any more"
             raise UserError([no_sweep(folder.root, rule)])
         is_over = self._is_over()
@@ -162,14 +151,12 @@ class WatchedSweep:
         begun, ended = self._ledger.folder.sweep_json, self._ledger.folder.results_csv
         # Of a copy, both times are those of copying; what no driver holds has been released.
         return ended.exists() and (
-            ended.stat().st_mtime_ns > begun.stat().st_mtime_ns or not any(self._locks())
+            ended.stat().st_mtime_ns > begun.stat().st_mtime_ns or not self._locks
         )
 
     def _is_complete(self) -> bool:
-        """Whether all trials have ended and no driver is about to try again those that failed.
-
-        With repeats of the winners, the end of the search is not the end of the sweep.
-        """
+        """Whether all trials have ended and no driver is about to try again those that failed."""
+        # With repeats of the winners, the end of the search is not the end of the sweep.
         if self._settings is None or self._settings.confirm is not None or self._is_held:
             return False
         records = self._records.values()
@@ -244,37 +231,39 @@ class WatchedSweep:
 
     def _best(self) -> list[Text]:
         """The trial to take once the sweep has ended; the best in the first objective before."""
-        if self._table is None or self._settings is None or not (best := self._table.best_first(1)):
+        settings, table = self._settings, self._table
+        if table is None or settings is None or not (best := table.best_first(1)):
             return []
-        if self.has_ended and (found := _recommended(self._settings, [*self._records.values()])):
-            return [found]
-        return [single(_best_so_far(self._settings, best[0]), "green")]
+        found = recommend(settings, [*self._records.values()]) if self.has_ended else None
+        if found:
+            text = f"{found.word}: trial {found.trial.number} ({setting(found.trial)})"
+            return [single(f"{text}, {found.reason}", "green" if found.feasible else "yellow")]
+        objective, record = settings.objectives[0], best[0]
+        is_bound = settings.constraints and is_feasible(settings, record)
+        return [
+            single(
+                f"{'lowest' if objective.mode == 'min' else 'highest'} {objective.metric} so far"
+                f"{' within all constraints' if is_bound else ''}: "
+                f"{metric_text(objective.metric, record.metric(objective.metric))}, "
+                f"trial {record.number} ({setting(record)})",
+                "green",
+            )
+        ]
 
     def _pace(self) -> list[Text]:
-        """Tokens per second of running trials, and trials per hour since the command started."""
-        began, records = self._began, self._records.values()
-        running = [record for record in records if record.status is TrialStatus.RUNNING]
-        parts = []
-        # By wall-clock time, as trials in slots of one base share the passes that are timed.
-        speeds = [
-            tokens / record.seconds_at(record.last.time)
-            for record in running
-            if record.last is not None
-            and (tokens := record.metric(metric_keys.TOKENS_SEEN)) is not None
-            and record.seconds_at(record.last.time) > 0
-        ]
-        if speeds and not self.has_ended:
-            parts.append(f"{sum(speeds):,.0f} tokens/s")
-        finished = sum((record.ended or 0.0) > began for record in records)
+        """Trials per hour since the command started, and how long ago anything was recorded."""
+        records, parts = self._records.values(), []
+        finished = sum((record.ended or 0.0) > self._began for record in records)
         if finished:
-            an_hour = 3600 * finished / (self._now() - began)
+            an_hour = 3600 * finished / (self._now() - self._began)
             parts.append(f"{an_hour:.0f} trials/h" if an_hour >= 10 else f"{an_hour:.2g} trials/h")
-        if self.has_ended:
-            text = "was interrupted; the same command goes on" if running else "has ended"
-            parts.append(f"the sweep {text}")
-        else:
+        if not self.has_ended:
             newest = max(stamp for stamp, _ in self._seen.values()) / 1e9
             parts.append(f"newest record {duration(self._clock() - newest)} old")
+        elif any(record.status is TrialStatus.RUNNING for record in records):
+            parts.append("the sweep was interrupted; the same command goes on")
+        else:
+            parts.append("the sweep has ended")
         return [single(", ".join(parts), "dim")]
 
     def _failures(self) -> list[Text]:
@@ -298,24 +287,3 @@ def _modified_at(file: Path) -> float:
         return file.stat().st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-def _recommended(settings: SweepSettings, records: list[TrialRecord]) -> Text | None:
-    """What the sweep's own summary recommends; None if that is nothing."""
-    found = recommend(settings, records)
-    if found is None:
-        return None
-    style = "green" if found.feasible else "yellow"
-    text = f"{found.word}: trial {found.trial.number} ({setting(found.trial)}), {found.reason}"
-    return single(text, style)
-
-
-def _best_so_far(settings: SweepSettings, record: TrialRecord) -> str:
-    """Says by what it is the best: another trial may be the one to take."""
-    objective = settings.objectives[0]
-    extreme = "lowest" if objective.mode == "min" else "highest"
-    is_bound = settings.constraints and is_feasible(settings, record)
-    within = " within all constraints" if is_bound else ""
-    value = metric_text(objective.metric, record.metric(objective.metric))
-    text = f"{extreme} {objective.metric} so far{within}: {value}"
-    return f"{text}, trial {record.number} ({setting(record)})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -22,7 +21,7 @@ from analysis.shown_sweeps import Results
 from analysis.stats.intervals import Interval
 from trainables.config import Constraint
 from trainables.metric_keys import FORGETTING_MEAN
-from trainables.records.schema import TrialRecord, TrialStatus
+from trainables.records.schema import TrialRecord
 from trainables.storage.storage import is_address
 
 
@@ -32,8 +31,7 @@ class Number:
 
     Attributes:
         base: the base's value; None for forgetting, where it is 0.
-        interval: over items, such as `0.797 to 0.878`; it holds for all trials that this one was
-            picked from, as in the conclusions, and says so.
+        interval: over items, such as `0.797 to 0.878`; for all trials this one was picked from.
         seeds: the mean over repeats with other seeds, its interval, and how many diverged.
         full: the value of full fine-tuning at its best trade-off, perhaps not its best in this.
     """
@@ -113,38 +111,27 @@ def _may_yet_break(results: Results, recommendation: Recommendation) -> str:
         return ""
     doubted: defaultdict[str, list[str]] = defaultdict(list)
     for constraint in results.goals.constraints:
-        for doubt in _doubts(results, recommendation.trial, constraint):
-            doubted[doubt].append(str(constraint))
-    return "".join(f" {doubt.format(' and '.join(of))}." for doubt, of in doubted.items())
+        doubted[_doubt(results, recommendation.trial, constraint)].append(str(constraint))
+    return "".join(f" {doubt.format(' and '.join(of))}." for doubt, of in doubted.items() if doubt)
 
 
-def _doubts(results: Results, trial: TrialRecord, constraint: Constraint) -> Iterator[str]:
-    """What leaves open whether a trial keeps a constraint, which `{}` stands for.
-
-    Its items are those of its own run, which may break what the mean over its repeats keeps.
-    """
+def _doubt(results: Results, trial: TrialRecord, constraint: Constraint) -> str:
+    """Why a trial may yet break a constraint, which `{}` stands for; empty if it may not."""
     intervals = {
         "items": results.items.interval(trial, constraint.metric, len(results.candidates)),
         "repeats": results.over_seeds(trial, constraint.metric),
     }
-    ends = {
-        what: {constraint.holds(interval.low), constraint.holds(interval.high)}
-        for what, interval in intervals.items()
-        if interval
-    }
-    undecided = [what for what, held in ends.items() if held == {False, True}]
-    if undecided:
-        neither = "Neither its items nor its repeats"
-        whose = f"Its {undecided[0]} do not" if len(undecided) == 1 else neither
-        yield f"{whose} decide whether it truly keeps {{}}"
-    for what, held in ends.items():
-        if held == {False}:
-            yield f"The whole interval over its {what} breaks {{}}"
-    if not any(map(any, ends.values())):
-        judged = results.judged.get(trial.config.trial_id)
-        is_mean = judged is not None and judged.status is TrialStatus.COMPLETE
-        how = "known from the mean over its repeats" if is_mean else "as measured"
-        yield f"That it keeps {{}} is {how}, without an interval"
+    known = {what: interval for what, interval in intervals.items() if interval}
+    if not known:
+        return "That it keeps {} is as measured, without an interval"
+    undecided = [
+        what
+        for what, interval in known.items()
+        if not (constraint.holds(interval.low) and constraint.holds(interval.high))
+    ]
+    if not undecided:
+        return ""
+    return f"Its {' and '.join(undecided)} do not decide whether it truly keeps {{}}"
 
 
 def _over_seeds(results: Results, trial: TrialRecord, metric: str) -> str | None:

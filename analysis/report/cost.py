@@ -73,11 +73,7 @@ def gpu_hours(results: Results) -> float:
 
 
 def trial_hours(results: Results) -> float:
-    """Summed wall-clock hours of all trials: to the last measurement, as GPU-hours, without an end.
-
-    Whether such a trial still runs, and until when, its record does not tell: the driver may be
-    gone.
-    """
+    """Summed wall-clock hours of all trials, up to the last measurement of those without an end."""
     seconds = (r.seconds_measured if r.seconds is None else r.seconds for r in results.trials)
     return sum(seconds) / 3600
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from analysis.comparability import notices
 from analysis.conclusions import conclude
-from analysis.frame import describe_metrics, trials_frame
+from analysis.frame import trials_frame
 from analysis.paper_table import LOSS, UNLIKE_BASE, UNLIKE_FULL, paper_table
 from analysis.report.answer import answer
 from analysis.report.charts import finite
@@ -22,6 +22,7 @@ from analysis.results.repeats import diverged
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
 from trainables.errors import Fault, UserError
+from trainables.metric_keys import METRICS
 from trainables.storage.disk import write_whole
 from trainables.storage.storage import Location
 
@@ -33,11 +34,7 @@ def as_csv(results: Results) -> str:
 
 
 def as_json(results: Results) -> str:
-    """The report's sentences and tables; missing numbers are null.
-
-    `answer` is of the recommended trial; its `intervals` hold for all that it was picked from at
-    once.
-    """
+    """The report's sentences and tables; missing numbers are null."""
     found = answer(results)
     document = {
         "sweeps": [sweep.record.model_dump(mode="json") for sweep in results.sweeps],
@@ -56,7 +53,7 @@ def as_json(results: Results) -> str:
         "trial_hours": trial_hours(results),
         "failures": [asdict(failure) for failure in failures(results)],
         "trials": trials_frame(results.sweeps).reset_index().to_dict("records"),
-        "metrics": describe_metrics(results.sweeps).to_dict("index"),
+        "metrics": {key: asdict(metric) for key, metric in METRICS.items()},
     }
     return json.dumps(finite(document), indent=1, allow_nan=False) + "\n"
 

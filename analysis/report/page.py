@@ -23,7 +23,7 @@ from analysis.report.cost import costs, failures, gpu_hours, none_failed, number
 from analysis.report.curves import curves_figure
 from analysis.report.inspection_section import inspection_figures
 from analysis.report.rank_section import rank_figure, rate_figure, step_size_figure
-from analysis.report.settings_section import IMPORTANCE_LACKING, importance_figure, parallel_figure
+from analysis.report.settings_section import IMPORTANCE_LACKING, importance_figure
 from analysis.report.task_section import flips, task_figure
 from analysis.report.trade_off_section import hypervolume_figure, trade_off_figure
 from analysis.results.formatting import (
@@ -82,7 +82,6 @@ def _contents(results: Results) -> dict[str, Any]:
             "ranks": rank_figure(results),
             "rates": rate_figure(results),
             "step_size": step_size_figure(results),
-            "parallel": parallel_figure(results),
             "importances": importance_figure(results),
             "curves": curves_figure(results),
             "tasks": task_figure(results),

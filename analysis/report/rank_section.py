@@ -163,24 +163,19 @@ def _references(results: Results, metric: str) -> dict[str, list[Trace]]:
             shapes.append({**across, **band, "fillcolor": FULL, "opacity": 0.16})
         line = {"color": FULL, "width": 1.6}
         shapes.append({**across, "type": "line", "y0": value, "y1": value, "line": line})
-        is_left = len(notes) % 2 == 1  # and below, as another sweep's may be near
-        notes.append(_note(group.label, value, FULL, not is_left, is_left))
-    of_bases: list[Trace] = []
+        notes.append(_note(group.label, value, FULL, is_base=False))
     for (base,), name in bases(results.sweeps, metric).items():
         dotted = {"color": "@muted", "width": 1.2, "dash": "dot"}
         shapes.append({**across, "type": "line", "y0": base, "y1": base, "line": dotted})
-        below = [note for note in notes if note["y"] < base]
-        for note in below:
-            note["yanchor"] = "top"
-        is_left = len(of_bases) % 2 == 1
-        of_bases.append(_note(name, base, "@muted", bool(below), is_left))
-    return {"shapes": shapes, "annotations": notes + of_bases}
+        notes.append(_note(name, base, "@muted", is_base=True))
+    return {"shapes": shapes, "annotations": notes}
 
 
-def _note(text: str, value: float, colour: str, is_above: bool, is_left: bool) -> Trace:
-    x = {"x": 0, "xanchor": "left"} if is_left else {"x": 1, "xanchor": "right"}
-    place = {"xref": "paper", **x, "yref": "y", "y": value}
-    anchor = {"yanchor": "bottom" if is_above else "top", "showarrow": False}
+def _note(text: str, value: float, colour: str, is_base: bool) -> Trace:
+    """A label: above its line on the right or, of a base, below it on the left."""
+    x = {"x": 0, "xanchor": "left"} if is_base else {"x": 1, "xanchor": "right"}
+    place = {"xref": "paper", **x, "yref": "y", "y": value, "showarrow": False}
+    anchor = {"yanchor": "top" if is_base else "bottom"}
     return {**place, **anchor, "text": escape(text), "font": {"size": 11, "color": colour}}
 
 

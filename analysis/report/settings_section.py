@@ -1,38 +1,14 @@
-"""All settings at once: parallel coordinates and importances."""
+"""Importance of each setting, as fANOVA tells it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from html import escape
-from textwrap import wrap
-from typing import Any
-
-import numpy as np
-
-from analysis.report.charts import (
-    FULL,
-    Chart,
-    Figure,
-    Key,
-    Trace,
-    axis,
-    hover,
-    listed,
-    rank_colours,
-    rank_keys,
-)
-from analysis.results.formatting import NAMES, SHORT_NAMES, metric_name, metric_text, rate
-from analysis.results.trial_columns import SETTINGS
+from analysis.report.charts import Chart, Figure, Key, axis, listed
+from analysis.results.formatting import NAMES
 from analysis.shown_sweeps import Results
 from analysis.stats.importance import FEWEST_TRIALS, importances
 from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
-from trainables.records.schema import TrialRecord
 
-_TICKS, _MOST_TICKS = 4, 8
 # Okabe and Ito (2008).
 _METRIC_COLOURS = {
     IN_DOMAIN_ACC: "#0072b2",
@@ -40,159 +16,6 @@ _METRIC_COLOURS = {
     FORGETTING_MEAN: "#d55e00",
     OOD_ACC: "#009e73",
 }
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """One of the parallel axes.
-
-    Attributes:
-        key: of a setting, as in results.csv, or of a metric.
-        is_log: whether the scale is logarithmic.
-    """
-
-    title: str
-    key: str
-    write: Callable[[float], str]
-    is_log: bool = False
-
-    def value(self, record: TrialRecord) -> float | None:
-        """A trial's value; None if it has none."""
-        found: Any = SETTINGS[self.key](record) if self.key in SETTINGS else record.metric(self.key)
-        return None if found is None else float(found)
-
-
-_AXES = (
-    _Axis("rank", "lora/rank", "{:g}".format, True),
-    _Axis("alpha", "lora/alpha", "{:g}".format, True),
-    _Axis("learning<br>rate", "learning_rate", rate, True),
-    _Axis("dropout", "lora/dropout", "{:g}".format),
-    _Axis("samples<br>a step", "batch_size", "{:g}".format, True),
-    _Axis("epochs", "epochs", "{:g}".format, True),
-    _Axis("warm-up", "warmup", "{:g}".format),
-    _Axis("weight<br>decay", "weight_decay", "{:g}".format),
-    _Axis(SHORT_NAMES[IN_DOMAIN_ACC], IN_DOMAIN_ACC, "{:.2f}".format),
-    _Axis(NAMES[VALIDATION_LOSS].replace(" ", "<br>"), VALIDATION_LOSS, "{:.2f}".format),
-    _Axis(SHORT_NAMES[OOD_ACC], OOD_ACC, "{:.2f}".format),
-    _Axis(SHORT_NAMES[FORGETTING_MEAN], FORGETTING_MEAN, "{:+z.2f}".format),
-)
-
-
-def parallel_figure(results: Results) -> Figure | None:
-    """Each complete trial as a line over its settings and results; None for fewer than two."""
-    trials = results.complete
-    axes = [axis for axis in _AXES if axis.key in (*SETTINGS, *results.scores)]
-    others = [key for key in results.judged_by if key not in results.scores]
-    titles = ["<br>".join(map(escape, wrap(metric_name(key), 16))) for key in others]
-    axes += [_Axis(t, k, partial(metric_text, k)) for t, k in zip(titles, others, strict=True)]
-    shown = [axis for axis in axes if len({axis.value(r) for r in trials} - {None}) > 1]
-    if len(trials) < 2 or len(shown) < 2:
-        return None
-    scales = [_Scale.over(axis, trials) for axis in shown]
-    colours = rank_colours(results)
-    traces = []
-    for rank, colour in [*colours.items(), (None, FULL)]:
-        for is_faint in (True, False):
-            own = [r for r in trials if r.rank == rank and results.is_on_front(r) != is_faint]
-            traces.append(_lines(results, own, scales, colour, is_faint))
-    chart = Chart(
-        "parallel",
-        "Settings and results of every complete trial",
-        f"Parallel coordinates of {len(trials)} trials over {', '.join(a.title for a in shown)}; "
-        "trials of the Pareto front are drawn strongly.".replace("<br>", " "),
-        [trace for trace in traces if trace["x"]],
-        {
-            "xaxis": {"visible": False, "range": [-0.35, len(shown) - 0.5], "fixedrange": True},
-            "yaxis": {"visible": False, "range": [-0.08, 1.16], "fixedrange": True},
-            "margin": {"b": 12, "t": 10},
-            "shapes": [_stroke(i) for i in range(len(shown))],
-            "annotations": [note for i, scale in enumerate(scales) for note in scale.notes(i)],
-        },
-        height=400,
-    )
-    caption = (
-        "A line is a trial; strong lines are the Pareto front. Full fine-tuning has no rank "
-        "and no alpha, so its lines begin at the learning rate. Touch a line for the trial."
-    )
-    return Figure(caption, (chart,), legend=tuple(rank_keys(results, "line", "line")))
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """An axis with the range of its values."""
-
-    axis: _Axis
-    low: float
-    high: float
-    ticks: tuple[float, ...]
-
-    @classmethod
-    def over(cls, axis: _Axis, trials: Sequence[TrialRecord]) -> _Scale:
-        values = sorted({value for r in trials if (value := axis.value(r)) is not None})
-        low, high = values[0], values[-1]
-        if axis.is_log and len(values) <= _MOST_TICKS:  # few, such as ranks
-            return cls(axis, low, high, tuple(values))
-        spaced = np.geomspace if axis.is_log else np.linspace
-        return cls(axis, low, high, tuple(spaced(low, high, _TICKS).tolist()))
-
-    def place(self, value: float) -> float:
-        """Position on the axis: 0 is the lowest value, 1 the highest."""
-        if self.axis.is_log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
-
-    def notes(self, position: int) -> list[Trace]:
-        """The axis's title and tick labels."""
-        base = {"x": position, "showarrow": False, "xref": "x", "yref": "y"}
-        title = {**base, "y": 1.04, "yanchor": "bottom", "text": f"<b>{self.axis.title}</b>"}
-        ticks = [
-            {
-                **base,
-                "y": self.place(tick),
-                "xanchor": "left",
-                "xshift": 3,
-                "text": self.axis.write(tick),
-                "font": {"size": 10, "color": "@muted"},
-                "bgcolor": "@paper",
-                "opacity": 0.85,
-            }
-            for tick in self.ticks
-        ]
-        return [title, *ticks]
-
-
-def _stroke(position: int) -> Trace:
-    ends = {"x0": position, "x1": position, "y0": 0, "y1": 1}
-    return {"type": "line", **ends, "line": {"color": "@muted", "width": 1}, "layer": "below"}
-
-
-def _lines(
-    results: Results,
-    records: Sequence[TrialRecord],
-    scales: Sequence[_Scale],
-    colour: str,
-    is_faint: bool,
-) -> Trace:
-    """Lines of several trials as one trace, with gaps between them."""
-    x: list[int | None] = []
-    y: list[float | None] = []
-    texts: list[str] = []
-    for record in records:
-        values = [(i, scale, scale.axis.value(record)) for i, scale in enumerate(scales)]
-        places = [(i, scale.place(value)) for i, scale, value in values if value is not None]
-        x += [*(i for i, _ in places), None]
-        y += [*(place for _, place in places), None]
-        texts += [*[hover(results, record)] * len(places), ""]
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": x,
-        "y": y,
-        "text": texts,
-        "hovertemplate": "%{text}<extra></extra>",
-        "line": {"color": colour, "width": 1.1 if is_faint else 2.6},
-        "opacity": 0.35 if is_faint else 0.95,
-    }
 
 
 def importance_figure(results: Results) -> Figure | None:

@@ -31,7 +31,7 @@ from analysis.results.sample_size import FEWEST_OF_RANK
 from analysis.shown_sweeps import Results
 from analysis.stats.hypervolume import hypervolume
 from analysis.sweeps import Sweep, bases
-from trainables.metric_keys import FORGETTING_MEAN, METRICS
+from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.schema import TrialRecord
 
 _FEWEST_TO_LEVEL_OFF = 4 * FEWEST_OF_RANK
@@ -68,7 +68,6 @@ def _chart(results: Results, index: int, metric: str) -> Chart:
         {
             "xaxis": axis(axis_title(metric), zeroline=metric == FORGETTING_MEAN),
             "yaxis": axis(axis_title(results.gain)),
-            "annotations": _arrow(results, metric),
         },
         height=400,
     )
@@ -86,8 +85,6 @@ def _describe_front(results: Results) -> str:
         f"The Pareto front ({goals}) holds the {held} to which no other is equal or better in "
         "every objective and better in one"
     )
-    if count > 1 and len(results.goals.objectives) > 2:
-        text += "; of more than two objectives, some lie inside the cloud of a plot of two"
     return f"{text}, each by its own run; {against}" if against else text
 
 
@@ -137,31 +134,6 @@ def _base(results: Results, metric: str) -> list[Trace]:
     ]
 
 
-def _arrow(results: Results, metric: str) -> list[Trace]:
-    """An arrow to the recommended trial from where the plot is empty: below it, of a loss above."""
-    if results.recommendation is None:
-        return []
-    trial = results.recommendation.trial
-    shown = [v for r in results.complete if (v := r.metric(metric)) is not None]
-    own = trial.metric(metric)
-    is_left = own is not None and own <= (min(shown) + max(shown)) / 2
-    return [
-        {
-            "x": own,
-            "y": trial.metric(results.gain),
-            "ax": 46 if is_left else -46,
-            "ay": 58 if METRICS[results.gain].better == "max" else -58,
-            "text": f"<b>{escape(results.name(trial))}</b>",
-            "xanchor": "left" if is_left else "right",
-            "font": {"color": FULL},
-            "arrowcolor": FULL,
-            "arrowhead": 0,
-            "arrowwidth": 1.2,
-            "standoff": 12,
-        }
-    ]
-
-
 def hypervolume_shares(results: Results, sweep: Sweep) -> list[float]:
     """Hypervolume of the front after each trial of a search, as a fraction of the maximum.
 
@@ -184,10 +156,10 @@ def hypervolume_shares(results: Results, sweep: Sweep) -> list[float]:
 
 
 def _box(results: Results) -> list[tuple[float, float]]:
-    """The best and the worst loss of each objective over the complete trials and the bases.
+    """The best and the worst loss of each objective over all sweeps' complete trials and bases.
 
-    Those of other sweeps count too. Of trials behind the front, Tukey's fence leaves outliers out:
-    one that forgot everything would make so large a box that any front seems to fill it.
+    Tukey's fence leaves out outliers behind the front: in a box as large as one that forgot
+    everything, any front would seem to fill it.
     """
     goals = results.goals
     known = [objective_losses(goals, record) for record in results.complete]
@@ -211,7 +183,6 @@ def _place(loss: float, best: float, worst: float) -> float:
 
 
 def _no_front(results: Results) -> str:
-    """Said of single runs: a trial may be taken whose repeats keep the constraints in the mean."""
     lacks = "keeps every constraint" if results.goals.constraints else "measured every objective"
     return f"No run of the search {lacks}, so there is no front yet"
 

@@ -10,11 +10,9 @@ from synthetic_sweep import SyntheticSweep
 
 from analysis.comparability import notices
 from analysis.sweeps import open_sweeps
-from trainables.errors import UserError
 from trainables.records.ledger import Ledger
 
-ONE_EVALUATION = {"key": "other", "scores_key": "some/model-4"}
-KL = "do not compare their kl/base_to_tuned"
+KL = "do not compare their kl/base_to_tuned or forgetting/nll"
 MAY_EXPLAIN = "this may explain differences between their trials"
 
 
@@ -40,14 +38,11 @@ def notices_of(
         ({}, {}, {}, None),
         ({"key": "other"}, {}, {"seed": 1}, ("seeds", "do not compare their KL or validation")),
         ({}, {}, {"objectives": [{"metric": "ood/acc_mean", "mode": "max"}]}, ("objectives", "a")),
-        (ONE_EVALUATION | {"general_nll": 3.9}, {}, {}, ("eval.general_text", "forgetting/nll")),
-        ({}, {"eval.general_text": "ab"}, {}, ("eval.general_text", "forgetting/nll")),
-        ({"general_nll": 2.501}, {"eval.general_text": "aa"}, {}, None),  # rounding
+        ({"general_nll": 3.9}, {}, {}, ("eval.general_text", "forgetting/nll")),
+        ({"general_nll": 2.501}, {}, {}, None),  # rounding
         ({"general_nll": None}, {}, {}, None),
         ({}, {}, {"eval": {"kl_prompts": 8}}, ("eval.kl_prompts", KL)),
         ({}, {}, {"eval": {"kl_prompts": 0}}, None),
-        ({"scores_key": "y"}, {"eval.task_dirs.0": "ab"}, {}, ("content of eval.task_dirs.0", "")),
-        ({}, {"eval.task_dirs.0": "ab"}, {}, None),  # known to score the same
         ({}, {"data.path": "ab"}, {}, ("content of data.path", MAY_EXPLAIN)),
         ({}, {}, {"data": {"completion": "{{ x }}"}}, ("data.completion", MAY_EXPLAIN)),
         ({}, {}, {"train": {"weight_decay": 0.5}}, ("train.weight_decay", MAY_EXPLAIN)),
@@ -61,11 +56,3 @@ def test_a_notice_names_what_differs_and_what_does_not_compare(
     found = notices_of(tmp_path, base, inputs, **config)
     assert len(found) == (facts is not None)
     assert all(fact in found[0] for fact in facts or ())
-
-
-def test_sweeps_with_different_scores_of_the_base_are_refused(tmp_path):
-    folders = [
-        SyntheticSweep(trials=1, items=n, name=str(n)).write(tmp_path / str(n)) for n in (4, 8)
-    ]
-    with pytest.raises(UserError, match="different evaluations"):
-        open_sweeps(folders)

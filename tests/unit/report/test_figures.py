@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from small_disk import fill, small_disk
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
-from analysis.figures import forgetting_matrix, rank_curves, trade_off
+from analysis.figures import rank_curves, trade_off
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
 from trainables import metric_keys
@@ -47,20 +46,10 @@ def test_rank_curves_go_through_the_best_of_each_rank_of_four_trials(results):
             assert line.get_ydata().tolist() == [group.best.metric(key) for group in own]
 
 
-def test_the_forgetting_matrix_is_written_in_its_cells(results):
-    texts = [text.get_text() for text in forgetting_matrix(results).axes[0].texts]
-    tasks = list(results.tasks("retention"))
-    assert texts == [
-        f"{100 * group.best.metric(metric_keys.task_forgetting(task)):+.1f}"
-        for group in results.groups
-        for task in tasks
-    ]
-
-
 def test_a_folder_gets_all_figures_and_a_file_the_trade_off(tmp_path, results):
     sweep_dir = str(results.sweeps[0].ledger.folder.root)
     assert main(["figure", sweep_dir, "--to", str(tmp_path / "figures")]) == 0
-    names = {"trade_off", "rank_curves", "forgetting_matrix"}
+    names = {"trade_off", "rank_curves"}
     files = sorted((tmp_path / "figures").iterdir())
     assert {file.stem for file in files} == names
     assert {file.suffix for file in files} == {".pdf", ".png"}
@@ -71,7 +60,7 @@ def test_a_folder_gets_all_figures_and_a_file_the_trade_off(tmp_path, results):
     assert (tmp_path / "one.svg").read_text().startswith("<?xml")
 
 
-def test_a_link_in_a_sweep_s_folder_is_replaced_not_followed(tmp_path):
+def test_a_link_in_the_folder_is_replaced_not_followed(tmp_path):
     folder = SyntheticSweep(trials=8).write(tmp_path / "sweep")
     (own := tmp_path / "own").write_text("mine")
     (folder / "trade_off.png").symlink_to(own)
@@ -80,7 +69,7 @@ def test_a_link_in_a_sweep_s_folder_is_replaced_not_followed(tmp_path):
     assert (folder / "trade_off.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_cannot_be_drawn_or_written_is_said(tmp_path, capsys):
+def test_figures_that_cannot_be_drawn_or_written_are_refused(tmp_path, capsys):
     failed = dict.fromkeys(range(4), TrialStatus.FAILED)
     bare = SyntheticSweep(trials=4, failures=failed).write(tmp_path / "bare")
     assert main(["figure", str(bare), "--to", str(tmp_path / "x.png")]) == 2
@@ -88,14 +77,3 @@ def test_what_cannot_be_drawn_or_written_is_said(tmp_path, capsys):
     whole = SyntheticSweep(trials=4).write(tmp_path / "whole")
     assert main(["figure", str(whole), "--to", str(tmp_path / "x.v2")]) == 2
     assert "--to: cannot be written" in capsys.readouterr().err
-
-
-def test_a_disk_that_is_full_is_told_in_a_line(tmp_path, results, capsys):
-    sweep_dir = str(results.sweeps[0].ledger.folder.root)
-    with small_disk(tmp_path / "disk", "64k") as disk:
-        fill(disk)
-        assert main(["figure", sweep_dir, "--to", str(disk / "figures")]) == 2
-    assert capsys.readouterr().err == (
-        f"error: disk full: {disk}/figures has 0.0 MiB free of 0.1 MiB; make room, and type the "
-        "same command again\n"
-    )

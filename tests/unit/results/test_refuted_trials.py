@@ -109,7 +109,7 @@ def test_how_a_constraint_without_an_interval_over_items_is_known_to_be_kept(tmp
     undecided = f"Its repeats do not decide whether it truly keeps {KL_BASE_TO_TUNED} <= 2."
     assert f"{kept}as measured, without an interval." in answer(opened(folder)).reason
     for value, facts in (
-        (1.0, (f"{kept}known from the mean over its repeats", "without an interval")),
+        (1.0, (f"{kept}as measured", "without an interval")),
         (1.5, (undecided,)),
     ):
         repeat(folder, trial, {KL_BASE_TO_TUNED: value})
