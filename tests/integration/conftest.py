@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -25,6 +24,7 @@ import pytest
 import torch
 from evaluated import evaluated_base
 from lm_eval.tasks._index import TaskIndex
+from small_trials import SMALL, Run
 
 from trainables.config import DeepSpeedConfig, LoraConfig, TrialConfig
 from trainables.evaluation.base_scores import Base
@@ -37,57 +37,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from trainables.packing.engine import SlotEngine
-    from trainables.records.schema import Measurement, TrialResult
     from tune.config.sweep_config import SweepConfig
 
 # Workers have the environment that their cluster was started in.
 _S3 = object_store.reserve()
 os.environ["FORGETTING_SWEEPS_CACHE"] = mkdtemp(prefix="node-cache-")
-
-SMALL = (
-    "seed=0",
-    "eval.in_domain=[target_relay]",
-    "eval.limit=20",
-    "eval.batch_size=16",
-    "eval.kl_prompts=4",
-    "eval.kl_tokens=4",
-    "train.steps=10",
-    "train.batch_size=8",
-    "train.micro_batch_size=8",
-    "train.warmup=0",
-    "train.schedule=constant",
-    "train.report_every=10",
-    "train.log_every=1",
-)
-
-
-def told_by(*program: object, given: str | None = None) -> Any:
-    """What a Python program prints last, as JSON."""
-    done = subprocess.run(
-        [sys.executable, *map(str, program)],
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-class Run:
-    """A trial that has run: its result and what it reported."""
-
-    def __init__(self, result: TrialResult, measurements: list[Measurement]) -> None:
-        self.result = result
-        self.measurements = measurements
-
-    def curve(self, key: str = "train/loss") -> list[float]:
-        return [m.metrics[key] for m in self.measurements]
-
-    @property
-    def last(self) -> dict[str, float]:
-        return self.measurements[-1].metrics
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
@@ -214,7 +168,6 @@ def trl_curve(sweep_config: SweepConfig) -> Callable[..., list[float]]:
     """Losses of a plain TRL training on the raw rows: none of this project's training code."""
 
     def curve(config: TrialConfig, peft_config: Any = None, **arguments: Any) -> list[float]:
-        import json
 
         from datasets import Dataset
         from transformers import AutoModelForCausalLM, AutoTokenizer

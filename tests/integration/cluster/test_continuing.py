@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import fake_sweep
 import pytest
 import ray.tune
-from conftest import SMALL
 from ray import cloudpickle
+from small_trials import SMALL
 
 from trainables.config import TrialConfig
 from trainables.errors import UserError

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import SMALL
 from lone_head import free_port, head, share_token
+from small_trials import SMALL
 
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus

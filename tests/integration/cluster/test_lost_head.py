@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import SMALL
 from lone_head import free_port, head, kill, share_token
+from small_trials import SMALL
 
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus

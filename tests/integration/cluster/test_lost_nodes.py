@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import SMALL, told_by
+from small_trials import SMALL, output_of
 
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
@@ -23,7 +23,7 @@ TRIAL = (*SMALL, "budget={trials: 1, retries: 0}", "train.report_every=30", "wan
 
 def run(kind: str, folder: Path, base_cache: Path, *overrides: str) -> tuple[list[list[int]], Any]:
     """The steps that each attempt measured, and all that was seen, of a trial that completes."""
-    seen = told_by(SCRIPT, kind, folder / "sweep", base_cache, *TRIAL, *overrides)
+    seen = output_of(SCRIPT, kind, folder / "sweep", base_cache, *TRIAL, *overrides)
     (record,) = Ledger(folder / "sweep").trials()
     assert (record.status, record.attempt, record.failures) == (TrialStatus.COMPLETE, 3, 0)
     assert seen["token"] == []

@@ -12,8 +12,8 @@ from tempfile import mkdtemp
 from uuid import uuid4
 
 import pytest
-from conftest import SMALL
 from hub_server import COMMIT, Hub, hub_server
+from small_trials import SMALL
 
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus

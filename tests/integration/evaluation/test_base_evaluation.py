@@ -27,7 +27,7 @@ from tune.cluster.node_checks import marker_in
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Run
+    from small_trials import Run
 
     from trainables.config import TrialConfig
     from tune.config.sweep_config import SweepConfig

@@ -16,7 +16,7 @@ from trainables.records.item_records import items_file, read_items, without_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from conftest import Run
+    from small_trials import Run
     from worker_group import Train
 
     from trainables.config import TrialConfig

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import SMALL
 from killed_trials import ONE_TRIAL, HostKiller, Killer
 from pyarrow import fs
 from safetensors.torch import load_file
+from small_trials import SMALL
 
 from trainables.records.ledger import Ledger
 from trainables.records.metrics_file import read_lines

@@ -22,7 +22,7 @@ from trainables.models.loading import load_model, load_tokenizer, shared_base
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Run
+    from small_trials import Run
 
     from trainables.config import ModelConfig, TrialConfig
 

@@ -26,7 +26,7 @@ from trainables.training.lora import train_lora
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Run
+    from small_trials import Run
 
     from trainables.evaluation.base_scores import Base
     from trainables.records.schema import Measurement

@@ -35,7 +35,7 @@ from trainables.training.reporter import ListReporter, StopTrial
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Run
+    from small_trials import Run
 
     from trainables.config import TrialConfig
     from trainables.records.schema import Measurement

@@ -16,7 +16,7 @@ from tune.sweep import Sweep, SweepOutcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from conftest import Run
+    from small_trials import Run
 
     from trainables.config import TrialConfig
     from trainables.records.schema import BaseRecord, Measurement, SweepRecord, TrialRecord

@@ -19,7 +19,7 @@ from trainables.evaluation.drift import kl_drift
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from conftest import Run
+    from small_trials import Run
     from worker_group import Train
 
     from trainables.config import TrialConfig

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import Run
+    from small_trials import Run
 
     from trainables.workers.packed_trials import SlotHosts
     from tune.config.sweep_config import SweepConfig
