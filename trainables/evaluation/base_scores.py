@@ -31,7 +31,6 @@ from trainables.evaluation.drift import (
 )
 from trainables.evaluation.evaluator import Evaluation, Evaluator
 from trainables.evaluation.forgetting import forgetting_metrics, is_at_chance
-from trainables.evaluation.model_limits import length_warnings
 from trainables.metric_keys import (
     FORGETTING_NLL,
     KL_BASE_TO_TUNED,
@@ -86,7 +85,6 @@ def evaluate_base(
     tokenized = inputs.tokenized
     write_data(replace(tokenized, questions=()), data_folder)
     warnings = data_warnings(inputs.base, inputs.tokenizer, tokenized, data, suite)
-    warnings += length_warnings(inputs.base, tokenized)
     warnings += overlap_warnings(tokenized, inputs.evaluator.questions())
     own_rows = tokenized.train[: len(tokenized.train) - tokenized.replayed]
     sample, scored = typical_sample(inputs.tokenizer, own_rows), inputs.score_inputs()

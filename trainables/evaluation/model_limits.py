@@ -30,34 +30,6 @@ def count_positions(model: Any) -> int | None:
     return None
 
 
-def length_warnings(base: Any, tokenized: TokenizedData) -> list[str]:
-    """A warning if samples are longer than the texts that the base was made for."""
-    made_for = _length_made_for(base.config.get_text_config())
-    lengths = [len(s["input_ids"]) for s in (*tokenized.train, *tokenized.validation)]
-    longer = sum(length > made_for for length in lengths) if made_for else 0
-    if not longer:
-        return []
-    return [
-        f"{longer} of {len(lengths)} samples are longer than the {made_for} tokens that the model "
-        f"was made for, up to {max(lengths)}: data.max_length: {made_for} keeps to them"
-    ]
-
-
-def _length_made_for(config: Any) -> int | None:
-    """The longest text that a model was made for, if its configuration says so.
-
-    Scaled positions reach further: some state the scaled length, others the original one.
-    """
-    stated = getattr(config, "max_position_embeddings", None)
-    if not stated:
-        return None
-    scaled = [
-        (rope.get("original_max_position_embeddings") or stated) * (rope.get("factor") or 1)
-        for rope in rotations(config)
-    ]
-    return int(max(stated, *scaled))
-
-
 def rotations(config: Any) -> list[Mapping[str, Any]]:
     """The settings of a model's rotary positions: one, or one for each type of its layers."""
     rope = getattr(config, "rope_parameters", None) or {}

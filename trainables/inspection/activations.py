@@ -104,7 +104,7 @@ def activation_drift(config: TrialConfig, weights_dir: Path, prompts: list[str])
         per_prompt = model_config.num_hidden_layers * heads * max(map(len, encoded)) ** 2
         batch_size = max(1, _ATTENTION_ELEMENTS // per_prompt)
         tokens = sum(map(len, encoded))
-        comparison = _Comparison(model_config, stride=-(-tokens // POSITIONS))
+        comparison = _Comparison(model_config.num_hidden_layers, stride=-(-tokens // POSITIONS))
         for start in range(0, len(encoded), batch_size):
             batch = encoded[start : start + batch_size]
             ids_BS = padded(batch, tokenizer.pad_token_id)
@@ -113,28 +113,11 @@ def activation_drift(config: TrialConfig, weights_dir: Path, prompts: list[str])
         return ActivationDrift(*comparison.results(), prompts=len(encoded), tokens=tokens)
 
 
-def attending_layers(model_config: Any, count: int) -> list[int]:
-    """The layers with attention, which are `count`: all, or some layers of a hybrid.
-
-    The other layers of hybrids are linear attention, state spaces or convolutions.
-
-    Raises:
-        CannotInspect: the configuration does not say which.
-    """
-    total = model_config.num_hidden_layers
-    kinds = enumerate(getattr(model_config, "layer_types", None) or ())
-    attending = [n for n, kind in kinds if "attention" in kind and kind != "linear_attention"]
-    for layers in (list(range(total)), attending):
-        if len(layers) == count:
-            return layers
-    raise CannotInspect(f"the model has attention in {count} of {total} layers, unknown in which")
-
-
 class _Comparison:
     """Accumulates the outputs of both models by batches, at every `stride`-th token."""
 
-    def __init__(self, model_config: Any, stride: int) -> None:
-        self._model_config = model_config
+    def __init__(self, layers: int, stride: int) -> None:
+        self._layers = layers
         self._stride = stride
         self._seen = 0
         self._attention: dict[int, LayerAttention] = {}
@@ -145,8 +128,10 @@ class _Comparison:
         attentions = getattr(base, "attentions", None)
         if not attentions or None in attentions:
             raise CannotInspect("the model has no attention probabilities to compare")
-        layers = attending_layers(self._model_config, len(attentions))
-        for layer, before, after in zip(layers, attentions, tuned.attentions, strict=True):
+        if len(attentions) != self._layers:
+            raise CannotInspect(f"{len(attentions)} of {self._layers} layers have attention")
+        pairs = zip(attentions, tuned.attentions, strict=True)
+        for layer, (before, after) in enumerate(pairs):
             moved = self._attention.setdefault(layer, LayerAttention(layer))
             moved.add(before, after, mask_BS.to(before.device))
         kept = self._positions(mask_BS)

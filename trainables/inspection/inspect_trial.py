@@ -74,7 +74,6 @@ def inspect_trial(sweep_dir: Path, number: int) -> InspectionRecord:
     known = earlier if is_current and folder.directions(number).exists() else None
     if known and not known.reason:
         return known
-    folder.check(number)
     started = time.time()
     results: dict[str, Any] = {"key": key, "matrices": known.matrices if known else ()}
     try:

@@ -5,11 +5,8 @@ It can always be derived again from the trial's weights and the base model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
-from tempfile import TemporaryFile
 
 from pydantic import ValidationError
 
@@ -170,32 +167,16 @@ class InspectionFolder:
         """The output of a worker that inspected the trial."""
         return self.root / f"{number:04d}" / "inspect.log"
 
-    def check(self, number: int) -> None:
-        """Check that a trial's record can be written, before the work.
-
-        Raises:
-            UserError: it cannot.
-        """
-        with self._writing():
-            place = self.record_json(number).parent
-            place.mkdir(parents=True, exist_ok=True)
-            TemporaryFile(dir=place).close()
-
     def write(self, record: InspectionRecord) -> None:
         """Create or replace a trial's record; without matrices, remove their directions.
 
         Raises:
             UserError: it cannot be written.
         """
-        with self._writing():
+        try:
             write_whole(self.record_json(record.number), record.model_dump_json(indent=1))
             if not record.matrices:
                 self.directions(record.number).unlink(missing_ok=True)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
         except OSError as error:
             rule = f"cannot write to {self.root}: {error.strerror or error}"
             remedy = "make room or make it writable, or inspect a copy of the sweep"

@@ -126,12 +126,7 @@ class SlotHost:
         await self._in_thread(gc_paused()(import_module), "trainables.packing.engine")
 
     async def why_not_packed(self, trial: TrialConfig) -> str | None:
-        """Why trials like this one cannot share the base; None if they can.
-
-        Raises:
-            UserError: the model cannot be loaded, or lacks a target module, or cannot
-                recompute activations as asked.
-        """
+        """Why trials like this one cannot share the base; None if they can."""
         from trainables.packing.packable import NotPackable
 
         try:
@@ -146,9 +141,6 @@ class SlotHost:
         """Measure how fast numbers of slots train; see `trainables.packing.probe`.
 
         This neither reads the trial's folders nor leaves anything in them.
-
-        Raises:
-            UserError: the model cannot be loaded, or lacks a target module.
         """
         from trainables.packing.probe import probe
 
@@ -176,12 +168,8 @@ class SlotHost:
             slots: trials that may train here at a time.
             may_wait: whether to accept it even if all slots are taken.
             listener: who will ask for its events.
-            suspect_at: its last recorded step if a host's process ended under it, which it may
-                have caused. One such trial is accepted at a time, until a later step is recorded:
-                else each of several would be blamed if one does it again.
-
-        Returns:
-            Whether it was accepted.
+            suspect_at: its last recorded step if a host's process ended under it. One such trial is
+                accepted at a time, until a later step is recorded: else several would be blamed.
         """
         self._slots = slots
         await self.leave(trial.trial_id)

@@ -24,22 +24,19 @@ class Masks:
     ) -> None:
         self._trials = list(zip(rates, generators, batch.lengths, strict=True))
         self._generators = [generator for rate, generator, _ in self._trials if rate]
-        self._rows, self._window = batch.rows, batch.window
+        self._rows = batch.rows
 
     def draw(self, x_NSI: torch.Tensor) -> torch.Tensor | None:
         """What is kept of a layer's input: booleans (N, S, I); None if nothing is dropped."""
         if not self._generators:
             return None
-        positions, features = x_NSI.shape[1:]
-        window = self._window if self._window and positions == self._window.length else None
-        shape_NSI = (sum(self._rows), window.width if window else positions, features)
-        kept_NSI = torch.ones(shape_NSI, dtype=torch.bool, device=x_NSI.device)
+        kept_NSI = torch.ones_like(x_NSI, dtype=torch.bool)
         for (rate, generator, length), kept_RSI in zip(
             self._trials, kept_NSI.split(self._rows), strict=True
         ):
             if rate:
                 kept_RSI[:, :length].bernoulli_(1 - rate, generator=generator)
-        return window.gather(kept_NSI) if window else kept_NSI
+        return kept_NSI
 
     def again(self) -> AbstractContextManager[None]:
         """A context for later, in which the masks drawn from now on are drawn again."""

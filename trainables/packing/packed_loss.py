@@ -19,7 +19,6 @@ from torch.nn.functional import cross_entropy
 from trainables.compat.transformers import recomputes_by_hook
 from trainables.evaluation.logits import logits_at
 from trainables.models.adaptable import recompute
-from trainables.packing.last_layer import LastLayer
 from trainables.packing.packable import NotPackable
 from trainables.packing.packed_batch import Batch
 
@@ -49,17 +48,16 @@ class PassLoss:
     ) -> None:
         self._base, self._autocast = base, autocast
         self._head = base.get_output_embeddings() if ends_with_head(base) else None
-        self._last_layer = LastLayer(base)
         if contexts is not None:
-            try:
-                _recompute(base, contexts)
-            except BaseException:
-                self.close()
-                raise
+            recompute(base, context_fn=contexts)
+            # Code for older Transformers says itself how, and knows of no contexts.
+            if not recomputes_by_hook(base):
+                base.gradient_checkpointing_disable()
+                raise NotPackable("its code recomputes activations in a way of its own")
 
     def features(self, batch: Batch) -> torch.Tensor:
         """The features (T, F) that the loss is computed from, with the graph of the pass."""
-        with self._autocast(), self._last_layer.only_at(batch.window):
+        with self._autocast():
             # Padding is on the right, where causal attention never looks: no mask needed.
             if self._head is None:
                 return logits_at(self._base, batch.positions_T, input_ids=batch.input_ids_NS)
@@ -69,7 +67,6 @@ class PassLoss:
 
     def close(self) -> None:
         """Leave the base as it was."""
-        self._last_layer.close()
         self._base.gradient_checkpointing_disable()
 
     def backward(self, features_TF: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -84,8 +81,7 @@ class PassLoss:
         tile_parts = zip(tiles, targets, weights, strict=True)
         nll_T = torch.cat([self._nll(*parts) for parts in tile_parts])
         grad_TF = torch.cat([tile.grad for tile in tiles if tile.grad is not None])
-        with self._last_layer.only_at(batch.window):  # of which activations may be recomputed
-            features_TF.backward(grad_TF)
+        features_TF.backward(grad_TF)
         sums_K = nll_T.new_zeros(len(batch.lengths)).index_add(0, batch.slots_T, nll_T)
         return sums_K / batch.tokens_K
 
@@ -102,14 +98,6 @@ class PassLoss:
         nll_T = cross_entropy(logits_TV.float(), targets_T, reduction="none")
         nll_T.backward(weights_T)
         return nll_T.detach()
-
-
-def _recompute(base: Any, contexts: Contexts) -> None:
-    """Have each layer's activations recomputed in the backward pass."""
-    recompute(base, context_fn=contexts)
-    # Code for older Transformers says itself how, and knows of no contexts.
-    if not recomputes_by_hook(base):
-        raise NotPackable("its code recomputes activations in a way of its own")
 
 
 @torch.no_grad()

@@ -35,13 +35,8 @@ def best(speeds: Sequence[Speed], passes: int, slot_seconds: float) -> int:
 
     seconds = passes / passes_per_second + slots x slot_seconds
 
-    Args:
-        speeds: by increasing number of slots.
-        passes: micro-batches of all the host's trials together.
-        slot_seconds: one-off cost of one more slot: starting its trial's process.
-
-    Returns:
-        The first that no larger one beats by a large enough margin.
+    That is the first that no larger one beats by enough, of `speeds` by increasing slots. `passes`
+    are all trials' micro-batches together; starting a slot's process takes `slot_seconds`.
     """
 
     def seconds(speed: Speed) -> float:

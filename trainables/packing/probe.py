@@ -6,7 +6,7 @@ Hence each number of slots is compared with the one before pass by pass, in pair
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import median
 
 from trainables.config import TrialConfig
@@ -25,19 +25,15 @@ def probe(
 ) -> list[Speed]:
     """Measure 1, 2, 4, ... slots until more no longer pay off, do not fit, or are not wanted.
 
-    Args:
-        engine: without busy slots, before and after.
-        trial: the largest expected trial.
-        most: slots beyond which there is nothing to gain.
-        passes: micro-batches to be trained in total.
-        slot_seconds: one-off cost of one more slot.
+    `trial` is the largest expected, `most` the slots beyond which there is nothing to gain. No slot
+    of the engine is busy before and after.
 
     Returns:
         The measurements, in order, for `best` to choose from; empty if not even one slot fits.
     """
     speeds: list[Speed] = []
     try:
-        for count in _doublings(most):
+        for count in sorted({*(1 << n for n in range(most.bit_length())), most}):
             while len(engine.slots) < count:
                 # Trials of a sweep are at different steps, hence pad each other's samples.
                 other = trial.model_copy(update={"seed": trial.seed + len(engine.slots)})
@@ -51,14 +47,6 @@ def probe(
     finally:
         engine.clear()
     return speeds
-
-
-def _doublings(most: int) -> Iterator[int]:
-    count = 1
-    while count < most:
-        yield count
-        count *= 2
-    yield most
 
 
 def _passes_per_second(engine: SlotEngine, count: int, before: Sequence[Speed]) -> float:

@@ -173,16 +173,12 @@ def _activations(shape: ModelShape, trial: TrialConfig) -> float:
     hidden, inner, heads = shape.hidden, shape.intermediate, shape.heads * shape.head_size
     size = _bytes(trial)
     kept = 2 * _FP32 * hidden + size * (4 * heads + 3 * inner) + _FP32 * shape.heads
-    if trial.model.attention == "eager":
-        kept += shape.heads * trial.data.max_length * (_FP32 + size)
     if trial.lora is None:
         return kept + size * (4 * hidden + inner)
     linears, adapted = linear_sizes(shape), adapted_linears(shape, trial.lora)
     kept += size * trial.lora.rank * len(adapted)
     if trial.lora.dropout:
         kept += sum((1 + size) * linears[name][1] for name in adapted)
-    if trial.lora.dora:  # which scales the outputs of both, the layer and its adapter
-        kept += sum(2 * size * linears[name][0] for name in adapted)
     if size < _FP32:
         return kept + sum(size * linears[name][1] for name in adapted)
     inputs = {"gate_proj": "mlp", "up_proj": "mlp", "down_proj": "down", "o_proj": None}
@@ -193,14 +189,12 @@ def _activations(shape: ModelShape, trial: TrialConfig) -> float:
 def _transient(shape: ModelShape, trial: TrialConfig, tokens: int) -> float:
     """Bytes that a layer's backward pass holds only briefly.
 
-    The MLP's gradients, a matrix of 4 bits, and the adapted weight that DoRA builds for its norm.
+    The MLP's gradients, and a matrix of 4 bits.
     """
     size = _bytes(trial)
     cast = _FP32 * shape.intermediate if trial.lora is not None and size < _FP32 else 0
     gradients = tokens * (size * (shape.intermediate + 2 * shape.hidden) + cast)
-    has_norms = trial.lora is not None and trial.lora.dora
-    dora = 2 * _FP32 * max(linear_weights(shape)) if has_norms else 0
-    return gradients + dora + _unpacked(shape, trial)
+    return gradients + _unpacked(shape, trial)
 
 
 def _unpacked(shape: ModelShape, trial: TrialConfig) -> float:
@@ -220,7 +214,7 @@ def _evaluation(shape: ModelShape, trial: TrialConfig) -> float:
     """The more of two: a batch in one layer with all layers' keys and values, or logits.
 
     Prompts are taken to be as long as the training data. Logits are in the model's dtype, in fp32
-    if that differs, and as log-softmax: a tile of a loss's tokens, or those of KL drift.
+    if that differs, and as log-softmax, a tile of tokens at a time.
     """
     length, suite, size = trial.data.max_length, trial.eval, _bytes(trial)
     if suite.general_text:
@@ -228,10 +222,8 @@ def _evaluation(shape: ModelShape, trial: TrialConfig) -> float:
     tokens = suite.batch_size * length
     layer = size * (4 * shape.hidden + 3 * shape.intermediate)
     cache = size * 2 * shape.layers * shape.kv_heads * shape.head_size
-    loss_logits = min(tokens * shape.vocabulary, LOGITS_AT_ONCE)
-    kl_logits = min(suite.batch_size, suite.kl_prompts) * suite.kl_tokens * shape.vocabulary
     copies = 2 if size < _FP32 else 1
-    logits = max(loss_logits, kl_logits) * (size + copies * _FP32)
+    logits = min(tokens * shape.vocabulary, LOGITS_AT_ONCE) * (size + copies * _FP32)
     in_a_layer = tokens * (layer + cache) + _unpacked(shape, trial)
     return float(max(in_a_layer, tokens * 2 * size * shape.hidden + logits))
 

@@ -16,10 +16,9 @@ def parameters(shape: ModelShape) -> int:
 
 
 def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
-    """Adapter parameters: r (in + out) per adapted linear layer, and DoRA's magnitudes."""
+    """Adapter parameters: r (in + out) per adapted linear layer."""
     adapted = [linear_sizes(shape)[name] for name in adapted_linears(shape, lora)]
-    magnitudes = sum(rows for rows, _ in adapted) if lora.dora else 0
-    return shape.layers * (sum(lora.rank * (rows + cols) for rows, cols in adapted) + magnitudes)
+    return shape.layers * lora.rank * sum(rows + columns for rows, columns in adapted)
 
 
 def linear_sizes(shape: ModelShape) -> dict[str, tuple[int, int]]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers.integrations.deepspeed import (
     is_deepspeed_zero3_enabled,
     unset_hf_deepspeed_config,
@@ -20,7 +19,6 @@ from trl import SFTConfig
 from trainables.config import DeepSpeedConfig, TrialConfig
 from trainables.data.chats import without_nulls
 from trainables.data.tokenized import trial_inputs
-from trainables.errors import Fault, UserError
 from trainables.models.loading import load_model, shared_base
 from trainables.models.lora_adapter import text_decoder
 from trainables.process.collectives import is_first_worker
@@ -51,8 +49,6 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
         free_memory()
     with deepspeed_process():
         model, arguments = prepare(config, len(tokenized.train), deepspeed_settings(config))
-        if config.workers > 1:
-            _gather_experts_together(model, config.deepspeed or DeepSpeedConfig())
         padding = getattr(model.config.get_text_config(), "pad_token_id", None)
         save = partial(_save, padding=padding)
         return run_training(config, reporter, model, tokenizer, tokenized, arguments, save)
@@ -83,31 +79,6 @@ def _freeze_unread(model: Any) -> None:
     for parameter in model.parameters():
         if id(parameter) not in read:
             parameter.requires_grad_(False)
-
-
-def _gather_experts_together(model: Any, deepspeed: DeepSpeedConfig) -> None:
-    """Have every worker gather and reduce all experts of a layer, not only those that it runs.
-
-    Models with their own code may have a module for each expert, which a worker runs only if it
-    has tokens for it: DeepSpeed would hang, or add up gradients of different experts.
-
-    Raises:
-        UserError: DeepSpeed can do so only at stage 3.
-    """
-    experts = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList | nn.ModuleDict) and "expert" in name.rpartition(".")[2]
-    ]
-    if not experts:
-        return
-    if not is_deepspeed_zero3_enabled():
-        rule = f"must be 3 on several workers: the model has a module for each expert, {experts[0]}"
-        raise UserError([Fault(deepspeed.stage_field, rule, "or set resources.full.workers: 1")])
-    from deepspeed.utils import set_z3_leaf_module
-
-    for name in experts:
-        set_z3_leaf_module(model.get_submodule(name.rpartition(".")[0]), True)
 
 
 def _save(trainer: Any, folder: Path, padding: int | None) -> None:

@@ -188,7 +188,7 @@ def _set_partition(parameter: Any, value: torch.Tensor, moment: str | None) -> N
     """Set this worker's part of the fp32 parameter, or of its moment."""
     from deepspeed import utils
 
-    if _is_padded(parameter):
+    if hasattr(parameter, "ds_id"):  # stage 3, whose parts may be longer than the whole
         partition = _partition(parameter, value)
         if moment is None:
             utils.safe_set_local_fp32_param(parameter, partition)
@@ -198,18 +198,6 @@ def _set_partition(parameter: Any, value: torch.Tensor, moment: str | None) -> N
         utils.safe_set_full_fp32_param(parameter, value)
     else:
         utils.safe_set_full_optimizer_state(parameter, value, moment)
-
-
-def _is_padded(parameter: Any) -> bool:
-    """Whether ZeRO-3 splits it into parts that together are longer than it is.
-
-    DeepSpeed's `safe_set_full_` functions would read beyond its end, and its `safe_set_local_`
-    functions refuse parts on NVMe (0.19).
-    """
-    if not hasattr(parameter, "ds_id"):
-        return False
-    workers = torch.distributed.get_world_size(parameter.ds_process_group)
-    return bool(parameter.ds_numel % workers)
 
 
 def _partition(parameter: Any, value: torch.Tensor) -> torch.Tensor:

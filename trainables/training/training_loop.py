@@ -99,7 +99,7 @@ def run_training(
     """
     measuring = Measuring(config, reporter, tokenized, arguments.max_steps)
     checkpoints = Checkpoints(config, reporter, measuring)
-    with _router_loss_coefficient_kept(model), _adapter_kept(model):
+    with _adapter_kept(model):
         trainer = Trainer(
             model=model,
             args=arguments,
@@ -134,19 +134,6 @@ def conclude(config: TrialConfig, last: Measurement | None, best: BestWeights) -
         weights_dir=weights and published_address(config, weights),
         best_weights_dir=better and published_address(config, better),
     )
-
-
-@contextmanager
-def _router_loss_coefficient_kept(model: Any) -> Iterator[None]:
-    """Keep the coefficient of a mixture's router loss in the configuration that is saved.
-
-    TRL would overwrite it by the 0.0 of `sft_config`, which turns that loss off.
-    """
-    text = model.config.get_text_config()
-    own = getattr(text, "router_aux_loss_coef", None)
-    yield
-    if own is not None:
-        text.router_aux_loss_coef = own
 
 
 @contextmanager

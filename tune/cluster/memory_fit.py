@@ -17,6 +17,9 @@ from tune.search.trial_ids import largest_trial
 
 _CARDS_GIB = (24, 40, 48, 80, 141)
 _GIB = 1 << 30
+_SMALLER_MODEL = (
+    "take a smaller model, model.dtype: bfloat16, model.load_in_4bit: true (LoRA) or larger GPUs"
+)
 _CHECKPOINTS = 3  # a trial keeps two, and writes the next
 
 
@@ -124,7 +127,7 @@ def check_memory(config: SweepConfig, cards: Mapping[Method, int], has_base: boo
         if need > card:
             rule = f"a worker needs about {need / _GIB:.1f} GiB at one sample at a time"
             rule += f", and has {card / _GIB:.1f} GiB"
-            faults.append(Fault(f"search.{method}", rule, _remedy(trial, config)))
+            faults.append(Fault(f"search.{method}", rule, _remedy(trial)))
     first = config.search.methods[0]
     need = base_estimate(shape, _with_one_sample(largest_trial(config, first))).peak
     if not has_base and first in cards and need > cards[first]:
@@ -132,27 +135,18 @@ def check_memory(config: SweepConfig, cards: Mapping[Method, int], has_base: boo
             f"one process makes it, with the whole model on its GPU: about {need / _GIB:.1f} GiB "
             f"at one sample at a time, and it has {cards[first] / _GIB:.1f} GiB"
         )
-        faults.append(Fault("the base's evaluation", rule, _smaller_model(config)))
+        faults.append(Fault("the base's evaluation", rule, _SMALLER_MODEL))
     if faults:
         raise UserError(faults)
 
 
-def _remedy(trial: TrialConfig, config: SweepConfig) -> str:
-    remedies = ["lower data.max_length"]
-    if not trial.train.gradient_checkpointing:
-        remedies.insert(0, "set train.gradient_checkpointing: true")
+def _remedy(trial: TrialConfig) -> str:
     if trial.lora:
-        remedies.append("lower search.lora.rank")
+        own = "lower search.lora.rank"
     else:
-        remedies.append("raise deepspeed.zero_stage or resources.full.workers, or offload")
-    return f"{', '.join(remedies)}, or {_smaller_model(config)}"
-
-
-def _smaller_model(config: SweepConfig) -> str:
-    smaller = "" if config.model.dtype == "bfloat16" else ", model.dtype: bfloat16"
-    if not (config.search.full or config.model.load_in_4bit):
-        smaller += ", model.load_in_4bit: true"
-    return f"take a smaller model{smaller} or larger GPUs"
+        own = "raise deepspeed.zero_stage or resources.full.workers, or offload"
+    checkpointing = "set train.gradient_checkpointing: true, lower data.max_length"
+    return f"{checkpointing}, {own}, or {_SMALLER_MODEL}"
 
 
 def _estimated(config: SweepConfig) -> list[Method]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from evaluated import evaluated_base
 from faults import faults
 from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from trainables.config import ModelConfig
-from trainables.evaluation.base_scores import Base
 from trainables.models.loading import load_model
 
 if TYPE_CHECKING:
@@ -33,13 +31,6 @@ def saved(tokenizer: Any, tmp_path: Path) -> Callable[..., ModelConfig]:
     return save
 
 
-@pytest.mark.parametrize(("kind", "attention"), [("llama", "sdpa"), ("gemma2", "eager")])
-def test_a_model_has_the_attention_that_transformers_takes_for_it(
-    kind: str, attention: str, saved: Callable[..., ModelConfig]
-) -> None:
-    assert load_model(saved(kind)).config._attn_implementation == attention
-
-
 @pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
 def test_attention_that_a_model_does_not_take_is_named(
     attention: str, saved: Callable[..., ModelConfig]
@@ -48,15 +39,3 @@ def test_attention_that_a_model_does_not_take_is_named(
     assert fault.field == "model.attention"
     assert attention in fault.rule
     assert "leave it out" in str(fault.remedy)
-
-
-def test_a_base_is_evaluated_once_for_each_attention(
-    saved: Callable[..., ModelConfig], load: Callable[..., Any], tmp_path: Path
-) -> None:
-    config = load("eval.limit=4", "eval.general_text=null", "eval.kl_prompts=0")
-    default, own, other = (
-        evaluated_base(config, tmp_path / "cache", model=saved("llama", attention))
-        for attention in (None, "sdpa", "eager")
-    )
-    assert own == default
-    assert Base.load(other).record.scores_key != Base.load(own).record.scores_key

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from faults import faults
 from numpy.linalg import norm
 from safetensors.torch import load_file, save_file
 from scipy.spatial.distance import jensenshannon
@@ -21,7 +20,6 @@ from trainables.errors import CannotInspect
 from trainables.inspection import activations
 from trainables.inspection import inspect_trial as inspection
 from trainables.inspection.inspection_records import InspectionFolder
-from trainables.inspection.updates import MatrixUpdate
 from trainables.models.loading import load_model
 from trainables.records.ledger import Ledger
 from trainables.records.schema import SweepRecord, TrialRecord, TrialStatus
@@ -170,21 +168,6 @@ def test_matrices_are_kept_if_the_activations_are_interrupted(
     folder.write(records[0])
 
 
-def test_prompts_differ_in_their_last_tokens(tokenizer: Any) -> None:
-    shots = "max 3 9 2 = 9\n" * 60
-    prompts = [f"{shots}max {number} 4 =" for number in range(20)]
-    rows = activations.encode(tokenizer, [*prompts, f"sort 1 2\n{prompts[0]}"])
-    assert len(rows) == 20
-    for prompt, row in zip(prompts, rows, strict=True):
-        whole = tokenizer(prompt)["input_ids"]
-        assert len(whole) > len(row) == activations.PROMPT_TOKENS
-        assert row[0] == whole[0] == tokenizer.bos_token_id
-        assert row[1:] == whole[-len(row) + 1 :]
-    # A chat template may have written the beginning of the sequence.
-    (row,) = activations.encode(tokenizer, [f"{tokenizer.bos_token}max 4 7 2 ="])
-    assert row == tokenizer("max 4 7 2 =")["input_ids"]
-
-
 def test_a_trial_is_inspected_again_only_if_its_weights_changed(
     finished: Path, records: list[Any], tmp_path: Path
 ) -> None:
@@ -200,19 +183,6 @@ def test_a_trial_is_inspected_again_only_if_its_weights_changed(
     weights = ledger.folder.attempt(0, 1) / "weights" / "adapter_model.safetensors"
     save_file({name: 2 * tensor for name, tensor in load_file(weights).items()}, weights)
     assert inspect_trials(folder, [0])[0].key != records[0].key
-
-
-def test_a_matrix_of_zeros_is_compared_with_nothing(
-    finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As the output of a block that was inserted to be trained."""
-    name = "model.layers.0.self_attn.o_proj.weight"
-    update = MatrixUpdate(name, torch.zeros(8, 8), torch.eye(8))
-    monkeypatch.setattr(inspection, "updates", lambda *arguments: iter([update]))
-    config = Ledger(finished).trial(0).config
-    [(_, change, _)] = inspection.matrix_changes(config, Path(config.weights_dir))
-    assert change.stable_rank == pytest.approx(8)
-    assert (change.relative_norm, change.intruders, change.cosine_by_index) == (None, None, None)
 
 
 def test_a_trial_without_weights_says_so(finished: Path) -> None:
@@ -261,17 +231,6 @@ def test_the_command_shows_what_it_found(
     numbers = [record.number for record in inspect_trials(finished)]
     assert 1 in numbers  # the only full fine-tuning
     assert 2 not in numbers
-
-
-def test_a_folder_that_cannot_be_written_to_is_reported_before_the_work(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copied = tmp_path / "copied"
-    shutil.copytree(finished, copied, ignore=shutil.ignore_patterns("inspection"))
-    (copied / "inspection").touch()  # where the folder belongs; root may write to any folder
-    monkeypatch.setattr(inspection, "_inspect_matrices", lambda *_: pytest.fail("has worked"))
-    (fault,) = faults(inspect_trials, copied, [0])
-    assert (fault.field, str(copied / "inspection") in fault.rule) == ("SWEEP_DIR", True)
 
 
 @pytest.mark.usefixtures("cluster")

@@ -1,4 +1,4 @@
-"""The loss of a pass, tile by tile and in the last layer's window, against the whole model."""
+"""The loss of a pass, tile by tile, against the whole model."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ import pytest
 import tiny_decoder
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
-from trainables.errors import UserError
 from trainables.packing import packed_loss
-from trainables.packing.adapters import AdaptedLayers, lay_out
-from trainables.packing.last_layer import LastLayer
-from trainables.packing.packable import NotPackable
 from trainables.packing.packed_batch import Batch
 from trainables.packing.packed_loss import PassLoss, ends_with_head
 
@@ -25,7 +21,6 @@ if TYPE_CHECKING:
 
 VOCABULARY = 60
 SHAPE = tiny_decoder.SHAPE | {"vocab_size": VOCABULARY}
-USUAL = {"mlp", "self_attn.q_proj", "self_attn.o_proj"}
 
 
 def model(kind: str, **options: Any) -> Any:
@@ -59,7 +54,6 @@ def loop(base: Any, micro_batches: list[list[Sample]]) -> tuple[list[float], Any
     return [loss.item() for loss in losses], gradients(base)
 
 
-@pytest.mark.parametrize("windowed", [False, True])
 @pytest.mark.parametrize(
     ("kind", "options", "has_head_last"),
     [
@@ -72,7 +66,6 @@ def test_losses_and_gradients_are_those_of_a_loop_over_sequences(
     kind: str,
     options: dict[str, Any],
     has_head_last: bool,
-    windowed: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(packed_loss, "_TILE_TOKENS", 3)
@@ -80,37 +73,19 @@ def test_losses_and_gradients_are_those_of_a_loop_over_sequences(
     assert ends_with_head(base) == has_head_last
     # The last micro-batch teaches nothing.
     micro_batches = [
-        [sample(12, 10), sample(9, 4)] if windowed else [sample(9, 4), sample(5, 1)],
-        [sample(12, 11), sample(5, 3)] if windowed else [sample(7, 2), sample(7, 6)],
+        [sample(9, 4), sample(5, 1)],
+        [sample(7, 2), sample(7, 6)],
         [sample(1, 0), sample(1, 0)],
     ]
     losses, expected = loop(base, micro_batches)
     counts = [sum(t != -100 for s in m for t in s["labels"][1:]) for m in micro_batches]
     batch = Batch.of(micro_batches, [max(1, count) for count in counts], torch.device("cpu"))
-    assert (batch.window is not None) == windowed
     pass_loss = PassLoss(base, nullcontext)
     found_K = pass_loss.backward(pass_loss.features(batch), batch)
     assert found_K.tolist() == pytest.approx(losses, rel=1e-5)
     assert found_K[2] == 0
     for name, gradient in gradients(base).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
-
-
-def modules_in_window(base: Any) -> set[str]:
-    """Their names within the last layer."""
-    names = {module: name for name, module in base.get_decoder().layers[-1].named_modules()}
-    layer = LastLayer(base)
-    layer.close()
-    return {names[module] for module in layer.modules}
-
-
-def test_the_last_layers_queries_output_and_mlp_are_computed_in_the_window() -> None:
-    base = model("llama")
-    assert modules_in_window(base) == USUAL
-    mlp = base.get_decoder().layers[-1].mlp
-    own = mlp.forward
-    mlp.forward = lambda x_NSI: own(x_NSI + x_NSI.roll(1, dims=1))  # looks back
-    assert modules_in_window(base) == {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
 
 
 def test_in_bfloat16_the_loss_is_computed_in_float32() -> None:
@@ -124,27 +99,3 @@ def test_in_bfloat16_the_loss_is_computed_in_float32() -> None:
     batch = Batch.of([[row]], [5], torch.device("cpu"))
     (loss,) = pass_loss.backward(pass_loss.features(batch), batch).tolist()
     assert loss == pytest.approx(expected.item(), abs=1e-4)
-
-
-class OlderLlama(LlamaForCausalLM):
-    """As code for Transformers before 4.35 says how it recomputes."""
-
-    def _set_gradient_checkpointing(self, module: Any, value: bool = False) -> None:
-        module.gradient_checkpointing = value
-
-
-@pytest.mark.parametrize(
-    ("base", "error", "fact"),
-    [
-        (model("gpt_neox_japanese"), UserError, "train.gradient_checkpointing"),
-        (OlderLlama(AutoConfig.for_model("llama", **SHAPE)), NotPackable, "a way of its own"),
-    ],
-)
-def test_a_base_that_cannot_recompute_is_left_as_it_was(
-    base: Any, error: type[Exception], fact: str
-) -> None:
-    layers = lay_out([(n, m) for n, m in base.named_modules() if type(m) is torch.nn.Linear])
-    with pytest.raises(error, match=fact):
-        PassLoss(base.eval(), nullcontext, AdaptedLayers(layers).contexts)
-    assert not any(m._forward_pre_hooks or m._forward_hooks for m in base.modules())
-    assert not any(getattr(m, "gradient_checkpointing", False) for m in base.modules())

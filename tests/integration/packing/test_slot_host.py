@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,7 @@ import torch
 from measured import assert_measured
 
 from trainables.config import Objective
-from trainables.errors import OutOfMemory
 from trainables.packing import engine as engine_module
-from trainables.packing import host as host_module
 from trainables.packing.engine import SlotEngine
 from trainables.packing.host import ERROR, MEASUREMENT, RESULT, UNKNOWN, SlotHost
 from trainables.storage.storage import open_storage
@@ -123,52 +120,25 @@ def test_a_host_takes_one_trial_at_a_time_that_may_have_ended_a_host(
     asyncio.run(run())
 
 
-def test_an_error_keeps_its_traceback_on_the_way_to_the_trial(make_trial: MakeTrial) -> None:
-    nowhere = make_trial(data={"path": "nowhere.jsonl"}, base_dir="/nowhere")
-    (events,) = host_trials([nowhere], 1)
-    received = pickle.loads(pickle.dumps(events[-1][ERROR]))  # noqa: S301 - as Ray sends it
-    (note,) = received.__notes__
-    assert note.startswith("Traceback")
-    assert "in join" in note
-
-
-@pytest.mark.parametrize(
-    ("error", "rows_that_fit"),
-    [
-        (torch.OutOfMemoryError("no more"), 2),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), 0),
-    ],
-)
 def test_where_memory_is_short_micro_batches_are_halved(
-    make_trial: MakeTrial,
-    monkeypatch: pytest.MonkeyPatch,
-    error: RuntimeError,
-    rows_that_fit: int,
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A device that holds so many sequences at a time."""
+    """A device that holds two sequences at a time."""
     whole_pass = SlotEngine._pass
 
     def limited(engine: SlotEngine, shares: list[Share]) -> list[float]:
-        if sum(len(share.samples) for share in shares) > rows_that_fit:
-            raise type(error)(*error.args)
+        if sum(len(share.samples) for share in shares) > 2:
+            raise torch.OutOfMemoryError("no more")
         return whole_pass(engine, shares)
 
     monkeypatch.setattr(SlotEngine, "_pass", limited)
     train = {"steps": 2, "batch_size": 4, "micro_batch_size": 4}
     trials = [make_trial(trial_id=str(n), seed=n, train=train) for n in range(2)]
-    ends = [events[-1] for events in host_trials(trials, slots=2)]
-    if rows_that_fit:
-        assert all(RESULT in end for end in ends)
-        return
-    for end in ends:
-        assert isinstance(end[ERROR], OutOfMemory)
-        facts = ("micro-batch size 4", "micro-batch size 1", str(error), "gradient_checkpointing")
-        assert all(fact in str(end[ERROR]) for fact in facts)
+    assert all(RESULT in events[-1] for events in host_trials(trials, slots=2))
 
 
-@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "ends"])
 def test_a_trial_that_finds_no_memory_for_its_slot_waits_until_a_neighbour_is_gone(
-    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch, leaves: bool
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, groups = engine_module.AdapterGroup, []
 
@@ -180,18 +150,12 @@ def test_a_trial_that_finds_no_memory_for_its_slot_waits_until_a_neighbour_is_go
 
     monkeypatch.setattr(engine_module, "AdapterGroup", limited)
     trials = [make_trial(trial_id=str(n), train=QUICK) for n in range(3)]
-    if leaves:
-        trials[0] = make_trial(trial_id="0", train=ENDLESS)
 
     async def run() -> None:
         host = SlotHost()
         for trial in trials:
             await host.join(trial, 2)
-        assert MEASUREMENT in await host.next_event("0")
-        if leaves:
-            await host.leave("0")
-        names = ["1", "2"] if leaves else ["0", "1", "2"]
-        for events in await asyncio.gather(*(follow(host, name) for name in names)):
+        for events in await asyncio.gather(*(follow(host, name) for name in "012")):
             assert RESULT in events[-1]
 
     asyncio.run(run())
@@ -233,37 +197,12 @@ def test_a_trial_that_alone_is_asked_to_stop_does_so_training_or_waiting(
     assert all(isinstance(events[-1][ERROR], StopTrial) for events in (ends, waits))
 
 
-def test_a_trial_whose_results_cannot_be_published_ends_with_why_and_the_host_goes_on(
-    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def publish(trial: TrialConfig) -> None:
-        if trial.trial_id == "0":
-            raise ConnectionError("the store is out")
-
-    monkeypatch.setattr(host_module, "publish_results", publish)
-    trials = [make_trial(trial_id=name, train={"steps": 2}) for name in ("0", "1")]
-    lost, other = host_trials(trials, 1)
-    assert isinstance(lost[-1][ERROR], ConnectionError)
-    assert RESULT in other[-1]
-
-
-@pytest.mark.parametrize(
-    ("asked", "ending", "is_left"),
-    [
-        (lambda trial: False, RESULT, False),
-        (lambda trial: True, ERROR, True),  # it comes back, and may find its files here
-    ],
-    ids=["trained", "all are stopped"],
-)
 def test_best_weights_are_in_the_store_and_a_trial_that_does_not_return_leaves_no_files(
     make_trial: MakeTrial,
     base_dir: Path,
     bucket: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    asked: Callable[[int | None], bool],
-    ending: str,
-    is_left: bool,
 ) -> None:
     monkeypatch.setenv("FORGETTING_SWEEPS_CACHE", str(tmp_path))
     sweep = f"{bucket}/{tmp_path.name}"
@@ -274,9 +213,9 @@ def test_best_weights_are_in_the_store_and_a_trial_that_does_not_return_leaves_n
         base_dir=f"{sweep}/base",
         output_dir=f"{sweep}/trials/0000/attempt_1",
     )
-    (events,) = host_trials([trial], 1, SlotHost(stop_requested=asked))
-    assert ending in events[-1]
-    assert bool(list(tmp_path.glob("attempts/*/attempt_*"))) is is_left
+    (events,) = host_trials([trial], 1)
+    assert RESULT in events[-1]
+    assert not list(tmp_path.glob("attempts/*/attempt_*"))
     assert "adapter_model.safetensors" in open_storage(trial.output_dir).children("best")
 
 
@@ -316,6 +255,7 @@ def test_a_trial_trains_on_from_an_evaluation_only_once_it_is_recorded(
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_trial_that_nobody_listens_to_keeps_its_neighbour_waiting_for_a_while_at_most(
     make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 from faults import faults
 
-from trainables.config import BaseRequirements, ModelConfig
 from trainables.training.deepspeed_check import check_deepspeed_settings
-from trainables.workers import ray_tasks
 
 STAGE_2 = {"zero_optimization": {"stage": 2}}
 
@@ -43,13 +41,3 @@ def test_what_deepspeed_refuses_names_the_setting(settings: dict[str, Any], fact
     (fault,) = faults(check_deepspeed_settings, settings)
     assert fault.field == "deepspeed.config"
     assert fact in fault.rule
-
-
-def test_a_worker_refuses_them_before_it_loads_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
-    for asks_ray in ("use_credentials", "check_granted_gpus"):
-        monkeypatch.setattr(ray_tasks, asks_ray, lambda: None)
-    refused = {"zero_optimization": {"stage": 2, "overlap_com": True}}
-    requirements = BaseRequirements(deepspeed=refused)
-    error = ray_tasks.check_base_on_worker(ModelConfig(name="nowhere"), requirements)
-    assert error is not None
-    assert [fault.field for fault in error.faults] == ["deepspeed.config"]

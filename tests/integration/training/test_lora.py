@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import peft
 import pytest
 import torch
-from evaluated import evaluated_base
 from measured import by_step
 from safetensors.torch import load_file
 
@@ -102,15 +101,6 @@ def test_adapter_options_reach_the_adapter(make_trial: MakeTrial, run: RunTrial)
     assert any("lora_embedding_A" in name for name in weights)
     trainable = sum(tensor.numel() for tensor in weights.values())
     assert trained.last["params/trainable"] == trainable
-
-
-def test_bfloat16_trains_close_to_float32(
-    plain: Run, make_trial: MakeTrial, run: RunTrial, sweep_config: SweepConfig, base_cache: Path
-) -> None:
-    model = sweep_config.model.model_copy(update={"dtype": "bfloat16"})
-    base_dir = str(evaluated_base(sweep_config, base_cache, model=model))
-    reduced = run(make_trial(model={"dtype": "bfloat16"}, base_dir=base_dir))
-    assert reduced.curve() == pytest.approx(plain.curve(), rel=0.05)
 
 
 @pytest.mark.parametrize(

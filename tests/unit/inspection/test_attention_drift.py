@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import transformers
-from builders import base_record
 from scipy.spatial.distance import jensenshannon
 
-from trainables.errors import CannotInspect
-from trainables.inspection.activations import attending_layers, choose_prompts, linear_cka_drift
+from trainables.inspection.activations import linear_cka_drift
 from trainables.inspection.attention import LayerAttention, normalised_entropy
 from trainables.inspection.inspection_records import AttentionDrift
-from trainables.records.item_records import write_items
-from trainables.records.schema import ItemScore, TaskScore
 
 
 def causal(*shape: int, seed: int) -> torch.Tensor:
@@ -30,22 +24,6 @@ def drift(base: torch.Tensor, tuned: torch.Tensor) -> AttentionDrift:
     layer = LayerAttention(0)
     layer.add(base, tuned, torch.ones(base.shape[0], base.shape[-1]))
     return layer.result()
-
-
-HYBRID = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2,
-          "num_key_value_heads": 2, "vocab_size": 32, "num_hidden_layers": 4}  # fmt: skip
-
-
-def test_attention_is_of_the_layers_that_have_it() -> None:
-    config = transformers.Qwen3NextConfig(**HYBRID, head_dim=8, num_experts=0)
-    config._attn_implementation = "eager"
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    found = model(torch.arange(5)[None], output_attentions=True).attentions
-    attend = [n for n, layer in enumerate(model.model.layers) if hasattr(layer, "self_attn")]
-    assert attending_layers(config, len(found)) == attend
-    assert attending_layers(config, 4) == [0, 1, 2, 3]
-    with pytest.raises(CannotInspect, match="3 of 4 layers"):
-        attending_layers(config, 3)
 
 
 def test_entropy_is_a_share_of_the_most_possible() -> None:
@@ -122,21 +100,3 @@ def test_cka_of_unrelated_features_is_one() -> None:
     assert linear_cka_drift(X, Y) == pytest.approx(1)
     assert linear_cka_drift(X, torch.ones(4, 1)) == 1
     assert linear_cka_drift(torch.ones(4, 1), torch.ones(4, 1)) == 0
-
-
-def test_prompts_of_a_group_come_from_all_of_its_tasks(tmp_path: Path) -> None:
-    """Its documents are sorted by them, so the first would all be of one."""
-    fields = {"role": "retention", "metric": "acc", "filter": "none", "value": 0.5}
-    score = TaskScore(**fields, stderr=None, chance=0.25, choices=4, items=9)
-    prompts = {"mmlu": [f"{n // 100} {n}" for n in range(5700)], "short": ["x", "y", "z"]}
-    items = [
-        ItemScore(task=task, doc_hash=prompt, filter="none", score=1, prompt=prompt, answer="")
-        for task in prompts
-        for prompt in prompts[task]
-    ]
-    write_items(tmp_path / "items.jsonl", items)
-    base = base_record(scores={"mmlu": score, "short": score})
-    chosen = choose_prompts(base, tmp_path / "items.jsonl")
-    assert sorted(chosen) == sorted(item.prompt for item in items)
-    assert set(chosen[:6]) > {"x", "y", "z"}
-    assert len({prompt.split()[0] for prompt in chosen[:43]}) > 30

@@ -78,21 +78,6 @@ def test_a_record_says_what_is_wrong_with_its_trial_s_weights(
     assert len(records[2].matrices) == 14  # inspected before, and kept
 
 
-def test_a_model_with_a_missing_or_damaged_shard_is_not_inspected(
-    sweep: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(activations, "shared_base", lambda _: llama())
-    record = Ledger(sweep).trial(3)
-    weights = Path(record.weights_dir or "")
-    (weights / "model.safetensors").unlink()
-    llama().save_pretrained(weights, max_shard_size="2KB")
-    shard = min(weights.glob("*.safetensors"))
-    for damage in (cut, Path.unlink):
-        damage(shard)
-        with pytest.raises(CannotInspect, match=f"{weights} cannot be loaded: "):
-            activations.activation_drift(record.config, weights, [])
-
-
 OWN_CODE = """
 from pathlib import Path
 from transformers import LlamaConfig, LlamaForCausalLM

@@ -41,11 +41,6 @@ def test_ranks_of_known_singular_values() -> None:
     assert rank_90(torch.tensor([2.9, 1.0])) == 2
 
 
-def test_a_zero_matrix_has_no_singular_values() -> None:
-    assert low_rank_spectrum(torch.zeros(5, 2), torch.ones(2, 4)).values_K.shape == (0,)
-    assert dense_spectrum(torch.zeros(5, 4)).values_K.shape == (0,)
-
-
 @pytest.mark.parametrize(
     ("outputs", "rank", "inputs"),
     [(96, 8, 64), (64, 8, 96), (6, 16, 4)],
@@ -75,15 +70,6 @@ def test_dense_path_equals_svd(shape: tuple[int, int]) -> None:
     np.testing.assert_allclose(np.abs((left * spectrum.left_OK.numpy()).sum(0)), 1, atol=1e-5)
 
 
-def test_ranks_do_not_change_under_rotation_or_scale() -> None:
-    """Updates are small: what counts as zero is relative to the largest value."""
-    W = matrix([5.0, 3.0, 2.0, 0.1], 16, 12)
-    turned = 1e-5 * orthonormal(16, 16, seed=5) @ W @ orthonormal(12, 12, seed=6)
-    for measure in (stable_rank, effective_rank, rank_90):
-        before, after = (measure(dense_spectrum(m).values_K) for m in (W, turned))
-        assert after == pytest.approx(before, rel=1e-6)
-
-
 def test_one_strong_new_direction_is_one_intruder() -> None:
     """u = sum of all u0 / sqrt(n) has a cosine of 1 / sqrt(n) with each: below 0.5 for n > 4."""
     n = 25
@@ -92,14 +78,6 @@ def test_one_strong_new_direction_is_one_intruder() -> None:
     W = W0 + 1000 * new @ new.T
     change = vector_change(dense_spectrum(W0).left_OK, dense_spectrum(W).left_OK)
     assert change.intruders == 1
-
-
-def test_swapped_vectors_lower_the_cosine_by_index_alone() -> None:
-    base = torch.eye(8, dtype=torch.float64)
-    tuned = base[:, [1, 0, *range(2, 8)]]
-    change = vector_change(base, tuned)
-    assert change.cosine_by_index == pytest.approx(6 / 8)
-    assert change.cosine_by_maximum == pytest.approx(1)
 
 
 def test_the_cosine_by_maximum_is_of_each_tuned_vector_with_its_nearest() -> None:

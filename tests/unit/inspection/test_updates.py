@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -167,13 +166,3 @@ def test_weights_of_another_model_or_not_finite_are_not_inspected(tmp_path: Path
     save_file({"other.0.weight": torch.ones(2, 2)}, tmp_path / "base" / "model.safetensors")
     with pytest.raises(CannotInspect, match="none of the matrices"):
         read(FULL, tmp_path / "tuned", base)
-
-
-def test_a_base_without_safetensors_is_loaded_whole(tmp_path: Path) -> None:
-    base = network()
-    torch.save(base.state_dict(), tmp_path / "pytorch_model.bin")
-    (tmp_path / "config.json").write_text(json.dumps(base.config.to_dict()))
-    weights = base_weights(ModelConfig(name=str(tmp_path), dtype="float32"))
-    assert not isinstance(weights, SavedWeights)
-    name = "model.layers.1.mlp.up_proj.weight"
-    torch.testing.assert_close(weights[name], base.state_dict()[name])

@@ -12,7 +12,6 @@ from trainables.storage.locations import node_cache
 from trainables.storage.object_storage import ObjectStorage
 from trainables.storage.storage import open_storage
 from trainables.training.attempt_folder import (
-    clear_node,
     on_this_node,
     publish_checkpoints,
     publish_results,
@@ -125,16 +124,3 @@ def test_of_a_trained_trial_only_the_recorded_best_weights_stay(config: TrialCon
     PublishedCheckpoints().trial_ended(record)
     left = [open_storage(attempt).children("") for attempt in attempts]
     assert left == [["best", "trial.log"], ["trial.log"], ["trial.log"]]
-
-
-def test_an_attempt_that_ends_late_leaves_a_later_one_its_files(config: TrialConfig) -> None:
-    """The next attempt may already train in another process of the node."""
-    trial_folder, number = config.output_dir.rpartition("_")[0], (9, 10, 11)
-    attempts = [
-        on_this_node(config.model_copy(update={"output_dir": f"{trial_folder}_{n}"}))
-        for n in number
-    ]
-    for attempt in attempts:
-        Path(attempt.output_dir).mkdir(parents=True)
-    clear_node(attempts[1])
-    assert [Path(a.output_dir).exists() for a in attempts] == [False, False, True]

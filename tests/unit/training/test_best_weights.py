@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -50,25 +49,6 @@ def test_none_are_kept_if_the_last_are_the_best(
     folder = best_dir(Path(trial.output_dir))
     assert after.settle(measurement(9, {"gain": last})) == (folder if is_kept else None)
     assert folder.exists() == is_kept
-
-
-@pytest.mark.parametrize(("value", "is_kept"), [(0.5, False), (0.7, True)])
-def test_where_the_best_weights_were_deleted_worse_ones_do_not_take_their_place(
-    trial: TrialConfig, value: float, is_kept: bool
-) -> None:
-    best, folder = keeper(trial), best_dir(Path(trial.output_dir))
-    offer(best, 3, gain=0.6)
-    shutil.rmtree(folder)
-    offer(best, 6, gain=value)
-    assert best.settle(measurement(9, {"gain": 0.4})) == (folder if is_kept else None)
-
-
-def test_none_are_kept_of_a_trial_that_saves_no_weights(trial: TrialConfig) -> None:
-    train = trial.train.model_copy(update={"save_weights": False})
-    best = keeper(trial.model_copy(update={"train": train}))
-    offer(best, 3, gain=0.6)
-    assert not best_dir(Path(trial.output_dir)).exists()
-    assert best.settle(measurement(6, {"gain": 0.5})) is None
 
 
 def test_weights_are_not_compared_by_values_of_two_objectives(

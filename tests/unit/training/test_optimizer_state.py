@@ -55,12 +55,6 @@ def test_an_unknown_optimizer_s_state_is_not_restored(tmp_path: Path) -> None:
         checkpoint.load_training_state(tmp_path / "step", model, unknown)
 
 
-def test_a_fused_optimizer_s_step_counter_is_on_the_parameter_s_device() -> None:
-    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(3))], fused=True)
-    elsewhere = torch.empty(3, device="meta")  # stands for a GPU
-    assert optimizer_state.step_counter(optimizer, elsewhere).device == elsewhere.device
-
-
 def drawn() -> list[list[float]]:
     """From each library, numbers and normal ones, of which numpy makes two at a time."""
     return [

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from builders import trial_config
 from transformers import get_scheduler
 
@@ -43,18 +42,3 @@ def test_the_learning_rate_follows_warmup_and_schedule(
         optimizer.step()
         scheduler.step()
     assert rates == pytest.approx(expected)
-
-
-def test_a_micro_batch_is_of_one_gpu_however_many_there_are(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    try:
-        arguments = sft_config(trial(), samples=64)
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
-    assert arguments.device.type == "cuda"
-    assert arguments.train_batch_size == trial().train.micro_batch_size
-    assert arguments.n_gpu == 1
