@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from analysis.results.item_metrics import measured_on
 from analysis.results.repeats import LEVEL, SIGNIFICANT
-from analysis.stats.intervals import Interval, greatest_interval, over_items
-from analysis.stats.shared_questions import Scores, strata
+from analysis.stats.intervals import Interval, over_items
 from analysis.stats.significance import sign_flips
+from analysis.stats.task_parts import task_parts
 from analysis.sweeps import Sweep
-from trainables.metric_keys import FORGETTING_MAX, task_forgetting
 from trainables.records.item_records import PairedItem, pair_items
 from trainables.records.schema import ItemScore, TaskScore, TrialRecord
 
+Scores = Mapping[str, NDArray[np.float64]]
 Weighted = tuple[list[NDArray[np.float64]], list[float]]
 
 
@@ -98,7 +98,7 @@ class Items:
     def __init__(self, sweeps: Sequence[Sweep], sweep_of: Mapping[str, Sweep]) -> None:
         self._first, self._sweep_of = sweeps[0], sweep_of
         self._scores_of = cache(self._read_scores)
-        self._strata = cache(lambda tasks: strata(self._base_items_by_task, tasks))
+        self._parts = cache(lambda tasks: task_parts(self._base_items_by_task, tasks))
 
     def pairs(self, record: TrialRecord) -> dict[str, list[PairedItem]]:
         """The base's and the trial's outcome on each item; empty if there are none on disk."""
@@ -111,12 +111,6 @@ class Items:
         None for other metrics, or if the items are not on disk. It holds for `picked_from` trials
         at once.
         """
-        if metric == FORGETTING_MAX:
-            of_retention = [t for t, score in self._tasks.items() if score.role == "retention"]
-            keys = [task_forgetting(task) for task in of_retention]
-            return greatest_interval(
-                [self.interval(record, k, picked_from * len(keys)) for k in keys]
-            )
         tasks, is_forgetting = measured_on(metric, self._tasks)
         if is_forgetting:
             kept = self.compare(record, None, tasks, picked_from)
@@ -145,8 +139,8 @@ class Items:
             return None
         differences, weights = found
         interval = over_items(differences, weights, bounds=(-1, 1), level=_level(picked_from))
-        differing = sum(int((stratum != 0).sum()) for stratum in differences)
-        is_graded = not all(np.isin(stratum, (-1, 0, 1)).all() for stratum in differences)
+        differing = sum(int((part != 0).sum()) for part in differences)
+        is_graded = not all(np.isin(part, (-1, 0, 1)).all() for part in differences)
         p_value = min(1.0, picked_from * sign_flips(differences, weights))
         if p_value >= SIGNIFICANT:
             interval = interval.including_0()
@@ -157,7 +151,7 @@ class Items:
     def differences(
         self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str]
     ) -> Weighted | None:
-        """First minus second, question by question in strata, and the strata's weights.
+        """First minus second, item by item in parts, and the parts' weights.
 
         None if `compare` gives None.
         """
@@ -174,7 +168,7 @@ class Items:
     def _sides(
         self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str]
     ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]], list[float]] | None:
-        """Both models' scores by stratum, and the strata's weights."""
+        """Both models' scores by part, and the parts' weights."""
         one = self._scores_of(first.config.trial_id)
         base = self._base_scores
         other = self._scores_of(second.config.trial_id) if second else base
@@ -184,9 +178,9 @@ class Items:
             for task in tasks
         ):
             return None
-        found = self._strata(tuple(tasks))
-        means = [[stratum.mean_of(scores) for stratum in found] for scores in (one, other)]
-        return means[0], means[1], [stratum.weight for stratum in found]
+        parts = self._parts(tuple(tasks))
+        own, others = ([scores[p.task][p.positions] for p in parts] for scores in (one, other))
+        return own, others, [part.weight for part in parts]
 
     @cached_property
     def _base_scores(self) -> Scores:

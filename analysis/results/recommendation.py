@@ -5,16 +5,13 @@ The sweep's final message and the report both ask here, so they never disagree.
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from analysis.results.formatting import capitalized, metric_text
 from analysis.results.pareto import Goals, is_feasible, objective_values, pareto_front, violation
-from analysis.results.repeats import judged_by_repeats, point_of
+from analysis.results.repeats import judged_by_repeats
 from analysis.results.trade_off import distance_to_ideal, objective_ranges, scaling_trials
-from trainables.config import Constraint
 from trainables.records.schema import TrialRecord, TrialStatus
 
 _MOST_NUMBERS = 10
@@ -88,8 +85,8 @@ def _by_repeats(
     scale = [*scaling_trials(goals, records), *pareto_front(goals, judged)]
     repeated = set(map(_trial_id, judged))
     own = {_trial_id(r): r for r in records if objective_values(goals, r) is not None}
-    points = _one_of_each_point(goals, judged, own, by_search)
-    found = _choose(goals, points, scale, names, kind="repeated")
+    sound = [record for record in judged if _trial_id(record) in own]
+    found = _choose(goals, sound, scale, names, kind="repeated")
     if found is None or not found.feasible:
         others = [record for record in records if _trial_id(record) not in repeated]
         other = _choose(goals, others, scale, names)
@@ -153,30 +150,6 @@ def _as_sentence(text: str) -> str:
     return f" {capitalized(text)}." if text else ""
 
 
-def _one_of_each_point(
-    goals: Goals,
-    judged: Sequence[TrialRecord],
-    own: Mapping[str, TrialRecord],
-    by_search: Recommendation,
-) -> list[TrialRecord]:
-    """Of runs of one point, which are judged alike, the one that did best by itself.
-
-    `own`: by id, the trials as they ran that may be taken.
-    """
-    alike: dict[object, list[TrialRecord]] = {}
-    for record in judged:
-        if _trial_id(record) in own:
-            means = tuple(record.metrics.items())
-            alike.setdefault((point_of(record), means), []).append(record)
-    taken = []
-    for records in alike.values():
-        runs = [own[_trial_id(record)] for record in records]
-        preferred = (by_search, _choose(goals, runs, runs, numbers_text))
-        wanted = next(found.trial for found in preferred if found and found.trial in runs)
-        taken.append(records[runs.index(wanted)])
-    return taken
-
-
 def _choose(
     goals: Goals,
     records: Sequence[TrialRecord],
@@ -205,10 +178,9 @@ def _choose(
 
 
 def _least_infeasible(goals: Goals, ranked: list[TrialRecord], kind: str) -> Recommendation:
-    units = {constraint: _unit_of_misses(constraint, ranked) for constraint in goals.constraints}
-
     def total(record: TrialRecord) -> float:
-        return sum(max(violation(c, record), 0.0) / unit for c, unit in units.items())
+        misses = ((c, max(violation(c, record), 0.0)) for c in goals.constraints)
+        return sum(miss / (abs(c.bound) or 1.0) for c, miss in misses)
 
     trial = min(ranked, key=lambda record: (total(record), record.number))
     broken = [
@@ -223,16 +195,6 @@ def _least_infeasible(goals: Goals, ranked: list[TrialRecord], kind: str) -> Rec
     )
     reason = f"no trial keeps every constraint{nearest}{' and '.join(broken)}."
     return Recommendation(trial, reason, feasible=False)
-
-
-def _unit_of_misses(constraint: Constraint, ranked: list[TrialRecord]) -> float:
-    """The bound, which no other trial changes; of a bound of 0, the median of the finite misses.
-
-    The largest would be one outlier's, beside which those of all others weigh nothing.
-    """
-    misses = (violation(constraint, record) for record in ranked)
-    finite = [miss for miss in misses if 0 < miss < math.inf]
-    return abs(constraint.bound) or statistics.median(finite or [1.0])
 
 
 def _exactly(value: float | None) -> str:

@@ -229,53 +229,19 @@ class SweepTable:
     def _seconds_left(self, now: float) -> float | None:
         """Seconds of work left, shared by as many trials as ran at once; None if unknown.
 
-        Early stopping ends many trials of the search, and none that repeats a winner. The first to
-        end are those that it ends: before one runs to its end, they alone foretell too little of
-        trials to come.
+        A trial takes as long as the newest ones that ended well took on average.
         """
-        searches = self._durations(ENDED_WELL, exclude=self._repeats)
-        if not searches:
+        newest = map(self._records.__getitem__, reversed(self._ended))
+        ended_well = islice((r for r in newest if r.status in ENDED_WELL), _TYPICAL)
+        durations = [r.seconds for r in ended_well if r.seconds is not None]
+        if not durations:
             return None
-        complete = self._durations((TrialStatus.COMPLETE,))
-        repeats_took = complete or searches
-        searched, repeat = fmean(searches), fmean(repeats_took)
-        running = [
-            _seconds_of_trial_left(r, now, searches if r.confirms is None else repeats_took)
-            for r in map(self._records.__getitem__, self._running)
-        ]
-        work = sum(running)
+        typical = fmean(durations)
+        running = [max(typical - self._records[n].seconds_at(now), 0.0) for n in self._running]
         for_starts = max(self.began + self._seconds_of_starts - now, 0.0)
-        if for_starts:
-            to_search, to_repeat = self._planned()
-            repeats = max(to_repeat - len(self._repeats), 0)
-            others = max(to_search + to_repeat - len(self._records) - repeats, 0)
-            if repeats + others and not complete:
-                return None
-            work += searched * others + repeat * repeats
-        longest = for_starts + max([searched, repeat, *running])
-        return min(max([work / self._most_at_once, *running]), longest)
-
-    def _durations(
-        self, statuses: Collection[TrialStatus], exclude: Collection[int] = ()
-    ) -> list[float]:
-        """What the newest trials that ended so took, in seconds."""
-        newest = (self._records[n] for n in reversed(self._ended) if n not in exclude)
-        ended_so = islice((r for r in newest if r.status in statuses), _TYPICAL)
-        return [r.seconds for r in ended_so if r.seconds is not None]
-
-
-def _seconds_of_trial_left(record: TrialRecord, now: float, durations: Collection[float]) -> float:
-    """Seconds that a running trial has left, if it takes as long as those that took longer so far.
-
-    If none of these durations is longer, as where the first to end were stopped early, it is what
-    it takes to its end at its pace.
-    """
-    taken, last = record.seconds_at(now), record.last
-    if longer := [seconds for seconds in durations if seconds > taken]:
-        return fmean(longer) - taken
-    if last is None or last.total_steps is None or last.step == 0:
-        return 0.0
-    return max(record.seconds_at(last.time) * last.total_steps / last.step - taken, 0.0)
+        to_start = max(sum(self._planned()) - len(self._records), 0) if for_starts else 0
+        work = sum(running) + typical * to_start
+        return min(max([work / self._most_at_once, *running]), for_starts + typical)
 
 
 def single(line: str, style: str) -> Text:

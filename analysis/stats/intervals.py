@@ -282,22 +282,6 @@ def _resampled_means(
     return means
 
 
-def greatest_interval(intervals: Sequence[Interval | None]) -> Interval | None:
-    """Interval of the greatest of several quantities, whose own intervals hold at once.
-
-    It lies above the lowest end of each and below the highest; None without an interval of each.
-    """
-    known = [interval for interval in intervals if interval is not None]
-    if not known or len(known) < len(intervals):
-        return None
-    return Interval(
-        max(interval.estimate for interval in known),
-        max(interval.low for interval in known),
-        max(interval.high for interval in known),
-        sum(interval.n for interval in known),
-    )
-
-
 def over_seeds(values: Sequence[float], rounding: float = 0.0) -> Interval | None:
     """Student's t interval of the mean over seeds, as of `half_width`; None for fewer than two."""
     half = half_width(values, rounding)

@@ -17,7 +17,7 @@ from analysis.paper_table import paper_table
 from analysis.report.answer import answer
 from analysis.shown_sweeps import Results
 from analysis.stats.intervals import over_items
-from analysis.stats.shared_questions import Part, Scores, Stratum
+from analysis.stats.task_parts import Part
 from analysis.sweeps import Sweep, open_sweeps
 from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.records.schema import TrialStatus
@@ -38,7 +38,7 @@ class Drawn(Results):
     def __init__(self, sweep: Sweep, seed: int) -> None:
         draw = np.random.default_rng(seed)
         base = {task: draw.integers(0, 2, ITEMS).astype(float) for task in TASKS}
-        self.drawn: dict[str, Scores] = {}
+        self.drawn: dict[str, dict[str, np.ndarray]] = {}
         trials = []
         for record in sweep.trials:
             own = {t: np.where(draw.random(ITEMS) < 0.2, 1 - s, s) for t, s in base.items()}
@@ -49,9 +49,7 @@ class Drawn(Results):
         self.items._scores_of = self.drawn.__getitem__
         self.items._base_scores = base
         questions = np.arange(ITEMS)
-        self.items._strata = lambda tasks: [
-            Stratum((Part(task, questions, 1 / len(tasks)),)) for task in tasks
-        ]
+        self.items._parts = lambda tasks: [Part(t, questions, 1 / len(tasks)) for t in tasks]
 
 
 def test_the_best_of_many_trials_that_learnt_nothing_is_not_shown_to_have_learnt(sweep):

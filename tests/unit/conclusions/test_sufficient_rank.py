@@ -16,7 +16,7 @@ from analysis.conclusions import Conclusion
 from analysis.conclusions.sufficient_rank import rank_that_suffices
 from analysis.results.sample_size import NEGLIGIBLE
 from analysis.shown_sweeps import Results
-from analysis.stats.shared_questions import Part, Scores, Stratum
+from analysis.stats.task_parts import Part
 from analysis.sweeps import Sweep, open_sweeps
 from trainables.config import LoraConfig
 from trainables.metric_keys import IN_DOMAIN_ACC
@@ -64,7 +64,7 @@ class OfRanks(Results):
             for rank, own in accuracies.items()
             for accuracy in ([own] * 4 if isinstance(own, float) else own)
         ]
-        scores: dict[str, Scores] = {}
+        scores: dict[str, dict[str, np.ndarray]] = {}
         trials = []
         for record, (rank, accuracy) in zip(sweep.trials, pairs, strict=False):
             own = ((order if seed is None else draw.random(items)) < accuracy).astype(float)
@@ -90,7 +90,7 @@ class OfRanks(Results):
         super().__init__([replace(sweep, trials=tuple(trials), base=base)])
         self.items._scores_of = scores.__getitem__
         self.items._base_scores = {"sums": np.zeros(items)}
-        self.items._strata = lambda tasks: [Stratum((Part("sums", np.arange(items), 1.0),))]
+        self.items._parts = lambda tasks: [Part("sums", np.arange(items), 1.0)]
 
 
 def conclusion(results: Results) -> Conclusion:

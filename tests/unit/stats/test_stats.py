@@ -19,10 +19,8 @@ from analysis.results.sample_size import items_needed
 from analysis.stats.hypervolume import hypervolume
 from analysis.stats.importance import FEWEST_TRIALS, importances
 from analysis.stats.intervals import (
-    Interval,
     bootstrap_mean,
     difference_over_seeds,
-    greatest_interval,
     over_items,
     over_seeds,
     upper_bound,
@@ -138,11 +136,6 @@ def test_intervals_of_differences_miss_as_rarely_as_they_say(gained, lost, picke
             found = over_items([answers(down, up, 100)], bounds=(-1, 1), level=level)
             missed += chance * (not found.low <= gained - lost <= found.high)
     assert missed <= 0.05 / picked_from
-
-
-def test_the_greatest_of_several_is_between_the_highest_of_their_ends():
-    several = [Interval(0.3, 0.2, 0.4, 9), Interval(0.1, -0.5, 0.6, 5), Interval(0, -0.1, 0.1, 2)]
-    assert greatest_interval(several) == Interval(0.3, 0.2, 0.6, 16)
 
 
 def test_a_difference_over_seeds_is_no_narrower_than_welchs_and_needs_two_of_each():
