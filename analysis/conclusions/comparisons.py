@@ -33,35 +33,24 @@ def recommended_against_base(results: Results) -> list[Conclusion]:
         return [Conclusion(statement, count, "too few data")]
     trial, of = results.recommendation.trial, len(results.candidates)
     subject = f"The {results.recommendation.word} trial"
-    gain = results.items.compare(trial, None, list(results.tasks("in_domain")), of)
-    loss = results.items.compare(trial, None, list(results.tasks("retention")), of)
     picked = f"best of {of} trials"
     conclusions = _loss_against_base(results, trial, subject, picked)
-    if gain is not None:
-        gain = _with_own_repeats(results, gain, trial, IN_DOMAIN_ACC)
-        verb = "gains" if gain.difference.estimate >= 0 else "loses"
-        conclusions.append(
-            _difference(
-                f"{subject} {verb} {_size(gain)} points in the domain over the base",
-                gain,
-                f"{subject} cannot be distinguished from the base in the domain",
-                picked,
-                "the gain",
-            )
-        )
-    if loss is not None:
-        loss = _with_own_repeats(results, loss.negated(), trial, FORGETTING_MEAN)
-        verb = "forgets" if loss.difference.estimate >= 0 else "gains"
-        who = "This run" if loss.repeats else "It"
-        conclusions.append(
-            _difference(
-                f"{who} {verb} {_size(loss)} points on the retention tasks",
-                loss,
-                "Its change on the retention tasks cannot be distinguished from none",
-                picked,
-                "forgetting",
-            )
-        )
+    roles: tuple[tuple[Role, str, tuple[str, str], str], ...] = (
+        ("in_domain", IN_DOMAIN_ACC, ("gains", "loses"), "in the domain"),
+        ("retention", FORGETTING_MEAN, ("forgets", "gains"), "on the retention tasks"),
+    )
+    for role, metric, verbs, where in roles:
+        quantity = "forgetting" if role == "retention" else "the gain"
+        found = results.items.compare(trial, None, list(results.tasks(role)), of)
+        if found is None:
+            continue
+        if role == "retention":
+            found = found.negated()
+        found = _with_own_repeats(results, found, trial, metric)
+        verb = verbs[0] if found.difference.estimate >= 0 else verbs[1]
+        shown = f"{subject} {verb} {_size(found)} points {where}"
+        otherwise = f"{subject} cannot be distinguished from the base {where}"
+        conclusions.append(_difference(shown, found, otherwise, picked, quantity))
     return conclusions
 
 

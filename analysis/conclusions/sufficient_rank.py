@@ -15,7 +15,6 @@ from analysis.results.sample_size import (
     FEWEST_OF_RANK,
     FEWEST_RANKS,
     NEGLIGIBLE,
-    items_needed,
     level_of_rank,
 )
 from analysis.shown_sweeps import Group, Results
@@ -34,8 +33,6 @@ class _Candidate:
     Attributes:
         most: upper bound on what the best trial of any of these gains over its best.
         items: number that they are compared on.
-        needed: number with which the bound would be `NEGLIGIBLE` if none differed, once it has
-            `FEWEST_OF_RANK` trials.
         is_tried: whether it and all above it have `FEWEST_OF_RANK` trials.
         over_seeds: the highest end of intervals over seeds of the same; None without one for each.
             Its own run, which was picked, does not stand for its repeats.
@@ -46,7 +43,6 @@ class _Candidate:
     rank: int
     most: float
     items: int
-    needed: int
     is_tried: bool
     over_seeds: float | None
     is_refuted: bool
@@ -78,7 +74,7 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     if not candidates:
         return []
     highest, stopped = max(groups), results.more_stopped(sweep)
-    items, needed = candidates[0].items, min(candidate.needed for candidate in candidates)
+    items = candidates[0].items
     within = [candidate for candidate in candidates if candidate.most <= NEGLIGIBLE]
     if found := next((c for c in within if c.is_tried and not c.is_refuted), None):
         most = max(found.most, found.over_seeds or 0.0) if found.is_repeated else found.most
@@ -96,13 +92,6 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
             return [Conclusion(f"{claim.capitalize()}.", evidence)]
         would = "repeats of these with other seeds would show whether it does"
         return [Conclusion(f"In one run of each, {claim}; {would}.", evidence, "open")]
-    if items < needed and not within:
-        statement = (
-            f"Too few items to show to within {100 * NEGLIGIBLE:g} points that a rank below "
-            f"{highest} suffices in the domain."
-        )
-        text = f"n = {items}; {needed} are needed even if ranks differ in none{stopped}"
-        return [Conclusion(statement, text, "too few data")]
     lacking = ""
     if not all(candidate.is_tried for candidate in within):
         lacking = f"; one that suffices and all above it need {FEWEST_OF_RANK} each"
@@ -112,8 +101,8 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
         Conclusion(
             f"No rank below {highest} is shown to suffice in the domain to within "
             f"{100 * NEGLIGIBLE:g} points.",
-            f"simultaneous {100 * LEVEL:g} % bounds, {_bests(results, groups, best)}{lacking}"
-            f"{stopped}",
+            f"simultaneous {100 * LEVEL:g} % bounds, n = {items} items, "
+            f"{_bests(results, groups, best)}{lacking}{stopped}",
             "open",
         )
     ]
@@ -142,16 +131,11 @@ def _candidates(
         gains = [gain for gain in higher if gain is not None]
         if len(gains) < len(higher):
             return
-        picked_from = groups[rank].picked_from
-        level, of_tried = (
-            level_of_rank(len(groups), of) for of in (picked_from, max(picked_from, FEWEST_OF_RANK))
-        )
-        sizes, weights = [len(gain) for gain in gains[0][0]], gains[0][1]
+        level = level_of_rank(len(groups), groups[rank].picked_from)
         yield _Candidate(
             rank,
             most=max(upper_bound(*gain, level=level) for gain in gains),
-            items=sum(sizes),
-            needed=items_needed(sizes, weights, level=of_tried),
+            items=sum(map(len, gains[0][0])),
             is_tried=all(groups[r].is_tried for r in best if r >= rank),
             over_seeds=max(over.high for over in seeds if over)
             if repeated[rank] and all(seeds)

@@ -19,12 +19,6 @@ def planned_repeats(confirm: ConfirmConfig | None, searched: int) -> int:
     return min(confirm.top_k, searched) * confirm.seeds if confirm else 0
 
 
-def repeats_in_all(goals: Goals, records: Sequence[TrialRecord]) -> int:
-    """How many repeat runs there are and will be, once the search is over."""
-    recorded = sum(record.confirms is not None for record in records)
-    return recorded + repeats_to_begin(goals, records)
-
-
 def repeats_to_begin(goals: Goals, records: Sequence[TrialRecord]) -> int:
     """How many repeat runs of the winners, as they are now, have yet to begin."""
     if goals.confirm is None:

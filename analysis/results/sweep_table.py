@@ -12,7 +12,7 @@ from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from analysis.results.confirmation import planned_repeats, repeats_in_all
+from analysis.results.confirmation import planned_repeats
 from analysis.results.formatting import (
     ABSENT,
     INTERRUPTED,
@@ -77,7 +77,6 @@ class SweepTable:
     ) -> None:
         self._name = name
         self._searched = searched
-        self._repeats_of_winners: int | None = None  # until it is asked once the search is over
         self._goals = goals
         self.began = began
         self._seconds_of_starts = inf if hours is None else 3600 * hours
@@ -120,22 +119,16 @@ class SweepTable:
             self._running.discard(record.number)
         if record.confirms is not None:
             self._repeats.add(record.number)
-        else:  # there may be other winners
-            self._repeats_of_winners = None
 
-    def _planned(self) -> tuple[int, int]:
-        """How many trials of the search there will be, and how many repeats, or may be."""
-        recorded = len(self._records) - len(self._repeats)
-        searched = max(self._searched, recorded)
-        if recorded < searched or self._running - self._repeats:
-            return searched, planned_repeats(self._goals.confirm, searched)
-        if self._repeats_of_winners is None:
-            self._repeats_of_winners = repeats_in_all(self._goals, [*self._records.values()])
-        return searched, self._repeats_of_winners
+    def _planned(self) -> int:
+        """How many trials and repeats there will be, if there are as many winners."""
+        searched = max(self._searched, len(self._records) - len(self._repeats))
+        repeats = planned_repeats(self._goals.confirm, searched)
+        return searched + max(repeats, len(self._repeats))
 
     def progress(self, now: float) -> str:
         """Such as `3/16 finished, 2 running, 40 s elapsed, about 2 min 05 s left`."""
-        total = max(sum(self._planned()), len(self._records))
+        total = self._planned()
         parts = [f"{len(self._ended)}/{total} finished"]
         if running := len(self.running()):
             parts.append(f"{running} running")
@@ -239,7 +232,7 @@ class SweepTable:
         typical = fmean(durations)
         running = [max(typical - self._records[n].seconds_at(now), 0.0) for n in self._running]
         for_starts = max(self.began + self._seconds_of_starts - now, 0.0)
-        to_start = max(sum(self._planned()) - len(self._records), 0) if for_starts else 0
+        to_start = self._planned() - len(self._records) if for_starts else 0
         work = sum(running) + typical * to_start
         return min(max([work / self._most_at_once, *running]), for_starts + typical)
 

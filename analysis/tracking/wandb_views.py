@@ -85,15 +85,10 @@ class SweepViews:
 
     def describe(self) -> list[str]:
         """Describe what would be made, and how."""
-        groups = [f"  {group.title}: {'; '.join(group.panels)}" for group in self._groups()]
         place = f"{self._settings.wandb.entity or 'your entity'}/{self._settings.wandb.project}"
         return [
-            "W&B is offline or has no key here, so nothing was sent. This would be made in "
-            f"{place}, of the runs in group {self._sweep_id}, all {self._runs} shown, the base "
-            "pinned:",
-            f"the workspace view and the report {self._name!r}, each with",
-            *groups,
-            "To make them:",
+            "W&B is offline or has no key here, so nothing was sent. To make the workspace view "
+            f"and the report {self._name!r} of group {self._sweep_id} in {place}:",
             "  wandb login",
             *([f"  {upload}"] if (upload := self._upload()) else []),
             f"  {views_command(self._sweep.ledger.folder.location)}",

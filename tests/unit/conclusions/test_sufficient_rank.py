@@ -14,7 +14,6 @@ from synthetic_sweep import SyntheticSweep
 
 from analysis.conclusions import Conclusion
 from analysis.conclusions.sufficient_rank import rank_that_suffices
-from analysis.results.sample_size import NEGLIGIBLE
 from analysis.shown_sweeps import Results
 from analysis.stats.task_parts import Part
 from analysis.sweeps import Sweep, open_sweeps
@@ -135,15 +134,6 @@ def test_constraints_decide_which_trial_is_the_best_of_a_rank(bounded):
     assert "none of rank 1 keeps every constraint" in of_all.evidence
     lost = conclusion(OfRanks(bounded, EQUAL | {4: (0.99, 0.9)}, {4: (DIVERGED,)}))
     assert "rank 4 suffices" not in lost.statement
-
-
-@pytest.mark.parametrize("of_ranks", [(4, 4), (1, 6)])
-def test_with_too_few_items_the_number_that_is_needed_is_given(sweep, of_ranks):
-    accuracies = {1: (0.9,) * of_ranks[0], 4: (0.9,) * of_ranks[1], 16: 0.9}
-    found = conclusion(OfRanks(sweep, accuracies, items=40))
-    z = scipy.stats.norm.isf(0.05 / 2 / 4)  # two ranks below 16, each of at least four trials
-    assert found.verdict == "too few data"
-    assert f"n = 40; {math.ceil(z**2 / NEGLIGIBLE)} are needed" in found.evidence
 
 
 def test_the_wider_of_the_bounds_over_items_and_over_seeds_is_given(sweep):

@@ -94,7 +94,7 @@ def test_a_gain_or_forgetting_without_support_from_repeats_is_open(tmp_path):
     gain, loss = recommended_against_base(opened(folder))
     assert (gain.verdict, loss.verdict) == ("open", "open")
     assert gain.statement.startswith("That the recommended trial gains ")
-    assert loss.statement.startswith("That this run forgets ")
+    assert loss.statement.startswith("That the recommended trial forgets ")
     for told in (gain, loss):
         assert told.statement.endswith(" is not confirmed by repeats with other seeds.")
         half = 100 * apart * scipy.stats.t.ppf(0.975, 1)
