@@ -20,7 +20,6 @@ from trainables.records.ledger import Ledger, cannot_write
 from trainables.records.schema import TrialStatus
 from trainables.redaction import redacted
 from trainables.storage.disk import MAKE_ROOM, disk_full, find_full_disk_message, is_disk_full
-from trainables.storage.locations import expanded
 from trainables.storage.storage import join, parse_location
 from tune.config.sweep_file import bundled_sweeps, load_sweep
 
@@ -43,7 +42,6 @@ def main(arguments: list[str]) -> int:
         sys.stdout.reconfigure(errors="replace")  # what a terminal cannot show ends nothing
     try:
         options = _parser().parse_args(arguments)
-        _check_home()
         from_options = _overrides(options)
         config = load_sweep(options.sweep, [*options.overrides, *from_options], from_options)
         if options.stop_trial is not None:
@@ -73,14 +71,6 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:  # before the first trial, or for the second time
         print("interrupted; the same command goes on", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
-
-
-def _check_home() -> None:
-    """Refuse to go on without a home, which Ray and others need when they are imported."""
-    if expanded("~") == Path("~"):
-        rule = f"is not set, and the system knows no home of the user {os.getuid()}"
-        remedy = "export HOME=FOLDER, one that this user may write to"
-        raise UserError([Fault("HOME", rule, remedy)])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,7 +6,6 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from typing import Any, Literal
 
 import yaml
@@ -75,30 +74,18 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[
         f"{_WHAT[kind]} of {code(model.name)} ({escaped(setting(record))}). "
         + escaped(_why(record, sweep.settings, sweep.recommendation))
         + (f" The sweep was not finished then: {sweep.unfinished}." if sweep.unfinished else ""),
-        f"## Load\n\n{fenced(_loading(kind, model), 'python')}" + _reader(kind, model, settings),
+        f"## Load\n\n{fenced(_loading(kind, model), 'python')}",
         f"## Serve\n\n{serving(sweep.name, model, adapter)}",
         _prompting(record.config.data, model),
         f"## Scores\n\n{_summary(record, base)}",
         *([_tasks(record, base)] if base.scores else []),
         "Forgetting is the base's accuracy minus this model's: positive means that it forgot. "
-        "± is the standard error over items."
-        + _selection_caveat(record, sweep)
-        + _rounding_caveat(kind, model),
+        "± is the standard error over items." + _selection_caveat(record, sweep),
         *([_warnings(warnings)] if warnings else []),
         f"## Training\n\n{_training(record, base)}",
         f"## Provenance\n\n{_provenance(record, base, sweep.record)}",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _rounding_caveat(kind: Kind, model: ModelConfig) -> str:
-    """A caveat if the scores are of other weights than the exported ones."""
-    if kind != "merged" or model.dtype == "float32":
-        return ""
-    return (
-        " All scores were measured with the adapter beside its base, before merging; merging "
-        f"rounds the weights to {model.dtype}, which may change them a little."
-    )
 
 
 def _prompting(data: DataConfig, model: ModelConfig) -> str:
@@ -218,19 +205,6 @@ def _plain_loading(kind: Kind, model: ModelConfig) -> str:
     lines += 'tokenizer = AutoTokenizer.from_pretrained("PATH")'
     ends = "\nmodel.generation_config.eos_token_id = tokenizer.eos_token_id"
     return lines + (ends if model.eos_token is not None else "")
-
-
-def _reader(kind: Kind, model: ModelConfig, settings: Mapping[str, Any]) -> str:
-    """Which Transformers reads it; of an adapter alone, which PEFT wrote, nothing.
-
-    Another major version may know neither the tokenizer's class nor how the weights are arranged.
-    """
-    if kind == "adapter" and not model.has_own_tokenizer:
-        return ""
-    # An adapter's tokenizer has been written just now.
-    by = version("transformers") if kind == "adapter" else settings.get("transformers_version")
-    major = str(by).partition(".")[0]
-    return f"\n\nWritten by Transformers {by}: read it with {major} or later." if by else ""
 
 
 def _summary(record: TrialRecord, base: BaseRecord) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from os.path import commonprefix
 from typing import Any
 
@@ -101,25 +101,19 @@ def _has_more_than_content(
         UnusableRow: the chat template leaves some of it out.
     """
     has_more = False
-    for less, written in _with_less(answer):
+    for names in CARRIED:
+        given = [name for name in names if name in answer]
+        if not given:
+            continue
         has_more = True
+        less = {name: value for name, value in answer.items() if name not in given}
+        less["content"] = less.get("content") or ""
         if _as_chat(tokenizer, data, example, [*example.asked, less]) == whole:
-            rule = f"the model's chat template writes {written}: {_in_words(example.asked)}"
+            written = f"no {given[0]}: {_in_words(example.asked)}"
+            rule = f"the model's chat template writes {written}"
             remedy = "write it into `content`, or leave it out"
             raise UnusableRow([Fault(data.chat_field, rule, remedy)])
     return has_more
-
-
-def _with_less(answer: Turn) -> Iterator[tuple[Turn, str]]:
-    """The answer without each thing beside its content, and what a template omitting it writes."""
-    for names in CARRIED:
-        given = [name for name in names if name in answer]
-        if given:
-            less = {name: value for name, value in answer.items() if name not in given}
-            yield less | {"content": less.get("content") or ""}, f"no {given[0]}"
-    calls = answer.get("tool_calls") or []
-    if len(calls) > 1:  # gpt-oss's template takes the first
-        yield answer | {"tool_calls": calls[:-1]}, f"fewer than the {len(calls)} tool_calls"
 
 
 def _end_of_turns(tokenizer: Any, data: DataConfig, example: Example) -> str:

@@ -1,6 +1,6 @@
 """Rows of files: JSON lines, a JSON array, CSV, TSV, plain text or Parquet.
 
-All but the last may be gzipped.
+All but the last may be gzipped (`.gz`).
 
 Text stays as it is written: libraries that guess types would make 7 of "007", null of "NA".
 """
@@ -24,7 +24,6 @@ from trainables.errors import Fault, UserError
 
 Row = dict[str, Any]
 _MAX_FAULTS = 5
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]").search
 _COMMAS = "commas separate columns, tabs in a .tsv; quote texts that hold one"
 _OTHER_SEPARATORS = re.compile(r"[,;\t|]")  # of columns; the file's own is in no name
 _AS_UTF_8 = "save it as UTF-8"
@@ -112,17 +111,12 @@ def parse_json(text: bytes) -> Any:
     """What JSON stands for.
 
     Raises:
-        ValueError: it is malformed, too deep or too large for Python, or has half of a character,
-            which no tokenizer takes.
+        ValueError: it is malformed, too deep or too large for Python.
     """
     try:
-        value = json.loads(text)
-        if _SURROGATE(text):  # alone, or one of a pair
-            for item in value if isinstance(value, list) else [value]:  # an array may be large
-                json.dumps(item, ensure_ascii=False).encode()
+        return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deep to be read") from error
-    return value
 
 
 def first_few(faults: list[Fault]) -> list[Fault]:
@@ -138,20 +132,14 @@ def _suffix(file: Path) -> str:
 
 
 def opened(file: Path) -> gzip.GzipFile | io.BufferedReader:
-    """The bytes of a file, unpacked if its name ends in `.gz`, or it is packed all the same."""
-    with file.open("rb") as stream:
-        is_packed = file.suffix == ".gz" or stream.read(2) == b"\x1f\x8b"
-    return gzip.open(file) if is_packed else file.open("rb")
+    """The bytes of a file, unpacked if its name ends in `.gz`."""
+    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
 
 
 def _read_json(file: Path, field: str) -> list[Row]:
     with opened(file) as stream:
         text = stream.read()
     if not text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-        with suppress(ValueError):
-            if isinstance(parse_json(text), dict) and b"\n" in text.strip():
-                rule = "must be an array of objects, or one object a line, got one object"
-                raise UserError([Fault(field, rule, location=str(file))])
         return _read_jsonl(file, field)  # as many a .json file is
     try:
         rows = parse_json(text)

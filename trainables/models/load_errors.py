@@ -72,9 +72,6 @@ def _torch_reason(error: Exception) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    for cause in causes(error):
-        if type(cause).__name__ == "ProxyError":
-            return f"the proxy answers {first_line(cause)}"
     if _NO_TOKENIZER in str(error):
         return "it has no tokenizer, or one that needs sentencepiece or tiktoken"
     reason = first_line(error).rstrip(".")

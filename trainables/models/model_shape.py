@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -93,23 +93,11 @@ def _fetched(name: str, revision: str | None) -> Path | None:
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    with _no_progress_bars(), suppress(Exception):  # the client's errors have no class in common
+    with suppress(Exception):  # the client's errors have no class in common
         # A download by itself tries for minutes where nothing answers; this tries once.
         get_hf_file_metadata(hf_hub_url(name, _CONFIG, revision=revision), timeout=_PATIENCE_S)
         return Path(hf_hub_download(name, _CONFIG, revision=revision))
     return None
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Show none of a kilobyte; those of weights come later."""
-    from huggingface_hub import utils
-
-    were_shown = not utils.are_progress_bars_disabled()
-    utils.disable_progress_bars()
-    yield
-    if were_shown:
-        utils.enable_progress_bars()
 
 
 def _shape(config: dict[str, Any]) -> ModelShape | None:

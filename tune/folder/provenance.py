@@ -39,7 +39,7 @@ def provenance() -> Provenance:
             versions[package] = version(package)
     return Provenance(
         created=time.time(),
-        command=shlex.join(["python", _from_project(sys.argv[0]), *sys.argv[1:]]),
+        command=shlex.join(["python", *sys.argv]),
         git_commit=_git_commit(),
         python=platform.python_version(),
         versions=versions,
@@ -67,11 +67,6 @@ def warned(sweep: SweepRecord, *warnings: str) -> SweepRecord:
     newest = sweep.provenance
     newest = newest.model_copy(update={"warnings": (*newest.warnings, *warnings)})
     return sweep.model_copy(update={"provenance": newest})
-
-
-def _from_project(script: str) -> str:
-    path, project = Path(script).resolve(), Path(__file__).resolve().parents[2]
-    return str(path.relative_to(project)) if path.is_relative_to(project) else path.name
 
 
 def _git_commit() -> str | None:

@@ -45,17 +45,14 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.parametrize(
-    "filled_at", [4, pytest.param(6, marks=pytest.mark.slow)], ids=["checkpoint", "final weights"]
-)
 def test_trial_fails_and_goes_on_once_there_is_room(
-    make_trial: Callable[..., TrialConfig], disk: Path, filled_at: int
+    make_trial: Callable[..., TrialConfig], disk: Path
 ) -> None:
     undisturbed = ListReporter()
     train_lora(make_trial(train=TRAIN), undisturbed)
     first = make_trial(train=TRAIN, output_dir=str(disk / "attempt_1"))
     with pytest.raises(Exception, match="No space left") as caught:
-        train_lora(first, Filling(disk, filled_at))
+        train_lora(first, Filling(disk, 4))
     assert is_disk_full(caught.value)
     outcome = verdict(first, caught.value)
     assert outcome.status is TrialStatus.RUNNING
@@ -76,5 +73,5 @@ def test_trial_fails_and_goes_on_once_there_is_room(
     resumed = ListReporter()
     result = train_lora(second, resumed)
     expected = by_step(undisturbed.measurements)
-    assert by_step(resumed.measurements) == {s: expected[s] for s in range(filled_at, 7)}
+    assert by_step(resumed.measurements) == {s: expected[s] for s in range(4, 7)}
     assert Path(result.weights_dir or "", "adapter_model.safetensors").exists()

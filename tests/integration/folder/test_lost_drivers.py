@@ -36,9 +36,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("cluster")
 
 HERE = Path(__file__).parents[1]
-TRIALS = 6
 CHANGES = (
-    f"budget.trials={TRIALS}",
+    "budget.trials=4",
     "budget.retries=1000",
     "resources.lora.cpus_per_worker=0.5",
     "resources.full.cpus_per_worker=0.5",
@@ -165,7 +164,7 @@ def run_killing(
 @pytest.mark.parametrize(
     ("kind", "wanted"),
     [
-        pytest.param(SIDE_BY_SIDE, 2, id="side by side"),
+        pytest.param(SIDE_BY_SIDE, 1, id="side by side"),
         pytest.param(ONE_BY_ONE, 2, id="one by one", marks=pytest.mark.slow),
         pytest.param(SIDE_BY_SIDE, 100, id="often", marks=pytest.mark.slow),
     ],

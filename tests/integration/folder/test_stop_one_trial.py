@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 STEPS = 24
 LORA = (
     "search={lora: {rank: [4, 8], alpha: 8, learning_rate: [1.0e-3, 1.0e-4]}}",
-    "budget.trials=3",
+    "budget.trials=2",
     "resources.max_concurrent=2",
 )
 IN_SLOTS = (*LORA, "resources.lora.slots=2", "resources.lora.cpus_per_worker=2")

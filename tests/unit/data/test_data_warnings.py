@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 from byte_tokenizer import of_bytes
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
-from transformers import PreTrainedTokenizerFast
 
 from trainables.config import DataConfig, EvalSuite
 from trainables.data.dataset import tokenize
@@ -81,16 +78,3 @@ def test_answers_that_are_context_alone_are_reported(
     assert all(text.startswith(str(fact)) and "data.answers: all" in text for text in found)
     fields["answers"] = "all"
     assert "answers" not in str(warnings(path, of_bytes("qwen2_5"), suite, **fields))
-
-
-def test_completions_within_the_prompt_s_last_token_are_reported(tmp_path: Path) -> None:
-    characters = ["(", "A", "B", ")", " ", "Q", ":", "(A", "<eos>"]
-    core = Tokenizer(BPE({text: i for i, text in enumerate(characters)}, [("(", "A")]))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>")
-    path = jsonl(tmp_path, pairs(("Q: (", "A"), ("Q: (", "A)"), ("Q: (", "B")))
-    general = jsonl(tmp_path, pairs(("Q: (", "A"), ("Q: ", "B")), "general.jsonl")
-    first, second = warnings(path, tokenizer, replay={"path": general, "share": 0.4})
-    assert first.startswith("2 completion(s) of data begin within the last token of the prompt")
-    assert second.startswith("1 completion(s) of data.replay begin")
-    assert "begin data.replay.completion with a space" in second
-    assert warnings(jsonl(tmp_path, pairs(("Q:", " (A"), ("Q: ", "A"))), tokenizer) == []

@@ -13,7 +13,7 @@ import pytest
 from faults import faults
 
 from trainables.config import DataConfig
-from trainables.data.rows import load_rows, row_examples
+from trainables.data.rows import load_rows
 
 ROWS = [{"prompt": f"relay {i} =", "completion": f" {i}"} for i in range(20)]
 LINES = "".join(f"{json.dumps(row)}\n" for row in ROWS)
@@ -25,8 +25,7 @@ def config(path: Path | str, **fields: Any) -> DataConfig:
 
 def write(file: Path, content: str | bytes, encoding: str = "utf-8-sig") -> Path:
     content = content.encode(encoding) if isinstance(content, str) else content
-    packed = file.name.endswith(".gz") or "gzipped" in file.name
-    file.write_bytes(gzip.compress(content) if packed else content)
+    file.write_bytes(gzip.compress(content) if file.suffix == ".gz" else content)
     return file
 
 
@@ -37,7 +36,6 @@ def write(file: Path, content: str | bytes, encoding: str = "utf-8-sig") -> Path
         ("rows.json", json.dumps(ROWS, indent=1)),
         ("rows.json", LINES),
         ("rows.jsonl.gz", LINES),
-        ("gzipped.jsonl", LINES),  # without .gz
         ("rows.txt", LINES),
         ("rows.csv", "prompt,completion\n" + "".join(",".join(r.values()) + "\n" for r in ROWS)),
         ("rows.tsv", "prompt\tcompletion\n" + "".join("\t".join(r.values()) + "\n" for r in ROWS)),
@@ -66,17 +64,6 @@ def test_text_in_a_table_stays_as_it_is_written(tmp_path: Path) -> None:
     assert load_rows(config(file)) == rows
 
 
-@pytest.mark.parametrize("name", ["corpus.txt", "corpus.txt.gz"])
-def test_each_line_of_a_plain_text_is_a_row(name: str, tmp_path: Path) -> None:
-    file = write(tmp_path / name, '{"a": 1} and\u2028more.\r\n\n[2]\n{last}')
-    texts = ['{"a": 1} and\u2028more.', "[2]", "{last}"]
-    rows = load_rows(config(file, text="text"))
-    assert rows == [{"text": text} for text in texts]
-    (fault,) = faults(row_examples, config(file, text="body"), rows)
-    assert "body, absent from row 1" in fault.rule
-    assert "text" in fault.remedy
-
-
 def test_malformed_lines_are_faults_with_their_numbers(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", b'{"a": 1}\n{"a": \n[1]\n\n{"a": "\xff"}\n')
     found = faults(load_rows, config(file))
@@ -89,24 +76,15 @@ def test_malformed_lines_are_faults_with_their_numbers(tmp_path: Path) -> None:
     assert (len(found), found[-1].rule) == (6, "7 more like these")
 
 
-DEEP, DIGITS, HALF = f"[{'[' * 100_000}", "9" * 5000, r'"\ud83d"'
-
-
 @pytest.mark.parametrize(
     ("name", "content", "fact", "line"),
     [
         ("rows.csv", b"a,b\n1,2\n1,2,3\n", "more columns than the first line, 2", ":3"),
         ("rows.csv", b"a,b,a\n1,2,3\n", "names a more than once", ":1"),
-        ("rows.csv", b'a,b\n1,"2\n', "unexpected end of data", ":1"),
         ("rows.csv", b"a;b\n1;2\n", "names one column, 'a;b'", ":1"),
         ("rows.tsv", b"a\tb\n1\t\xff\n", "is not UTF-8", ""),
-        ("rows.txt", b"a\n" * 9999 + b"\xff\n", "is not UTF-8", ""),
         ("rows.json", b'[{"a": 1},\n{"a": }]', "is no JSON array: Expecting value: line 2", ""),
         ("rows.json", b'[{"a": 1}, 2]', "item 2 is a int", ""),
-        ("rows.json", b'{\n "data": []\n}', "must be an array of objects", ""),
-        ("rows.jsonl", f'{{"a": {DEEP}}}'.encode(), "nested too deep", ":1"),
-        ("rows.jsonl", f'{{"a": {DIGITS}}}'.encode(), "4300 digits", ":1"),
-        ("rows.jsonl", f'{{"a": {HALF}}}'.encode(), "can't encode character", ":1"),
         ("rows.parquet", b"PAR1 not really PAR1", "is no Parquet file", ""),
     ],
 )
@@ -118,13 +96,6 @@ def test_malformed_files_are_faults_with_their_place(
     assert fault.field == "data.path"
     assert fact in fault.rule
     assert fault.location.removeprefix(str(file)) == line
-
-
-@pytest.mark.parametrize(("kept", "end"), [(15, b""), (10, b"\xff" * 20)])
-def test_a_damaged_gzip_file_is_refused(kept: int, end: bytes, tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b'{"a": "b"}\n' * 9)[:kept] + end)
-    (fault,) = faults(load_rows, config(tmp_path / "rows.jsonl.gz"))
-    assert fault.rule.startswith("cannot be read: ")
 
 
 @pytest.mark.parametrize(
@@ -172,6 +143,3 @@ def test_a_hub_data_set_is_read_by_its_subset_and_splits(monkeypatch: pytest.Mon
     # As in Parquet, all turns have the fields of each.
     chats = load_rows(config("org/chats", messages="chat"))
     assert chats == [{"chat": [{"role": "user"}], "topic": None}]
-
-
-SUBSETS = [{"config_name": name, "data_files": f"{name}.jsonl"} for name in ("main", "other")]

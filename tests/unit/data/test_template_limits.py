@@ -16,15 +16,11 @@ SQUARING = "{% set n = namespace(s='ab') %}{% for i in range(90) %}{% set n.s = 
 HOSTILE = [
     "{% for i in range(10**9) %}x{% endfor %}",
     "{% set r = range(99999) %}{% for i in r %}{% for j in r %}{% endfor %}{% endfor %}",
-    "{% set r = range(99999) %}{% for i in r %}{% for j in r %}xxxxxxxx{% endfor %}{% endfor %}",
     "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
     "{{ 'x' * 10**10 }}",
-    "{{ 10**10 * 'x' }}",
     "{{ 9 ** (9 ** 9) }}",
     "{{ 'x' | center(9999999999) }}",
-    "{{ 'x'.ljust(9999999999) }}",
     SQUARING.replace("STEP", "n.s ~ n.s"),
-    SQUARING.replace("STEP", "n.s + n.s"),
     SQUARING.replace("STEP", "[n.s, n.s] | join"),
 ]
 

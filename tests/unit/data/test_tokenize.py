@@ -78,14 +78,6 @@ def test_the_loss_is_on_completion_and_end_alone(tokenizer: Any, tmp_path: Path)
         assert samples[*prompt, *answer] == [IGNORED_LABEL] * len(prompt) + answer
 
 
-def test_beginning_and_end_are_not_put_twice(tokenizer: Any, tmp_path: Path) -> None:
-    bos, eos = tokenizer.bos_token, tokenizer.eos_token
-    rows = [{"prompt": f"{bos}relay 1 =", "completion": f" 2 {eos}"}]
-    (sample,) = tokenize(config(jsonl(tmp_path, rows)), tokenizer, seed=0).train
-    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        assert sample["input_ids"].count(token) == 1
-
-
 @pytest.mark.parametrize(
     ("prompt", "spaces"), [("ab  ", "  "), ("ab \n", ""), ("ab\n ", " "), ("ab\t", "\t")]
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +103,6 @@ def test_an_exported_adapter_is_peft_s_and_its_card_has_it_served(tmp_path: Path
         "vllm serve some/model --trust-remote-code --revision c0ffee --tokenizer PATH "
         "--dtype bfloat16 --enable-lora --max-lora-rank 8 --lora-modules tiny=PATH"
     ) in text
-    assert f"Written by Transformers {version('transformers')}: read it with" in text
     assert json.loads((to / "tokenizer_config.json").read_text())["tokenizer_class"] == (
         "TokenizersBackend"  # which Transformers 4 has not
     )

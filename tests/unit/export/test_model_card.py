@@ -9,7 +9,7 @@ import pytest
 from builders import change_base, record_sweep, scores, trial
 from huggingface_hub import ModelCard
 
-from analysis.export.model_card import Kind, _loading, model_card
+from analysis.export.model_card import Kind, model_card
 from analysis.export.serving import serving
 from analysis.sweeps import open_sweeps
 from trainables.config import ModelConfig
@@ -45,7 +45,7 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def test_the_card_of_the_winner(sweep: Path) -> None:
-    found = card(sweep, 1, transformers_version="5.3.1")
+    found = card(sweep, 1)
     for fact in (
         "recommends this trial: the knee of the front's 3 trials",
         "max in_domain/acc_mean, min forgetting/mean",
@@ -54,7 +54,6 @@ def test_the_card_of_the_winner(sweep: Path) -> None:
         "| `forgetting/mean` | +0.000 | +0.100 | +0.100 |",
         "| b | retention | acc | 128 | 0.875 ± 0.010 | 0.750 | -0.125 | +0.100 |",
         "Scores that the trial was picked by are optimistic: it is the best of 3.",
-        "Written by Transformers 5.3.1: read it with 5 or later.",
         "```sh\nvllm serve PATH\n```",
     ):
         assert fact in found.text
@@ -79,16 +78,6 @@ def test_scores_of_other_seeds_replace_the_optimistic_ones(sweep: Path) -> None:
     assert "of its run in the search, and another training may differ" in text
 
 
-@pytest.mark.parametrize("kind", ["adapter", "merged", "full"])
-def test_the_code_loads_a_model_with_its_own_code_and_end(kind: Kind) -> None:
-    model = ModelConfig(name="some/model", trust_remote_code=True, eos_token="</turn>")
-    code = _loading(kind, model)
-    compile(code, "card", "exec")
-    assert code.count("from_pretrained(") == code.count(", trust_remote_code=True") == 2
-    assert ("eos_token_id = tokenizer.eos_token_id" in code) is (kind == "adapter")
-    assert "trust" not in _loading(kind, ModelConfig(name="some/model"))
-
-
 def adapter(model: dict[str, Any] | None = None, **settings: Any) -> str:
     """How an adapter is served."""
     config = ModelConfig.model_validate({"name": "some/model"} | (model or {}))
@@ -104,21 +93,6 @@ def test_vllm_makes_room_for_the_rank(rank: int, largest: int) -> None:
         f"--max-lora-rank {largest} --lora-modules tiny=PATH"
     )
     assert adapter(r=rank) == f"```sh\n{command}\n```\n\nRequests name the model `tiny`."
-
-
-@pytest.mark.parametrize(
-    ("model", "options"),
-    [
-        ({"load_in_4bit": True}, "some/model --quantization bitsandbytes --dtype bfloat16"),
-        ({"trust_remote_code": True}, "some/model --trust-remote-code --dtype bfloat16"),
-        ({"chat_template": "t.jinja"}, "some/model --tokenizer PATH --dtype bfloat16"),
-        ({"dtype": "float32"}, "some/model --enable-lora"),  # its LoRA kernels take no fp32
-    ],
-)
-def test_vllm_has_the_options_of_the_trial(model: dict[str, Any], options: str) -> None:
-    text = adapter(model)
-    assert f"vllm serve {options} " in text
-    assert ("computes with adapters in 16 bits alone" in text) is ("dtype" in model)
 
 
 @pytest.mark.parametrize(

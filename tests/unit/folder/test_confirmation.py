@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from builders import GAIN, LOSS, sweep_config, trial
-from simulated_search import completing, make_searcher, run, sweep
+from simulated_search import make_searcher, run, sweep
 
 from analysis.results.pareto import pareto_front
 from analysis.results.recommendation import Recommendation, recommend
@@ -92,22 +92,3 @@ def test_winner_that_was_lucky_once_is_not_recommended() -> None:
         f"constraint: {GAIN} 0.750. Its run in the search has {GAIN} 0.800. In the mean over other "
         "seeds trial 0 broke a constraint. One run of each would have chosen trial 0."
     )
-
-
-def test_each_winner_is_repeated_once_per_seed() -> None:
-    # Of four points twelve trials run each several times.
-    rates = {"rank": [4, 8], "alpha_ratio": 2, "learning_rate": [1e-4, 1e-3]}
-    confirm = {"top_k": 3, "seeds": 5}
-    config = sweep(trials=12, search={"lora": rates}, confirm=confirm)
-    records = run(make_searcher(config), completing)
-    runs = [(frozenset(record.params.items()), record.config.seed) for record in records]
-    assert len(set(runs)) == len(runs)
-    repeats = [record for record in records if record.confirms is not None]
-    assert len(repeats) == 15
-    assert len({frozenset(record.params.items()) for record in repeats}) == 3
-    assert make_searcher(config, records).is_done
-    longer = sweep(trials=16, search={"lora": rates}, confirm=confirm)
-    more = [*records, *run(make_searcher(longer, records), completing)]
-    runs = [(frozenset(record.params.items()), record.config.seed) for record in more]
-    assert len(runs) > len(records)
-    assert len(set(runs)) == len(runs)

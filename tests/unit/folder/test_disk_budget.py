@@ -137,16 +137,3 @@ def test_only_whole_checkpoint_stays(tmp_path: Path) -> None:
     assert newest_valid(record.config.attempt_dirs) == checkpoint_dir(
         Path(record.config.output_dir), 5
     )
-
-
-def test_record_drops_deleted_best_weights(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    record = attempted(tmp_path, 0, status=TrialStatus.COMPLETE)
-    fill(record)
-    best = str(best_dir(Path(record.config.output_dir)))
-    record = record.model_copy(update={"best_weights_dir": best})
-    ledger.write_trial(record)
-    DiskBudget(ledger, 150 * KIB / GIB).trial_ended(record)
-    assert ledger.trials() == [record]
-    DiskBudget(ledger, 50 * KIB / GIB).trial_ended(record)
-    assert ledger.trials() == [record.model_copy(update={"best_weights_dir": None})]

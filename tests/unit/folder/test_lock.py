@@ -167,11 +167,10 @@ def test_of_racing_drivers_one_holds_the_sweep(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("age", [7 * INTERVAL, -3600])  # its clock was an hour ahead
 def test_driver_elsewhere_loses_the_sweep_when_its_heart_stops(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, age: float
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_lock(tmp_path / "lock.json", age, host="other")
+    write_lock(tmp_path / "lock.json", 7 * INTERVAL, host="other")
     with SweepLock(tmp_path):
         assert holder_of(tmp_path).token != "other"
     assert [path.name for path in tmp_path.iterdir()] == ["lock.other.json"]
@@ -197,9 +196,8 @@ def test_driver_whose_clock_is_off_keeps_the_sweep(
     assert holder_of(tmp_path).token == "other"
 
 
-@pytest.mark.parametrize("has_taker_ended", [False, True])
 def test_suspended_driver_writes_nothing_after_another_took_its_sweep(
-    tmp_path: Path, start: Callable[..., Any], has_taker_ended: bool
+    tmp_path: Path, start: Callable[..., Any]
 ) -> None:
     suspended = start(tmp_path)
     assert first_line(suspended) == "HELD"
@@ -212,8 +210,6 @@ def test_suspended_driver_writes_nothing_after_another_took_its_sweep(
     token = holder_of(tmp_path).token
     taken = SweepFolder(tmp_path).lock_after(token)
     write_lock(taken, interval=600, host="taker")  # as another machine would after the limit
-    if has_taker_ended:
-        (tmp_path / "lock.json").unlink()
     time.sleep(7 * INTERVAL)
     before = snapshot(tmp_path / "trials")
     suspended.send_signal(signal.SIGCONT)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
-from builders import GAIN, LOSS, OOD, SWEEP_ID, measurement, trial
+from builders import OOD, SWEEP_ID, trial
 
 from analysis.results.trial_columns import SETTINGS
 from trainables import metric_keys
-from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
-from tune.folder.recorder import Recorder
 from tune.folder.tables import write_results_csv
 
 if TYPE_CHECKING:
@@ -61,21 +59,3 @@ def test_csv_holds_every_trial_and_reads_back_equal(tmp_path):
     assert (second["status"], second["seconds"], second[OOD]) == ("FAILED", "", "")
     assert second["reason"] == 'ValueError: "a", b\nand more'
     assert (third["method"], third["lora/rank"], third["lora/target_modules"]) == ("full", "", "")
-
-
-def test_table_has_what_a_trial_logged_before_it_diverged(tmp_path: Path) -> None:
-    """As the report has it: the loss of the last step came after the last evaluation."""
-    ledger = Ledger(tmp_path)
-    evaluated = measurement(5, {GAIN: 0.7, LOSS: 0.1, metric_keys.TRAIN_LOSS: 2.0})
-    worse = measurement(6, {GAIN: 0.5, LOSS: 0.1, metric_keys.TRAIN_LOSS: 3.0})
-    logged = measurement(7, {metric_keys.TRAIN_LOSS: 9.0, metric_keys.GPU_HOURS: 0.5})
-    record = trial(0, status=TrialStatus.DIVERGED)
-    for each in (evaluated, worse, logged):
-        ledger.append(0, each)
-        record = record.after(each)
-    ledger.write_trial(record)
-    Recorder(ledger).sweep_ended([record])
-    (row,) = csv.DictReader((tmp_path / "results.csv").open())
-    assert (row[GAIN], row[LOSS], row[metric_keys.TRAIN_LOSS]) == ("0.5", "0.1", "9.0")
-    assert (row[f"best/{GAIN}"], row["best/train/loss"]) == ("0.7", "2.0")
-    assert "best/cost/gpu_h" not in row  # the least was at the first step, of every trial

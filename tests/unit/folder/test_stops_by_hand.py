@@ -57,15 +57,6 @@ def test_only_the_requested_trial_is_asked_until_it_has_ended(tmp_path: Path) ->
     assert requests(tmp_path) == []
 
 
-def test_requests_for_unfinished_trials_stay_for_the_next_start(tmp_path: Path) -> None:
-    driver = Driver(tmp_path, 6, 7)
-    ask_to_stop(tmp_path, 6)
-    ask_to_stop(tmp_path, 7)
-    driver.stops.sweep_ended([running(6), trial(7)])
-    assert requests(tmp_path) == ["0006"]
-    assert driver.stops.left_for({6, 7}) == {6}
-
-
 def test_command_writes_one_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "tiny"
     record_sweep(folder, running(7), trial(8))

@@ -77,10 +77,8 @@ NEWER = "a newer version may have written it"
         (replace(TRIAL, '"schema_version": 1', '"schema_version": 2'), (TRIAL, "got 2", NEWER)),
         (replace(TRIAL, '"started"', '"began"'), (TRIAL, "began is no key", NEWER)),
         (replace(TRIAL, '"RUNNING"', '"DONE"'), (TRIAL, "status must be", "restore", "delete")),
-        (replace(TRIAL, '"status": ', '"status" '), (TRIAL, "is not JSON", "restore", "delete")),
         (replace("sweep.json", '"sweep_id"', '"a'), ("sweep.json", "is not JSON", "restore")),
         (replace("base/base.json", '"skipped_samples"', ""), ("base.json", "evaluate the base")),
-        (replace("base/items.jsonl", "{", ""), ("items.jsonl:1: is not JSON", "base anew")),
         (
             replace("trials/0000/metrics.jsonl", '"step":5', '"step":6'),
             ("metrics.jsonl:1: was changed", 'delete its "crc32" to accept it'),
@@ -117,21 +115,3 @@ def test_command_refuses_a_damaged_folder_and_reports_all_damage(
         assert main(arguments) == 2
         assert len(capsys.readouterr().err.splitlines()) == 2
     assert state(folder.parents[1]) == before
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        [],
-        ["sweep.log", "base", "lock.json", ".lock.json.12-ab", "lock.json.claims"],
-        ["lock.12ab.json", "lock.12ab.heartbeat.json", ".lock.12ab.heartbeat.json.12-ab"],
-        [".seen_by_nodes.12ab.cd", "warm_start.jsonl", ".warm_start.jsonl.12-ab", "warm_start"],
-    ],
-)
-def test_what_a_driver_leaves_that_was_killed_early_is_accepted(
-    tmp_path: Path, names: list[str]
-) -> None:
-    for name in names:
-        (tmp_path / name).touch()
-    assert check_sweep_folder(tmp_path) is False
-    assert check_sweep_folder(tmp_path / "new") is True

@@ -157,20 +157,6 @@ def test_trial_whose_node_is_removed_goes_on_at_once(user_stops: bool) -> None:
     assert len(attempts.events.running) == 1
 
 
-@pytest.mark.parametrize("user_stops", [False, True])
-def test_trial_stopped_by_hand_does_not_go_on(user_stops: bool) -> None:
-    attempts = Attempts(retries=0, by_hand=[0])
-    trial = attempts.start(step=3)
-    if user_stops:
-        attempts.events.sweep_stopping()
-    outcome = Outcome(status=TrialStatus.RUNNING)
-    attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
-    (ended,) = attempts.heard.ended
-    assert (ended.status, ended.reason) == (TrialStatus.CANCELLED, "ended by hand")
-    assert ended.last is not None
-    assert attempts.events.running == attempts.heard.records == []
-
-
 def test_full_disk_ends_the_sweep_and_leaves_the_trial_unfinished() -> None:
     attempts = Attempts(retries=0)
     full = Outcome(status=TrialStatus.RUNNING, reason="disk full: /d has 0.0 MiB free of 1.0 MiB")

@@ -64,23 +64,8 @@ def test_params_of_gives_back_each_point(ratios: list[float]) -> None:
     ("section", "value", "told"),
     [
         ("model", {"name": "other"}, 'model.name "some/model", not "other"'),
-        (
-            "model",
-            {"name": "some/model", "attention": "eager"},
-            'model.attention null, not "eager"',
-        ),
         ("data", {"path": "e.jsonl"}, 'data.path "rows.jsonl", not "e.jsonl"'),
         ("eval", {**EVAL, "limit": 5}, "eval.limit null, not 5"),
-        (
-            "eval",
-            {**EVAL, "system_instruction": "Réponds\nbref."},
-            'eval.system_instruction null, not "Réponds\\nbref."',
-        ),
-        (
-            "eval",
-            {**EVAL, "ood": [{"task": "d", "limit": 5}]},
-            'eval.ood [{"task": "d"}], not [{"task": "d", "limit": 5}]',
-        ),
         ("train", {"steps": 7}, "train.steps null, not 7"),
         ("seed", 3, "seed 0, not 3"),
         ("name", "other", 'name "tiny", not "other"'),  # of a folder that was renamed

@@ -16,13 +16,9 @@ from trainables.config import Constraint, TrainConfig
 from trainables.config.train_config import step_at
 from trainables.metric_keys import (
     FORGETTING_MEAN,
-    GPU_HOURS,
     IN_DOMAIN_ACC,
     KL_BASE_TO_TUNED,
-    TOKENS_SEEN,
     TRAIN_LOSS,
-    TRAINABLE_PARAMETERS,
-    VALIDATION_LOSS,
 )
 from trainables.records.schema import Measurement, Outcome, TrialStatus
 from trainables.workers.reporters import MEASUREMENT
@@ -195,13 +191,6 @@ def test_last_step_is_never_stopped() -> None:
     assert rule.decide(0, at(TOTAL, 0.0, **{FORGETTING_MEAN: 0.9, TRAIN_LOSS: 1e9}), TRAIN) is None
 
 
-def test_weighted_metrics_are_added() -> None:
-    both = EarlyStoppingConfig(metrics={IN_DOMAIN_ACC: 1, FORGETTING_MEAN: -2}, reduction_factor=2)
-    rule = SuccessiveHalving(both)
-    assert rule.decide(0, at(10, 0.8, **{FORGETTING_MEAN: 0.0}), TRAIN) is None
-    assert rule.decide(1, at(10, 0.9, **{FORGETTING_MEAN: 0.2}), TRAIN) is not None
-
-
 def test_constraint_is_checked_once_per_rung() -> None:
     rule = SuccessiveHalving(CONFIG, constraints=LIMITS)
     assert (
@@ -229,13 +218,6 @@ def test_constraint_that_the_base_breaks_stops_no_trial() -> None:
             assert rule.decide(number, at(step, accuracy, **{FORGETTING_MEAN: 0.0}), TRAIN) is None
     outcome = rule.decide(4, at(10, 0.9, **{FORGETTING_MEAN: 0.2}), TRAIN)
     assert outcome == stopped("forgetting/mean <= 0.05 is broken already at step 10")
-
-
-def test_constraints_that_the_base_keeps_and_budgets_count_early() -> None:
-    costs = [f"{cost} <= 0.5" for cost in (GPU_HOURS, TRAINABLE_PARAMETERS, TOKENS_SEEN)]
-    judged = [f"{IN_DOMAIN_ACC} >= 0.05", f"{KL_BASE_TO_TUNED} <= 1", *costs]
-    at_the_end = [f"{IN_DOMAIN_ACC} >= 0.5", f"{TRAIN_LOSS} <= 1", f"{VALIDATION_LOSS} <= 1"]
-    assert kept_by_base(constraints(*at_the_end, *judged), BASE) == constraints(*judged)
 
 
 @pytest.mark.parametrize(("loss", "stops"), [(5.9, False), (6.1, True)])

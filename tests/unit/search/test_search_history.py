@@ -59,15 +59,6 @@ def test_tallies_equal_a_count_over_all_records(seed: int) -> None:
         assert history.position(number) == number - sum(c < number for c in confirming)
 
 
-def test_repeated_point_gets_an_unused_seed() -> None:
-    """Of those that failed it may, as they say nothing about the point."""
-    tries = [trial(0, params=POINTS[0], seed=7), trial(1, params=POINTS[1], seed=7)]
-    repeats = [trial(n, params=POINTS[0], confirms=0, seed=6 + n) for n in (2, 3)]
-    failed = trial(4, params=POINTS[0], status=TrialStatus.FAILED, seed=10)
-    history = SearchHistory([*tries, *repeats, failed], [])
-    assert [history.unused_seed(point, 7) for point in POINTS[:3]] == [10, 8, 7]
-
-
 def test_trials_run_first_in_first_out() -> None:
     scheduler = Fifo()
     trials = [Trial("any", stub=True) for _ in range(4)]

@@ -32,7 +32,6 @@ from simulated_search import (
 
 from trainables.config import TrialConfig
 from trainables.records.schema import TrialStatus
-from tune.search.space import grid_size
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -95,13 +94,6 @@ def test_trial_that_lost_its_process_is_suggested_again_before_new_ones() -> Non
     for record in (again, second, third):
         searcher.trial_ended(ended(record, *judge(record.config)))
     assert searcher.suggest("any") == Searcher.FINISHED
-
-
-def test_grid_gives_each_point_once_and_ends() -> None:
-    config = sweep("grid", trials=100, search=GRID)
-    records = run(make_searcher(config))
-    assert len(records) == grid_size(config.search) == 11
-    assert len({str(sorted(record.params.items())) for record in records}) == 11
 
 
 def always(status: TrialStatus, **metrics: float) -> Judge:
