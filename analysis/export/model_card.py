@@ -13,7 +13,7 @@ import yaml
 from analysis.export.markdown import code, escaped, fenced, table
 from analysis.export.serving import serving
 from analysis.results.formatting import ABSENT, goals_in_words, metric_text, one_line, rate, setting
-from analysis.results.pareto import Goals, is_no_worse, objective_losses
+from analysis.results.pareto import Goals
 from analysis.results.recommendation import Recommendation
 from analysis.results.repeats import judged_by_repeats
 from analysis.shown_sweeps import Results
@@ -162,18 +162,10 @@ def _selection_caveat(record: TrialRecord, sweep: Sweep) -> str:
         return ""
     goals, count = sweep.settings, len(Results([sweep]).candidates)
     repeats = judged_by_repeats(sweep.trials, goals.confirm)
-    means = next((r for r in repeats if r.config.trial_id == record.config.trial_id), None)
-    if means is None:
+    if record.config.trial_id not in [repeated.config.trial_id for repeated in repeats]:
         picked = f" Scores that the trial was picked by are optimistic: it is the best of {count}."
         return picked if count > 1 else ""
-    own, repeated = objective_losses(goals, record), objective_losses(goals, means)
-    is_better = bool(repeated) and own != repeated and is_no_worse(own, repeated)
-    lucky = f"one of the best of {count} and so optimistic"
-    caveat = lucky if is_better and count > 1 else "and another training may differ"
-    return (
-        f" These scores are of its run in the search, {caveat}; how it did with other seeds is "
-        "said at the top."
-    )
+    return " These scores are of its run in the search; how it did with other seeds is said at the top."
 
 
 def _loading(kind: Kind, model: ModelConfig) -> str:

@@ -19,11 +19,6 @@ _REFUSED = {
     "target_parameters": "adapted experts",
 }
 
-_ROUNDED = (
-    " vLLM computes with adapters in 16 bits alone, and the scores were measured in fp32, in which "
-    "it serves what is exported with `--merge`."
-)
-
 
 def serving(name: str, model: ModelConfig, adapter: Mapping[str, Any] | None) -> str:
     """The command as Markdown, with what to know about it.
@@ -53,9 +48,7 @@ def serving(name: str, model: ModelConfig, adapter: Mapping[str, Any] | None) ->
         *("--max-lora-rank", str(_max_rank(adapter))),
         *("--lora-modules", f"{name}=PATH"),
     ]
-    return (
-        f"{_command(base, *options)}\n\nRequests name the model {code(name)}.{_ROUNDED * is_fp32}"
-    )
+    return f"{_command(base, *options)}\n\nRequests name the model {code(name)}."
 
 
 def _command(*arguments: str) -> str:

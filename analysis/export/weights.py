@@ -19,7 +19,7 @@ from trainables.config import ModelConfig
 from trainables.errors import CannotInspect, Fault, UserError, first_line
 from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.storage.disk import is_disk_full, whole_folder
-from trainables.storage.locations import PACKAGE_SCHEME, expanded, is_local
+from trainables.storage.locations import expanded, is_local
 
 # Files that run, or that run as they are read; a trial saves none but a model's own code.
 _NOT_COPIED = (".py", ".so", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -223,11 +223,7 @@ def _base_of(model: ModelConfig, inputs: Mapping[str, str]) -> dict[str, str | N
     """The base's hub name, valid on every machine, or else its path, which may be on another."""
     from trainables.models.loading import source
 
-    if reason := _why_no_base(model, inputs):
-        # What a package's or a converted file's path is, only the machine that has it knows.
-        if model.name.startswith(PACKAGE_SCHEME) or model.name.endswith(".gguf"):
-            remedy = "put the sweep's base there, or export it where the sweep ran"
-            raise UserError([Fault("model.name", reason, remedy)])
+    if _why_no_base(model, inputs):
         return {"base_model_name_or_path": str(expanded(model.name)), "revision": None}
     origin = source(model)
     revision = None if is_local(model.name) else model.revision

@@ -46,9 +46,6 @@ def _check_writable(folder: Path) -> None:
         raise cannot_write(folder, f"{existing} is no folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise cannot_write(folder, f"{existing} is read-only")
-    log = SweepFolder(folder).log  # of who ran the sweep before, in a folder that users share
-    if log.exists() and not os.access(log, os.W_OK):
-        raise cannot_write(folder, f"{log} is read-only")
 
 
 def _check_fresh(folder: SweepFolder, names: list[str]) -> None:

@@ -17,7 +17,7 @@ from optuna.distributions import (
 )
 
 from analysis.results.confirmation import planned_repeats
-from trainables.config import LoraConfig, Method, ModelConfig, TrainConfig, TrialConfig
+from trainables.config import LoraConfig, Method, TrainConfig, TrialConfig
 from trainables.config.train_config import CHANGES_NO_RESULT
 from trainables.models.model_shape import read_shape
 from trainables.process.parameter_counts import adapter_parameters
@@ -120,28 +120,21 @@ def lora_config(space: LoraSpace, params: Params) -> LoraConfig:
 
 def largest_point(config: SweepConfig, method: Method) -> Params:
     """The point of a method that takes the most memory, with the lowest learning rate."""
+
+    def size(modules: Any) -> tuple[float, float]:
+        """Of an adapter: its parameters if the model's shape is known, then its modules."""
+        count = math.inf if modules == "all-linear" else len(modules)
+        if (shape := read_shape(config.model)) is None:
+            return count, count
+        return adapter_parameters(shape, LoraConfig(rank=1, alpha=1, target_modules=modules)), count
+
     settings = {}
     for axis, choices in config.search.choices(method):
         if isinstance(choices, LogUniform):
             settings[axis] = choices.low
         elif is_searched(choices):
-            size = _size_on_modules(config.model) if axis == "target_modules" else None
-            settings[axis] = max(choices, key=size)
+            settings[axis] = max(choices, key=size if axis == "target_modules" else None)
     return _params(config.search, method, settings)
-
-
-def _size_on_modules(model: ModelConfig) -> Callable[[Any], tuple[float, float]]:
-    """Compares adapters by parameters if the model's shape is known, then by modules."""
-    shape = read_shape(model)
-
-    def size(modules: Any) -> tuple[float, float]:
-        count = math.inf if modules == "all-linear" else len(modules)
-        if shape is None:
-            return count, count
-        lora = LoraConfig(rank=1, alpha=1, target_modules=modules)
-        return adapter_parameters(shape, lora), count
-
-    return size
 
 
 def learning_rate(search: SearchConfig, params: Params) -> float:
