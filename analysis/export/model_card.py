@@ -165,7 +165,7 @@ def _selection_caveat(record: TrialRecord, sweep: Sweep) -> str:
     if record.config.trial_id not in [repeated.config.trial_id for repeated in repeats]:
         picked = f" Scores that the trial was picked by are optimistic: it is the best of {count}."
         return picked if count > 1 else ""
-    return " These scores are of its run in the search; how it did with other seeds is said at the top."
+    return " These scores are of its run in the search; those with other seeds are at the top."
 
 
 def _loading(kind: Kind, model: ModelConfig) -> str:

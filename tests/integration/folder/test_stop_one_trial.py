@@ -27,18 +27,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("cluster")
 
 STEPS = 24
-LORA = (
+IN_SLOTS = (
     "search={lora: {rank: [4, 8], alpha: 8, learning_rate: [1.0e-3, 1.0e-4]}}",
     "budget.trials=2",
     "resources.max_concurrent=2",
-)
-IN_SLOTS = (*LORA, "resources.lora.slots=2", "resources.lora.cpus_per_worker=2")
-IN_A_GROUP = (
-    "search={full: {learning_rate: [1.0e-4, 1.0e-5]}}",
-    "budget.trials=2",
-    "resources.max_concurrent=1",
-    "resources.full={workers: 2, cpus_per_worker: 0.5}",
-    "train.micro_batch_size=4",
+    "resources.lora.slots=2",
+    "resources.lora.cpus_per_worker=2",
 )
 
 
@@ -63,19 +57,11 @@ def comparable(metrics: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in numbers.items() if key != "train/grad_norm"}
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(IN_SLOTS, id="in slots"),
-        pytest.param(IN_A_GROUP, id="in a group", marks=pytest.mark.slow),
-    ],
-)
 def test_stopped_trial_ends_soon_and_the_others_measure_the_same(
     load: Callable[..., SweepConfig],
     base_cache: Path,
     run: Callable[[TrialConfig], Run],
     tmp_path: Path,
-    kind: tuple[str, ...],
 ) -> None:
     folder, processes = tmp_path / "sweep", tmp_path / "processes"
     processes.mkdir()
@@ -88,7 +74,7 @@ def test_stopped_trial_ends_soon_and_the_others_measure_the_same(
         (processes / f"{number}.returned").touch()
 
     steps = (f"train.steps={STEPS}", f"train.report_every={STEPS // 2}", "sampler=grid")
-    config = load(*kind, *steps, "confirm=null", "early_stopping=null")
+    config = load(*IN_SLOTS, *steps, "confirm=null", "early_stopping=null")
     sweep = Sweep(config, folder, base_cache, trainable=trainable)
     stopped, *others = sweep.run([User(folder)]).records
     assert (stopped.status, stopped.reason) == (TrialStatus.CANCELLED, "ended by hand")
@@ -103,9 +89,8 @@ def test_stopped_trial_ends_soon_and_the_others_measure_the_same(
     assert (again.status, again.attempt) == (TrialStatus.COMPLETE, 2)
     steps_again = [m.step for m in Ledger(folder).measurements(0) if m.attempt == 2]
     assert min(steps_again) > stopped.last.step - 2  # from where it was
-    if kind is not IN_A_GROUP:
-        beside = others[0]
-        assert beside.last is not None
-        alone = run(beside.config.model_copy(update={"output_dir": str(tmp_path / "alone")}))
-        expected = pytest.approx(comparable(alone.last), abs=1e-4)
-        assert comparable(beside.last.metrics) == expected
+    beside = others[0]
+    assert beside.last is not None
+    alone = run(beside.config.model_copy(update={"output_dir": str(tmp_path / "alone")}))
+    expected = pytest.approx(comparable(alone.last), abs=1e-4)
+    assert comparable(beside.last.metrics) == expected

@@ -10,7 +10,6 @@ import pytest
 from faults import faults
 
 from trainables.config import DataConfig
-from trainables.data.chats import Example
 from trainables.data.rows import row_examples
 from trainables.errors import Fault
 
@@ -84,9 +83,3 @@ def test_why_a_template_cannot_be_rendered_is_reported(
     assert fault.field == "data.prompt"
     assert all(fact in fault.rule for fact in facts)
     assert remedy in fault.remedy
-
-
-def test_a_null_that_the_template_replaces_is_learned() -> None:
-    row = {"q": "q", "a": None}
-    made = examples([row], prompt="{{ q }}", completion="{{ a | default('-', true) }}")
-    assert made == [[Example("q", "-")]]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import EVAL, LOSS, sweep_record, trial
+from builders import EVAL, sweep_record
 from simulated_search import Judge, judge, make_searcher, run, sweep
 
 from analysis.results.recommendation import numbers_text
@@ -16,7 +16,6 @@ from trainables.records.schema import TrialRecord, TrialStatus
 from tune.config.same_sweep import check_same_sweep
 from tune.config.sweep_config import SweepConfig
 from tune.search.earlier_trials import (
-    EarlierTrials,
     import_trials,
     own_trials,
 )
@@ -82,18 +81,6 @@ def test_edit_that_changes_the_question_is_refused(section: str, value: object, 
     assert "sweeps/tiny" in fault.rule
 
 
-def test_wider_search_keeps_all_trials() -> None:
-    lora = PLAIN["lora"] | {"rank": [2, 4, 8, 32, 64], "dropout": [0.0, 0.1]}
-    config = sweep(search=PLAIN | {"lora": lora}, objectives=[{"metric": LOSS, "mode": "min"}])
-    records = finished(sweep())
-    found = own_trials(config, records)
-    assert [record.number for record in found] == [record.number for record in records]
-    for record in found:
-        if record.config.lora:
-            assert record.params["lora/dropout"] == 0.0
-    assert len(run(make_searcher(sweep(trials=30, search=PLAIN | {"lora": lora}), found))) == 6
-
-
 def test_search_that_excludes_a_trial_is_refused() -> None:
     records = finished(sweep())
     first, *others = [r for r in records if r.config.lora and r.config.lora.rank < 32]
@@ -113,16 +100,6 @@ def test_search_that_excludes_a_trial_is_refused() -> None:
 
 def on(*modules: str, **changes: Any) -> SweepConfig:
     return sweep(search={"lora": PLAIN["lora"] | {"target_modules": [list(modules)]}}, **changes)
-
-
-def test_interrupted_trials_go_on_and_failed_ones_on_request() -> None:
-    own = [trial(number, status=status) for number, status in enumerate(TrialStatus)]
-    found = EarlierTrials(own, [], [], is_warm_new=False)
-    failed = {TrialStatus.FAILED, TrialStatus.CANCELLED, TrialStatus.OUT_OF_MEMORY}
-    for retry_failed, again in ((False, set()), (True, failed)):
-        going_on = found.to_go_on(retry_failed)
-        assert {record.status for record in going_on} == {TrialStatus.RUNNING, *again}
-        assert found.ended(retry_failed) == [record for record in own if record not in going_on]
 
 
 def test_warm_start_takes_what_fits_and_reports_the_rest(tmp_path: Path) -> None:

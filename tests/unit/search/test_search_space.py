@@ -10,14 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from trainables.config import TrainConfig
 from tune.config.search_config import SearchConfig
 from tune.search.space import (
     Params,
     grid_size,
     lora_config,
     suggest,
-    train_config,
 )
 
 
@@ -59,14 +57,6 @@ def test_alpha_is_the_ratio_times_the_rank(rank: int, ratio: float) -> None:
     config = lora_config(space.lora, {"lora/rank": rank, "lora/alpha_ratio": ratio})
     assert config.alpha == ratio * rank
     assert config.scaling == ratio
-
-
-def test_searched_training_settings_replace_fixed_ones() -> None:
-    space = lora(batch_size=[16, 32], epochs=[1, 2])
-    train = TrainConfig(batch_size=8, micro_batch_size=8, steps=100, warmup=0.2)
-    made = train_config(space, train, {"lora/batch_size": 32, "lora/epochs": 2.0})
-    assert (made.batch_size, made.epochs, made.steps, made.warmup) == (32, 2.0, None, 0.2)
-    assert train_config(lora(), train, {}) == train
 
 
 one_or_more = st.integers(1, 3)

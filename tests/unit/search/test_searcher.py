@@ -49,8 +49,7 @@ def test_search_rebuilt_from_records_goes_on_as_the_uninterrupted_one(
     assert points([*before, *after]) == points(whole)
 
 
-@pytest.mark.parametrize("informed", ["tpe", "nsga2"])
-def test_informed_search_comes_closer_to_the_best_rate_than_random_search(informed: str) -> None:
+def test_tpe_comes_closer_to_the_best_rate_than_random_search() -> None:
     def share(rate: float) -> float:
         return math.log(rate / 1e-5) / math.log(1e-3 / 1e-5)
 
@@ -62,7 +61,7 @@ def test_informed_search_comes_closer_to_the_best_rate_than_random_search(inform
         records = run(make_searcher(sweep(sampler, trials=80)), near)
         return fmean(abs(share(record.config.learning_rate) - 0.7) for record in records[-30:])
 
-    assert mean_distance(informed) < 0.7 * mean_distance("random")
+    assert mean_distance("tpe") < 0.7 * mean_distance("random")
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
@@ -81,19 +80,6 @@ def test_interrupted_trials_run_first_and_change_nothing_else(
     assert after[0].config.earlier_attempts == ("/sweeps/tiny/trials/0009/attempt_1",)
     where = {"output_dir": "", "earlier_attempts": ()}
     assert after[0].config.model_copy(update=where) == interrupted.config.model_copy(update=where)
-
-
-def test_trial_that_lost_its_process_is_suggested_again_before_new_ones() -> None:
-    searcher = make_searcher(sweep(trials=3))
-    first, second = ask(searcher), ask(searcher)
-    searcher.trial_interrupted(first)
-    again, third = ask(searcher), ask(searcher)
-    assert (again.number, again.params) == (first.number, first.params)
-    assert third.number == 2
-    assert searcher.suggest("any") is None
-    for record in (again, second, third):
-        searcher.trial_ended(ended(record, *judge(record.config)))
-    assert searcher.suggest("any") == Searcher.FINISHED
 
 
 def always(status: TrialStatus, **metrics: float) -> Judge:
