@@ -26,9 +26,9 @@ TYPES = {
 }
 
 
-def limits(config: Path, tmp_path: Path, monitor: str = "_private/monitor.py") -> cloud.Limits:
+def limits(config: Path, tmp_path: Path) -> cloud.Limits:
     """What the driver finds while an autoscaler with this configuration runs on its node."""
-    program = tmp_path / "ray" / "autoscaler" / monitor
+    program = tmp_path / "ray" / "autoscaler" / "_private" / "monitor.py"
     program.parent.mkdir(parents=True)
     program.write_text("print('up', flush=True)\ninput()\n")
     with subprocess.Popen(
@@ -45,13 +45,10 @@ def limits(config: Path, tmp_path: Path, monitor: str = "_private/monitor.py") -
     return found
 
 
-@pytest.fixture
-def on_head(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_most_workers_are_the_best_of_all_sets_of_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address=ADDRESS))
-
-
-@pytest.mark.usefixtures("on_head")
-def test_most_workers_are_the_best_of_all_sets_of_nodes(tmp_path: Path) -> None:
     config = {"head_node_type": "head", "max_workers": 5, "available_node_types": TYPES}
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(config))

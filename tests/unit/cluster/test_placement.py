@@ -75,11 +75,6 @@ class Run:
             pass
         return suggestion
 
-    def waiting(self) -> list[int]:
-        """Numbers of the trials that were drawn and have no room."""
-        queues = self.searcher._waiting.values()
-        return [trial.number for queue in queues for trial in queue]
-
     def end(self, number: int) -> None:
         record = self.running.pop(number)
         ended = record.ended_as(Outcome(status=TrialStatus.CANCELLED, reason="a test"), 2.0)
@@ -132,21 +127,3 @@ def test_trials_that_wait_for_one_gpu_type_do_not_hold_up_those_of_another() -> 
             assert methods(run) == ["full", *["lora"] * 4]
         run.end(min(run.running))
     assert {trial.number for trial in run.started} == set(range(60))
-
-
-def of(run: Run, method: str) -> list[int]:
-    return [n for n, record in run.running.items() if record.config.method == method]
-
-
-def test_an_interrupted_trial_goes_before_all_that_wait_and_waits_for_no_other_pool() -> None:
-    run = Run(sweep(**TYPED), TWO_TYPES)
-    run.fill()
-    while len(of(run, "lora")) > 3:  # until all that wait are full fine-tuning
-        run.end(of(run, "lora")[0])
-        run.fill()
-    assert len(run.waiting()) == 8
-    for lost in (of(run, "full")[0], of(run, "lora")[0]):
-        run.searcher.trial_interrupted(run.running.pop(lost))
-        run.fill()
-        assert run.started[-1].number == lost
-        assert len(run.started[-1].earlier_attempts) == 1

@@ -12,7 +12,8 @@ from builders import trial_config
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayError
 from sweep_files import edited
 
-from trainables.packing.planning import Speed, best
+from trainables.config import LoraConfig
+from trainables.packing.planning import Speed, best, why_not_packed
 from tune.cluster import waiting
 from tune.cluster.slot_hosts import (
     HostPool,
@@ -41,6 +42,15 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.get", get)
     monkeypatch.setattr("ray.wait", lambda asked, **options: (asked, []))
     monkeypatch.setattr(waiting, "life_of", lambda host: ("ALIVE", next(restarts)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"method": "full"}, {"lora": LoraConfig(rank=4, alpha=8, dora=True)}, {"workers": 2}],
+)
+def test_some_trials_cannot_be_packed(changes: dict[str, Any]) -> None:
+    assert why_not_packed(trial_config()) is None
+    assert why_not_packed(trial_config(**changes))
 
 
 @pytest.mark.parametrize(

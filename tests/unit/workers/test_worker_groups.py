@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,10 +12,9 @@ from torch.distributed import DistBackendError
 
 from trainables.errors import Diverged
 from trainables.training.reporter import ListReporter
-from trainables.workers import worker
 from trainables.workers import worker_group as group
 from trainables.workers.trial_outcome import most_telling
-from trainables.workers.worker import Home, StoppedByTune, environments
+from trainables.workers.worker import Home, environments
 
 
 def test_workers_of_a_node_share_its_gpus_and_count_them_by_local_rank() -> None:
@@ -89,43 +86,3 @@ def test_a_lost_worker_is_named_and_its_trial_goes_on(
     trial: Any = SimpleNamespace(workers=2)
     with pytest.raises(raised, match=text):
         group.train_on_workers(trial, ListReporter().report)
-
-
-@pytest.mark.parametrize(
-    ("error", "raises", "is_stopped"),
-    [
-        (None, nullcontext(), False),
-        (StoppedByTune(), nullcontext(), True),
-        (Diverged("NaN"), pytest.raises(Diverged), False),
-        (KeyError("a fault"), pytest.raises(KeyError), False),
-    ],
-    ids=["complete", "stopped", "diverged", "failed"],
-)
-def test_a_worker_publishes_no_results_of_a_trial_that_tune_has_stopped(
-    error: BaseException | None,
-    raises: Any,
-    is_stopped: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Its end is recorded, and its files in the store are deleted already."""
-    published: list[bool] = []
-
-    def train(trial: Any, reporter: Any) -> Any:
-        if error is not None:
-            raise error
-        return SimpleNamespace(best_weights_dir=None)
-
-    def publish(trial: Any, rank: int, is_stopped: bool = False) -> None:
-        published.append(is_stopped)
-
-    for name in ("use_credentials", "check_sees", "check_granted_gpus"):
-        monkeypatch.setattr(worker, name, lambda *_: None)
-    monkeypatch.setattr(worker, "trial_function", lambda trial: train)
-    monkeypatch.setattr(worker, "publish_worker", publish)
-    monkeypatch.setenv("RANK", "0")
-    folder = {"base_dir": str(tmp_path), "output_dir": str(tmp_path), "published_dir": None}
-    trial: Any = SimpleNamespace(**folder, number=0, workers=2, minutes_per_report=None)
-    with raises:
-        worker.Worker().train(trial)
-    assert published == [is_stopped]
