@@ -287,9 +287,8 @@ def _compared(results: Results, pair: _Pair) -> list[Conclusion]:
 def _with_repeats(results: Results, found: Comparison, pair: _Pair, metric: str) -> Comparison:
     """The comparison in this metric with what both models' repeats say of it.
 
-    Where one was never repeated, as where all of the best three are LoRA, its own run is compared:
-    one new case beside the other's repeats. Picked of several, as if by luck, it may be shown to be
-    worse, but not better.
+    Where one was never repeated, its own run is compared with the other's repeats; picked of
+    several, as if by luck, it may be shown to be worse, but not better.
     """
     models = pair.first, pair.second
     values = [results.repeated(record, metric) for record in models]

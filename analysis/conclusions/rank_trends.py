@@ -19,11 +19,7 @@ _FEWEST_TRIALS = 8
 
 
 def forgetting_and_step_size(results: Results, sweep: Sweep) -> list[Conclusion]:
-    """Whether forgetting follows the size of the update, learning rate x scale, at equal rank.
-
-    At a fixed alpha a higher rank has a smaller scale but forgets more: over all ranks together
-    forgetting may fall with the size of the update, though at each it rises.
-    """
+    """Whether forgetting follows the size of the update, learning rate x scale, at equal rank."""
     if not results.tasks("retention"):
         return []
     trials = _measured(results, sweep, FORGETTING_MEAN)
@@ -73,11 +69,7 @@ def _trend(
     over: str,
     given: tuple[str, Sequence[float]],
 ) -> Conclusion:
-    """What complete trials show; open where others were stopped early.
-
-    Without those, a trend may be one of the selection: at ranks that forget most only the trials
-    that forget least are left, at learning rates at which other metrics differ, too.
-    """
+    """What complete trials show; open where others were stopped early, which may bias a trend."""
     held, held_values = given
     values = [record.metric(metric) or 0.0 for record in trials]
     found = spearman(settings, values, given=held_values)
@@ -98,8 +90,8 @@ def _trend(
 
 
 def _too_few_of_ranks(what: str, trials: Sequence[TrialRecord]) -> Conclusion:
-    question = f"whether {what} rises or falls with rank"
-    return _too_few_trials(question, trials, f" over {FEWEST_RANKS} ranks")
+    over = f" over {FEWEST_RANKS} ranks"
+    return _too_few_trials(f"whether {what} rises or falls with rank", trials, over)
 
 
 def _too_few_trials(question: str, trials: Sequence[TrialRecord], over: str = "") -> Conclusion:

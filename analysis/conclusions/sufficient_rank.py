@@ -56,11 +56,9 @@ class _Candidate:
 def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     """The smallest rank whose best trial is at most `NEGLIGIBLE` worse than every higher rank's.
 
-    The best is that in the domain, of trials that keep the constraints if the rank has any, where
-    those that diverged with another seed come last; the means over repeats of two bests may refute
-    it. Each of these ranks needs `FEWEST_OF_RANK` trials: one trial of a higher rank shows how bad
-    a learning rate is rather than what the rank gains. Shown if repeats with other seeds bound the
-    difference as well: items do not tell what another training would give.
+    The best is that in the domain, of trials that keep the constraints if the rank has any. Each of
+    these ranks needs `FEWEST_OF_RANK` trials. Shown if repeats with other seeds bound the
+    difference as well.
     """
     if not results.tasks("in_domain"):
         return []
@@ -114,9 +112,8 @@ def _candidates(
     """All ranks but the highest, in order; none if an item was answered by only some trials.
 
     For one rank, all higher ones must be shown to gain no more: an intersection-union test, which
-    needs no correction (Berger 1982). Bonferroni's is applied over the candidate ranks, and over
-    the trials that a candidate's best was picked from, as the luckiest of many seems to miss less.
-    Picking a higher rank's best only raises the bound.
+    needs no correction (Berger 1982). Bonferroni's is applied over the candidate ranks and the
+    trials that a candidate's best was picked from.
     """
     tasks = list(results.tasks("in_domain"))
     *ranks, _ = best

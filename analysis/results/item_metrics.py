@@ -23,10 +23,7 @@ from trainables.records.schema import TaskScore
 
 
 def measured_on(metric: str, scores: Mapping[str, TaskScore]) -> tuple[list[str], bool]:
-    """The tasks that a metric is the mean over, and whether it is forgetting, else accuracy.
-
-    No tasks if it is neither. `scores`: every task's of the base.
-    """
+    """The tasks, possibly none, that a metric is the mean over, and whether it is forgetting."""
     of_role = {role: [t for t, s in scores.items() if s.role == role] for role in ROLES}
     if metric == FORGETTING_MEAN:
         return of_role["retention"], True

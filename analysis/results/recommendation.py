@@ -48,15 +48,14 @@ def recommend(
 
     With one objective, the best; with several, the knee of the Pareto front: the trial nearest to
     the best of every objective after scaling each to [0, 1] over `scaling_trials`, or over two of
-    its standard errors if they differ by less. If no trial meets the constraints, the one that
-    misses them by the least in total, each miss as a share of its bound, since their units differ.
-    Ties go to the lower number.
+    its standard errors if they differ by less. If no trial meets the constraints, the one with the
+    smallest total miss, each as a share of its bound. Ties go to the lower number.
 
-    `judged` are trials repeated with other seeds; by default what `judged_by_repeats` makes of the
-    records. If the trial that the search alone would have taken is among them, or breaks a
-    constraint, one of them is taken, rather than one that was best by luck, unless none meets the
-    constraints on average and trains to its end with every seed. The reason names trials by
-    `names`, by default by their numbers.
+    If the trial that the search alone would have taken was repeated, or breaks a constraint, a
+    repeated trial is taken, unless none meets the constraints on average and trains to its end.
+
+    `judged` are trials repeated with other seeds, by default those of `judged_by_repeats`; `names`
+    is how the reason names trials, by default by their numbers.
     """
     names = names or numbers_text
     if judged is None:
@@ -100,31 +99,10 @@ def _by_repeats(
     # Where all break a constraint, the reason has said so.
     shown = [r for r in judged if found.feasible or r.status is TrialStatus.DIVERGED]
     why_not = refuted(goals, shown, names)
-    own_run = _own_run(goals, trial, found)
-    reason = (
-        f"by the means over repeats with other seeds, {found.reason}{own_run}"
-        f"{_as_sentence(why_not)}"
-    )
+    reason = f"by the means over repeats with other seeds, {found.reason}{_as_sentence(why_not)}"
     if trial is not by_search.trial:
-        once = names([by_search.trial])
-        reason += (
-            f" One run of each would have chosen {once}."
-            if by_search.feasible
-            else f" No run of the search keeps every constraint; that of {once} came nearest."
-        )
+        reason += f" One run of each would have chosen {names([by_search.trial])}."
     return Recommendation(trial, reason, found.feasible)
-
-
-def _own_run(goals: Goals, trial: TrialRecord, found: Recommendation) -> str:
-    """What the trial's own run has where that is not what its repeats, which `found` tells, have.
-
-    Its weights are those of its own run. Empty if all is alike as printed.
-    """
-    judged_by = goals.objectives if found.feasible else goals.constraints
-    metrics = [one.metric for one in judged_by]
-    own, of_repeats = (_values(metrics, record) for record in (trial, found.trial))
-    weights = ", whose weights are kept," if trial.weights_dir else ""
-    return f" Its run in the search{weights} has {own}." if own != of_repeats else ""
 
 
 def refuted(goals: Goals, judged: Sequence[TrialRecord], names: Names) -> str:
@@ -228,11 +206,8 @@ def _knee(
 
 
 def _objectives(goals: Goals, trial: TrialRecord) -> str:
-    return _values([objective.metric for objective in goals.objectives], trial)
-
-
-def _values(metrics: Sequence[str], trial: TrialRecord) -> str:
-    """What it has of each, such as `in_domain/acc_mean 0.812, forgetting/mean +0.031`."""
+    """Such as `in_domain/acc_mean 0.812, forgetting/mean +0.031`."""
+    metrics = (objective.metric for objective in goals.objectives)
     return ", ".join(f"{metric} {metric_text(metric, trial.metric(metric))}" for metric in metrics)
 
 

@@ -26,8 +26,7 @@ Point = tuple[str, LoraConfig | None, tuple[float | None, ...]]
 def find_repeats(trial: TrialRecord, records: Iterable[TrialRecord]) -> list[TrialRecord]:
     """Repeat runs of a trial's point, among its sweep's records, that completed or diverged.
 
-    A point that the search tried again has the repeat runs of before. A repeat run has none, and
-    none has a trial that did not complete itself.
+    Empty for a repeat run, and for a trial that did not complete.
     """
     if trial.confirms is not None or trial.status is not TrialStatus.COMPLETE:
         return []
@@ -57,9 +56,8 @@ def judged_by_repeats(
 ) -> list[TrialRecord]:
     """Complete trials of points that were repeated, with the means over the repeat runs as metrics.
 
-    If a repeat run diverged, the trial counts as diverged: no mean of the others makes up for that.
-    Else it is left out until as many of its repeat runs have ended as are asked for or, if that is
-    fewer, as of the point that has most: its mean is not as certain yet.
+    If a repeat run diverged, the trial counts as diverged. Else it is left out until as many of its
+    repeat runs have ended as are asked for or, if that is fewer, as of the point that has most.
 
     Args:
         records: of one sweep.
@@ -123,9 +121,7 @@ def half_width(values: Sequence[float], rounding: float = 0.0) -> float | None:
 
     Args:
         values: of a metric, one per run.
-        rounding: standard deviation of what they are rounded by. They vary by no less: of two runs
-            on 100 items one in seven pairs is equal at a deviation of 0.02, and would leave no
-            doubt.
+        rounding: standard deviation of what they are rounded by; the least they vary by.
     """
     if len(values) < 2:
         return None

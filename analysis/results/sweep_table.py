@@ -66,10 +66,8 @@ class SweepTable:
         hours: hours after `began` in which new trials may start; None for no limit.
 
     Attributes:
-        began: as given.
         base: None until it is known.
-        has_ended: whether nothing more will start, as when the hours ran out before all trials;
-            what has no final status then is interrupted.
+        has_ended: whether nothing more will start; what has no final status then is interrupted.
     """
 
     def __init__(

@@ -27,9 +27,8 @@ _ROLE_OF = {role_mean(role): role for role in ROLES}
 def scaling_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The trials over which objectives are scaled: the front, which no bad trial can stretch.
 
-    In a front of two, each is best in one objective and worst in the other: scaled over them alone
-    they would tie, whatever their values. Then all trials that may be taken are used; so, too,
-    where the others of the front equal one of the two. Empty if no trial keeps every constraint.
+    In a front of two different points, each is best in one objective and worst in the other, so
+    they would tie: then all trials that may be taken are used. Empty if none keeps the constraints.
     """
     front = pareto_front(goals, records)
     points = {tuple(objective_losses(goals, record)) for record in front}
@@ -41,9 +40,8 @@ def scaling_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[TrialRe
 def objective_ranges(goals: Goals, records: Sequence[TrialRecord]) -> list[tuple[float, float]]:
     """The best and the worst loss of each objective over some complete trials.
 
-    The worst is at least two standard errors off, where these are known. Else, in a front whose
-    trials differ by a single item, that item would count as much as all that is gained in another
-    objective.
+    The worst is at least two standard errors off, where these are known: else a single item could
+    count as much as all that is gained in another objective.
     """
     ranges = []
     for objective in goals.objectives:

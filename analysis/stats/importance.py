@@ -25,11 +25,8 @@ _TREES = 16  # a quarter of Optuna's default: twice as many change no share by m
 def importances(records: Sequence[TrialRecord], metric: str) -> dict[str, float]:
     """Importance of each setting for a metric, relative to the others (fANOVA, Hutter 2014).
 
-    It is a fraction of what a forest of regression trees makes of all settings, which fits noise as
-    well: where no setting has an effect, the fractions sum to 1 all the same.
-
-    The settings are those that the trials were run with, not those that the search suggested:
-    these lack what it did not search from the start, whose share would go to the others.
+    A forest of regression trees fits noise as well: the fractions sum to 1 even where no setting
+    has an effect. The settings are those that the trials were run with.
 
     Args:
         records: trials of one method, which have the same settings.
@@ -81,8 +78,7 @@ def _settings(record: TrialRecord) -> Settings:
 def _on_log_scales(trials: Sequence[Settings]) -> list[Settings]:
     """The settings with logarithms of what had a range, which a search takes on a log scale.
 
-    Optuna's evaluator weighs the values of a range evenly, even if its distribution says that it is
-    logarithmic: nearly all that it found about a learning rate was about the highest ones.
+    Optuna's evaluator weighs the values of a range evenly, even if its distribution is logarithmic.
     """
     values = {name: {settings[name] for settings in trials} for name in trials[0]}
     ranges = [name for name, own in values.items() if _is_range(own) and min(own) > 0]

@@ -16,8 +16,6 @@ RANK = wr.Config("lora/rank")
 _GROUP = wr.Config(SETTING_GROUP)
 _ALPHA = wr.Config("lora/alpha")
 _LEARNING_RATE = wr.Config(metric_keys.LEARNING_RATE)
-# Viridis, distinguishable for every kind of colour vision.
-_LOW_TO_HIGH = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
 _GRID_WIDTH = 24  # columns of a report's panel grid
 
 
@@ -70,7 +68,6 @@ def panel_groups(
                 for key in scores
             },
         ),
-        PanelGroup("Runs side by side", {"run comparer": wr.RunComparer(diff_only="split")}),
         PanelGroup(
             "Inside the models",
             {table: wr.WeavePanelSummaryTable(table_name=table) for table in tables},
@@ -105,9 +102,7 @@ def _parallel(scores: list[str]) -> wr.ParallelCoordinatesPlot:
         )
         for key in scores
     ]
-    return wr.ParallelCoordinatesPlot(
-        title="Settings and scores", columns=columns, gradient=_gradient()
-    )
+    return wr.ParallelCoordinatesPlot(title="Settings and scores", columns=columns)
 
 
 def _scatters(scores: list[str]) -> dict[str, Any]:
@@ -119,7 +114,6 @@ def _scatters(scores: list[str]) -> dict[str, Any]:
             y=wr.SummaryMetric(gain),
             z=RANK,
             log_z=True,
-            gradient=_gradient(),
         )
         for key in scores
         if key != gain and gain in scores
@@ -151,11 +145,3 @@ def _curve(key: str, runs: int) -> tuple[str, Any]:
         groupby_rangefunc="minmax",
         max_runs_to_show=runs,
     )
-
-
-def _gradient() -> list[wr.GradientPoint]:
-    step = 100 / (len(_LOW_TO_HIGH) - 1)
-    return [
-        wr.GradientPoint(color=colour, offset=position * step)
-        for position, colour in enumerate(_LOW_TO_HIGH)
-    ]

@@ -66,11 +66,7 @@ def make_views(sweep_dir: Location) -> list[str]:
 
 
 class SweepViews:
-    """The view and the report of one sweep.
-
-    Raises:
-        UserError: the sweep was not logged to W&B.
-    """
+    """The view and the report of one sweep; UserError if it was not logged to W&B."""
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep

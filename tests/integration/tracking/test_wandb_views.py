@@ -150,7 +150,6 @@ def check_panels(panels: list[dict[str, Any]], runs: int) -> None:
         assert (grouped["groupAgg"], grouped["groupArea"]) == ("mean", "minmax")
         assert grouped["limit"] == runs
     assert [p["targetKey"] for p in by_kind.pop("Parameter Importance")] == [GAIN, LOSS, OOD]
-    assert len(by_kind.pop("Run Comparer")) == 1
     assert not by_kind
 
 

@@ -52,10 +52,10 @@ def test_the_summary_reads_as_recorded(tmp_path):
     weights = kept(folder, 1)
     lost = "KeyError: [/bold] \x1b[31mx\n  y"
     records = [
-        trial(0, {GAIN: 0.5, LOSS: -0.00004, OOD: 0.4}),
+        trial(0, {GAIN: 0.5, LOSS: -0.00004, OOD: 0.4}, learning_rate=1e-4),
         trial(1, {GAIN: 0.8, LOSS: 0.02, OOD: 0.5}, weights_dir=weights),
         trial(2, {GAIN: 1.0, LOSS: 0.1, OOD: 0.3}, method="full"),
-        trial(3, {GAIN: 0.1, LOSS: 0.9, OOD: 0.3}),
+        trial(3, {GAIN: 0.1, LOSS: 0.9, OOD: 0.3}, learning_rate=1e-2),
         *(
             trial(n, status=TrialStatus.OUT_OF_MEMORY, reason=f"tried to allocate {n} GiB on GPU 0")
             for n in (4, 5)

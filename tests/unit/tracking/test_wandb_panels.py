@@ -63,7 +63,6 @@ def test_what_a_sweep_does_not_log_has_no_panel():
         "forgetting over steps by rank",
         "training loss over steps by rank",
         "parameter importance for forgetting",
-        "run comparer",
     ]
 
 
