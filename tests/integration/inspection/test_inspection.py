@@ -12,13 +12,10 @@ import torch
 from numpy.linalg import norm
 from safetensors.torch import load_file, save_file
 from scipy.spatial.distance import jensenshannon
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from analysis.__main__ import main
 from analysis.inspect_models import inspect_trials
-from trainables.errors import CannotInspect
 from trainables.inspection import activations
-from trainables.inspection import inspect_trial as inspection
 from trainables.inspection.inspection_records import InspectionFolder
 from trainables.models.loading import load_model
 from trainables.records.ledger import Ledger
@@ -145,29 +142,6 @@ def test_attention_drift_equals_one_prompt_at_a_time(
         assert min(drift.js) > 0
 
 
-def test_matrices_are_kept_if_the_activations_are_interrupted(
-    finished: Path, records: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = InspectionFolder(finished)
-    folder.record_json(0).unlink()
-
-    def broken(*_: Any) -> Any:
-        raise AttributeError("no such size")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(inspection, "activation_drift", broken)
-        with pytest.raises(AttributeError, match="no such size"):
-            inspection.inspect_trial(finished, 0)
-    begun = folder.read(0)
-    assert begun is not None
-    assert begun.matrices == records[0].matrices
-    assert begun.reason is not None
-    with monkeypatch.context() as patch:
-        patch.setattr(inspection, "matrix_changes", broken)  # they are not computed once more
-        assert inspection.inspect_trial(finished, 0).attention == records[0].attention
-    folder.write(records[0])
-
-
 def test_a_trial_is_inspected_again_only_if_its_weights_changed(
     finished: Path, records: list[Any], tmp_path: Path
 ) -> None:
@@ -248,15 +222,3 @@ def test_on_a_worker_it_is_the_same(finished: Path, records: list[Any], tmp_path
     assert ray.get(options.remote(str(copy), 2)) == "it kept no weights"
     shutil.rmtree(copy / "base")
     assert "base.json" in ray.get(options.remote(str(copy), 1))
-
-
-def test_a_model_without_attention_is_not_compared(
-    tokenizer: Any, make_trial: Callable[..., TrialConfig], tmp_path: Path
-) -> None:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
-    config = AutoConfig.for_model("mamba", vocab_size=len(tokenizer), **sizes)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    trial = make_trial("full", model={"name": str(tmp_path), "dtype": "float32"})
-    with pytest.raises(CannotInspect, match="no attention probabilities"):
-        activations.activation_drift(trial, tmp_path, ["max 4 7 2 ="])

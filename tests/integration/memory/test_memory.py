@@ -186,18 +186,9 @@ def test_slots_take_one_base_and_each_what_an_adapter_does(
 ) -> None:
     """Peak memory of K slots is one base and K times the rest, within 10 percent."""
     trial = make_trial(lora={"rank": 16}, train={"steps": 99, "report_every": 99})
-    weights, one, four = slot_peaks(trial, recomputes=False)
-    assert one - weights > 0.1 * weights
-    assert four == pytest.approx(weights + 4 * (one - weights), rel=0.1)
-    *_, recomputed = slot_peaks(trial, recomputes=True)
-    assert recomputed - weights < 0.75 * (four - weights)  # of four layers, one is kept
-
-
-def slot_peaks(trial: TrialConfig, recomputes: bool) -> list[int]:
-    """Bytes of the base alone, and the peaks with one slot and with four."""
     shared_base.cache_clear()
     with Tracker() as tracker:
-        engine = engine_for(trial, recomputes)
+        engine = engine_for(trial)
         peaks = [tracker.live]
         for slots in (1, 4):
             while len(engine.slots) < slots:
@@ -209,4 +200,6 @@ def slot_peaks(trial: TrialConfig, recomputes: bool) -> list[int]:
             peaks.append(tracker.peak)
         engine.close()
     shared_base.cache_clear()
-    return peaks
+    weights, one, four = peaks
+    assert one - weights > 0.1 * weights
+    assert four == pytest.approx(weights + 4 * (one - weights), rel=0.1)

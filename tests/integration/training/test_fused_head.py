@@ -41,13 +41,11 @@ def nll_before_training(trial: TrialConfig) -> float:
     return token_nll(load_model(trial.model), first, batch_size=4)
 
 
-@pytest.mark.parametrize("stage", [None, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("kind", "options", "is_fused"), MODELS)
 def test_the_loss_is_that_of_the_model_s_own_logits(
     kind: str,
     options: dict[str, Any],
     is_fused: bool,
-    stage: int | None,
     make_trial: Callable[..., TrialConfig],
     run: Callable[[TrialConfig], Run],
     tokenizer: Any,
@@ -59,35 +57,26 @@ def test_the_loss_is_that_of_the_model_s_own_logits(
     AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     trial = make_trial(
-        "lora" if stage is None else "full",
+        "lora",
         model={"name": str(tmp_path), "attention": "eager"},
         train={"steps": 1, "batch_size": 4, "micro_batch_size": 2},
-        deepspeed={"zero_stage": stage},
     )
     measured = run(trial).last[metric_keys.TRAIN_LOSS]
     assert measured == pytest.approx(nll_before_training(trial), abs=1e-5)
     assert is_fused != any(record.name == trainer.__name__ for record in caplog.records)
 
 
-@pytest.mark.parametrize(
-    ("method", "is_fused", "takes_count"),
-    [
-        ("lora", True, False),
-        ("full", False, False),
-        pytest.param("full", True, True, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("method", "is_fused"), [("lora", True), ("full", False)])
 def test_every_token_of_a_step_weighs_the_same_in_any_micro_batches(
     method: str,
     is_fused: bool,
-    takes_count: bool,
     make_trial: Callable[..., TrialConfig],
     run: Callable[[TrialConfig], Run],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also of models that do not take the count of a step's tokens, such as Gemma 4."""
-    monkeypatch.setattr(LlamaForCausalLM, "accepts_loss_kwargs", takes_count, raising=False)
+    monkeypatch.setattr(LlamaForCausalLM, "accepts_loss_kwargs", False, raising=False)
     monkeypatch.setattr(trainer, "_fused_head_is_exact", lambda *_: is_fused)
     rows = [{"prompt": "", "completion": " 7" * length} for length in (1, 2, 9, 30)]
     file = tmp_path / "rows.jsonl"

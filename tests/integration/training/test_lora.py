@@ -114,21 +114,6 @@ def test_a_loss_that_is_not_finite_ends_the_trial_as_diverged(
         run(make_trial(method, learning_rate=1e30, deepspeed={"zero_stage": 0}))
 
 
-def test_reports_and_logs_come_at_the_steps_asked_for(make_trial: MakeTrial, run: RunTrial) -> None:
-    trial = make_trial(
-        train={"steps": 5, "report_every": 0.8, "log_every": 3, "save_weights": False}
-    )
-    trained = run(trial)
-    measurements = trained.measurements
-    assert [m.step for m in measurements] == [1, 3, 4, 5]
-    assert [m.step for m in measurements if "in_domain/acc_mean" in m.metrics] == [4, 5]
-    assert all(m.metrics["train/global_step"] == m.step for m in measurements)
-    items = sorted(path.name for path in Path(trial.output_dir, "items").iterdir())
-    assert items == ["step_00000004.jsonl", "step_00000005.jsonl"]
-    assert trained.result.weights_dir is None
-    assert not Path(trial.weights_dir).exists()
-
-
 def test_every_metric_is_documented_and_finite(plain: Run, sweep_config: SweepConfig) -> None:
     documented = set(metric_keys.METRICS)
     for role in ROLES:

@@ -138,7 +138,7 @@ def empty_gpu() -> None:
     [
         {"method": "lora", "lora": {"rank": 64}},
         pytest.param({"method": "full", "deepspeed": {"zero_stage": 2}}, marks=pytest.mark.slow),
-        {"method": "full", "deepspeed": {"zero_stage": 3}},
+        pytest.param({"method": "full", "deepspeed": {"zero_stage": 3}}, marks=pytest.mark.slow),
     ],
 )
 def test_a_training_takes_the_memory_that_was_estimated(

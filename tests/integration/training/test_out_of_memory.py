@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from measured import by_step
-from trained_trials import KINDS, TRAIN, train
+from trained_trials import TRAIN, train
 from transformers import LlamaModel
 
 from trainables.errors import EvaluationOutOfMemory, OutOfMemory
@@ -71,14 +71,11 @@ def assert_equal(found: list[Measurement], expected: list[Measurement]) -> None:
         assert ours[step] == pytest.approx(metrics, rel=1e-4, abs=1e-4), step
 
 
-@pytest.mark.parametrize(
-    "kind", ["lora without dropout", pytest.param("full, stage 0", marks=pytest.mark.slow)]
-)
 def test_smaller_micro_batches_train_the_same(
-    make_trial: MakeTrial, run: Callable[..., Run], device: Device, kind: str
+    make_trial: MakeTrial, run: Callable[..., Run], device: Device
 ) -> None:
     """From the newest checkpoint on, with the same effective batch."""
-    parts = KINDS.get(kind, {"method": "lora"}) | {"train": TRAIN | {"steps": 6}}
+    parts = {"method": "lora", "train": TRAIN | {"steps": 6}}
     undisturbed = run(make_trial(**parts)).measurements
     device.passes, device.training_rows, device.ample_passes = 0, 1, 8
     reduced = measured_within_memory(make_trial(**parts))

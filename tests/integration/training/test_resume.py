@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +21,12 @@ from trainables.models.model_shape import read_shape
 from trainables.process.memory_estimate import disk_estimate
 from trainables.storage.locations import node_cache
 from trainables.storage.storage import open_storage
-from trainables.training import checkpoint
 from trainables.training.attempt_folder import on_this_node, publish_rest
 from trainables.training.checkpoint_files import (
     best_weights,
     evaluated,
     newest_valid,
 )
-from trainables.training.measuring import Measuring
 from trainables.training.reporter import ListReporter, StopTrial
 
 if TYPE_CHECKING:
@@ -81,6 +78,7 @@ def test_killed_and_resumed_equals_undisturbed(
     assert resumed[0].metrics[TRAIN_SECONDS] > before
 
 
+@pytest.mark.slow
 def test_a_trial_resumes_under_other_memory_settings(
     make_trial: MakeTrial, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
@@ -113,13 +111,12 @@ def sizes(folder: Path, files: str = "*.safetensors") -> list[int]:
     return [file.stat().st_size for file in folder.glob(files)]
 
 
-@pytest.mark.parametrize("kind", FAST)
 def test_a_trial_lost_after_its_last_step_trains_nothing_again(
-    make_trial: MakeTrial, undisturbed: Undisturbed, kind: str, tmp_path: Path
+    make_trial: MakeTrial, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    trial, run = undisturbed(kind)
+    trial, run = undisturbed("lora")
     first = shutil.copytree(trial.output_dir, tmp_path / "attempt_1")
-    second = make_trial(**KINDS[kind], train=TRAIN, earlier_attempts=(str(first),))
+    second = make_trial(**KINDS["lora"], train=TRAIN, earlier_attempts=(str(first),))
     assert by_step(measured(second)) == {9: by_step(run.measurements)[9]}
     before, after = (
         load_file(next(Path(t.weights_dir).glob("*.safetensors"))) for t in (trial, second)
@@ -160,27 +157,6 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
     assert (newer.parent / f"damaged_{newer.name}").exists()
 
 
-def test_what_is_reported_is_in_a_checkpoint(
-    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where writing takes longer than evaluating."""
-    write = checkpoint.write
-
-    def write_slowly(*arguments: Any) -> None:
-        time.sleep(0.5)
-        write(*arguments)
-
-    class Looking(ListReporter):
-        def report(self, measurement: Measurement) -> None:
-            super().report(measurement)
-            assert newest_valid(trial.attempt_dirs) is not None
-
-    monkeypatch.setattr(checkpoint, "write", write_slowly)
-    monkeypatch.setattr(Measuring, "_evaluate", lambda *_: {})
-    trial = make_trial(train=TRAIN | {"steps": 1, "report_every": 1, "warmup": 0})
-    train(trial, Looking())
-
-
 class Stopping(ListReporter):
     """Asks the trial to stop after a step."""
 
@@ -192,7 +168,6 @@ class Stopping(ListReporter):
         return self.measurements[-1].step == self._step
 
 
-@pytest.mark.parametrize("stop", [4, pytest.param(6, marks=pytest.mark.slow)])
 def test_stopped_and_resumed_elsewhere_equals_undisturbed(
     make_trial: MakeTrial,
     undisturbed: Undisturbed,
@@ -200,7 +175,6 @@ def test_stopped_and_resumed_elsewhere_equals_undisturbed(
     base_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    stop: int,
 ) -> None:
     """The best weights are the first attempt's; no step is evaluated twice."""
     expected = by_step(undisturbed("lora")[1].measurements)
@@ -216,7 +190,7 @@ def test_stopped_and_resumed_elsewhere_equals_undisturbed(
     scores(monkeypatch, {3: 0.9, 6: 0.8, 9: 0.7})
     trial = attempt(first)
     with pytest.raises(StopTrial):
-        train(trial, Stopping(stop))
+        train(trial, Stopping(4))
     publish_rest(trial)
     trial, reporter = attempt(second, first), ListReporter()
     result = train(trial, reporter)
@@ -224,23 +198,18 @@ def test_stopped_and_resumed_elsewhere_equals_undisturbed(
     assert result.best_weights_dir == f"{first}/best"
     assert "adapter_model.safetensors" in open_storage(f"{first}/best").children("")
     resumed = by_step(reporter.measurements)
-    assert sorted(resumed) == list(range(stop + 1, 10))
+    assert sorted(resumed) == list(range(5, 10))
     for step, metrics in resumed.items():
         own = {key: value for key, value in expected[step].items() if key != IN_DOMAIN_ACC}
         assert {key: metrics[key] for key in own} == own
 
 
-@pytest.mark.parametrize(
-    ("kind", "step"),
-    [("lora", 9), pytest.param("full, stage 3, bfloat16", 6, marks=pytest.mark.slow)],
-)
 def test_a_failed_evaluation_keeps_the_training_and_is_done_first_on_resume(
     make_trial: MakeTrial,
     undisturbed: Undisturbed,
-    kind: str,
-    step: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    kind, step = "lora", 9
     expected = by_step(undisturbed(kind)[1].measurements)
     run, calls = Evaluator._run, []
 

@@ -60,16 +60,6 @@ def test_low_rank_path_equals_dense_svd(outputs: int, rank: int, inputs: int) ->
     np.testing.assert_allclose(spectrum.left_OK.T @ spectrum.left_OK, np.eye(count), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(50, 30), (30, 50)])
-def test_dense_path_equals_svd(shape: tuple[int, int]) -> None:
-    W = torch.randn(*shape, generator=torch.Generator().manual_seed(3))
-    left, values, _ = np.linalg.svd(W.double().numpy(), full_matrices=False)
-    spectrum = dense_spectrum(W)
-    torch.testing.assert_close(dense_spectrum(W, top=5).left_OK, spectrum.left_OK[:, :5])
-    np.testing.assert_allclose(spectrum.values_K, values, rtol=1e-5)
-    np.testing.assert_allclose(np.abs((left * spectrum.left_OK.numpy()).sum(0)), 1, atol=1e-5)
-
-
 def test_one_strong_new_direction_is_one_intruder() -> None:
     """u = sum of all u0 / sqrt(n) has a cosine of 1 / sqrt(n) with each: below 0.5 for n > 4."""
     n = 25
@@ -78,13 +68,6 @@ def test_one_strong_new_direction_is_one_intruder() -> None:
     W = W0 + 1000 * new @ new.T
     change = vector_change(dense_spectrum(W0).left_OK, dense_spectrum(W).left_OK)
     assert change.intruders == 1
-
-
-def test_the_cosine_by_maximum_is_of_each_tuned_vector_with_its_nearest() -> None:
-    axes = torch.eye(4, dtype=torch.float64)
-    between = (axes[:, :1] + axes[:, 1:2]) / 2**0.5
-    change = vector_change(axes[:, :2], torch.hstack([between, axes[:, 2:3]]))
-    assert change.cosine_by_maximum == pytest.approx(0.5**0.5 / 2)
 
 
 def test_only_the_top_500_are_compared_but_intruders_with_all() -> None:

@@ -14,9 +14,9 @@ from builders import trial_config
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from trainables.config import LoraConfig, ModelConfig, TrialConfig
+from trainables.config import LoraConfig, TrialConfig
 from trainables.errors import CannotInspect
-from trainables.inspection.saved_weights import SavedWeights, base_weights
+from trainables.inspection.saved_weights import SavedWeights
 from trainables.inspection.spectra import update_spectrum
 from trainables.inspection.updates import MatrixUpdate, updates
 
@@ -143,16 +143,6 @@ def test_the_decoder_s_matrices_are_read_whatever_their_names_and_shapes(
                 W0, W = W0.T, W.T
             np.testing.assert_allclose(update.base_OI, W0)
             np.testing.assert_allclose(update.tuned(), W, atol=1e-6)
-
-
-def test_rounding_the_base_to_the_dtype_of_training_is_no_update(tmp_path: Path) -> None:
-    base = network()
-    base.save_pretrained(tmp_path / "base")
-    base.bfloat16().save_pretrained(tmp_path / "tuned")
-    weights = base_weights(ModelConfig(name=str(tmp_path / "base"), dtype="bfloat16"))
-    seen = list(updates(FULL, tmp_path / "tuned", weights, base, torch.device("cpu")))
-    assert len(seen) == 14
-    assert all(len(update_spectrum(update).values_K) == 0 for update in seen)
 
 
 def test_weights_of_another_model_or_not_finite_are_not_inspected(tmp_path: Path) -> None:

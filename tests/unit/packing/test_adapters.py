@@ -115,30 +115,3 @@ def test_dropout_keeps_each_trials_share_whoever_shares_the_pass() -> None:
     assert torch.equal(beside[0], kept_NSI[1, :30])
     none = Masks([0.0], generators(range(1)), batch([1], [40]))
     assert none.draw(x_NSI) is None
-
-
-def test_masks_are_drawn_again_where_activations_are_recomputed() -> None:
-    x_NSI = torch.empty(1, 40, 50)
-    masks = Masks([0.5], generators(range(1)), batch([1], [40]))
-    again = masks.again()
-    first, second = masks.draw(x_NSI), masks.draw(x_NSI)
-    with again:
-        assert torch.equal(masks.draw(x_NSI), first)
-    assert not torch.equal(masks.draw(x_NSI), second)  # goes on from where it was
-
-
-def test_what_dropout_keeps_is_scaled_to_the_same_mean() -> None:
-    model = network()[0:1]
-    adapter = new_adapter(TRIALS[0], model)
-    group = AdapterGroup([adapter], torch.float32)
-    many = torch.randn(INPUTS).expand(1, 20_000, INPUTS)
-    part = [Part(group, 0, 1, 1)]
-    layers = AdaptedLayers(targets(model))
-    with torch.no_grad(), layers.routed(part):
-        expected = model(many).mean((0, 1))
-    with (
-        torch.no_grad(),
-        layers.routed(part, Masks([0.5], generators(range(1)), batch([1], [20_000]))),
-    ):
-        dropped = model(many).mean((0, 1))
-    torch.testing.assert_close(dropped, expected, atol=0.02, rtol=0)

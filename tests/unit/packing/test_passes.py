@@ -82,15 +82,6 @@ def test_the_samples_of_a_pass_stay_those_of_their_slots() -> None:
     ]
 
 
-def test_all_share_one_pass_until_it_is_known_what_passes_take() -> None:
-    times = PassTimes()
-    shares = [share(5), share(90)]
-    for _ in range(3):
-        assert len(plan(shares, times)) == 1
-        times.add(180, 1.0)
-    assert len(plan(shares, times)) == 2
-
-
 def test_without_the_memory_for_all_as_few_passes_as_fit() -> None:
     passes = plan([share(10, 10, 10, 10), share(10)], PassTimes(), most_tokens=30)
     assert sorted(map(padded_tokens, passes)) == [20, 30]
@@ -107,9 +98,3 @@ def test_what_passes_take_is_a_median_and_grows_with_their_tokens() -> None:
     assert expected(times, 100, 1000, 2500, 4000) == pytest.approx([1, 1, 2.5, 4])
     assert expected(times, 8000) == pytest.approx([8])
     assert expected(times, 75, 50, 25, 1) == pytest.approx([0.75, 0.5, 0.25, 0.25])
-
-
-def test_the_micro_batch_of_a_slot_alone_is_one_pass() -> None:
-    """Its numbers, to the last bit, are then the same again, whatever passes have taken."""
-    times = times_of(float, range(4, 500))
-    assert lengths_of(plan([share(5, 60)], times, most_tokens=30)) == [[5, 60]]

@@ -55,11 +55,3 @@ def test_it_measures_until_more_slots_do_not_pay_or_fit(
         assert speed.passes_per_second == pytest.approx(expected, rel=0.05)
     if speeds:
         assert best(speeds, passes=1000, slot_seconds=0.0) == fastest
-
-
-def test_an_error_that_is_not_of_memory_is_raised() -> None:
-    """And not taken for the end of what fits, with which trials would train on."""
-    engine: Any = Engine({1: 1.0})
-    with pytest.raises(KeyError):
-        probe(engine, trial_config(), most=2, passes=1000, slot_seconds=0.0)
-    assert engine.slots == []

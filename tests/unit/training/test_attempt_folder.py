@@ -9,12 +9,9 @@ from builders import save_checkpoint, trial, trial_config
 
 from trainables.config import TrialConfig
 from trainables.storage.locations import node_cache
-from trainables.storage.object_storage import ObjectStorage
 from trainables.storage.storage import open_storage
 from trainables.training.attempt_folder import (
     on_this_node,
-    publish_checkpoints,
-    publish_results,
     publish_worker,
 )
 from trainables.training.checkpoint_files import newest_valid
@@ -77,25 +74,6 @@ def test_the_newest_valid_checkpoint_of_any_attempt_is_fetched(
     # Its own: an attempt that ran out of memory resumes in other workers.
     publish_checkpoint(config.output_dir, 20, tmp_path / "11")
     assert newest(config) == ("attempt_11", "step_00000020")
-
-
-def test_the_file_that_marks_a_folder_complete_is_uploaded_last(
-    config: TrialConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    upload, uploaded = ObjectStorage._upload, []
-
-    def noted(storage: ObjectStorage, file: Path, name: str) -> None:
-        uploaded.append(name)
-        upload(storage, file, name)
-
-    here = on_this_node(config)
-    monkeypatch.setattr(ObjectStorage, "_upload", noted)
-    save_checkpoint(Path(here.output_dir), 4)
-    publish_checkpoints(here)
-    assert uploaded[-1] == "checkpoints/step_00000004/files.json"
-    write_files(Path(here.output_dir), "best/evaluation.json", "best/weights")
-    publish_results(here)
-    assert uploaded[-1] == "best/evaluation.json"
 
 
 def test_only_the_first_worker_of_a_group_publishes_weights(config: TrialConfig) -> None:
