@@ -11,7 +11,6 @@ from analysis.conclusions import Conclusion, conclude
 from analysis.conclusions.rank_trends import forgetting_and_step_size, trend_over_ranks
 from analysis.conclusions.sufficient_rank import rank_that_suffices
 from analysis.paper_table import paper_table
-from analysis.report.answer import answer
 from analysis.results.trade_off import best_trade_off, objective_ranges, scaling_trials
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
@@ -124,16 +123,3 @@ def test_a_sweep_that_forgets_less_is_told_to(tmp_path):
     assert told.verdict == "shown"
     assert told.statement.startswith("The best trade-off of replayed (trial 0,")
     assert told.statement.endswith("over 4 runs with other seeds 6.0 on average.")
-
-
-def test_methods_that_were_swept_one_by_one_are_compared(tmp_path):
-    results = open_together(
-        tmp_path,
-        SyntheticSweep(trials=10, name="adapters", full_every=0, seed=0),
-        SyntheticSweep(trials=4, name="whole", full_every=1, seed=1),
-    )
-    told = [c.statement for c in conclude(results)]
-    assert sum("he best trade-off of whole (trial" in s for s in told) == 3
-    assert not any("Full fine-tuning" in s for s in told)  # that is of the same two
-    assert not any(s.startswith("whole: ") for s in told)  # it has no ranks to speak of
-    assert all(number.full.endswith(" of whole") for number in answer(results).numbers)

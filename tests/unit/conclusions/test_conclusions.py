@@ -15,6 +15,7 @@ from analysis.conclusions import conclude
 from analysis.conclusions.comparisons import (
     _difference,
     full_against_lora,
+    recommended_against_base,
 )
 from analysis.conclusions.conclusion import p_text
 from analysis.item_comparison import Comparison
@@ -22,12 +23,10 @@ from analysis.paper_table import Cell, cell_text, paper_table
 from analysis.report.answer import _range
 from analysis.report.rank_section import rank_figure
 from analysis.shown_sweeps import Results
-from analysis.stats.intervals import Interval
+from analysis.stats.intervals import Interval, over_items
 from analysis.stats.significance import holm
 from analysis.sweeps import open_sweeps
-from trainables.config import LoraConfig
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, MAX_RESERVED, OOD_ACC
-from trainables.records.item_records import items_file, read_items, write_items
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
 
@@ -57,22 +56,6 @@ def test_the_best_of_trials_that_all_break_a_constraint_is_said_to(tmp_path):
     assert all(", which breaks a constraint) " in statement for statement in full)
 
 
-def test_forgetting_that_rises_with_each_ranks_rate_and_with_the_rank_is_not_said_to_fall(tmp_path):
-    """At a fixed alpha the scale falls with the rank: over all ranks together forgetting does."""
-    ledger = Ledger(SyntheticSweep(trials=30, items=4, full_every=0).write(tmp_path))
-    for record in ledger.trials():
-        place, rank = divmod(record.number, 5)
-        changes = {
-            "lora": LoraConfig(rank=8 * 2**rank, alpha=16),
-            "learning_rate": 1e-4 + 1e-5 * place,
-        }
-        metrics = {**record.last.metrics, FORGETTING_MEAN: 0.01 * place + 0.04 * rank}
-        config = record.config.model_copy(update=changes)
-        ledger.write_trial(with_metrics(record, metrics, config=config))
-    trend = found(Results(open_sweeps([tmp_path])), "Forgetting rises with learning rate x scale")
-    assert trend.verdict == "shown"
-
-
 def test_a_trend_of_trials_that_early_stopping_left_is_open(tmp_path):
     stopped = {n: TrialStatus.STOPPED_EARLY for n in range(60) if n % 6 == 1}
     results = results_of(tmp_path, trials=60, failures=stopped)
@@ -100,35 +83,12 @@ def trend_of_forgetting(
     return found(Results(open_sweeps([folder])), start)
 
 
-def test_a_trend_needs_eight_trials_and_one_over_ranks_three_of_these(tmp_path):
-    trials = [(8 * 2 ** (n % 3), 1e-4, 0.1 * (n % 3)) for n in range(8)]
-    assert trend_of_forgetting(tmp_path / "a", trials).evidence.endswith("n = 8 LoRA trials")
-    of_two = [(8 * 2 ** (n % 2), 1e-4, 0.1 * (n % 2)) for n in range(12)]
-    for few in (trials[:7], of_two):
-        told = "Too few LoRA trials to say whether anything rises or falls with rank"
-        conclusion = trend_of_forgetting(tmp_path / str(len(few)), few, told)
-        assert conclusion.evidence == f"{len(few)} complete; 8 over 3 ranks are needed"
-
-
 def test_a_trend_over_ranks_is_seen_beside_what_learning_rates_do(tmp_path):
     grid = itertools.product(range(6), range(5))
     trials = [(8 * 2**r, 1e-5 * 2**place, 0.1 * place + 0.004 * r) for place, r in grid]
     trend = trend_of_forgetting(tmp_path, trials)
     assert trend.verdict == "shown"
     assert "partial Spearman's rho 1.00 given the learning rate, p < 0.001" in trend.evidence
-
-
-def test_equal_trials_cannot_be_told_apart(tmp_path):
-    results = results_of(tmp_path, trials=2, full_every=2)
-    full, lora = results.sweeps[0].trials
-    assert full.config.method == "full"
-    ledger = results.sweeps[0].ledger
-    source = items_file(ledger.folder.attempt(0, 1), full.last.step)
-    write_items(items_file(ledger.folder.attempt(1, 1), lora.last.step), read_items(source))
-    told = conclude(Results(open_sweeps([tmp_path])))
-    equal = [c for c in told if "rank" in c.statement and "cannot be distinguished" in c.statement]
-    assert len(equal) == 3
-    assert all(c.verdict == "open" and c.evidence.startswith("no item differs; ") for c in equal)
 
 
 NOT_CONFIRMED = " in the domain is not confirmed by repeats with other seeds."
@@ -299,3 +259,18 @@ def test_a_mark_needs_an_interval_without_0_as_a_conclusion_does():
 def test_a_p_value_is_written_on_its_side_of_the_level(p_value: float, text: str) -> None:
     """Else "shown" and "open" stand beside the same number."""
     assert p_text(p_value) == text
+
+
+def test_the_evidence_holds_for_all_trials_that_were_picked_from(tmp_path):
+    """Those that their scores stopped early are among them."""
+    stopped = {n: TrialStatus.STOPPED_EARLY for n in range(40) if n % 4}
+    results = results_of(tmp_path, trials=40, items=60, full_every=5, failures=stopped)
+    assert len(results.complete) == 10
+    for one in recommended_against_base(results):
+        assert one.evidence.endswith("; best of 40 trials, picked on these items")
+    trial = results.recommendation.trial
+    plain, picked = (results.items.compare(trial, None, ["sums"], of) for of in (1, 40))
+    assert picked.p_value == pytest.approx(min(1, 40 * plain.p_value))
+    differences = results.items.differences(trial, None, ["sums"])
+    wide = over_items(*differences, bounds=(-1, 1), level=1 - 0.05 / 40)
+    assert (picked.difference.low, picked.difference.high) == pytest.approx((wide.low, wide.high))

@@ -11,12 +11,7 @@ from builders import GAIN, LOSS, sweep_config, trial
 from ray.exceptions import RayError, RayTaskError
 
 from analysis.results.default_selection import default_selection
-from analysis.results.trade_off import best_trade_off, objective_ranges
 from trainables.config import LoraConfig
-from trainables.inspection.inspection_records import (
-    InspectionFolder,
-    InspectionRecord,
-)
 from trainables.records.record_paths import SweepFolder
 from trainables.records.schema import TrialRecord, TrialStatus
 from tune.cluster.inspections import inspect_trials
@@ -63,17 +58,6 @@ def test_what_repeats_recommend_is_among_them() -> None:
     assert default_selection(GOALS, [*records, *repeats]) == [0, 1]
 
 
-def test_among_trials_beyond_a_constraint_the_better_one_is_the_better_trade_off() -> None:
-    goals = sweep_config(constraints=[f"{LOSS} <= 0.05"])
-    within = [scored(0, 4, 0.5, 0.0), scored(1, 4, 0.6, 0.04), scored(2, 2, 0.4, -0.01)]
-    beyond = [scored(3, 16, 0.6, 0.12), scored(4, 16, 0.9, 0.1)]
-    assert best_trade_off(goals, beyond, objective_ranges(goals, within)) is beyond[1]
-    nearer = scored(5, 16, 0.95, 0.06)
-    ranges = objective_ranges(goals, [*within, *beyond])
-    assert best_trade_off(GOALS, [*within, nearer], ranges) is nearer
-    assert best_trade_off(goals, [*within, nearer], ranges) is within[1]
-
-
 def test_without_weights_or_scores_a_trial_is_not_notable() -> None:
     records = [
         scored(0, 4, 0.9, 0.1, weights_dir=None),
@@ -82,15 +66,6 @@ def test_without_weights_or_scores_a_trial_is_not_notable() -> None:
         trial(3, status=TrialStatus.FAILED),
     ]
     assert default_selection(GOALS, records) == []
-
-
-def test_a_record_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:
-    folder = InspectionFolder(tmp_path)
-    assert folder.read(0) is None
-    folder.write(InspectionRecord(number=0, trial_id="t"))
-    content = folder.record_json(0).read_text()
-    folder.record_json(0).write_text(content[: len(content) // 2])
-    assert folder.read(0) is None
 
 
 def _answer(reason: str | RayError | None) -> str | None:

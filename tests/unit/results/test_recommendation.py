@@ -13,7 +13,6 @@ from analysis.results.pareto import pareto_front
 from analysis.results.recommendation import recommend
 from analysis.results.trade_off import objective_ranges
 from trainables import metric_keys
-from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.schema import TrialRecord, TrialStatus
 
 if TYPE_CHECKING:
@@ -136,19 +135,6 @@ def test_a_front_of_two_is_scaled_over_all_trials_that_may_be_taken(constraints,
     worst = trial(3, {GAIN: 0.0, LOSS: 0.1})
     goals = sweep_config(constraints=constraints)
     assert recommend(goals, [*records, worst]).trial.number == taken
-
-
-@pytest.mark.parametrize(("items", "taken"), [(60, 1), (None, 0)])
-def test_one_item_forgotten_does_not_outweigh_all_that_is_gained(items, taken):
-    # Trial 1 gets one more of two tasks' items wrong. Where errors are not known, each trial is
-    # best in one objective and worst in the other, and the first is taken.
-    errors = {"retention/a/acc_stderr": 1 / items, "retention/b/acc_stderr": 0.0} if items else {}
-    gained = [{GAIN: 0.55, FORGETTING_MEAN: 0.0}, {GAIN: 0.73, FORGETTING_MEAN: 1 / 120}]
-    goals = [TWO[0], {"metric": FORGETTING_MEAN, "mode": "min"}]
-    records = [trial(number, metrics | errors) for number, metrics in enumerate(gained)]
-    found = recommend(sweep_config(objectives=goals), records)
-    assert found.trial.number == taken
-    assert found.reason.startswith("the knee of the front's 2 trials")
 
 
 # Of few items that flipped, so less than the accuracy's, which is 0.02.

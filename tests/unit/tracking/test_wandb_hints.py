@@ -59,23 +59,6 @@ def test_the_end_says_where_runs_are_compared_or_how_they_get_there(
     assert in_wandb(listener, tmp_path, interrupted) == [texts[hint] for hint in hints]
 
 
-@pytest.mark.parametrize(
-    ("mode", "folder", "hint"),
-    [
-        ("offline", "offline-run-0", ": W&B's files do not hold"),
-        ("offline", "run-0", " with W&B online: it has not confirmed"),
-    ],
-)
-def test_a_run_that_was_online_needs_wandb_online_to_be_completed(
-    mode: str, folder: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    listener = WandbListener(WandbConfig(), tmp_path)
-    monkeypatch.setattr(listener._runs, "_chosen_mode", mode)
-    (tmp_path / "wandb" / folder).mkdir(parents=True)
-    listener._endings.expect("tiny-0007", "COMPLETE 1 60.0")
-    assert listener.upload_hints() == [f"the same command{hint} 1 run in full"]
-
-
 def test_the_command_for_the_views_names_the_sweep_wherever_it_is_stored(
     location: Location,
 ) -> None:

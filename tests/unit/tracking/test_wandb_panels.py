@@ -6,7 +6,7 @@ import pytest
 from builders import scores, trial
 
 from analysis.results.wandb_names import SETTING_GROUP, setting_group
-from analysis.tracking.wandb_panels import laid_out, panel_groups
+from analysis.tracking.wandb_panels import panel_groups
 from trainables.config import LoraConfig
 from trainables.metric_keys import (
     FORGETTING_MEAN,
@@ -64,20 +64,3 @@ def test_what_a_sweep_does_not_log_has_no_panel():
         "training loss over steps by rank",
         "parameter importance for forgetting",
     ]
-
-
-def test_a_report_s_panels_fill_its_width_and_none_covers_another():
-    logged = scores(0.5, 0.1) | {VALIDATION_LOSS: 1.0, TRAIN_LOSS: 1.0}
-    counts = set()
-    for group in laid_out(panel_groups(logged, 20, (), ["rank 4"])):
-        places = [panel.layout for panel in group.panels.values()]
-        counts.add(len(places))
-        assert max(place.x + place.w for place in places) == 24
-        cells = [
-            (place.x + x, place.y + y)
-            for place in places
-            for x in range(place.w)
-            for y in range(place.h)
-        ]
-        assert len(set(cells)) == len(cells)
-    assert {1, 2, 5} <= counts
