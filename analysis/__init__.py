@@ -17,6 +17,7 @@
     sweep_settings    the settings of a sweep
     stats             intervals and tests
     results           the Pareto front, the trial to take, tables; loads no pandas
+    library_logging   keeps libraries from writing to the terminal
 
 Each imports only those below it.
 """
