@@ -1,4 +1,4 @@
-"""The ledger: the records of a sweep, and where they are.
+"""The ledger: reads and writes the records of a sweep.
 
     SWEEP/
       sweep.json          configuration and provenance
@@ -7,7 +7,7 @@
         trial.json        the trial as it stands, replaced atomically
         metrics.jsonl     its measurements, appended
         attempt_1/        what the worker wrote: weights, items, log
-      inside/             what inspections found (see `inside.records`)
+      inspection/         what inspections found
       ray/                what Tune saves, and nothing reads
       lock.json           the driver that runs it, with lock.*.json: heartbeats, and the drivers
                           that took the sweep over
@@ -104,8 +104,7 @@ class Ledger:
     def warm_start(self) -> list[TrialRecord]:
         """Trials of other sweeps that the search started from."""
         file = self.folder.warm_start
-        place = self.folder.place(file)
-        lines = self.storage.read_log(self.folder.name(file))
+        place, lines = self.folder.place(file), self.storage.read_log(self.folder.name(file))
         remedy = f"restore it from a copy, or delete {place} to read those sweeps again"
         return _each_line(TrialRecord, lines, place, remedy)
 
@@ -137,30 +136,21 @@ class Ledger:
         return sorted(records, key=lambda record: record.number)
 
     def with_newest(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-        """These records, with the newest value of each metric.
-
-        A trial that did not complete may have logged its loss after its last evaluation.
-        """
+        """These records, with the newest value of each metric, such as the loss."""
         if all(record.status is TrialStatus.COMPLETE for record in records):
             return list(records)
         histories = self.histories()
         return [record.with_newest(histories.get(record.number, [])) for record in records]
 
     def measurements(self, number: int) -> list[Measurement]:
-        """A trial's measurements by step, without a damaged end.
-
-        If a later attempt repeated a step, its measurements replace the earlier ones from there on.
-        """
+        """A trial's measurements by step; those of a later attempt replace earlier ones."""
         file = self.folder.metrics(number)
         log = self.storage.read_log(self.folder.name(file))
         return _in_order(read_lines(log, self.folder.place(file)).measurements)
 
     @gc_paused()
     def histories(self, as_they_came: bool = False) -> dict[int, list[Measurement]]:
-        """The measurements of every trial, by number.
-
-        `as_they_came`: with those that a later attempt repeated.
-        """
+        """The measurements of every trial; `as_they_came` includes those repeated later."""
         numbers = self._numbers()
         files = [self.folder.metrics(number) for number in numbers]
         logs = self.storage.read_logs([self.folder.name(file) for file in files])
@@ -173,8 +163,8 @@ class Ledger:
 
     def fetch_log(self) -> None:
         """Fetch `sweep.log` from an object store, unless this driver was the last to add to it."""
-        published = read_or_none(self.storage, self.folder.name(self.folder.log))
         log = self.folder.log
+        published = read_or_none(self.storage, self.folder.name(log))
         if published and not (log.exists() and log.read_bytes().startswith(published)):
             log.write_bytes(published)
 
@@ -191,7 +181,7 @@ class Ledger:
         return _each_line(ItemScore, self._content(file), place, self._base_remedy)
 
     def items(self, record: TrialRecord) -> list[ItemScore]:
-        """A trial's outcome on every item at its newest measurement; empty if not evaluated."""
+        """A trial's outcome on every item at its newest evaluation; possibly empty."""
         if record.last is None:
             return []
         folder = self.folder.attempt(record.number, record.last.attempt)
@@ -200,10 +190,7 @@ class Ledger:
         return _each_line(ItemScore, lines, self.folder.place(file), "restore it from a copy")
 
     def weights(self, record: TrialRecord) -> Path | None:
-        """A trial's weights on this machine; None if the sweep's folder has none.
-
-        They are found if the folder was moved, or copied out of an object store, but only within
-        the folder: in its old place there may be another sweep.
+        """A trial's weights within the sweep's folder, which may have been moved; None without.
 
         Raises:
             UserError: the recorded path leads out of the folder of the trial's attempt.
@@ -243,8 +230,7 @@ class Ledger:
     def _drop_damaged_end(self, number: int) -> None:
         """Drop the partial line that a crash left."""
         file = self.folder.metrics(number)
-        name = self.folder.name(file)
-        content = self.storage.read_log(name)
+        content = self.storage.read_log(name := self.folder.name(file))
         whole = read_lines(content, self.folder.place(file)).whole
         if whole != content:
             self.storage.write_log(name, whole)
@@ -284,9 +270,8 @@ class Ledger:
 def cannot_write(location: Location, error: OSError | str) -> UserError:
     """The error for a sweep folder that cannot be written to."""
     reason = error if isinstance(error, str) else error.strerror or str(error)
-    remedy = "make room or make it writable, and type the same command again"
-    if isinstance(location, str):
-        remedy = SEE_THE_STORE
+    on_disk = "make room or make it writable, and type the same command again"
+    remedy = SEE_THE_STORE if isinstance(location, str) else on_disk
     return UserError([Fault("--output-dir", f"cannot write to {location}: {reason}", remedy)])
 
 

@@ -20,13 +20,7 @@ _TAIL = len(_KEY) + _DIGITS + len(b'"}')
 
 @dataclass(frozen=True)
 class MetricsFile:
-    """What a metrics file holds.
-
-    Attributes:
-        measurements: in the order they were written.
-        whole: the file's content up to the last whole line, including its line end; anything after
-            that is dropped.
-    """
+    """The measurements as they were written, and the content up to the last whole line."""
 
     measurements: list[Measurement]
     whole: bytes
@@ -40,10 +34,6 @@ def to_line(measurement: Measurement) -> bytes:
 
 def read_lines(content: bytes, file: str) -> MetricsFile:
     """The measurements in a metrics file, without damaged lines at its end.
-
-    Args:
-        content: of the file.
-        file: its name, for messages.
 
     Raises:
         UserError: a damaged line is followed by whole ones, or another version wrote a line.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -14,6 +14,7 @@ from trainables.errors import Fault, UserError, collecting
 Record = TypeVar("Record", bound=BaseModel)
 T = TypeVar("T")
 _LONGEST_VALUE = 60
+_VERSION = ("schema_version",)
 _UPDATE = "a newer version may have written it: update forgetting-sweeps, or restore it from a copy"
 
 
@@ -22,12 +23,7 @@ def read_record(
 ) -> Record:
     """Parse a record read from disk.
 
-    Args:
-        kind: type of the record.
-        content: its JSON.
-        file: where it was read from, for the message.
-        remedy: what to do if it is damaged.
-        line: its line in the file, if the file holds several records.
+    `line`: its line in the file, if the file holds several records.
 
     Raises:
         UserError: a newer version wrote it, or someone changed it by hand.
@@ -36,14 +32,14 @@ def read_record(
         return kind.model_validate_json(content)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        if any(map(_is_by_newer_version, details)):
+        if any(d["type"] == "extra_forbidden" or d["loc"] == _VERSION for d in details):
             remedy = _UPDATE
         place = f"{file}:{line}" if line else file
         raise UserError([_fault(detail, place, remedy) for detail in details]) from None
 
 
 def read_each(readers: Iterable[Callable[[], T]]) -> list[T]:
-    """The result of each reader, in order; the `UserError` has the faults of all."""
+    """The result of each reader, in order; a `UserError` has the faults of all."""
     found: list[T] = []
     faults: list[Fault] = []
     for read in readers:
@@ -54,29 +50,12 @@ def read_each(readers: Iterable[Callable[[], T]]) -> list[T]:
     return found
 
 
-def _is_by_newer_version(detail: ErrorDetails) -> bool:
-    return detail["type"] == "extra_forbidden" or detail["loc"] == ("schema_version",)
-
-
 def _fault(detail: ErrorDetails, place: str, remedy: str) -> Fault:
-    kind = detail["type"]
+    kind, message = detail["type"], detail["msg"].removeprefix("Value error, ")
     if kind == "json_invalid":
         return Fault(place, f"is not JSON: {detail['ctx']['error']}", remedy)
-    if kind == "missing":
-        rule = "is missing"
-    elif kind == "extra_forbidden":
-        rule = "is no key of this record"
-    else:
-        rule = f"{_rule(detail)}, got {_shown(detail['input'])}"
-    field = ".".join(map(str, detail["loc"]))
-    return Fault(place, f"{field} {rule}" if field else rule, remedy)
-
-
-def _rule(detail: ErrorDetails) -> str:
-    message = detail["msg"].replace("Input should", "must").removeprefix("Value error, ")
-    return message.replace("valid dictionary", "JSON object").replace("'", "")
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+    value = json.dumps(detail["input"], default=str)
+    shown = value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}..."
+    rules = {"missing": "is missing", "extra_forbidden": "is no key of this record"}
+    rule = rules.get(kind) or f"{message.replace('Input should', 'must')}, got {shown}"
+    return Fault(place, " ".join([".".join(map(str, detail["loc"])), rule]).lstrip(), remedy)

@@ -82,7 +82,7 @@ class SweepFolder:
         return self.trial(number) / f"attempt_{attempt}"
 
     def attempts(self, record: TrialRecord) -> list[Path]:
-        """Folders of a trial's attempts, also if the sweep's folder was moved."""
+        """Folders of a trial's attempts."""
         return [self.attempt(record.number, n) for n in range(1, record.attempt + 1)]
 
 

@@ -55,7 +55,6 @@ class Measurement(Frozen):
     Attributes:
         attempt: attempt of the trial in which it was measured.
         step: optimizer steps done; strictly increasing within a trial.
-        total_steps: optimizer steps of the whole training.
         metrics: finite numbers by key of `metric_keys`.
         time: seconds since the epoch.
     """
@@ -74,11 +73,7 @@ class Measurement(Frozen):
 
 
 class TrialResult(Frozen):
-    """What a trial function returns: its last measurement and where its weights will be.
-
-    Attributes:
-        best_weights_dir: those of its best evaluation; None if the last one was the best.
-    """
+    """What a trial function returns; for `best_weights_dir` see `TrialRecord`."""
 
     last: Measurement
     weights_dir: str | None = None
@@ -86,11 +81,7 @@ class TrialResult(Frozen):
 
 
 class Outcome(Frozen):
-    """How a trial ended.
-
-    RUNNING: to resume on another node or at the next start; with a `reason`, once its full disk has
-    room.
-    """
+    """How a trial ended; a RUNNING one resumes on another node or at the next start."""
 
     status: TrialStatus
     reason: str | None = None
@@ -104,7 +95,6 @@ class TrialRecord(Frozen):
     Attributes:
         params: what the search suggested, under the search's own names.
         reason: why it ended this way, for anything but COMPLETE.
-        last: newest measurement.
         best: best value so far of each metric that has a direction and is no total.
         attempt: how many times it was started.
         started: when its first attempt began, seconds since the epoch.
@@ -112,10 +102,9 @@ class TrialRecord(Frozen):
         seconds_before: seconds that earlier attempts took up to their last measurement.
         failures: how often its process was lost without progress since the previous loss.
         weights_dir: where the final adapter or model is.
-        confirms: for a repeat run, number of the trial of the search that it repeats with another
-            seed; None for a trial of the search.
+        confirms: number of the trial that this one repeats with another seed; None in the search.
         best_weights_dir: where the weights of the best evaluation by the sweep's first objective
-            are; None if the last one was the best, or if they are lost.
+            are; None if the last one was the best.
     """
 
     schema_version: Literal[1] = 1
@@ -167,16 +156,9 @@ class TrialRecord(Frozen):
 
     def in_next_attempt(self, config: TrialConfig, attempt: int, at: float) -> TrialRecord:
         """The record of the trial as it resumes in attempt number `attempt`."""
-        changes = {
-            "config": config,
-            "attempt": attempt,
-            "status": TrialStatus.RUNNING,
-            "reason": None,
-            "ended": None,
-            "resumed": at,
-            "seconds_before": self.seconds_measured,
-        }
-        return self.model_copy(update=changes)
+        changes = {"config": config, "attempt": attempt, "resumed": at}
+        ended = {"status": TrialStatus.RUNNING, "reason": None, "ended": None}
+        return self.model_copy(update=changes | ended | {"seconds_before": self.seconds_measured})
 
     @property
     def epochs(self) -> float | None:
@@ -221,12 +203,10 @@ class TaskScore(Frozen):
     """The score of one task.
 
     Attributes:
-        metric: the harness's metric that counts as accuracy here.
-        value: mean over items.
-        stderr: standard error of the mean; None if the harness gives none.
+        metric: the harness's metric that counts as accuracy.
+        value, stderr: mean over items and its standard error, if the harness gives one.
         chance: expected score of a uniform guess, 0 for generated answers; None if unknown.
-        choices: number of answers to choose from per right one, by `effective_choices` if items
-            differ; None if the chance is 0 or unknown.
+        choices: number of answers per right one (`effective_choices`); None without a chance.
         items: number of documents; in a group, of the tasks that give the metric.
     """
 
@@ -262,12 +242,7 @@ class ItemScore(Frozen):
 
 
 class SampleText(Frozen):
-    """A training sample as text, its special tokens visible; shortened where it is long.
-
-    Attributes:
-        context: its end, without loss.
-        learned: what the loss is on.
-    """
+    """A training sample as shortened text: the end of its context, and what the loss is on."""
 
     context: str
     learned: str
@@ -286,13 +261,10 @@ class BaseRecord(Frozen):
         metrics: its scores, drift and forgetting of zero and, without in-domain tasks, the
             validation loss.
         general_nll: cross-entropy on the general text, nats/token; None if not measured.
-        parameters: number of parameters of the whole model.
-        skipped_samples: number of training samples longer than `max_length`.
-        train_samples: number of training samples left.
+        train_samples, validation_samples: number of samples; those that are longer than
+            `max_length` are skipped.
+        seconds: duration of the evaluation.
         replayed_tokens: share of the learned tokens that is of `data.replay`.
-        validation_samples: samples held out for the validation loss.
-        skipped_validation_samples: number of others, longer than `max_length`.
-        seconds: that its evaluation took.
         sample: one of median length to look at.
         warnings: for example, that the base is at chance on a retention task.
     """
@@ -320,7 +292,7 @@ class BaseRecord(Frozen):
         return model.model_copy(update={"revision": self.revision}) if self.revision else model
 
     def scored(self, trial: TrialRecord) -> Iterator[tuple[str, TaskScore, str, float]]:
-        """The tasks that a trial has a score on: label, base's score, trial's key and value."""
+        """The tasks that a trial has a score on: label, base's score, metric key and value."""
         for label, task in self.scores.items():
             key = task_score(task.role, label, task.metric)
             if (value := trial.metric(key)) is not None:
@@ -331,8 +303,7 @@ class Provenance(Frozen):
     """Provenance of one start of a sweep: command, code, versions.
 
     Attributes:
-        warnings: of the trainings that it asks for and their memory; those of base and data are in
-            the base's record, which other sweeps may share.
+        warnings: about training settings and memory; the base's record has those about its data.
     """
 
     created: float
