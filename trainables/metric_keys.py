@@ -1,7 +1,6 @@
 """Names of all metrics, with unit and direction.
 
-Keys are namespaced with slashes; those of time, memory, speed and cost end in their unit. The
-functions at the end make the keys of single tasks.
+Keys are namespaced with slashes; those of time, memory, speed and cost end in their unit.
 """
 
 from __future__ import annotations
@@ -107,11 +106,7 @@ def role_mean(role: str) -> str:
 
 
 def domain_metric(measured: Collection[str]) -> str:
-    """Key of the metric of the domain: the accuracy, or without tasks the validation loss.
-
-    Args:
-        measured: keys of an evaluation's metrics, or of all that are logged.
-    """
+    """Key of the domain's metric among `measured`: accuracy, or without tasks validation loss."""
     has_no_tasks = IN_DOMAIN_ACC not in measured and VALIDATION_LOSS in measured
     return VALIDATION_LOSS if has_no_tasks else IN_DOMAIN_ACC
 

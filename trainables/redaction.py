@@ -27,11 +27,7 @@ _OPTION = re.compile(
 
 
 def redacted(text: str) -> str:
-    """The text with `***` for secrets.
-
-    These are values of environment variables whose names say so, users and passwords in addresses,
-    and keys among an address's options.
-    """
+    """The text with `***` for secret environment variables, and keys and passwords in addresses."""
     if len(text) < _SHORTEST:
         return text
     # Not by items(), which fails if a thread removes a variable meanwhile.

@@ -66,13 +66,11 @@ class EvalSuite(Frozen):
         batch_size: sequences per forward pass; for likelihoods a budget of tokens, this many times
             the length of the longest request, at least 64.
         chat_template: apply the tokenizer's; dates in it are that of `chat_date`.
-        system_instruction: as in the harness: the system's turn of each chat, or the beginning of
-            each prompt without a chat template.
+        system_instruction: the system's turn of each chat, or the beginning of each prompt.
         general_text: rows as in `data.path` with a field `text`, or a file such as `.txt` with one
-            document a line; its cross-entropy is the LM drift. None: not measured.
+            document a line; its cross-entropy is the LM drift.
         kl_prompts, kl_tokens: number of prompts of the training domain, and of tokens sampled from
-            the base after each, on which KL drift is measured. Held-out rows come first. 0 prompts:
-            not measured.
+            the base after each, on which KL drift is measured. Held-out rows come first.
     """
 
     in_domain: Tasks = ()
@@ -93,10 +91,8 @@ class EvalSuite(Frozen):
         labels = [task.label for _, task in self.tasks()]
         repeated = sorted({label for label in labels if labels.count(label) > 1})
         if repeated:
-            raise ValueError(
-                f"each task may be in one role once, got {', '.join(repeated)} more than once; "
-                "give one of them another `name`"
-            )
+            rule = f"each task may be in one role once, got {', '.join(repeated)} more than once"
+            raise ValueError(f"{rule}; give one of them another `name`")
         return self
 
     def tasks(self) -> list[tuple[Role, EvalTask]]:

@@ -45,8 +45,7 @@ class ModelConfig(Frozen):
         dtype: of the weights while training and evaluating.
         load_in_4bit: keep the linear layers except the output head in 4 bits (NF4 with double
             quantisation: QLoRA, 2305.14314) and compute in `dtype`; required by files in 4 bits.
-            For LoRA only. The base is evaluated in 4 bits too, so forgetting is due to training,
-            not to rounding.
+            For LoRA only. The base is evaluated in 4 bits too.
         attention: implementation for Transformers; by default sdpa where supported, else eager.
         trust_remote_code: run code that comes with the model. `export` and `inspect` need their own
             flag for it, as a sweep's folder may be somebody else's.
@@ -54,9 +53,8 @@ class ModelConfig(Frozen):
         chat_template: Jinja file that replaces the tokenizer's template; saved with the weights.
         chat_template_args: variables of the chat template, in training and evaluation, such as
             `{enable_thinking: false}` for a model that would otherwise think before it answers.
-        eos_token: replaces the tokenizer's, where chats end their turns with another token than
-            texts, such as `<|im_end|>`. Generation then stops there too. Required if the tokenizer
-            has none.
+        eos_token: replaces the tokenizer's, also as the end of generation, where chats end their
+            turns with another one, such as `<|im_end|>`. Required if the tokenizer has none.
         shape: for the memory estimate of a GGUF file, or of a hub model whose `config.json` cannot
             be fetched.
     """
@@ -141,15 +139,11 @@ class DataSource(Frozen):
         if self.text and (self.messages or self.chat_template or has_templates):
             raise ValueError(f"give text, or messages, or prompt and completion; {_TAKEN_BACK}")
         if self.system is not None and not self.is_chat:
-            raise ValueError(
-                f"system must be left out where there are no chats, got {self.system!r}; set "
-                "chat_template: true, or begin the prompt with it"
-            )
+            rule = f"system must be left out where there are no chats, got {self.system!r}"
+            raise ValueError(f"{rule}; set chat_template: true, or begin the prompt with it")
         if self.answers == "all" and not self.messages:
-            raise ValueError(
-                "answers must be last without messages, got all; name the field that holds chats "
-                "in messages, or leave it out"
-            )
+            remedy = "name the field that holds chats in messages, or leave it out"
+            raise ValueError(f"answers must be last without messages, got all; {remedy}")
         return self
 
     @property

@@ -24,8 +24,7 @@ class TrainConfig(Frozen):
 
     Attributes:
         epochs, steps: length; `steps` (optimizer steps) wins if both are given. Epochs are rounded
-            up to whole steps over the whole training: 3 epochs of 22 samples in batches of 4 are 17
-            steps, where TRL rounds up each epoch, to 18.
+            up to whole steps over the whole training, where TRL rounds up each epoch.
         batch_size: samples per optimizer step over all workers.
         micro_batch_size: samples per forward pass of one worker.
         warmup: length of the warm-up, as a share of the steps.
@@ -106,12 +105,11 @@ class DeepSpeedConfig(Frozen):
 
     Attributes:
         zero_stage: 0 none, 1 optimizer states, 2 also gradients, 3 also parameters.
-        offload_optimizer: keep optimizer states in host memory (stage 1 and up). The optimizer then
-            computes on the worker's cores: raise `resources.full.cpus_per_worker`.
+        offload_optimizer: keep optimizer states in host memory (stage 1 and up) and compute on the
+            CPU: raise `resources.full.cpus_per_worker`.
         offload_parameters: keep parameters in host memory (stage 3).
         config_file: the user's own DeepSpeed JSON, replacing the above, with `auto` filled in.
-        config: content of `config_file`, or the same settings in the sweep file. Null keys are left
-            out.
+        config: the same settings in the sweep file, without null keys.
     """
 
     zero_stage: Literal[0, 1, 2, 3] = 2

@@ -45,20 +45,16 @@ class TrialConfig(Frozen):
     Attributes:
         trial_id: unique over all sweeps; the W&B run's id.
         number: position in the sweep, from 0.
-        method: `lora` or `full`; the field `lora` is set if and only if the method is `lora`.
         seed: of weights, dropout and data order.
         data_seed: of the train/validation split, the same for every trial of a sweep.
         learning_rate: peak of the schedule.
-        deepspeed: for `full` only.
         workers: processes training this trial together.
         gpus_per_worker, cpus_per_worker: resources each of them holds.
         output_dir: folder of this attempt; weights, checkpoints and per-item results go there.
-        published_dir: object store address that `output_dir` is published to; None without one.
+        published_dir: object store address that `output_dir` is published to.
         earlier_attempts: their folders; the trial resumes from the newest checkpoint there.
-        objective: metric that selects the best evaluation, whose weights are kept beside the final
-            ones; None keeps none.
-        minutes_per_report: a trial that neither reports nor runs its model for this long ends its
-            process.
+        objective: selects the best evaluation, whose weights are kept beside the final ones.
+        minutes_per_report: a trial silent for this long ends its process.
         base_dir: folder with the base model's evaluation (see `evaluation.base`).
     """
 

@@ -1,4 +1,4 @@
-"""What a disk and an object store have in common: the interface to a sweep's files.
+"""The interface to a sweep's files, on a disk or in an object store.
 
 Files are written whole or not at all. Names are relative, with forward slashes.
 """
@@ -17,11 +17,7 @@ class Storage(Protocol):
         """Whether a file of that name exists."""
 
     def read(self, name: str) -> bytes:
-        """The content of a file.
-
-        Raises:
-            FileNotFoundError: it does not exist.
-        """
+        """The content of a file; `FileNotFoundError` if it does not exist."""
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
         """The contents of many files; None for each that does not exist."""

@@ -33,10 +33,7 @@ def whole_file(file: Path, may_replace: Callable[[], None] = lambda: None) -> It
     """Yields a temporary file that replaces `file` on success; on failure it is removed.
 
     It is on the disk before it has its name, so that no crash of the machine leaves it empty.
-
-    Args:
-        file: the file to create or replace.
-        may_replace: called just before it is replaced; raises if it must not be.
+    `may_replace` is called just before, and raises if the file must stay.
     """
     with beside(file) as unfinished:
         yield unfinished
@@ -66,8 +63,7 @@ def write_whole(file: Path, text: str) -> None:
 def whole_folder(folder: Path, is_first: bool = True, is_scratch: bool = False) -> Iterator[Path]:
     """Yields a temporary folder that replaces `folder` on success; on failure it is removed.
 
-    If several workers fill it together, the first creates and renames it. Unless it is scratch, it
-    is on the disk before it has its name.
+    Of several workers that fill it, the first renames it. Only scratch is not flushed to the disk.
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     if not is_first:
@@ -129,19 +125,14 @@ class LossyFile(io.FileIO):
 
 
 class _Redacted(io.TextIOWrapper):
-    """Writes text without secrets."""
-
     def write(self, text: str) -> int:
-        """Write the text."""
+        """Write the text without secrets."""
         super().write(redacted(text))
         return len(text)
 
 
 def log_stream(file: Path | int) -> TextIO:
-    """Appends text, without secrets, to a log without buffering; a full disk ends only the log.
-
-    `file`: its path, or a descriptor that stays open.
-    """
+    """Appends text without secrets to a file or descriptor; a full disk ends only the log."""
     raw = LossyFile(file, "a", _FULL, closefd=not isinstance(file, int))
     return _Redacted(raw, "utf-8", "backslashreplace", write_through=True)
 
@@ -162,7 +153,7 @@ def _full_place(error: BaseException) -> Path | None:
 
 
 def _says_full(error: BaseException) -> bool:
-    return (isinstance(error, OSError) and error.errno in _FULL) or _names_full(str(error))
+    return getattr(error, "errno", None) in _FULL or _names_full(str(error))
 
 
 def _names_full(text: str) -> bool:

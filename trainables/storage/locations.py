@@ -37,10 +37,7 @@ def expanded(path: str) -> Path:
 
 
 def absence(path: Path, kind: str) -> str | None:
-    """Why nothing can be read there, such as `no such file`; None if it can.
-
-    `kind`: what there should be, such as `file`.
-    """
+    """Why nothing can be read there, such as `no such file` for the kind `file`; else None."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -60,8 +57,7 @@ def is_local(location: str) -> bool:
 def direct(path: str) -> str:
     """A path without `..` if that names the same file, or one in the same folder.
 
-    So one file has one name from wherever a command runs. Links stay: on another machine they may
-    lead elsewhere.
+    Links stay: on another machine they may lead elsewhere.
     """
     plain = os.path.normpath(path)
     for before, after in ((path, plain), map(os.path.dirname, (path, plain))):

@@ -1,11 +1,9 @@
 """An object store, such as S3 or GCS, through a pyarrow filesystem.
 
 An object appears when its upload is complete, so every object found is whole. Objects cannot grow:
-a log is a folder of numbered segments, one per line, joined into one when the log is closed. A log
-that was copied from a disk becomes the first segment.
-Credentials come from the environment, such as `AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`, or from
-the machine's role. A store that fails or does not answer is asked again for some minutes, at
-doubling intervals; one that denies access is not.
+a log is a folder of numbered segments, one per line, joined into one when the log is closed.
+Credentials come from the environment, such as `AWS_ACCESS_KEY_ID`, or from the machine's role.
+A store that fails is asked again for some minutes; one that denies access is not.
 """
 
 from __future__ import annotations
@@ -46,10 +44,7 @@ T = TypeVar("T")
 
 
 class ObjectStorage(Storage):
-    """Objects under a prefix.
-
-    Args:
-        location: such as `s3://bucket/sweeps/mine`.
+    """Objects under a prefix, such as `s3://bucket/sweeps/mine`.
 
     Raises:
         UserError: the address cannot be read, or that in `AWS_ENDPOINT_URL`.
@@ -83,11 +78,7 @@ class ObjectStorage(Storage):
     def write(
         self, name: str, content: bytes, may_write: Callable[[], None] = lambda: None
     ) -> None:
-        """See `Storage`.
-
-        In a thread, which no signal interrupts: a stream that Ctrl-C left would upload what it has
-        so far, and so put an empty object in the place of a whole one.
-        """
+        """See `Storage`; in a thread, as a stream that Ctrl-C interrupts uploads a part."""
         may_write()
         _in_parallel(partial(self._put, content), [name])
 
@@ -157,11 +148,7 @@ class ObjectStorage(Storage):
         return logs
 
     def write_log(self, name: str, content: bytes) -> None:
-        """See `Storage`.
-
-        Until the old segments are deleted, readers see the lines twice, which makes no difference
-        to a trial's measurements.
-        """
+        """See `Storage`; until the old segments are deleted, readers see the lines twice."""
         self._last(name)  # makes a copied file a segment
         old = self._parts(name)
         self.append(name, content)
@@ -191,15 +178,16 @@ class ObjectStorage(Storage):
             self._upload(path / last, str(PurePosixPath(name, last)))
 
     def fetch(self, name: str, folder: Path) -> None:
-        selector = fs.FileSelector(self._key(name), recursive=True)
+        prefix = self._key(name)
         # Not by pyarrow's own copy of folders: Google lists none that are but parts of names.
-        files = [i.path for i in self._filesystem.get_file_info(selector) if i.is_file]
-        _in_parallel(
-            lambda key: self._download(
-                key, folder / PurePosixPath(key).relative_to(self._key(name))
-            ),
-            files,
-        )
+        found = self._filesystem.get_file_info(fs.FileSelector(prefix, recursive=True))
+
+        def download(key: str) -> None:
+            file = folder / PurePosixPath(key).relative_to(prefix)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            fs.copy_files(key, str(file), self._filesystem, fs.LocalFileSystem())
+
+        _in_parallel(download, [info.path for info in found if info.is_file])
 
     @property
     def _is_google(self) -> bool:
@@ -216,10 +204,6 @@ class ObjectStorage(Storage):
 
     def _upload(self, file: Path, name: str) -> None:
         fs.copy_files(str(file), self._key(name), fs.LocalFileSystem(), self._filesystem)
-
-    def _download(self, key: str, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        fs.copy_files(key, str(file), self._filesystem, fs.LocalFileSystem())
 
     def _last(self, log: str) -> int:
         if log not in self._last_segment:
@@ -270,11 +254,7 @@ def _patient(filesystem: fs.FileSystem, options: dict[str, str]) -> fs.FileSyste
 
 
 def _endpoint() -> dict[str, str]:
-    """Where an S3 that is not Amazon's answers.
-
-    Raises:
-        UserError: the variable holds no such address; pyarrow would ask Amazon instead.
-    """
+    """Where an S3 that is not Amazon's answers; `UserError` if the variable holds no address."""
     variable = next((name for name in _ENDPOINTS if os.environ.get(name)), None)
     if variable is None:
         return {}

@@ -21,8 +21,7 @@ def open_storage(location: Location) -> Storage:
     """Storage at a path or at an address such as `s3://bucket/sweeps`.
 
     Raises:
-        UserError: the address has keys or options, which records and messages would show, or a #;
-            or pyarrow cannot read it or `AWS_ENDPOINT_URL`.
+        UserError: the address cannot be read, or holds keys, which records and messages would show.
         OSError: nothing answers at the address.
     """
     if isinstance(location, str) and is_address(location):
@@ -43,11 +42,7 @@ def is_address(location: str) -> bool:
 
 
 def parse_location(text: str) -> Location:
-    """A location as the user typed it.
-
-    Raises:
-        UserError: it looks like an address, but not of a bucket in a known store.
-    """
+    """A location as typed; `UserError` for an address without a bucket in a known store."""
     if not _MEANT_AS_ADDRESS.match(text):
         return expanded(text)
     store, _, name = text.partition("://")
@@ -59,11 +54,7 @@ def parse_location(text: str) -> Location:
 
 
 def parse_folder(given: Location) -> Path:
-    """The folder of a sweep on this machine, as the user typed it or as a path.
-
-    Raises:
-        UserError: it is an object store's address.
-    """
+    """The folder of a sweep on this machine; `UserError` for an object store's address."""
     location = parse_location(given) if isinstance(given, str) else given
     if isinstance(location, str):
         rule = f"must be a folder, got {location}"

@@ -1,7 +1,4 @@
-"""How much of a cluster trials hold, and whether they fit it.
-
-Amounts are by kind of resource, as in `trainables.workers.gpu_types`.
-"""
+"""What trials hold of a cluster, by kind of resource (see `gpu_types`), and whether it fits."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ def gpus_per_worker(config: SweepConfig, method: Method, cluster: dict[str, floa
 def held_by_worker(
     config: SweepConfig, method: Method, cluster: dict[str, float]
 ) -> dict[str, float]:
-    """What a worker of the method holds of a cluster, by kind (see `gpu_types`)."""
+    """What a worker of the method holds of a cluster."""
     resources, gpus = config.resources.of(method), gpus_per_worker(config, method, cluster)
     held = {"GPU": gpus, "CPU": resources.cpus_per_worker}
     if resources.accelerator_type is not None:
@@ -59,7 +56,7 @@ def check_resources(
 
     Args:
         config: the sweep.
-        cluster: resources of the cluster, by kind; the sweep may hold fewer.
+        cluster: resources of the whole cluster; the sweep may hold fewer.
         nodes: resources of each node that is up.
         startable: resources of a node of each type that the autoscaler may start.
 
@@ -82,7 +79,7 @@ def check_resources(
 def _total_faults(
     config: SweepConfig, method: Method, cluster: dict[str, float]
 ) -> Iterator[Fault]:
-    """What a trial's workers hold more of together than the sweep may."""
+    """Kinds of which a trial's workers together need more than the sweep may hold."""
     workers, limit = config.resources.of(method).workers, config.resources.max_gpus
     limited = within_limit(config, cluster)
     for kind, each in held_by_worker(config, method, limited).items():
@@ -112,11 +109,7 @@ def _node_faults(
     nodes: Sequence[Mapping[str, float]],
     startable: Sequence[Mapping[str, float]],
 ) -> list[Fault]:
-    """A worker is never split across nodes: a trial that only fits their sum would wait forever.
-
-    All node types that an autoscaler may start share one bound, so a type with room for one worker
-    is taken to have room for all.
-    """
+    """A worker is never split across nodes; a startable node type may be started for each."""
     worker, workers = held_by_worker(config, method, cluster), config.resources.of(method).workers
     if any(workers_in(worker, node) for node in startable):
         return []
@@ -145,11 +138,7 @@ def _name(kind: str) -> str:
 
 
 def taken_up(worker: Mapping[str, float]) -> Iterator[tuple[str, float]]:
-    """What a worker takes up of each kind.
-
-    Its share of a GPU is of a single one: where it holds 0.6, no other fits beside it, so it takes
-    up the whole.
-    """
+    """What a worker takes up of each kind: one that holds 0.6 GPUs takes up a whole one."""
     for kind, amount in worker.items():
         is_share = 0 < amount < 1 and (kind == "GPU" or type_in_kind(kind))
         yield kind, 1 / int(1 / amount + _ROUNDING) if is_share else amount

@@ -23,10 +23,7 @@ _MOST_WAITING = 8
 
 
 def beside_driver() -> dict[str, float]:
-    """Resources that pin a process that only waits to the driver's node.
-
-    If no node has the `driver` resource, as on a laptop, this is a resource that every node has.
-    """
+    """Resources that pin a waiting process to the driver's node, or without one to any node."""
     return {DRIVER: SMALLEST_SHARE} if _driver_nodes() else {"memory": _SLIVER_OF_MEMORY}
 
 
@@ -65,8 +62,7 @@ class Placement:
     def __call__(self, config: dict[str, Any]) -> PlacementGroupFactory:
         """The placement group of a trial: its process's bundle first, then its workers'.
 
-        It is packed onto as few nodes as possible, and placed as a whole or not at all: a waiting
-        trial holds nothing, and the autoscaler sees its whole demand.
+        It is placed as a whole or not at all, so that the autoscaler sees the whole demand.
         """
         trial = TrialConfig.model_validate(config["trial"])
         if self._is_in_slot(trial):
@@ -94,14 +90,10 @@ class Placement:
 
 
 class Room:
-    """Keeps running trials within the resources they may hold together.
+    """Keeps running trials within the resources `available` beside slot hosts.
 
     Trials of a pool start in the order in which they were drawn: otherwise small trials would keep
     overtaking one that needs many GPUs.
-
-    Args:
-        available: amounts by kind of resource, such as CPU and GPU, without those of slot hosts.
-        placement: of the trials.
     """
 
     def __init__(self, available: Mapping[str, float], placement: Placement) -> None:
