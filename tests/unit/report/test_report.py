@@ -21,8 +21,7 @@ from analysis.report.formats import as_csv, as_json, as_markdown
 from analysis.report.page import render
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
-from trainables.metric_keys import FORGETTING_MAX, FORGETTING_MEAN, IN_DOMAIN_ACC, task_forgetting
-from trainables.records.ledger import Ledger
+from trainables.metric_keys import FORGETTING_MAX, FORGETTING_MEAN, task_forgetting
 from trainables.records.schema import TrialStatus
 
 MARKUP = '</script><script>alert("x")</script><img src=x onerror=alert(1)> {}'
@@ -84,16 +83,6 @@ def test_every_chart_is_valid_plotly_and_tells_what_it_shows(page):
         assert len(page.plots[key]) > 30
 
 
-def test_the_answer_is_the_recommended_trial_with_its_numbers(results, page):
-    trial = results.recommendation.trial
-    assert f"Take trial {trial.number}." in page.text
-    assert f"{trial.metric(IN_DOMAIN_ACC):.3f}" in page.text
-    assert f"{100 * trial.metric(FORGETTING_MEAN):+.1f} points" in page.text
-    interval = results.items.interval(trial, IN_DOMAIN_ACC, picked_from=len(results.candidates))
-    assert interval.low <= trial.metric(IN_DOMAIN_ACC) <= interval.high
-    assert f"95 %: {interval.low:.3f} to {interval.high:.3f}" in page.text
-
-
 def test_the_other_formats_hold_the_same(results):
     rows = list(csv.DictReader(io.StringIO(as_csv(results))))
     assert len(rows) == 30
@@ -135,20 +124,6 @@ def test_pages_of_small_and_unfinished_sweeps_say_what_is_missing(tmp_path, swee
     assert page.plots.keys() == page.charts.keys()
     assert as_markdown(results)
     json.loads(as_json(results))
-
-
-def test_each_trial_is_listed_under_the_start_it_ran_in(tmp_path):
-    folder = SyntheticSweep(trials=4).write(tmp_path)
-    ledger = Ledger(folder)
-    record = ledger.sweep()
-    changes = {"created": 1.8e9, "git_commit": "4567def", "warnings": ("a large batch",)}
-    later = record.provenance.model_copy(update=changes)
-    ledger.write_sweep(record.started_again(record.config, later))
-    ledger.write_trial(ledger.trials()[3].model_copy(update={"resumed": 1.8e9 + 1}))
-    [sweep] = open_sweeps([folder])
-    page = Page(render(Results([sweep])))
-    assert "trials 0, 1, 2" in page.text
-    assert "4567def" in page.text.partition("a large batch")[0]
 
 
 def test_the_command_writes_the_file_it_names(tmp_path, capsys):

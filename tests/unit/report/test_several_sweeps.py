@@ -10,7 +10,6 @@ from builders import change_config
 from synthetic_sweep import SyntheticSweep
 
 from analysis.paper_table import paper_table, summary_texts
-from analysis.report.cost import failures
 from analysis.report.formats import as_json, as_markdown
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
@@ -25,11 +24,6 @@ def results(tmp_path_factory) -> Results:
     failed = {3: TrialStatus.FAILED, 5: TrialStatus.FAILED}
     sweeps = [SyntheticSweep(trials=8, name=name, failures=failed) for name in ("one", "two")]
     return Results(open_sweeps([sweep.write(folder / sweep.name) for sweep in sweeps]))
-
-
-def test_failures_say_whose_they_are(results):
-    [failure] = failures(results)
-    assert failure.trials == "trials 3, 5 of one, trials 3, 5 of two"
 
 
 def test_the_table_says_whose_its_trials_are(results):
