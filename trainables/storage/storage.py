@@ -27,8 +27,7 @@ def open_storage(location: Location) -> Storage:
     if isinstance(location, str) and is_address(location):
         if _KEYS_OR_OPTIONS.search(location):
             rule = "the address of an object store must hold neither keys nor a ? or #"
-            variables = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, AWS_ENDPOINT_URL"
-            remedy = f"take them out; keys and options belong in {variables}"
+            remedy = "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL instead"
             raise UserError([Fault("", rule, remedy)])
         from trainables.storage.object_storage import ObjectStorage
 

@@ -35,13 +35,10 @@ def have_views_made(location: Location) -> list[str]:
             timeout=_PATIENCE_SECONDS,
             check=True,
         )
-    except subprocess.CalledProcessError as error:
-        logger.warning("no views in W&B: %s", error.stderr.strip())
     except (OSError, subprocess.SubprocessError) as error:
-        logger.warning("no views in W&B: %r", error)
-    else:
-        return done.stdout.splitlines()
-    return [views_command(location)]
+        logger.warning("no views in W&B: %s", getattr(error, "stderr", None) or repr(error))
+        return [views_command(location)]
+    return done.stdout.splitlines()
 
 
 def in_wandb(listener: WandbListener, location: Location, interrupted: bool) -> list[str]:

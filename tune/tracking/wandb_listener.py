@@ -79,11 +79,10 @@ class WandbListener(SweepListener):
         if waiting_runs(self._folder):
             hints.append(upload_command(self._folder / "wandb"))
         if lacking := self._endings.lacking:
-            runs = how_many(len(lacking), "run")
-            needs_server = self.is_online() or was_ever_online(self._folder)
-            online = " with W&B online: it has not confirmed"
-            lacks = online if needs_server else ": W&B's files do not hold"
-            hints.append(f"the same command{lacks} {runs} in full")
+            lacks = ": W&B's files do not hold"
+            if self.is_online() or was_ever_online(self._folder):
+                lacks = " with W&B online: it has not confirmed"
+            hints.append(f"the same command{lacks} {how_many(len(lacking), 'run')} in full")
         return hints
 
     def sweep_started(

@@ -104,7 +104,7 @@ def test_what_is_written_is_read(storage: Storage) -> None:
     assert storage.children("") == ["a"]
     assert storage.children("none") == []
     parts = bytes(range(256)) * 36_000  # Google's client sends what is as large in two
-    storage.write("large.gz", parts)  # pyarrow goes by the ending, unless told otherwise
+    storage.write("large.gz", parts)  # pyarrow goes by the ending by default
     assert storage.read("large.gz") == parts
 
 

@@ -32,7 +32,7 @@ def test_the_settings_of_a_run_are_those_of_the_trial() -> None:
         train={"batch_size": 32, "epochs": 3, "warmup": 0.2, "weight_decay": 0.3},
         params={"lora/rank": 4},
     )  # fmt: skip
-    told = {
+    expected = {
         "method": "lora",
         "setting/group": "rank 4, repeat",
         "trial/number": 7,
@@ -54,7 +54,7 @@ def test_the_settings_of_a_run_are_those_of_the_trial() -> None:
         "lora/dora": False,  # defaults are included
         "search/lora/rank": 4,
     }
-    assert told.items() <= trial_config(record).items()
+    assert expected.items() <= trial_config(record).items()
 
 
 def test_a_best_value_of_zero_is_told() -> None:

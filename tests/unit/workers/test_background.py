@@ -19,7 +19,7 @@ def fail() -> None:
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_an_error_is_raised_to_who_waits_and_at_the_end(waits: bool) -> None:
+def test_an_error_is_raised_when_waiting_or_at_the_end(waits: bool) -> None:
     seen: list[str] = []
 
     def body(wait: Callable[[], None]) -> None:
@@ -33,7 +33,7 @@ def test_an_error_is_raised_to_who_waits_and_at_the_end(waits: bool) -> None:
     assert seen == (["ended"] if waits else ["went on", "ended"])
 
 
-def test_work_runs_beside_the_body_whose_error_wins_and_is_finished() -> None:
+def test_an_error_of_the_body_wins_and_the_work_is_finished() -> None:
     began, body_ran, done = Event(), Event(), Event()
 
     def work() -> None:

@@ -41,7 +41,7 @@ def ran(script: str, broken: bool, *arguments: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("broken", [True, False])
-def test_the_process_ends_where_the_device_answers_no_more(broken: bool) -> None:
+def test_the_process_ends_if_the_device_stops_answering(broken: bool) -> None:
     """Also where its log cannot be saved."""
     done = ran(ANYWHERE, broken)
     assert (done.returncode, done.stdout) == ((1, "tried\n") if broken else (0, "went on\n"))

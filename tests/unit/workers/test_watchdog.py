@@ -14,7 +14,7 @@ from trainables.records.schema import TrialResult
 from trainables.workers import trainable as under_ray
 
 
-def test_it_starts_over_where_memory_ran_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watchdog_starts_over_after_an_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Smaller batches train from the last checkpoint on, and have all the time for a report."""
     calls: list[float | None] = []
 

@@ -42,9 +42,7 @@ _NEIGHBOUR = RuntimeError("[gloo] Connection closed by peer")
         (MemoryError(), RayActorError()),
     ],
 )
-def test_a_group_ends_with_the_cause_and_not_what_followed(
-    cause: BaseException, others: BaseException
-) -> None:
+def test_a_group_reports_the_first_error(cause: BaseException, others: BaseException) -> None:
     assert most_telling([others, cause]) is cause
 
 
