@@ -38,6 +38,7 @@ TRIALS = 12
 FOUND = InspectionRecord(
     number=2,
     trial_id=f"{SWEEP_ID}-0002",
+    ended=builders.trial(2).ended,
     key="abc",
     matrices=tuple(
         MatrixChange(
@@ -199,7 +200,7 @@ def test_the_view_and_the_report_are_made_once_and_then_updated(
         [OF_THE_SWEEP],
         [OF_THE_SWEEP, of_groups(*ranks, "base")],
         [OF_THE_SWEEP, of_groups(*ranks)],
-        *[[OF_THE_SWEEP]] * 3,
+        *[[OF_THE_SWEEP]] * 2,
     ]
     # Gain and forgetting grow alike from trial 0 to 11, so that 5 and 6 are the knee alike.
     said = json.dumps(report["spec"]["blocks"][:4])
