@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 TRIALS: dict[str, dict[str, Any]] = {
-    "rank 64, dropout": {"lora": {"rank": 64, "dropout": 0.1}, "train": {"steps": 4}},
+    "rank 64": {"lora": {"rank": 64}, "train": {"steps": 4}},
 }
 
 
@@ -108,7 +108,7 @@ def test_a_merged_model_computes_what_adapter_and_4_bits_do(
 ) -> None:
     import peft
 
-    weights = alone["rank 64, dropout"].result.weights_dir
+    weights = alone["rank 64"].result.weights_dir
     tokens = torch.tensor([[5, 9, 17, 23, 42, 3]])
     adapted = peft.PeftModel.from_pretrained(load_model(in_4_bits), str(weights))
     merge_adapter(in_4_bits, Path(str(weights)), tmp_path / "merged")

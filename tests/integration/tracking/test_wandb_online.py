@@ -165,17 +165,20 @@ def test_inspections_are_not_sent_to_a_run_deleted_in_the_browser(
     """No views could be made of the others, else."""
     monkeypatch.setitem(wandb_inspection.RUN_SETTINGS, "init_timeout", 3)
     listener = start_sweep(tmp_path, ONLINE)
-    finish(tmp_path, listener, 0, 2)
+    ended = finish(tmp_path, listener, 0, 2).ended
     assert end_sweep(tmp_path, listener) == []
     server.delete(name_of(0))
     record_sweep(tmp_path, *Ledger(tmp_path).trials())
     drift = RepresentationDrift(layer=0, cka_drift=0.1, cka_drift_without_first=0.2)
     InspectionFolder(tmp_path).write(
-        InspectionRecord(number=0, trial_id=name_of(0), key="a", representation=(drift,))
+        InspectionRecord(
+            number=0, trial_id=name_of(0), key="a", ended=ended, representation=(drift,)
+        )
     )
     [sweep] = open_sweeps([tmp_path])
     wandb_inspection.log_inspection(sweep, "online")
     assert name_of(0) not in server.runs
+    assert (tmp_path / "wandb" / "inspection.json").exists()  # it was tried
 
 
 def test_on_a_new_head_no_finished_run_is_logged_again(tmp_path: Path, server: WandbServer) -> None:

@@ -31,7 +31,10 @@ def card(folder: Path, number: int, kind: Kind = "full", **settings: Any) -> Mod
 
 def full(number: int, gain: float, forgetting: float, **more: Any) -> TrialRecord:
     own = {"retention/b/acc": 0.75, "forgetting/b": forgetting}
-    return trial(number, method="full", metrics=scores(gain, forgetting, **own), **more)
+    rate = 1e-5 * (1 + more.get("confirms", number))
+    return trial(
+        number, method="full", metrics=scores(gain, forgetting, **own), learning_rate=rate, **more
+    )
 
 
 @pytest.fixture

@@ -180,13 +180,3 @@ def test_a_constraint_that_may_be_kept_by_luck_is_said_to_be(tmp_path, items, is
     assert found.reason.count("without an interval") == 0
     unsure = "Its items do not decide whether it truly keeps forgetting/mean <= 0.1."
     assert (unsure in found.reason) is not is_certain
-
-
-def test_the_interval_of_the_greatest_forgetting_is_that_of_all_tasks_at_once(tmp_path):
-    results = results_of(SyntheticSweep(trials=12), tmp_path)
-    trial, tasks = results.recommendation.trial, list(results.tasks("retention"))
-    own = [results.items.interval(trial, task_forgetting(task), 36) for task in tasks]
-    greatest = results.items.interval(trial, FORGETTING_MAX, 12)  # each of three tasks
-    assert greatest.estimate == pytest.approx(trial.metric(FORGETTING_MAX))
-    assert greatest.low == max(interval.low for interval in own)
-    assert greatest.high == max(interval.high for interval in own)
