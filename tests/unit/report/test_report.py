@@ -21,7 +21,7 @@ from analysis.report.formats import as_csv, as_json, as_markdown
 from analysis.report.page import render
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
-from trainables.metric_keys import FORGETTING_MAX, FORGETTING_MEAN, task_forgetting
+from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.schema import TrialStatus
 
 MARKUP = '</script><script>alert("x")</script><img src=x onerror=alert(1)> {}'
