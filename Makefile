@@ -61,7 +61,7 @@ mutants: $(INSTALLED)
 
 # How much there is to read.
 size:
-	@for part in "tune trainables analysis clusters" tests; do \
+	@for part in "tune trainables analysis" clusters tests; do \
 		echo "$$part: $$(git ls-files -- $$part | grep '\.py$$' | xargs cat | wc -l) lines of Python"; done
 	@echo "README.md: $$(wc -w < README.md) words"
 

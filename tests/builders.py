@@ -152,7 +152,6 @@ def base_record(**fields: Any) -> BaseRecord:
             "train_samples": 90,
             "validation_samples": 10,
             "skipped_samples": 0,
-            "skipped_validation_samples": 0,
             "seconds": 1.0,
             "replayed_tokens": 0.0,
             "sample": {"context": "1 + 1 =", "learned": " 2"},

@@ -87,7 +87,6 @@ class SyntheticSweep:
             train_samples=1600,
             validation_samples=0,
             skipped_samples=3,
-            skipped_validation_samples=0,
             replayed_tokens=0.0,
             sample=SampleText(context="1 + 1 =", learned=" 2"),
             seconds=1.5,

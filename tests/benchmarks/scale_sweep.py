@@ -59,7 +59,6 @@ BASE = BaseRecord(
     train_samples=1,
     validation_samples=0,
     skipped_samples=0,
-    skipped_validation_samples=0,
     replayed_tokens=0.0,
     sample=SampleText(context="1 + 1 =", learned=" 2"),
     seconds=1,

@@ -106,7 +106,6 @@ def evaluate_base(
         train_samples=len(tokenized.train),
         validation_samples=len(tokenized.validation),
         skipped_samples=tokenized.skipped,
-        skipped_validation_samples=tokenized.validation_skipped,
         replayed_tokens=tokenized.replayed_tokens,
         seconds=time.time() - started,
         sample=sample,

@@ -15,7 +15,7 @@ Record = TypeVar("Record", bound=BaseModel)
 T = TypeVar("T")
 _LONGEST_VALUE = 60
 _VERSION = ("schema_version",)
-_UPDATE = "a newer version may have written it: update forgetting-sweeps, or restore it from a copy"
+_UPDATE = "another version of forgetting-sweeps wrote it: use that one, or start a new sweep"
 
 
 def read_record(
@@ -26,13 +26,15 @@ def read_record(
     `line`: its line in the file, if the file holds several records.
 
     Raises:
-        UserError: a newer version wrote it, or someone changed it by hand.
+        UserError: another version wrote it, or someone changed it by hand.
     """
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        if any(d["type"] == "extra_forbidden" or d["loc"] == _VERSION for d in details):
+        versions = [detail for detail in details if detail["loc"] == _VERSION]
+        details = versions or details  # the rest follows from it
+        if versions or any(detail["type"] == "extra_forbidden" for detail in details):
             remedy = _UPDATE
         place = f"{file}:{line}" if line else file
         raise UserError([_fault(detail, place, remedy) for detail in details]) from None

@@ -59,7 +59,7 @@ class Measurement(Frozen):
         time: seconds since the epoch.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     attempt: int = 1
     step: int = Field(ge=0)
     total_steps: int | None = Field(default=None, ge=1)
@@ -107,7 +107,7 @@ class TrialRecord(Frozen):
             are; None if the last one was the best.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     config: TrialConfig
     params: dict[str, float | int | str | bool]
     confirms: int | None = None
@@ -269,7 +269,7 @@ class BaseRecord(Frozen):
         warnings: for example, that the base is at chance on a retention task.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     key: str
     scores_key: str
     rows: dict[str, dict[str, str]] = Field(default_factory=dict)
@@ -281,7 +281,6 @@ class BaseRecord(Frozen):
     train_samples: int
     validation_samples: int
     skipped_samples: int
-    skipped_validation_samples: int
     seconds: float
     replayed_tokens: float
     sample: SampleText
@@ -328,16 +327,14 @@ class SweepRecord(Frozen):
         earlier: those of the previous starts, oldest first.
         inputs: digests of the files that the base was measured with and the data read from, by
             field of the sweep file.
-        outside: read in records of earlier versions, and of no use any more.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     sweep_id: str
     config: dict[str, object]
     provenance: Provenance
     earlier: tuple[Provenance, ...] = ()
     inputs: dict[str, str] = Field(default_factory=dict)
-    outside: tuple[int, ...] = ()
 
     @property
     def created(self) -> float:

@@ -68,14 +68,17 @@ def make_file(folder: Path) -> None:
 
 
 TRIAL = "trials/0001/trial.json"
-NEWER = "a newer version may have written it"
+OTHER_VERSION = "another version of forgetting-sweeps wrote it"
 
 
 @pytest.mark.parametrize(
     ("edit", "facts"),
     [
-        (replace(TRIAL, '"schema_version": 1', '"schema_version": 2'), (TRIAL, "got 2", NEWER)),
-        (replace(TRIAL, '"started"', '"began"'), (TRIAL, "began is no key", NEWER)),
+        (
+            replace(TRIAL, '"schema_version": 2', '"schema_version": 1'),
+            (TRIAL, "must be 2, got 1", OTHER_VERSION),
+        ),
+        (replace(TRIAL, '"started"', '"began"'), (TRIAL, "began is no key", OTHER_VERSION)),
         (replace(TRIAL, '"RUNNING"', '"DONE"'), (TRIAL, "status must be", "restore", "delete")),
         (replace("sweep.json", '"sweep_id"', '"a'), ("sweep.json", "is not JSON", "restore")),
         (replace("base/base.json", '"skipped_samples"', ""), ("base.json", "evaluate the base")),
@@ -98,7 +101,7 @@ def test_unusable_folder_is_named_with_a_remedy_and_unchanged(
         check_sweep_folder(folder)
     for fact in facts:
         assert fact in str(caught.value)
-    if NEWER in facts:
+    if OTHER_VERSION in facts:
         assert "delete" not in str(caught.value)
     assert state(folder.parent) == before
 

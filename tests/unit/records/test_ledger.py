@@ -126,7 +126,7 @@ def test_whole_line_with_a_key_of_a_newer_version_is_no_damage(location: Locatio
     before = ledger.storage.read_log(log)
     ledger = Ledger(location)
     for access in (lambda: ledger.measurements(0), lambda: ledger.append(0, measurement(15))):
-        with pytest.raises(UserError, match="added is no key of this record; a newer version"):
+        with pytest.raises(UserError, match="added is no key of this record; another version"):
             access()
     assert ledger.storage.read_log(log) == before
 
