@@ -33,11 +33,11 @@ from tune.cluster.memory_fit import cards_by_method, check_memory
 from tune.cluster.node_checks import (
     ask_nodes,
     check_nodes,
+    clear_nodes,
     largest_cluster,
     nodes_up,
     smallest_gpu,
 )
-from tune.cluster.node_cleanup import clear_nodes
 from tune.cluster.slot_hosts import HostPool, beside_hosts, with_trials_left
 from tune.cluster.waiting import WaitForRoom
 from tune.config.input_files import digests, edited_meanwhile, paths_of_trials

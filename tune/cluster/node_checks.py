@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,15 @@ from ray.exceptions import RayError
 from trainables.compat.ray import draining_nodes
 from trainables.errors import Fault, UserError, first_line
 from trainables.records.ledger import cannot_write
+from trainables.records.record_paths import SweepFolder
+from trainables.records.schema import ENDED_WELL, TrialRecord
 from trainables.storage.storage import Location, open_storage
 from trainables.workers.gpu_types import counted_by_type
 from trainables.workers.node import SHARE_STORAGE, NodeReport, on_node, report_node, this_node
+from trainables.workers.ray_tasks import clear_trials
 
 _TIMEOUT_S = 60.0
+_CLEANUP_S = 30.0
 _HEAD = "node:__internal_head__"  # Ray's resource of that node
 
 
@@ -140,6 +144,18 @@ def smallest_gpu(reports: Sequence[NodeReport], gpu_type: str | None) -> int | N
         if report.gpu_bytes and (gpu_type is None or gpu_type in report.gpu_types)
     )
     return min(sizes, default=None)
+
+
+def clear_nodes(folder: SweepFolder, records: Iterable[TrialRecord]) -> None:
+    """Remove what trials that ended well left on the nodes; one that does not answer is skipped.
+
+    Trials clean up themselves, but Ray may end the last one's workers before they are done.
+    """
+    ended = [record for record in records if record.status in ENDED_WELL]
+    addresses = [folder.absolute(folder.attempts(record)[-1]) for record in ended]
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    clearing = [on_node(clear_trials, node).remote(addresses) for node in nodes]
+    ray.wait(clearing, num_returns=len(clearing), timeout=_CLEANUP_S)
 
 
 def _unfit(address: str, error: RayError) -> Fault:
