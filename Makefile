@@ -25,7 +25,7 @@ lint: $(INSTALLED)
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 
 unit: $(INSTALLED)
-	$(BIN)/pytest tests/unit --numprocesses 2
+	$(BIN)/pytest tests/unit --numprocesses 2 --dist loadfile
 
 # tests/integration/memory counts every tensor of its process, so it runs in one of its own.
 integration: $(INSTALLED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,12 @@ from object_store import reserve, s3_server
 # A busy machine makes a slow example, not a wrong one; and the same code passes each time or never.
 settings.register_profile("shared", deadline=None, derandomize=True)
 settings.load_profile("shared")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_objects_to_collect() -> None:
+    """Keep what earlier files have loaded, such as torch, out of each collection of garbage."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,7 @@ class Deletes(SweepListener):
         self._file.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_trials_read_no_row_themselves(
     load: Callable[..., SweepConfig],

@@ -36,6 +36,7 @@ class NodeLoser(Killer):
             shutil.rmtree(node_cache() / "attempts")
 
 
+@pytest.mark.slow
 def test_trial_that_loses_its_node_goes_on(
     load: Callable[..., SweepConfig], bucket: str, tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ def run_sweep(
     return run_sweep
 
 
+@pytest.mark.slow
 def test_killed_trial_goes_on_elsewhere_and_measures_the_same(
     run_sweep: Callable[..., tuple[SweepOutcome, Ledger]],
 ) -> None:
