@@ -87,8 +87,8 @@ def test_sweep_whose_driver_is_interrupted_and_killed_ends_like_an_undisturbed_o
     last = run_command(*ARGUMENTS, "--output-dir", tmp_path)
     assert last.exit_code == 0, last.output + last.errors
     assert results(ledger) == results(undisturbed)
-    for record in ledger.trials():
-        assert ledger.items(record) == undisturbed.items(record) != []
+    for record, other in zip(ledger.trials(), undisturbed.trials(), strict=True):
+        assert ledger.items(record) == undisturbed.items(other) != []
     after = {record.number: record for record in ledger.trials()}
     assert {number: after[number] for number in before} == before  # not run twice
     assert any(record.attempt > 1 for record in after.values())
