@@ -187,8 +187,8 @@ class _Pair:
     picked_from: tuple[int, int]
     picked: str
 
-    def is_of(self, *trials: TrialRecord) -> bool:
-        """Whether these are the two."""
+    def compares(self, *trials: TrialRecord) -> bool:
+        """Whether these are the two trials that are compared."""
         own = {record.config.trial_id for record in (self.first, self.second)}
         return own == {record.config.trial_id for record in trials}
 
@@ -243,7 +243,7 @@ def full_against_lora(results: Results, sweep: Sweep) -> list[Conclusion]:
     if full is None or not lora:
         return []
     best = results.nearest_to_ideal([group.best for group in lora])
-    if any(pair.is_of(full.best, best) for pair in _sweeps_with_first(results)):
+    if any(pair.compares(full.best, best) for pair in _sweeps_with_first(results)):
         return []
     of = sum(record.rank is not None for record in results.of(sweep, results.candidates))
     pair = _Pair(

@@ -114,21 +114,21 @@ def count_statuses(records: Sequence[TrialRecord]) -> str:
 
 
 def by_reason(records: Iterable[TrialRecord]) -> list[tuple[TrialStatus, str, list[TrialRecord]]]:
-    """Trials that ended alike for the same reason, which is one line; most frequent first.
+    """Trials by status and reason, which is one line; the most frequent first.
 
     Where reasons differ in numbers alone, that of the first trial stands for all, as an example.
     """
     groups: dict[tuple[TrialStatus, str], list[TrialRecord]] = {}
     for record in records:
-        alike = _NUMBERS.sub("#", why(record))
-        groups.setdefault((record.status, alike), []).append(record)
+        reason = _NUMBERS.sub("#", why(record))
+        groups.setdefault((record.status, reason), []).append(record)
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[1][0].number))
-    return [(status, _common_reason(alike), alike) for (status, _), alike in ordered]
+    return [(status, _common_reason(group), group) for (status, _), group in ordered]
 
 
-def _common_reason(alike: Sequence[TrialRecord]) -> str:
-    first = why(alike[0])
-    return first if all(why(record) == first for record in alike) else f"for example {first}"
+def _common_reason(group: Sequence[TrialRecord]) -> str:
+    first = why(group[0])
+    return first if all(why(record) == first for record in group) else f"for example {first}"
 
 
 def why(record: TrialRecord) -> str:

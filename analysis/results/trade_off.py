@@ -123,7 +123,7 @@ def distance_to_ideal(
 ) -> float:
     """Distance to the best of every objective, each scaled to [0, 1] from best to worst.
 
-    Where the trials of the ranges are alike in an objective, it is not scaled.
+    Where all trials have the same value of an objective, it is not scaled.
     """
     scaled = []
     for objective, (best, worst) in zip(goals.objectives, ranges, strict=True):

@@ -1,4 +1,4 @@
-"""A trial's settings and fate as columns of a table, alike in results.csv and in notebooks."""
+"""A trial's settings and fate as columns of a table, the same in results.csv and in notebooks."""
 
 from __future__ import annotations
 

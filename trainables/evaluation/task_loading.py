@@ -100,7 +100,7 @@ def _missing_tasks(name: str, manager: TaskManager) -> list[str]:
 def seeded() -> Iterator[None]:
     """The harness's own random state for its first task, for each.
 
-    Some shuffle their choices while they are loaded, as GPQA does: each node must ask alike.
+    Some shuffle their choices while they are loaded, as GPQA does: each node must ask the same.
     """
     python, numpy = random.getstate(), np.random.get_state()
     random.seed(PYTHON_SEED)
