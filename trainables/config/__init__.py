@@ -1,11 +1,12 @@
 """Configuration of a trial, `TrialConfig`, and the parts that it shares with a sweep file."""
 
 from trainables.config.eval_config import ROLES, EvalSuite, EvalTask, Role
-from trainables.config.frozen import Frozen
-from trainables.config.model_and_data import DataConfig, ModelConfig, ModelShape, Replay
+from trainables.config.model_and_data import DataConfig, ModelConfig, Replay
 from trainables.config.objectives import ConfirmConfig, Constraint, Objective
-from trainables.config.train_config import DeepSpeedConfig, LoraConfig, TrainConfig
-from trainables.config.trial_config import BaseRequirements, Method, TrialConfig
+from trainables.config.train_config import DeepSpeedConfig, TrainConfig
+from trainables.config.trial_config import BaseRequirements, TrialConfig
+from trainables.decoder_shape import ModelShape
+from trainables.frozen import Frozen
 
 __all__ = [
     "ROLES",
@@ -17,8 +18,6 @@ __all__ = [
     "EvalSuite",
     "EvalTask",
     "Frozen",
-    "LoraConfig",
-    "Method",
     "ModelConfig",
     "ModelShape",
     "Objective",

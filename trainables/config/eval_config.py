@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from trainables.config.frozen import Frozen
+from trainables.frozen import Frozen
 
 Role = Literal["in_domain", "retention", "ood"]
 ROLES: tuple[Role, ...] = ("in_domain", "retention", "ood")

@@ -7,32 +7,10 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticUseDefault
 
-from trainables.config.frozen import Frozen
+from trainables.decoder_shape import ModelShape
+from trainables.frozen import Frozen
 
 _TAKEN_BACK = "null takes back what an extended file gives"
-
-
-class ModelShape(Frozen):
-    """The sizes of a decoder with gated MLPs, such as Llama, Mistral or Qwen.
-
-    Attributes:
-        hidden, intermediate, vocabulary, layers, heads: as in the model's `config.json`.
-        kv_heads, head_size: number of key and value heads, and dimension of one head.
-        tied_embeddings: whether input and output embedding share their weights.
-        attention_bias: whether query, key and value have a bias.
-        normed_heads: whether queries and keys are normalised head by head, as in Qwen3.
-    """
-
-    hidden: int = Field(ge=1)
-    intermediate: int = Field(ge=1)
-    vocabulary: int = Field(ge=1)
-    layers: int = Field(ge=1)
-    heads: int = Field(ge=1)
-    kv_heads: int = Field(ge=1)
-    head_size: int = Field(ge=1)
-    tied_embeddings: bool = False
-    attention_bias: bool = False
-    normed_heads: bool = False
 
 
 class ModelConfig(Frozen):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from trainables.config.frozen import Frozen
+from trainables.frozen import Frozen
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,

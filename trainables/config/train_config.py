@@ -1,13 +1,13 @@
-"""Settings of the training run, of DeepSpeed, and of a LoRA adapter."""
+"""Settings of the training run and of DeepSpeed."""
 
 from __future__ import annotations
 
 import math
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from trainables.config.frozen import Frozen
+from trainables.frozen import Frozen
 
 # Keys of `train` that affect when to measure, memory and what is saved, but no result.
 CHANGES_NO_RESULT = {
@@ -131,32 +131,3 @@ class DeepSpeedConfig(Frozen):
         """The key of the sweep file that sets the stage."""
         own = "config.zero_optimization.stage"
         return f"deepspeed.{'zero_stage' if self.config is None else own}"
-
-
-class LoraConfig(Frozen):
-    """A low-rank adapter (Hu et al. 2021, 2106.09685).
-
-    Attributes:
-        target_modules: names, in any order, or `all-linear`: all linear layers except the output
-            head, and the experts that PEFT supports. Only those in the text decoder are adapted.
-        rslora: scale by alpha / sqrt(rank) instead of alpha / rank (2312.03732).
-        dora: decompose magnitude and direction (2402.09353).
-    """
-
-    rank: int = Field(ge=1)
-    alpha: float = Field(gt=0)
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    rslora: bool = False
-    dora: bool = False
-
-    @field_validator("target_modules")
-    @classmethod
-    def _in_one_order(cls, modules: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        """Sorted, so that adapters of the same modules are equal."""
-        return modules if isinstance(modules, str) else tuple(sorted(set(modules)))
-
-    @property
-    def scaling(self) -> float:
-        """Factor in front of B A: alpha / rank, or alpha / sqrt(rank) under rsLoRA."""
-        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from trainables.config.eval_config import EvalSuite
-from trainables.config.frozen import Frozen
 from trainables.config.model_and_data import DataConfig, ModelConfig
 from trainables.config.objectives import Objective
-from trainables.config.train_config import DeepSpeedConfig, LoraConfig, TrainConfig
-
-Method = Literal["lora", "full"]
+from trainables.config.train_config import DeepSpeedConfig, TrainConfig
+from trainables.frozen import Frozen
+from trainables.losses import AnyLoss
+from trainables.losses.sft import Sft
+from trainables.methods import AnyMethod, Method
+from trainables.methods.base import Capacity
 
 
 class BaseRequirements(Frozen):
     """What the sweep needs from the base model.
 
     Attributes:
-        adapters: a small one for each combination of modules, dropout and DoRA that is searched.
+        adapters: a small one for each combination of modules and options that is searched.
         recomputes: whether it must support gradient checkpointing.
         deepspeed: the user's own settings for full fine-tuning, which DeepSpeed must accept.
     """
 
-    adapters: tuple[LoraConfig, ...] = ()
+    adapters: tuple[AnyMethod, ...] = ()
     recomputes: bool = False
     deepspeed: dict[str, Any] | None = None
 
@@ -47,7 +49,9 @@ class TrialConfig(Frozen):
         number: position in the sweep, from 0.
         seed: of weights, dropout and data order.
         data_seed: of the train/validation split, the same for every trial of a sweep.
+        recipe: its name in the sweep file; a method and a loss make a recipe.
         learning_rate: peak of the schedule.
+        deepspeed: where the method trains the base's own weights.
         workers: processes training this trial together.
         gpus_per_worker, cpus_per_worker: resources each of them holds.
         output_dir: folder of this attempt; weights, checkpoints and per-item results go there.
@@ -62,9 +66,10 @@ class TrialConfig(Frozen):
     number: int = Field(ge=0)
     seed: int
     data_seed: int
-    method: Method
+    recipe: str
+    method: AnyMethod
+    loss: AnyLoss = Sft()
     learning_rate: float = Field(gt=0)
-    lora: LoraConfig | None = None
     deepspeed: DeepSpeedConfig | None = None
     model: ModelConfig
     data: DataConfig
@@ -80,12 +85,6 @@ class TrialConfig(Frozen):
     minutes_per_report: float | None = Field(default=None, gt=0)
     base_dir: str
 
-    @model_validator(mode="after")
-    def _method_has_its_part(self) -> TrialConfig:
-        if (self.method == "lora") != (self.lora is not None):
-            raise ValueError(f"lora must be set exactly where method is lora, got {self.method}")
-        return self
-
     @property
     def attempt_dirs(self) -> list[Path]:
         """Folders of all attempts, this one last; each may hold the newest checkpoint."""
@@ -97,9 +96,24 @@ class TrialConfig(Frozen):
         return f"{self.output_dir}/weights"
 
     @property
-    def step_size(self) -> float:
-        """Learning rate x LoRA scaling, comparable across alphas; for `full` the rate."""
-        return self.learning_rate * (self.lora.scaling if self.lora else 1)
+    def capacity(self) -> Capacity | None:
+        """The method's capacity; None if it has one size only."""
+        return self.method.capacity
+
+    @property
+    def recipe_title(self) -> str:
+        """What labels call the recipe: its name, or the method's title if it bears its name."""
+        return self.method.title if self.recipe == self.method.name else self.recipe
+
+    @property
+    def group_label(self) -> str:
+        """Recipe and capacity, by which trials are grouped, such as `LoRA, rank 8`."""
+        return ", ".join(map(str, filter(None, (self.recipe_title, self.capacity))))
+
+    @property
+    def step_size(self) -> float | None:
+        """Learning rate x the method's scale, comparable across settings; None if nothing is."""
+        return None if self.method.scale is None else self.learning_rate * self.method.scale
 
     @property
     def accumulation_steps(self) -> int:

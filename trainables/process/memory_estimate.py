@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from trainables.config import LoraConfig, ModelShape, TrialConfig
 from trainables.config.eval_config import GENERAL_TEXT_TOKENS
-from trainables.process.parameter_counts import (
+from trainables.decoder_shape import (
     adapted_linears,
     adapter_parameters,
     linear_sizes,

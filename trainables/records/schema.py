@@ -59,7 +59,7 @@ class Measurement(Frozen):
         time: seconds since the epoch.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     attempt: int = 1
     step: int = Field(ge=0)
     total_steps: int | None = Field(default=None, ge=1)
@@ -107,7 +107,7 @@ class TrialRecord(Frozen):
             are; None if the last one was the best.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     config: TrialConfig
     params: dict[str, float | int | str | bool]
     confirms: int | None = None
@@ -269,7 +269,7 @@ class BaseRecord(Frozen):
         warnings: for example, that the base is at chance on a retention task.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     key: str
     scores_key: str
     rows: dict[str, dict[str, str]] = Field(default_factory=dict)
@@ -329,7 +329,7 @@ class SweepRecord(Frozen):
             field of the sweep file.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     sweep_id: str
     config: dict[str, object]
     provenance: Provenance

@@ -10,7 +10,7 @@ from trainables.config import Method, ModelConfig, TrialConfig
 from trainables.errors import Fault, UserError
 from trainables.models.model_shape import architecture, read_shape
 from trainables.process.memory_estimate import base_estimate, disk_estimate, estimate
-from trainables.process.parameter_counts import parameters
+from trainables.decoder_shape import parameters
 from tune.config.sweep_config import SweepConfig
 from tune.search.space import planned_runs
 from tune.search.trial_ids import largest_trial

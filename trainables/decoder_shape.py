@@ -1,8 +1,35 @@
-"""How many parameters a decoder of a shape has, and an adapter on it."""
+"""The sizes of a decoder, its linear layers, and how many parameters it has."""
 
 from __future__ import annotations
 
-from trainables.config import LoraConfig, ModelShape
+from typing import Literal
+
+from pydantic import Field
+
+from trainables.frozen import Frozen
+
+
+class ModelShape(Frozen):
+    """The sizes of a decoder with gated MLPs, such as Llama, Mistral or Qwen.
+
+    Attributes:
+        hidden, intermediate, vocabulary, layers, heads: as in the model's `config.json`.
+        kv_heads, head_size: number of key and value heads, and dimension of one head.
+        tied_embeddings: whether input and output embedding share their weights.
+        attention_bias: whether query, key and value have a bias.
+        normed_heads: whether queries and keys are normalised head by head, as in Qwen3.
+    """
+
+    hidden: int = Field(ge=1)
+    intermediate: int = Field(ge=1)
+    vocabulary: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+    head_size: int = Field(ge=1)
+    tied_embeddings: bool = False
+    attention_bias: bool = False
+    normed_heads: bool = False
 
 
 def parameters(shape: ModelShape) -> int:
@@ -13,12 +40,6 @@ def parameters(shape: ModelShape) -> int:
         per_layer += (shape.heads + 2 * shape.kv_heads) * shape.head_size
     embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied_embeddings else 2)
     return shape.layers * per_layer + embeddings + shape.hidden
-
-
-def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
-    """Adapter parameters: r (in + out) per adapted linear layer."""
-    adapted = [linear_sizes(shape)[name] for name in adapted_linears(shape, lora)]
-    return shape.layers * lora.rank * sum(rows + columns for rows, columns in adapted)
 
 
 def linear_sizes(shape: ModelShape) -> dict[str, tuple[int, int]]:
@@ -40,9 +61,11 @@ def linear_weights(shape: ModelShape) -> list[int]:
     return [rows * columns for rows, columns in linear_sizes(shape).values()]
 
 
-def adapted_linears(shape: ModelShape, lora: LoraConfig) -> list[str]:
-    """The linear layers of a block that LoRA is on; PEFT also takes names such as `mlp.up_proj`."""
-    if lora.target_modules == "all-linear":
+def adapted_linears(
+    shape: ModelShape, modules: Literal["all-linear"] | tuple[str, ...]
+) -> list[str]:
+    """The linear layers of a block with these names; PEFT also takes names such as `mlp.up_proj`."""
+    if modules == "all-linear":
         return list(linear_sizes(shape))
-    last_parts = {module.rpartition(".")[2] for module in lora.target_modules}
+    last_parts = {module.rpartition(".")[2] for module in modules}
     return [name for name in linear_sizes(shape) if name in last_parts]

@@ -1,4 +1,4 @@
-"""PEFT's adapter on the base that a process shares, put on and removed again.
+"""An adapter on the base that a process shares, put on and removed again.
 
 Shapes: I inputs, O outputs.
 """
@@ -6,6 +6,8 @@ Shapes: I inputs, O outputs.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import peft
@@ -14,13 +16,55 @@ from torch.nn import Linear
 from transformers.pytorch_utils import Conv1D
 
 from trainables.compat.torch import remove_forward_hooks
-from trainables.config import LoraConfig
 from trainables.errors import Fault, UserError
+from trainables.methods.peft_method import PeftMethod
 from trainables.models.four_bit import thaw
 
 
-def adapt(base: Any, lora: LoraConfig | None) -> Any:
-    """PEFT's model of this process's base with a fresh adapter, which `restore` removes.
+class Adapted:
+    """A base with a fresh adapter on it, until `remove`.
+
+    Attributes:
+        model: PEFT's model of the base.
+    """
+
+    def __init__(self, base: Any, method: PeftMethod, steps: int) -> None:
+        self._base, self.method = base, method
+        self._before = _fingerprint(base)
+        self.model = _make(base, method, steps)
+
+    @contextmanager
+    def without(self) -> Iterator[Any]:
+        """The base alone while the context lasts; what is trainable is as before after it.
+
+        PEFT would have everything of an adapter take gradients again, also what is frozen.
+        """
+        trainable = {name: p.requires_grad for name, p in self.model.named_parameters()}
+        try:
+            with self.model.disable_adapter():
+                yield self.model
+        finally:
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(trainable[name])
+
+    def remove(self) -> bool:
+        """Remove the adapter, whatever happened; returns whether the base is unchanged.
+
+        That is shown by the place of each tensor in memory and torch's count of writes to it.
+        """
+        self.model.unload()
+        _clean(self._base)
+        return _fingerprint(self._base) == self._before
+
+
+def _fingerprint(base: Any) -> dict[str, tuple[int, int]]:
+    """Place in memory and version of each parameter and buffer of the base, by its name."""
+    tensors = base.state_dict(keep_vars=True)
+    return {name: (tensor.data_ptr(), tensor._version) for name, tensor in tensors.items()}
+
+
+def _make(base: Any, method: PeftMethod, steps: int) -> Any:
+    """PEFT's model of a base with a fresh adapter.
 
     PEFT adapts layer by layer; where it fails, or finds no memory, the base is as before.
 
@@ -28,8 +72,8 @@ def adapt(base: Any, lora: LoraConfig | None) -> Any:
         UserError: the base has some of the target modules but not others, which PEFT passes over.
         ValueError: PEFT refuses, for example dropout on experts.
     """
-    config = peft_config(lora)
-    are_named = config.target_modules != "all-linear"  # PEFT writes the names into it
+    config = method.peft_config(steps)
+    are_named = method.target_modules != "all-linear"  # PEFT writes the names into it
     if decoder := text_decoder(base):  # text does not pass through the rest
         config.exclude_modules = rf"(?!{re.escape(decoder)}\.).*"
     try:
@@ -42,10 +86,14 @@ def adapt(base: Any, lora: LoraConfig | None) -> Any:
         _clean(base)
         raise
     if are_named and (absent := _absent_targets(adapted)):
-        restore(base, adapted)
+        adapted.unload()
+        _clean(base)
         rule = f"the model has no {', '.join(absent)}"
         remedy = f"it has {', '.join(linear_layers(base))}"
-        raise UserError([Fault("search.lora.target_modules", rule, remedy)])
+        raise UserError([Fault("target_modules", rule, remedy)])
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad and not method.is_trained(name):
+            parameter.requires_grad_(False)
     return adapted
 
 
@@ -76,27 +124,6 @@ def linear_layers(base: Any) -> list[str]:
         if isinstance(module, (Linear, Conv1D)) and module is not head and name.startswith(decoder)
     )
     return list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
-
-
-def peft_config(lora: LoraConfig | None) -> peft.LoraConfig:
-    """The adapter as PEFT's configuration."""
-    assert lora is not None  # noqa: S101 - TrialConfig sees to it
-    modules = lora.target_modules
-    return peft.LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        target_modules=modules if isinstance(modules, str) else list(modules),
-        lora_dropout=lora.dropout,
-        use_rslora=lora.rslora,
-        use_dora=lora.dora,
-        task_type="CAUSAL_LM",
-    )
-
-
-def restore(base: Any, adapted: Any) -> None:
-    """Remove the adapter from the shared base, whatever happened."""
-    adapted.unload()
-    _clean(base)
 
 
 def _clean(base: Any) -> None:

@@ -1,0 +1,219 @@
+"""`Method`: how a model is made trainable, and all that the project asks a method.
+
+Importing a method loads no heavy library: what needs PEFT or torch imports it where it is used.
+
+Shapes: O outputs and I inputs of a linear layer, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator
+
+from trainables.decoder_shape import ModelShape
+from trainables.errors import nearest
+from trainables.named import Named
+
+
+def _module_choice(value: Any) -> Any:
+    is_list = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+    if value != "all-linear" and not (is_list and value):
+        remedy = "a list of two reads [q_proj, v_proj], and [[q_proj, v_proj]] as the only choice"
+        if value == "all" or nearest(value, ["all-linear"], 0.8):  # LLaMA-Factory says all
+            remedy = "did you mean all-linear?"
+        raise ValueError(f"must be all-linear or a list of module names, got {value!r}; {remedy}")
+    # The order of the names does not matter, nor does a list around all-linear.
+    return "all-linear" if set(value) == {"all-linear"} or not is_list else tuple(sorted(set(value)))
+
+
+Modules = Annotated[Literal["all-linear"] | tuple[str, ...], BeforeValidator(_module_choice)]
+"""Names of modules, or `all-linear`: all linear layers except the output head."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How much a method can change: the axis that its trials are ordered by.
+
+    Attributes:
+        name: of the field, in words: `rank`, `block size`.
+        number: its value.
+        order: rises with the number of trained parameters.
+    """
+
+    name: str
+    number: int
+    order: float
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.number}"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A searched axis that gives one field as a multiple of another: alpha = ratio x rank."""
+
+    axis: str
+    field: str
+    of: str
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one adapted layer keeps for the backward pass beside the base's own activations.
+
+    Attributes:
+        per_token: numbers for each token, in the base's dtype.
+        per_layer: numbers for the layer as a whole, in fp32.
+        brief: the same, but only while the layer itself is computed.
+        keeps_input: whether it keeps its input, which a frozen linear layer does not.
+    """
+
+    per_token: float = 0
+    per_layer: float = 0
+    brief: float = 0
+    keeps_input: bool = True
+
+
+@dataclass(frozen=True)
+class LowRankLayout:
+    """An adapter that can train in a slot: W0 + s B A with dropout before A (`packing.adapters`).
+
+    Attributes:
+        rank: of A (R, I) and B (O, R). Adapters of equal `key` are computed together.
+        scaling: s.
+        dropout: share of the inputs that is dropped.
+        rate_of_B: B's learning rate as a multiple of A's.
+    """
+
+    rank: int
+    scaling: float
+    dropout: float = 0.0
+    rate_of_B: float = 1.0
+
+    @property
+    def key(self) -> int:
+        """What adapters that are rows of one matrix have in common."""
+        return self.rank
+
+
+class Method(Named):
+    """How a model is made trainable; one subclass and one file a method.
+
+    A method's fields are what a trial is given. From them come the axes of its search space, the
+    columns of tables, and the error messages. `tests/integration/test_method_contract.py` holds
+    what every method must do.
+
+    Attributes:
+        capacity_field: the field by which trials are ordered; None for a method of one size.
+        capacity_falls: whether the trained parameters fall as that field rises.
+        ratios: axes that stand for a field.
+        label_fields: fields that labels name beside the capacity.
+        changes_base: whether it trains the base's own weights, on a copy of its own, under
+            DeepSpeed; otherwise it puts an adapter on the base that a process shares.
+        starts_at_base: whether the model at the start computes what the base does.
+        merges: whether the trained model can be written as plain weights of the base.
+        takes_4bit: whether it trains on a base in 4 bits.
+        served_by_vllm: whether vLLM serves what it saves without merging.
+    """
+
+    capacity_field: ClassVar[str | None] = None
+    capacity_falls: ClassVar[bool] = False
+    ratios: ClassVar[tuple[Ratio, ...]] = ()
+    label_fields: ClassVar[tuple[str, ...]] = ()
+    changes_base: ClassVar[bool] = False
+    starts_at_base: ClassVar[bool] = True
+    merges: ClassVar[bool] = True
+    takes_4bit: ClassVar[bool] = False
+    served_by_vllm: ClassVar[bool] = False
+
+    @property
+    def capacity(self) -> Capacity | None:
+        """The capacity; None for a method of one size."""
+        if self.capacity_field is None:
+            return None
+        number = getattr(self, self.capacity_field)
+        name = self.capacity_field.replace("_", " ")
+        return Capacity(name, number, -number if self.capacity_falls else number)
+
+    @property
+    def modules(self) -> Literal["all-linear"] | tuple[str, ...] | None:
+        """The modules that it is put on; None if it has no such choice."""
+        return getattr(self, "target_modules", None)
+
+    @property
+    def scale(self) -> float | None:
+        """What a learning rate is multiplied by to compare it across settings; None: nothing is.
+
+        For LoRA the scaling: steps of the update B A grow with rate x scaling.
+        """
+        return None
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The settings as columns of tables, by field, with the scale if it has one."""
+        scale = {} if self.scale is None else {"scaling": self.scale}
+        return {**{field: getattr(self, field) for field in type(self).model_fields}, **scale}
+
+    @property
+    def label(self) -> str:
+        """The capacity and the `label_fields`, such as `rank 8, alpha 16`; may be empty."""
+        named = [f"{field.replace('_', ' ')} {getattr(self, field):g}" for field in self.label_fields]
+        return ", ".join([*([str(self.capacity)] if self.capacity else []), *named])
+
+    @property
+    def smallest(self) -> Method:
+        """The same choice of layers and options, as small as can be, to try on a base."""
+        return self
+
+    def parameters(self, shape: ModelShape) -> int:
+        """Number of trained parameters on a decoder of this shape."""
+        raise NotImplementedError
+
+    def frozen_parameters(self, shape: ModelShape) -> int:
+        """Numbers that the method keeps in memory beside the base without training them."""
+        return 0
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """What an adapted layer (O, I) keeps in training; None if that is not known."""
+        return None
+
+    @property
+    def packed(self) -> LowRankLayout | str:
+        """How it trains in a slot, or why it cannot."""
+        return "its layers are not batched over trials"
+
+    def is_trained(self, parameter: str) -> bool:
+        """Whether a parameter of the adapter, by its name, is trained."""
+        return True
+
+    def rate(self, parameter: str) -> float:
+        """A parameter's learning rate as a multiple of the trial's."""
+        return 1.0
+
+    def penalty(self, model: Any) -> Any:
+        """A term added to the loss of a step, a scalar tensor; None if there is none."""
+        return None
+
+    def before_step(self, model: Any) -> None:
+        """Change the gradients, after clipping and before the optimizer uses them."""
+
+    def after_step(self, model: Any, step: int) -> None:
+        """Change the model after an optimizer step (from 1), while it still has the gradients."""
+
+    def stored_update(
+        self, tensors: Mapping[str, Any], base_OI: Any
+    ) -> tuple[Any, Any] | Any | None:
+        """The update of one matrix from what was saved for it.
+
+        Args:
+            tensors: float32, by the last parts of their names, such as `lora_A.weight`.
+            base_OI: W0 (O, I), float32.
+
+        Returns:
+            B (O, R), with the scaling folded in, and A (R, I) with dW = B A; or dW (O, I); or None,
+            in which case the adapter is merged to see it.
+        """
+        return None

@@ -1,0 +1,85 @@
+"""`LowRank`: methods that train W0 + s B A through PEFT's LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import Field
+
+from trainables.methods.base import Footprint, LowRankLayout, Ratio
+from trainables.methods.peft_method import PeftMethod
+
+
+class LowRank(PeftMethod):
+    """A low-rank adapter W0 + s B A (Hu et al. 2021, 2106.09685).
+
+    Attributes:
+        rank: R of A (R, I) and B (O, R).
+        alpha: s = alpha / rank.
+        dropout: share of a layer's inputs that is dropped before A.
+    """
+
+    peft_class: ClassVar[str] = "LoraConfig"
+    peft_fields: ClassVar[Mapping[str, str]] = {
+        "rank": "r",
+        "alpha": "lora_alpha",
+        "dropout": "lora_dropout",
+    }
+    capacity_field: ClassVar[str | None] = "rank"
+    ratios: ClassVar[tuple[Ratio, ...]] = (Ratio("alpha_ratio", "alpha", "rank"),)
+    label_fields: ClassVar[tuple[str, ...]] = ("alpha",)
+    takes_4bit: ClassVar[bool] = True
+    served_by_vllm: ClassVar[bool] = True
+
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def scaling(self) -> float:
+        """Factor s in front of B A."""
+        return self.alpha / self.rank
+
+    @property
+    def scale(self) -> float | None:
+        """The scaling."""
+        return self.scaling
+
+    @property
+    def smallest(self) -> Self:
+        """Rank and alpha 1."""
+        return self.model_copy(update={"rank": 1, "alpha": 1.0})
+
+    def layer_parameters(self, outputs: int, inputs: int) -> int:
+        """R (O + I)."""
+        return self.rank * (outputs + inputs)
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """A x for each token, and with dropout the input and its mask."""
+        return Footprint(per_token=self.rank)
+
+    @property
+    def packed(self) -> LowRankLayout | str:
+        """As rows of one matrix with others of equal rank."""
+        return LowRankLayout(self.rank, self.scaling, self.dropout)
+
+    def stored_update(
+        self, tensors: Mapping[str, Any], base_OI: Any
+    ) -> tuple[Any, Any] | Any | None:
+        """The factors s B and A."""
+        return tensors["lora_B.weight"] * self.scaling, tensors["lora_A.weight"]
+
+
+def dora_update(tensors: Mapping[str, Any], base_OI: Any, scaling: float) -> Any:
+    """DoRA's dense update (O, I) (2402.09353, eq. 5), where each output has a trained norm m.
+
+    dW = m (W0 + s B A) / norm(W0 + s B A) - W0
+    """
+    import torch
+
+    norm_O = tensors["lora_magnitude_vector"].flatten()
+    B_OR, A_RI = tensors["lora_B.weight"] * scaling, tensors["lora_A.weight"]
+    tuned_OI = torch.addmm(base_OI, B_OR, A_RI)
+    tuned_OI *= (norm_O / tuned_OI.norm(dim=1))[:, None]
+    return tuned_OI.sub_(base_OI)

@@ -1,0 +1,61 @@
+"""`PeftMethod`: any method that PEFT has, by its configuration class and a map of fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from trainables.decoder_shape import ModelShape, adapted_linears, linear_sizes
+from trainables.methods.base import Method, Modules
+
+
+class PeftMethod(Method):
+    """A method of PEFT on the linear layers of a decoder.
+
+    Attributes:
+        peft_class: name of PEFT's configuration class.
+        peft_fields: PEFT's name of each field that it takes; those not named are not passed on.
+        peft_options: constants for PEFT.
+    """
+
+    peft_class: ClassVar[str]
+    peft_fields: ClassVar[Mapping[str, str]] = {}
+    peft_options: ClassVar[Mapping[str, Any]] = {}
+
+    target_modules: Modules = "all-linear"
+
+    def peft_config(self, steps: int) -> Any:
+        """The adapter as PEFT's configuration, for a training of so many optimizer steps."""
+        import peft
+
+        modules = self.target_modules
+        fields = {theirs: getattr(self, ours) for ours, theirs in self.peft_fields.items()}
+        return getattr(peft, self.peft_class)(
+            task_type="CAUSAL_LM",
+            target_modules=modules if isinstance(modules, str) else list(modules),
+            **fields,
+            **self.peft_options,
+        )
+
+    def layer_parameters(self, outputs: int, inputs: int) -> int:
+        """Number of trained parameters on a linear layer (O, I)."""
+        raise NotImplementedError
+
+    def frozen_layer_parameters(self, outputs: int, inputs: int) -> int:
+        """Numbers kept for a layer (O, I) without training them."""
+        return 0
+
+    def parameters(self, shape: ModelShape) -> int:
+        """Those of all adapted layers."""
+        return shape.layers * sum(self.layer_parameters(*size) for size in self._sizes(shape))
+
+    def frozen_parameters(self, shape: ModelShape) -> int:
+        """Those of all adapted layers."""
+        return shape.layers * sum(
+            self.frozen_layer_parameters(*size) for size in self._sizes(shape)
+        )
+
+    def _sizes(self, shape: ModelShape) -> list[tuple[int, int]]:
+        """Outputs and inputs of the adapted linear layers of a block."""
+        sizes = linear_sizes(shape)
+        return [sizes[name] for name in adapted_linears(shape, self.target_modules)]
