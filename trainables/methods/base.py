@@ -26,7 +26,9 @@ def _module_choice(value: Any) -> Any:
             remedy = "did you mean all-linear?"
         raise ValueError(f"must be all-linear or a list of module names, got {value!r}; {remedy}")
     # The order of the names does not matter, nor does a list around all-linear.
-    return "all-linear" if set(value) == {"all-linear"} or not is_list else tuple(sorted(set(value)))
+    return (
+        "all-linear" if set(value) == {"all-linear"} or not is_list else tuple(sorted(set(value)))
+    )
 
 
 Modules = Annotated[Literal["all-linear"] | tuple[str, ...], BeforeValidator(_module_choice)]
@@ -160,7 +162,9 @@ class Method(Named):
     @property
     def label(self) -> str:
         """The capacity and the `label_fields`, such as `rank 8, alpha 16`; may be empty."""
-        named = [f"{field.replace('_', ' ')} {getattr(self, field):g}" for field in self.label_fields]
+        named = [
+            f"{field.replace('_', ' ')} {getattr(self, field):g}" for field in self.label_fields
+        ]
         return ", ".join([*([str(self.capacity)] if self.capacity else []), *named])
 
     @property
