@@ -15,7 +15,7 @@ from trainables.config.train_config import DeepSpeedConfig, TrainConfig
 from trainables.frozen import Frozen
 from trainables.losses import AnyLoss
 from trainables.losses.sft import Sft
-from trainables.methods import AnyMethod, Method
+from trainables.methods import AnyMethod
 from trainables.methods.base import Capacity
 
 

@@ -16,5 +16,5 @@ class Dft(Loss):
     weighs_tokens: ClassVar[bool] = True
 
     def token_weights(self, nll_T: Any) -> Any:
-        """p = exp(-nll)."""
+        """P = exp(-nll)."""
         return (-nll_T.detach()).exp()

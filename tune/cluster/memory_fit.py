@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.table import Table
 
 from trainables.config import Method, ModelConfig, TrialConfig
+from trainables.decoder_shape import parameters
 from trainables.errors import Fault, UserError
 from trainables.models.model_shape import architecture, read_shape
 from trainables.process.memory_estimate import base_estimate, disk_estimate, estimate
-from trainables.decoder_shape import parameters
 from tune.config.sweep_config import SweepConfig
 from tune.search.space import planned_runs
 from tune.search.trial_ids import largest_trial

@@ -19,8 +19,8 @@ from optuna.distributions import (
 from analysis.results.confirmation import planned_repeats
 from trainables.config import LoraConfig, Method, TrainConfig, TrialConfig
 from trainables.config.train_config import CHANGES_NO_RESULT
-from trainables.models.model_shape import read_shape
 from trainables.decoder_shape import adapter_parameters
+from trainables.models.model_shape import read_shape
 from tune.config.search_config import (
     TRAIN_AXES,
     LogUniform,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from evaluated import evaluated_base
 from lm_eval.api.instance import Instance
+from trainables.models.lora_adapter import peft_config
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, set_seed
 
 from analysis.export.model_card import _loading
@@ -19,7 +20,6 @@ from trainables.config import DataConfig, LoraConfig, ModelConfig
 from trainables.evaluation.base_scores import Base
 from trainables.evaluation.harness_model import HarnessModel, Layouts
 from trainables.models.loading import ends, load_model, load_tokenizer
-from trainables.models.lora_adapter import peft_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,12 +10,12 @@ from typing import Any
 import peft
 import pytest
 import torch
+from trainables.models.lora_adapter import peft_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from analysis.export.weights import merge_adapter
 from trainables.config import LoraConfig, ModelConfig
 from trainables.models.loading import load_model, load_tokenizer
-from trainables.models.lora_adapter import peft_config
 from trainables.storage.locations import resolve
 
 EMBEDDED = ModelConfig(name="package://trainables/embedded/model", dtype="float32")

@@ -16,6 +16,7 @@ from datasets import Dataset
 from in_slots import engine_for
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from trainables.models.lora_adapter import peft_config
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 from trl import SFTTrainer
 from trl.kernels import chunked_logprob
@@ -23,7 +24,6 @@ from trl.trainer import utils as trl_utils
 
 from trainables.config import ModelConfig, TrialConfig
 from trainables.models.loading import load_model, shared_base
-from trainables.models.lora_adapter import peft_config
 from trainables.models.model_shape import read_shape
 from trainables.process import memory_estimate
 from trainables.process.memory_estimate import estimate

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from in_slots import measured_in_slots
 from peft import PeftModel
+from trainables.models.lora_adapter import adapt, restore, text_decoder
 from transformers import AutoModelForCausalLM, Gemma3Config, set_seed
 
 from trainables.config import LoraConfig, ModelConfig
 from trainables.models.loading import load_model, shared_base
-from trainables.models.lora_adapter import adapt, restore, text_decoder
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
 

@@ -9,8 +9,8 @@ import pytest
 from faults import faults
 
 from trainables.config import ModelShape, TrialConfig
-from trainables.process.memory_estimate import base_estimate, estimate
 from trainables.decoder_shape import adapter_parameters, parameters
+from trainables.process.memory_estimate import base_estimate, estimate
 from trainables.workers.node import gpu_bytes
 from tune import cli as command_line
 from tune.cluster.memory_fit import cards_by_method, check_memory
