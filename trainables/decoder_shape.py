@@ -64,7 +64,7 @@ def linear_weights(shape: ModelShape) -> list[int]:
 def adapted_linears(
     shape: ModelShape, modules: Literal["all-linear"] | tuple[str, ...]
 ) -> list[str]:
-    """The linear layers of a block with these names; PEFT also takes names such as `mlp.up_proj`."""
+    """The linear layers of a block by these names; PEFT also takes `mlp.up_proj` and the like."""
     if modules == "all-linear":
         return list(linear_sizes(shape))
     last_parts = {module.rpartition(".")[2] for module in modules}
