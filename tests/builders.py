@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from trainables import metric_keys
-from trainables.config import LoraConfig, TrialConfig
+from trainables.config import TrialConfig
+from trainables.methods import METHODS, Method
 from trainables.records.ledger import Ledger
 from trainables.records.schema import (
     BaseRecord,
@@ -47,17 +48,25 @@ def sweep_config(trials: int = 4, **sections: Any) -> SweepConfig:
     )
 
 
-def trial_config(number: int = 0, method: str = "lora", **fields: Any) -> TrialConfig:
+def adapter(method: str = "lora", **settings: Any) -> Method:
+    """A method with these settings; LoRA has rank 8 and alpha 16 by default."""
+    usual = {"rank": 8, "alpha": 16} if method == "lora" else {}
+    return METHODS.find(method).model_validate({**usual, **settings})
+
+
+def trial_config(number: int = 0, method: str | Method = "lora", **fields: Any) -> TrialConfig:
+    """The recipe is named after the method unless `fields` say otherwise."""
     sweep = sweep_config()
+    chosen = method if isinstance(method, Method) else adapter(method)
     return TrialConfig.model_validate(
         {
             "trial_id": f"{SWEEP_ID}-{number:04d}",
             "number": number,
             "seed": 0,
             "data_seed": 0,
-            "method": method,
+            "recipe": chosen.name,
+            "method": chosen,
             "learning_rate": 3.2e-4,
-            "lora": LoraConfig(rank=8, alpha=16) if method == "lora" else None,
             "model": sweep.model,
             "data": sweep.data,
             "eval": sweep.eval,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import peft
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -22,16 +23,28 @@ from trainables.models.four_bit import thaw
 
 
 class Adapted:
-    """A base with a fresh adapter on it, until `remove`.
+    """A base with an adapter on it, until `remove`.
+
+    Args:
+        base: left with no adapter if this fails.
+        method: makes a fresh adapter, for a training of so many `steps`.
 
     Attributes:
         model: PEFT's model of the base.
     """
 
     def __init__(self, base: Any, method: PeftMethod, steps: int) -> None:
-        self._base, self.method = base, method
+        self._base = base
         self._before = _fingerprint(base)
         self.model = _make(base, method, steps)
+
+    @classmethod
+    def saved(cls, base: Any, folder: Path) -> Self:
+        """A base with the adapter that a folder holds."""
+        adapted = cls.__new__(cls)
+        adapted._base, adapted._before = base, _fingerprint(base)
+        adapted.model = peft.PeftModel.from_pretrained(base, str(folder.absolute()))
+        return adapted
 
     @contextmanager
     def without(self) -> Iterator[Any]:
