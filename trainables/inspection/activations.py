@@ -12,7 +12,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
 from safetensors import SafetensorError
 
@@ -23,8 +22,8 @@ from trainables.evaluation.drift import padded
 from trainables.evaluation.evaluator import evaluating
 from trainables.inspection.attention import LayerAttention
 from trainables.inspection.inspection_records import AttentionDrift, RepresentationDrift
+from trainables.models.adapter import Adapted
 from trainables.models.loading import device, load_model, load_tokenizer, shared_base
-from trainables.models.lora_adapter import restore
 from trainables.records.item_records import read_items
 from trainables.records.schema import BaseRecord
 
@@ -88,8 +87,8 @@ def encode(tokenizer: Any, prompts: Iterable[str]) -> list[list[int]]:
 def activation_drift(config: TrialConfig, weights_dir: Path, prompts: list[str]) -> ActivationDrift:
     """Compare the trial's model with the base on the prompts that `encode` takes.
 
-    LoRA needs one model in memory, full fine-tuning two. Attention probabilities are kept for one
-    batch at a time, hidden states for at most 2048 token positions.
+    An adapter needs one model in memory, full fine-tuning two. Attention probabilities are kept for
+    one batch at a time, hidden states for at most 2048 token positions.
 
     Raises:
         CannotInspect: no prompt has three tokens, or the model has no attention probabilities of
@@ -176,7 +175,7 @@ def _both_models(config: TrialConfig, weights_dir: Path) -> Iterator[tuple[Forwa
     """
     eager = config.model.model_copy(update={"attention": "eager"})
     base = shared_base(eager)
-    if config.lora is None:
+    if config.method.changes_base:
         folder = str(weights_dir.absolute())
         # The base's class reads the weights: code beside them is not trusted.
         own = {"name": folder, "revision": None, "trust_remote_code": False, "eos_token": None}
@@ -188,21 +187,22 @@ def _both_models(config: TrialConfig, weights_dir: Path) -> Iterator[tuple[Forwa
             yield _forward(base), _forward(tuned), base.config.get_text_config()
         return
     try:
-        adapted = peft.PeftModel.from_pretrained(base, str(weights_dir.absolute()))
+        adapted = Adapted.saved(base, weights_dir)
     except BaseException:
         shared_base.cache_clear()  # it may have parts of the adapter
         raise
-    run_tuned = _forward(adapted)
+    run_tuned = _forward(adapted.model)
 
     def run_base(ids_BS: torch.Tensor, mask_BS: torch.Tensor) -> Any:
-        with adapted.disable_adapter():
+        with adapted.without():
             return run_tuned(ids_BS, mask_BS)
 
     try:
-        with evaluating(adapted):
+        with evaluating(adapted.model):
             yield run_base, run_tuned, base.config.get_text_config()
     finally:
-        restore(base, adapted)
+        if not adapted.remove():
+            shared_base.cache_clear()
 
 
 def _forward(model: Any) -> Forward:

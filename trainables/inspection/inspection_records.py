@@ -25,15 +25,14 @@ ROUNDED = (
 
 def is_rounded(config: TrialConfig) -> bool:
     """Whether each weight, and so its update, was rounded to 2^-9 of the weight."""
-    return config.lora is None and config.model.dtype == "bfloat16"
+    return config.method.changes_base and config.model.dtype == "bfloat16"
 
 
 class MatrixChange(Frozen):
     """How training changed one weight matrix, W0 to W = W0 + dW.
 
     If dW is zero, all measures but the relative norm are None; if W0 is zero, as in inserted
-    blocks, the relative norm and the last three. Divide ranks by `rank_limit` to compare LoRA with
-    full fine-tuning.
+    blocks, the relative norm and the last three. Divide ranks by `rank_limit` to compare methods.
 
     Attributes:
         layer: of the decoder, from 0.

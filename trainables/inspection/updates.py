@@ -1,7 +1,7 @@
 """A trial's weight update dW = W - W0 as a stream of matrices, one in memory at a time.
 
 Shapes: O outputs, I inputs, R rank of the adapter. Only the matrices of the decoder's layers are
-included, for LoRA as for full fine-tuning: not embeddings, norms, the head, stacked experts (three
+included, whatever the method: not embeddings, norms, the head, stacked experts (three
 dimensions) or encoders of images and sound. GPT-2 stores its weights as (I, O); here all are
 (O, I), so that left singular vectors are in the output space.
 """
@@ -10,16 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, rename_source_key
 
-from trainables.config import LoraConfig, TrialConfig
+from trainables.config import TrialConfig
 from trainables.errors import CannotInspect
 from trainables.inspection.saved_weights import SavedWeights, Weights, read_config
+from trainables.models.adapter import Adapted
+from trainables.models.four_bit import plain_model
+from trainables.models.loading import load_model
 
 # Models built from Transformers' Conv1D.
 _INPUTS_FIRST = ("gpt2", "openai-gpt")
@@ -81,19 +86,24 @@ def updates(
     """
     saved = SavedWeights(weights_dir)
     in_base = decoder_matrices(hollow, base)
-    if config.lora is None:
-        in_trial = decoder_matrices(hollow, saved)
-    else:
-        in_trial = {f"{_adapted_module(n)}.weight": n for n in saved if ".lora_A." in n}
+    if config.method.changes_base:
+        matrices = _in_layers(in_base, decoder_matrices(hollow, saved), base, device)
+        return _full_updates(weights_dir, saved, matrices)
+    of_module = _tensors_by_module(saved, in_base)
+    matrices = _in_layers(in_base, {name: name for name in of_module}, base, device)
+    return _adapter_updates(config, weights_dir, saved, of_module, matrices)
+
+
+def _in_layers(
+    in_base: dict[str, str], in_trial: dict[str, str], base: Weights, device: torch.device
+) -> Iterator[Matrix]:
+    """The base's matrices that the trial trained, by layer."""
     shared = sorted(in_base.keys() & in_trial.keys(), key=lambda name: (layer_of(name) or 0, name))
     if not shared:
         raise CannotInspect("the base has none of the matrices that the trial trained")
-    matrices = (
+    return (
         (name, in_trial[name], base[in_base[name]].to(device, torch.float32)) for name in shared
     )
-    if config.lora is None:
-        return _full_updates(weights_dir, saved, matrices)
-    return _lora_updates(config.lora, weights_dir, saved, matrices)
 
 
 def _full_updates(
@@ -108,46 +118,77 @@ def _full_updates(
         yield MatrixUpdate(name, base_OI, dense_OI)
 
 
-def _lora_updates(
-    lora: LoraConfig, weights_dir: Path, saved: Weights, matrices: Iterable[Matrix]
+def _adapter_updates(
+    config: TrialConfig,
+    weights_dir: Path,
+    saved: Weights,
+    of_module: dict[str, dict[str, str]],
+    matrices: Iterable[Matrix],
 ) -> Iterator[MatrixUpdate]:
-    """B A of a saved PEFT adapter or, with DoRA, the dense update.
-
-    DoRA (2402.09353, eq. 5) gives each output's row a trained norm m:
-    dW = m (W0 + B A) / norm(W0 + B A) - W0.
-    """
+    """What the method computes from its tensors, else what merging them changes."""
     adapter = read_config(weights_dir / "adapter_config.json")
     transposed = bool(adapter.get("fan_in_fan_out"))
-    magnitudes = {_adapted_module(n): n for n in saved if "lora_magnitude_vector" in n}
-    for name, in_trial, base_OI in matrices:
-        module = _adapted_module(in_trial)
-        name_B = in_trial.replace(".lora_A.", ".lora_B.")
-        B_OR = saved.get(name_B)
-        if B_OR is None:
-            raise CannotInspect(f"{weights_dir} lacks {name_B}")
-        A_RI = _finite(module, saved[in_trial].to(base_OI))
-        B_OR = _finite(module, B_OR.to(base_OI) * lora.scaling)
+    merged = _Merged(config, weights_dir)
+    for name, _, base_OI in matrices:
         if transposed:
             base_OI = base_OI.T
-        if module in magnitudes:
-            norm_O = saved[magnitudes[module]].to(base_OI).flatten()
-            tuned_OI = torch.addmm(base_OI, B_OR, A_RI)
-            tuned_OI *= (norm_O / tuned_OI.norm(dim=1))[:, None]
-            yield MatrixUpdate(name, base_OI, tuned_OI.sub_(base_OI))
-        else:
-            yield MatrixUpdate(name, base_OI, (B_OR, A_RI))
+        tensors = {
+            last: _finite(name, saved[full].to(base_OI)) for last, full in of_module[name].items()
+        }
+        try:
+            delta = config.method.stored_update(tensors, base_OI)
+        except KeyError as error:
+            raise CannotInspect(f"{weights_dir} lacks {name} {error}") from error
+        if delta is None:
+            delta = merged.change(name).to(base_OI)
+            delta = delta.T if transposed else delta
+        yield MatrixUpdate(name, base_OI, delta)
+
+
+def _tensors_by_module(saved: Weights, in_base: dict[str, str]) -> dict[str, dict[str, str]]:
+    """For each of the base's matrices, the names of the adapter's tensors by their last parts."""
+    of_module: dict[str, dict[str, str]] = {}
+    for full in saved:
+        parts = full.removeprefix("base_model.model.").split(".")
+        for end in range(len(parts) - 1, 0, -1):  # the longest that is a module's
+            if (name := f"{'.'.join(parts[:end])}.weight") in in_base:
+                of_module.setdefault(name, {})[".".join(parts[end:])] = full
+                break
+    return of_module
+
+
+class _Merged:
+    """A trial's adapter on a base of its own in fp32, which merging changes layer by layer."""
+
+    def __init__(self, config: TrialConfig, weights_dir: Path) -> None:
+        self._config, self._weights_dir = config, weights_dir
+
+    @cached_property
+    def _layers(self) -> dict[str, Any]:
+        base = load_model(self._config.model)
+        if self._config.model.load_in_4bit:
+            base = plain_model(base, torch.float32)
+        adapted = Adapted.saved(base.float(), self._weights_dir).model
+        prefix = "base_model.model."
+        return {
+            name.removeprefix(prefix): module
+            for name, module in adapted.named_modules()
+            if isinstance(module, BaseTunerLayer)
+        }
+
+    @torch.no_grad()
+    def change(self, name: str) -> torch.Tensor:
+        """W - W0 of a weight, as the base stores it, on the CPU."""
+        layer = self._layers[name.removesuffix(".weight")]
+        before = layer.get_base_layer().weight.detach().clone()
+        layer.merge(safe_merge=True)
+        return (layer.get_base_layer().weight.detach() - before).cpu()
 
 
 def _finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if not tensor.isfinite().all():
         raise CannotInspect(f"{name} has weights that are not finite")
     return tensor
-
-
-def _adapted_module(adapter_name: str) -> str:
-    """The name in the base of the module that an adapter's tensor belongs to."""
-    module, _, _ = adapter_name.partition(".lora_")
-    return module.removeprefix("base_model.model.")
 
 
 def decoder_matrices(model: Any, in_files: Iterable[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from tiny_decoder import SHAPE
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from analysis.inspect_models import inspect_trials
-from trainables.config import LoraConfig, ModelConfig
+from trainables.config import ModelConfig
 from trainables.errors import CannotInspect
 from trainables.inspection import activations
 from trainables.inspection import inspect_trial as inspection
@@ -41,7 +41,6 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             model = peft.get_peft_model(model, adapter)
         model.save_pretrained(weights)
         fields = {
-            "lora": LoraConfig(rank=8, alpha=16) if method == "lora" else None,
             "model": ModelConfig(name=str(tmp_path / "model"), dtype="float32"),
             "weights_dir": str(weights),
         }

@@ -10,15 +10,16 @@ import peft
 import pytest
 import tiny_decoder
 import torch
-from builders import trial_config
+from builders import adapter, trial_config
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from trainables.config import LoraConfig, TrialConfig
+from trainables.config import TrialConfig
 from trainables.errors import CannotInspect
 from trainables.inspection.saved_weights import SavedWeights
 from trainables.inspection.spectra import update_spectrum
 from trainables.inspection.updates import MatrixUpdate, updates
+from trainables.methods import Method
 
 FULL = trial_config(method="full")
 SHAPE = tiny_decoder.SHAPE | {"vocab_size": 60}
@@ -46,20 +47,12 @@ def tune(model: Any) -> None:
             parameter += 0.02 * torch.randn(parameter.shape)
 
 
-def save_adapter(base: Any, lora: LoraConfig, folder: Path) -> dict[str, torch.Tensor]:
+def save_adapter(base: Any, method: Any, folder: Path) -> dict[str, torch.Tensor]:
     """Saves a random adapter; returns the merged model's weights, as PEFT merges them."""
-    config = peft.LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        target_modules="all-linear",
-        use_rslora=lora.rslora,
-        use_dora=lora.dora,
-        task_type="CAUSAL_LM",
-    )
-    adapted = peft.get_peft_model(base, config)
+    adapted = peft.get_peft_model(base, method.peft_config(10))
     with torch.no_grad():  # so that B is not zero and DoRA's magnitudes are not the base's norms
         for name, parameter in adapted.named_parameters():
-            if "lora_" in name:
+            if parameter.requires_grad:
                 noise = torch.rand(parameter.shape)
                 parameter.copy_(parameter * (1 + 0.2 * noise) if "magnitude" in name else noise / 5)
     adapted.save_pretrained(folder)
@@ -99,9 +92,9 @@ def test_a_lora_update_is_what_peft_merges(tmp_path: Path, rslora: bool, dora: b
     base = network()
     base.save_pretrained(tmp_path / "base")
     before = copied_weights(base)
-    lora = LoraConfig(rank=4, alpha=6.0, rslora=rslora, dora=dora)
+    lora = adapter(rank=4, alpha=6.0, rslora=rslora, dora=dora)
     after = save_adapter(base, lora, tmp_path / "adapter")
-    seen = read(trial_config(lora=lora), tmp_path / "adapter", base)
+    seen = read(trial_config(method=lora), tmp_path / "adapter", base)
     assert len(seen) == 14
     for update in seen:
         delta = (after[update.name] - before[update.name]).double()
@@ -110,6 +103,21 @@ def test_a_lora_update_is_what_peft_merges(tmp_path: Path, rslora: bool, dora: b
         expected = np.linalg.svd(delta, compute_uv=False)[: update.rank_limit]
         np.testing.assert_allclose(spectrum.values_K, expected, rtol=1e-3 if dora else 1e-5)
         np.testing.assert_allclose(update.tuned(), after[update.name], atol=1e-5)
+
+
+def test_an_update_without_a_formula_is_read_by_merging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, lora = network(), adapter(rank=4)
+    base.save_pretrained(tmp_path / "base")
+    save_adapter(base, lora, tmp_path / "adapter")
+    trial = trial_config(method=lora, model={"name": str(tmp_path / "base"), "dtype": "float32"})
+    by_formula = read(trial, tmp_path / "adapter", network())
+    monkeypatch.setattr(type(lora), "stored_update", Method.stored_update)
+    by_merging = read(trial, tmp_path / "adapter", network())
+    for one, other in zip(by_formula, by_merging, strict=True):
+        assert one.name == other.name
+        np.testing.assert_allclose(one.tuned(), other.tuned(), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -130,10 +138,10 @@ def test_the_decoder_s_matrices_are_read_whatever_their_names_and_shapes(
     if kind == "gpt2":  # on the hub `h.0`, in memory `transformer.h.0`
         on_hub = {n.removeprefix("transformer."): t for n, t in before.items() if n[0] == "t"}
         save_file(on_hub, tmp_path / "base" / "model.safetensors")
-    lora = LoraConfig(rank=2, alpha=4)
+    lora = adapter(rank=2, alpha=4)
     after = save_adapter(base, lora, tmp_path / "adapter")
     base.save_pretrained(tmp_path / "tuned")  # merged
-    for trial, folder in ((trial_config(lora=lora), "adapter"), (FULL, "tuned")):
+    for trial, folder in ((trial_config(method=lora), "adapter"), (FULL, "tuned")):
         seen = read(trial, tmp_path / folder, network(kind))
         assert {update.module for update in seen} == modules
         assert len(seen) == 2 * len(modules)
