@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(run=_report)
     figure = commands.add_parser("figure", help="figures for a paper, as PDF, PNG or SVG")
     figure.add_argument("sweep_dir", type=parse_location, metavar="SWEEP_DIR", help=_SWEEP_DIR)
-    text = "default trade_off.png; a folder: the curves over ranks, too"
+    text = "default trade_off.png; a folder: the curves over capacities, too"
     figure.add_argument("--to", type=Path, default=Path("trade_off.png"), metavar="FILE", help=text)
     figure.set_defaults(run=_figure)
     inspect = commands.add_parser("inspect", help="what changed inside the models of trials")
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     which = inspect.add_mutually_exclusive_group()
     which.add_argument("--trials", type=int, nargs="+", metavar="NUMBER", help="only these trials")
     which.add_argument(
-        "--all", action="store_true", help="all trials, not only the front and each rank's best"
+        "--all", action="store_true", help="all trials, not only the front and each group's best"
     )
     inspect.add_argument(_TRUST, action="store_true", help=_TRUSTED)
     inspect.set_defaults(run=_inspect)

@@ -22,10 +22,12 @@ from trainables import metric_keys
 from trainables.config import DataConfig, ModelConfig
 from trainables.models.model_shape import config_json
 from trainables.models.quantised_files import quantisation_method
+from trainables.named import Named
 from trainables.records.schema import BaseRecord, SweepRecord, TrialRecord
 from trainables.storage.locations import is_local
 
-Kind = Literal["adapter", "merged", "full"]
+Kind = Literal["adapter", "merged", "model"]
+"""An adapter of a base; one merged into its base; a model whose own weights were trained."""
 
 _SUMMARY = (
     metric_keys.OOD_ACC,
@@ -38,9 +40,9 @@ _SUMMARY = (
 )
 _ROLES = {"in_domain": "in domain", "retention": "retention", "ood": "out of domain"}
 _WHAT = {
-    "adapter": "A LoRA adapter",
-    "merged": "A LoRA fine-tuned model, merged into its base,",
-    "full": "A fully fine-tuned model",
+    "adapter": "An adapter of {}",
+    "merged": "{} with a trained adapter merged into it",
+    "model": "A fine-tuned {}",
 }
 
 # In the dtype that the scores were measured in: else the base would be in that of its files.
@@ -65,17 +67,19 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[
 
     `settings` are those of the exported `adapter_config.json` or `config.json`.
     """
-    base, model = sweep.base, record.config.model
+    base, config = sweep.base, record.config
+    model, method = config.model, config.method
     warnings = sweep.record.origin(record).warnings_with(base)
     adapter = settings if kind == "adapter" else None
     parts = [
         f"---\n{_front_matter(kind, record, base)}\n---",
         f"# {escaped(sweep.name)}, trial {record.number}",
-        f"{_WHAT[kind]} of {code(model.name)} ({escaped(setting(record))}). "
+        f"{_WHAT[kind].format(code(model.name))}, trained by {escaped(method.title)} with the "
+        f"loss {escaped(config.loss.title)} ({escaped(setting(record))}). "
         + escaped(_why(record, sweep.settings, sweep.recommendation))
         + (f" The sweep was not finished then: {sweep.unfinished}." if sweep.unfinished else ""),
         f"## Load\n\n{fenced(_loading(kind, model), 'python')}",
-        f"## Serve\n\n{serving(sweep.name, model, adapter)}",
+        f"## Serve\n\n{serving(sweep.name, model, method, adapter)}",
         _prompting(record.config.data, model),
         f"## Scores\n\n{_summary(record, base)}",
         *([_tasks(record, base)] if base.scores else []),
@@ -111,7 +115,8 @@ def _front_matter(kind: Kind, record: TrialRecord, base: BaseRecord) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     config = record.config
-    method = ["lora", "peft"] if config.method == "lora" else ["full-fine-tuning"]
+    method = re.sub(r"\W+", "-", config.method.title.lower())
+    library = [] if config.method.changes_base else ["peft"]
     replayed = [config.data.replay.path] if config.data.replay else []
     on_hub = [one_line(path) for path in (config.data.path, *replayed) if not is_local(path)]
     results = [
@@ -131,7 +136,7 @@ def _front_matter(kind: Kind, record: TrialRecord, base: BaseRecord) -> str:
         datasets=list(dict.fromkeys(on_hub)) or None,
         library_name="peft" if kind == "adapter" else "transformers",
         pipeline_tag="text-generation",
-        tags=[*method, "sft", "forgetting-sweeps"],
+        tags=[method, *library, config.loss.name, "forgetting-sweeps"],
         metrics=sorted({one_line(score.metric) for score in base.scores.values()}),
         model_name=one_line(config.trial_id),
         eval_results=results,
@@ -233,7 +238,7 @@ def _warnings(warnings: Sequence[str]) -> str:
 
 def _training(record: TrialRecord, base: BaseRecord) -> str:
     config = record.config
-    train, lora, replay = config.train, config.lora, config.data.replay
+    train, method, replay = config.train, config.method, config.data.replay
     steps = record.last.step if record.last else None
     trained = record.metric(metric_keys.TRAINABLE_PARAMETERS)
     facts: list[tuple[str, object]] = [
@@ -246,22 +251,10 @@ def _training(record: TrialRecord, base: BaseRecord) -> str:
             f"{replay.share:g} of the samples, from {code(replay.path)}" if replay else None,
         ),
         ("training samples", base.train_samples),
-        ("method", config.method),
-    ]
-    if lora:
-        modules = lora.target_modules
-        facts += [
-            ("rank", lora.rank),
-            ("alpha", f"{lora.alpha:g}"),
-            ("scale", f"{lora.scaling:g}"),
-            (
-                "target modules",
-                escaped(modules if isinstance(modules, str) else ", ".join(modules)),
-            ),
-            ("LoRA dropout", f"{lora.dropout:g}"),
-            ("variant", ", ".join(n for n in ("rslora", "dora") if getattr(lora, n)) or None),
-        ]
-    facts += [
+        ("recipe", escaped(config.recipe)),
+        ("method", _named(method)),
+        *((name.replace("_", " "), _written(value)) for name, value in method.columns.items()),
+        ("loss", ", ".join(filter(None, (_named(config.loss), escaped(config.loss.label))))),
         ("peak learning rate", rate(config.learning_rate)),
         ("schedule", f"{train.schedule}, {train.warmup:g} of the steps warm-up"),
         ("optimizer steps", steps),
@@ -274,6 +267,20 @@ def _training(record: TrialRecord, base: BaseRecord) -> str:
         ("trained parameters", None if trained is None else f"{trained:.0f}"),
     ]
     return _facts(facts)
+
+
+def _named(kind: Named) -> str:
+    """Such as `LoRA (Hu et al. 2021, 2106.09685)`."""
+    return escaped(f"{kind.title} ({kind.source})")
+
+
+def _written(value: object) -> str:
+    """A setting of a method."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return escaped(", ".join(value) if isinstance(value, tuple) else value)
 
 
 def _provenance(record: TrialRecord, base: BaseRecord, sweep: SweepRecord) -> str:

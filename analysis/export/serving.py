@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.export.markdown import code, fenced
+from analysis.export.markdown import code, escaped, fenced
 from trainables.config import ModelConfig
+from trainables.methods import Method
 
 # What `--max-lora-rank` takes (vllm/config/lora.py, `MaxLoRARanks`); 16 unless it is given.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -20,12 +21,15 @@ _REFUSED = {
 }
 
 
-def serving(name: str, model: ModelConfig, adapter: Mapping[str, Any] | None) -> str:
+def serving(
+    name: str, model: ModelConfig, method: Method, adapter: Mapping[str, Any] | None
+) -> str:
     """The command as Markdown, with what to know about it.
 
     Args:
         name: for requests to call an adapter by.
         model: the base.
+        method: that it was trained by.
         adapter: content of `adapter_config.json`; None of a model that is whole.
     """
     trusts = ["--trust-remote-code"] if model.trust_remote_code else []
@@ -34,9 +38,11 @@ def serving(name: str, model: ModelConfig, adapter: Mapping[str, Any] | None) ->
     whole = [*trusts, *(dtype if is_fp32 else [])]
     if adapter is None:
         return _command("PATH", *whole)
-    if reason := _why_not_served(adapter):
-        merged = f"vLLM may refuse this adapter ({reason}): export the trial with `--merge`, then"
-        return f"{merged}\n\n{_command('PATH', *whole)}"
+    if reason := _why_not_served(method, adapter):
+        refused = f"vLLM may refuse this adapter ({reason})"
+        if not method.merges:
+            return f"{refused}, and it cannot be merged: load it as above."
+        return f"{refused}: export the trial with `--merge`, then\n\n{_command('PATH', *whole)}"
     base, revision = adapter["base_model_name_or_path"], adapter["revision"]
     options = [
         *trusts,
@@ -55,8 +61,10 @@ def _command(*arguments: str) -> str:
     return fenced(shlex.join(["vllm", "serve", *arguments]), "sh")
 
 
-def _why_not_served(adapter: Mapping[str, Any]) -> str:
+def _why_not_served(method: Method, adapter: Mapping[str, Any]) -> str:
     """Why vLLM may refuse it; empty if it does not."""
+    if not method.served_by_vllm:
+        return f"it serves LoRA, not {escaped(method.title)}"
     reasons = [reason for setting, reason in _REFUSED.items() if adapter.get(setting)]
     if _max_rank(adapter) is None:
         reasons.append(f"a rank above {_RANKS[-1]}")

@@ -44,7 +44,7 @@ def export(
         merge: merge the adapter into its base, giving a model that needs no PEFT.
         tell: called with each warning: that the sweep's trial breaks a constraint, and that the
             base of an adapter is not on this machine, or is no longer the sweep's.
-        trust_remote_code: run code that the base brings, and copy that of a model trained in full.
+        trust_remote_code: run code that the base brings, and copy it beside a whole model.
 
     Returns:
         The folder.
@@ -116,12 +116,13 @@ def _with_weights(sweep: Sweep) -> str:
 
 
 def _kind(record: TrialRecord, merge: bool) -> Kind:
-    if record.config.method == "full":
-        if merge:
-            rule = f"trial {record.number} is full fine-tuning, which has no adapter to merge"
-            raise UserError([Fault("--merge", rule, "leave --merge out to export its model")])
-        return "full"
-    return "merged" if merge else "adapter"
+    method = record.config.method
+    what: Kind = "model" if method.changes_base else "adapter"
+    if merge and (method.changes_base or not method.merges):
+        lacks = "makes no adapter" if method.changes_base else "adds what no weights of it can hold"
+        rule = f"cannot merge trial {record.number} into its base: {method.title} {lacks}"
+        raise UserError([Fault("--merge", rule, f"leave --merge out to export its {what}")])
+    return "merged" if merge else what
 
 
 def _check_target(to: Path) -> None:
@@ -135,7 +136,7 @@ def _check_target(to: Path) -> None:
 def _write_weights(
     kind: Kind, model: ModelConfig, inputs: Mapping[str, str], weights: Path, to: Path
 ) -> None:
-    settings = _settings(weights / ("config.json" if kind == "full" else "adapter_config.json"))
+    settings = _settings(weights / ("config.json" if kind == "model" else "adapter_config.json"))
     _check_whole(weights)  # in any other format, such as pickles, they are not read
     if kind == "merged":
         if reason := _why_no_base(model, inputs):
@@ -143,7 +144,7 @@ def _write_weights(
             raise UserError([Fault("model.name", reason, remedy)])
         merge_adapter(model, weights, to)
         return
-    has_code = kind == "full" and model.trust_remote_code  # without which it could not be loaded
+    has_code = kind == "model" and model.trust_remote_code  # without which it could not be loaded
     for file in weights.iterdir():
         is_left_out = file.suffix in _NOT_COPIED and not (has_code and file.suffix == ".py")
         if file.is_file() and not is_left_out and file.name != "README.md":
@@ -231,7 +232,7 @@ def _base_of(model: ModelConfig, inputs: Mapping[str, str]) -> dict[str, str | N
 
 
 def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
-    """Write a model with W + s B A for every adapted W, in the base's dtype, and its tokenizer.
+    """Write the base with every adapted W replaced by W + dW, in its dtype, and its tokenizer.
 
     W of 4 bits is what these stand for, not what they were rounded from.
 

@@ -10,11 +10,11 @@ from typing import Any
 import peft
 import pytest
 import torch
-from trainables.models.lora_adapter import peft_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from analysis.export.weights import merge_adapter
-from trainables.config import LoraConfig, ModelConfig
+from trainables.config import ModelConfig
+from trainables.methods.lora import Lora
 from trainables.models.loading import load_model, load_tokenizer
 from trainables.storage.locations import resolve
 
@@ -25,10 +25,10 @@ GGUF = ModelConfig(
 TOKENS = torch.tensor([[5, 9, 17, 23, 42, 3]])
 
 
-def save_adapter(model: ModelConfig, lora: LoraConfig, folder: Path) -> torch.Tensor:
+def save_adapter(model: ModelConfig, lora: Lora, folder: Path) -> torch.Tensor:
     """An adapter that changes the base in earnest; returns the adapted model's logits."""
     torch.manual_seed(0)
-    adapted = peft.get_peft_model(load_model(model), peft_config(lora))
+    adapted = peft.get_peft_model(load_model(model), lora.peft_config(10))
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name or "lora_embedding_A" in name:
@@ -46,21 +46,21 @@ def logits(model: Any) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("model", "lora"),
     [
-        (EMBEDDED, LoraConfig(rank=4, alpha=16)),
-        (EMBEDDED, LoraConfig(rank=4, alpha=16, rslora=True, dora=True)),
+        (EMBEDDED, Lora(rank=4, alpha=16)),
+        (EMBEDDED, Lora(rank=4, alpha=16, rslora=True, dora=True)),
         pytest.param(
             GGUF,
-            LoraConfig(rank=2, alpha=4, target_modules=("q_proj", "down_proj")),
+            Lora(rank=2, alpha=4, target_modules=("q_proj", "down_proj")),
             marks=pytest.mark.slow,
         ),
-        (EMBEDDED, LoraConfig(rank=4, alpha=16, target_modules=("embed_tokens", "q_proj"))),
-        (EMBEDDED, LoraConfig(rank=4, alpha=16, target_modules=("lm_head", "q_proj"))),
-        (EMBEDDED, LoraConfig(rank=4, alpha=16, target_modules=("embed_tokens", "lm_head"))),
+        (EMBEDDED, Lora(rank=4, alpha=16, target_modules=("embed_tokens", "q_proj"))),
+        (EMBEDDED, Lora(rank=4, alpha=16, target_modules=("lm_head", "q_proj"))),
+        (EMBEDDED, Lora(rank=4, alpha=16, target_modules=("embed_tokens", "lm_head"))),
     ],
     ids=["lora", "rslora and dora", "gguf", "tied embedding", "tied head", "both"],
 )
 def test_a_merged_model_computes_what_base_and_adapter_do(
-    tmp_path: Path, model: ModelConfig, lora: LoraConfig
+    tmp_path: Path, model: ModelConfig, lora: Lora
 ) -> None:
     expected = save_adapter(model, lora, tmp_path / "adapter")
     merge_adapter(model, tmp_path / "adapter", tmp_path / "merged")
@@ -80,7 +80,7 @@ def test_what_a_trial_needed_to_train_is_not_needed_to_merge(tmp_path: Path) -> 
     (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.9}))
     end = load_tokenizer(EMBEDDED).eos_token
     model = EMBEDDED.model_copy(update={"name": str(folder), "eos_token": end})
-    expected = save_adapter(model, LoraConfig(rank=2, alpha=4), tmp_path / "adapter")
+    expected = save_adapter(model, Lora(rank=2, alpha=4), tmp_path / "adapter")
     trained = model.model_copy(update={"attention": "flash_attention_2"})
     merge_adapter(trained, tmp_path / "adapter", tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from builders import change_base, record_sweep, scores, trial
+from builders import adapter, change_base, record_sweep, scores, trial
 from huggingface_hub import ModelCard
 
 from analysis.export.model_card import Kind, model_card
 from analysis.export.serving import serving
 from analysis.sweeps import open_sweeps
 from trainables.config import ModelConfig
+from trainables.losses import LOSSES
+from trainables.methods import Method
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TaskScore, TrialRecord
 
 SETTINGS = {"base_model_name_or_path": "some/model", "revision": None, "r": 8}
+LORA = adapter()
 TASK = TaskScore(
     role="retention", metric="acc", filter="none", value=0.875, stderr=0.01, chance=0.25,
     choices=4, items=128,
 )  # fmt: skip
 
 
-def card(folder: Path, number: int, kind: Kind = "full", **settings: Any) -> ModelCard:
+def card(folder: Path, number: int, kind: Kind = "model", **settings: Any) -> ModelCard:
     [sweep] = open_sweeps([folder])
     record = next(record for record in sweep.trials if record.number == number)
     return ModelCard(model_card(kind, record, sweep, SETTINGS | settings))
@@ -79,10 +82,10 @@ def test_scores_of_other_seeds_replace_the_optimistic_ones(sweep: Path) -> None:
     assert "forgetting/mean +0.075" in text
 
 
-def adapter(model: dict[str, Any] | None = None, **settings: Any) -> str:
+def served(model: dict[str, Any] | None = None, method: Method = LORA, **settings: Any) -> str:
     """How an adapter is served."""
     config = ModelConfig.model_validate({"name": "some/model"} | (model or {}))
-    return serving("tiny", config, SETTINGS | settings)
+    return serving("tiny", config, method, SETTINGS | settings)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +96,7 @@ def test_vllm_makes_room_for_the_rank(rank: int, largest: int) -> None:
         "vllm serve some/model --dtype bfloat16 --enable-lora "
         f"--max-lora-rank {largest} --lora-modules tiny=PATH"
     )
-    assert adapter(r=rank) == f"```sh\n{command}\n```\n\nRequests name the model `tiny`."
+    assert served(r=rank) == f"```sh\n{command}\n```\n\nRequests name the model `tiny`."
 
 
 @pytest.mark.parametrize(
@@ -108,7 +111,53 @@ def test_vllm_makes_room_for_the_rank(rank: int, largest: int) -> None:
 def test_an_adapter_that_vllm_refuses_is_served_merged(
     reason: str, settings: dict[str, Any]
 ) -> None:
-    text, _, command = adapter({"dtype": "float32"}, **settings).partition("\n\n")
+    text, _, command = served({"dtype": "float32"}, **settings).partition("\n\n")
     assert f"({reason})" in text
     assert "--merge" in text
     assert command == "```sh\nvllm serve PATH --dtype float32\n```"
+
+
+class Elsewhere(Method):
+    """An adapter that vLLM does not serve."""
+
+    title: ClassVar[str] = "elsewhere"
+
+
+class Unmerged(Elsewhere):
+    """One that cannot be merged either."""
+
+    merges: ClassVar[bool] = False
+
+
+@pytest.mark.parametrize(
+    ("method", "facts"),
+    [(Elsewhere(), ("--merge", "vllm serve PATH")), (Unmerged(), ("cannot be merged",))],
+)
+def test_an_adapter_of_another_kind_is_served_merged_or_not_at_all(
+    method: Method, facts: tuple[str, ...]
+) -> None:
+    text = served(method=method)
+    assert all(fact in text for fact in ("not elsewhere", *facts))
+    assert ("vllm serve" in text) == method.merges
+
+
+def test_the_card_names_recipe_method_and_loss(tmp_path: Path) -> None:
+    method = adapter(rslora=True, target_modules=("v_proj", "q_proj"))
+    record = trial(0, scores(0.5, 0.0), method=method, recipe="wide", loss=LOSSES.find("dft")())
+    record_sweep(tmp_path, record)
+    found = card(tmp_path, 0, "adapter")
+    for fact in (
+        "An adapter of `some/model`, trained by LoRA with the loss DFT (wide, rank 8",
+        "- recipe: wide",
+        "- method: LoRA (Hu et al. 2021, 2106.09685)",
+        "- rank: 8",
+        "- alpha: 16",
+        "- scaling: 5.66",
+        "- target modules: q_proj, v_proj",
+        "- rslora: on",
+        "- dora: off",
+        "- loss: DFT (Wu et al. 2025, 2508.05629)",
+        "AutoPeftModelForCausalLM",
+    ):
+        assert fact in found.text
+    assert found.data.to_dict()["tags"] == ["lora", "peft", "dft", "forgetting-sweeps"]
