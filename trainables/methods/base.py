@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator
 
@@ -130,6 +130,15 @@ class Method(Named):
     merges: ClassVar[bool] = True
     takes_4bit: ClassVar[bool] = False
     served_by_vllm: ClassVar[bool] = False
+
+    @classmethod
+    def example(cls) -> Self:
+        """Settings that fit a model of 128 dimensions, as the contract suite trains them.
+
+        Fields without a default are 4, or 8.0 if they need not be whole.
+        """
+        required = {n: f.annotation for n, f in cls.model_fields.items() if f.is_required()}
+        return cls(**{name: 4 if kind is int else 8.0 for name, kind in required.items()})
 
     @property
     def capacity(self) -> Capacity | None:

@@ -1,0 +1,187 @@
+"""What every method must do, on the embedded model: a new method is tested by being there."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainables.config import ModelConfig
+from trainables.methods import METHODS
+from trainables.models.adapter import Adapted
+from trainables.models.loading import load_model
+from trainables.models.model_shape import read_shape
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trainables.methods import Method
+
+MODEL = ModelConfig(name="package://trainables/embedded/model", dtype="float32")
+ADAPTERS = [each for each in METHODS if not each.changes_base]
+STEPS, LEARNING_RATE = 4, 1e-2
+IDS_BS = torch.randint(3, 309, (2, 16), generator=torch.Generator().manual_seed(0))
+MODULE_OF = "base_model.model."
+
+
+@dataclass
+class Trained:
+    """What a method did to the base, step by step."""
+
+    method: Method
+    folder: Path
+    at_start: torch.Tensor
+    without: torch.Tensor
+    flags_are_restored: bool
+    trained_numbers: int
+    frozen_numbers: int
+    at_end: torch.Tensor
+    without_at_end: torch.Tensor
+    says_restored: bool
+    base_after: dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Any:
+    """The base, which no test changes."""
+    return load_model(MODEL).eval()
+
+
+@pytest.fixture(scope="module")
+def base() -> Any:
+    """The base that all methods share, one after the other."""
+    return load_model(MODEL).eval()
+
+
+@pytest.fixture(scope="module", params=ADAPTERS, ids=lambda method: method.name)
+def trained(request: Any, base: Any, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A method put on the shared base, trained, saved and removed."""
+    torch.manual_seed(0)
+    method = request.param.example()
+    in_base = {id(tensor) for tensor in [*base.parameters(), *base.buffers()]}
+    adapted = Adapted(base, method, STEPS)
+    adapted.model.eval()
+    at_start = logits(adapted.model)
+    flags = requires_grad(adapted.model)
+    with adapted.without() as alone:
+        without = logits(alone)
+    flags_are_restored = requires_grad(adapted.model) == flags
+    tensors = [*adapted.model.parameters(), *adapted.model.buffers()]
+    added = [t for t in tensors if id(t) not in in_base]
+    train(adapted.model, method)
+    folder = tmp_path_factory.mktemp(method.name)
+    adapted.model.save_pretrained(folder, save_embedding_layers=False)
+    at_end = logits(adapted.model)
+    with adapted.without() as alone:
+        without_at_end = logits(alone)
+    return Trained(
+        method=method,
+        folder=folder,
+        at_start=at_start,
+        without=without,
+        flags_are_restored=flags_are_restored,
+        trained_numbers=sum(t.numel() for t in tensors if t.requires_grad),
+        frozen_numbers=sum(t.numel() for t in added if not t.requires_grad),
+        at_end=at_end,
+        without_at_end=without_at_end,
+        says_restored=adapted.remove(),
+        base_after={name: t.clone() for name, t in base.state_dict().items()},
+    )
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS_BS).logits
+
+
+def requires_grad(model: Any) -> dict[str, bool]:
+    return {name: p.requires_grad for name, p in model.named_parameters()}
+
+
+def train(model: Any, method: Method) -> None:
+    """A few steps of AdamW on random tokens, with all that a method adds to a step."""
+    model.train()
+    groups = [
+        {"params": [p], "lr": LEARNING_RATE * method.rate(name)}
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    for step in range(1, STEPS + 1):
+        loss = model(input_ids=IDS_BS, labels=IDS_BS).loss
+        penalty = method.penalty(model)
+        (loss if penalty is None else loss + penalty).backward()
+        method.before_step(model)
+        optimizer.step()
+        method.after_step(model, step)
+        optimizer.zero_grad()
+    model.eval()
+
+
+def test_it_starts_at_the_base_or_says_so(trained: Trained, fresh: Any) -> None:
+    difference = (trained.at_start - logits(fresh)).abs().max()
+    assert (difference <= 1e-5) == trained.method.starts_at_base
+
+
+def test_training_changes_what_the_model_computes(trained: Trained) -> None:
+    assert (trained.at_end - trained.at_start).abs().max() > 1e-2
+
+
+def test_without_it_the_model_is_the_base(trained: Trained, fresh: Any) -> None:
+    expected = logits(fresh)
+    torch.testing.assert_close(trained.without, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(trained.without_at_end, expected, atol=1e-6, rtol=0)
+    assert trained.flags_are_restored
+
+
+def test_removed_it_leaves_every_weight_of_the_base(trained: Trained, fresh: Any) -> None:
+    expected = fresh.state_dict()
+    assert list(trained.base_after) == list(expected)
+    assert all(torch.equal(value, expected[key]) for key, value in trained.base_after.items())
+    assert trained.says_restored
+
+
+def test_plain_peft_reloads_and_merges_it(trained: Trained, fresh: Any) -> None:
+    model = peft.PeftModel.from_pretrained(copy.deepcopy(fresh), trained.folder).eval()
+    torch.testing.assert_close(logits(model), trained.at_end, atol=1e-5, rtol=0)
+    if trained.method.merges:
+        expected = logits(model.double())  # in fp32 rounding alone is 5e-5
+        merged = model.merge_and_unload(safe_merge=True)
+        torch.testing.assert_close(logits(merged), expected, atol=1e-5, rtol=0)
+
+
+def test_it_has_as_many_parameters_as_it_says(trained: Trained) -> None:
+    shape = read_shape(MODEL)
+    assert shape is not None
+    assert trained.trained_numbers == trained.method.parameters(shape)
+    assert trained.frozen_numbers == trained.method.frozen_parameters(shape)
+
+
+def test_the_update_that_is_read_is_what_merging_adds(trained: Trained, fresh: Any) -> None:
+    model = peft.PeftModel.from_pretrained(copy.deepcopy(fresh), trained.folder)
+    merged = model.merge_and_unload().state_dict()
+    for module, tensors in saved_tensors(trained.folder, fresh).items():
+        base_OI = fresh.get_submodule(module).weight.detach()
+        update = trained.method.stored_update(tensors, base_OI)
+        if update is None:
+            pytest.skip("it is merged to see its update")
+        dense_OI = update[0] @ update[1] if isinstance(update, tuple) else update
+        merged_OI = merged[f"{module}.weight"] - base_OI
+        torch.testing.assert_close(dense_OI, merged_OI, atol=1e-5, rtol=0)
+
+
+def saved_tensors(folder: Path, base: Any) -> dict[str, dict[str, torch.Tensor]]:
+    """What was saved for each module, by the last parts of the tensors' names."""
+    modules = {name for name, _ in base.named_modules()}
+    found: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+    for name, tensor in load_file(folder / "adapter_model.safetensors").items():
+        parts = name.removeprefix(MODULE_OF).split(".")
+        ends = [n for n in range(len(parts)) if ".".join(parts[:n]) in modules]
+        found[".".join(parts[: ends[-1]])][".".join(parts[ends[-1] :])] = tensor
+    return found
