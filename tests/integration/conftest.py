@@ -27,10 +27,12 @@ from evaluated import evaluated_base
 from lm_eval.tasks._index import TaskIndex
 from small_trials import SMALL, Run
 
-from trainables.config import DeepSpeedConfig, LoraConfig, TrialConfig
+from trainables.config import DeepSpeedConfig, TrialConfig
 from trainables.evaluation.base_scores import Base
+from trainables.methods import METHODS
 from trainables.models.loading import load_model, load_tokenizer
 from trainables.training.reporter import ListReporter
+from trainables.workers.method import trial_function
 from tune.cluster.ray_cluster import ray_cluster
 from tune.config.sweep_file import load_sweep
 
@@ -121,14 +123,15 @@ def base_model(sweep_config: SweepConfig) -> Any:
 def make_trial(
     sweep_config: SweepConfig, base_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., TrialConfig]:
-    """A small trial; `train`, `lora`, `deepspeed`, `model` and `data` change parts of it."""
+    """A small trial; `train`, `model`, `data`, `deepspeed` and the method's name change parts."""
 
     def make(method: str = "lora", **changes: Any) -> TrialConfig:
         parts: dict[str, Any] = {
             part: getattr(sweep_config, part).model_copy(update=changes.pop(part, {}))
             for part in ("model", "data", "eval", "train")
         }
-        lora = {"rank": 4, "alpha": 8.0} | changes.pop("lora", {})
+        usual = {"rank": 4, "alpha": 8.0} if method == "lora" else {}
+        chosen = METHODS.find(method).model_validate(usual | changes.pop(method, {}))
         deepspeed = changes.pop("deepspeed", {})
         fields = {
             "trial_id": "trial",
@@ -138,10 +141,10 @@ def make_trial(
             "learning_rate": 1e-3,
             "output_dir": str(tmp_path_factory.mktemp(method)),
             "base_dir": str(base_dir),
-            "lora": LoraConfig(**lora) if method == "lora" else None,
-            "deepspeed": DeepSpeedConfig(**deepspeed) if method == "full" else None,
+            "recipe": method,
+            "deepspeed": DeepSpeedConfig(**deepspeed) if chosen.changes_base else None,
         }
-        return TrialConfig(method=method, **(fields | parts | changes))
+        return TrialConfig(method=chosen, **(fields | parts | changes))
 
     return make
 
@@ -151,12 +154,8 @@ def run() -> Callable[[TrialConfig], Run]:
     """Runs a trial in this process."""
 
     def run(config: TrialConfig) -> Run:
-        from trainables.training.full_sft import train_full_sft
-        from trainables.training.lora import train_lora
-
         reporter = ListReporter()
-        train = train_lora if config.method == "lora" else train_full_sft
-        return Run(train(config, reporter), reporter.measurements)
+        return Run(trial_function(config)(config, reporter), reporter.measurements)
 
     return run
 

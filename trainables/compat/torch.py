@@ -12,3 +12,11 @@ def remove_forward_hooks(module: torch.nn.Module) -> None:
     the handles is lost, so that a hook would stay with every trial. Upstream: none.
     """
     module._forward_hooks.clear()
+
+
+def writes(tensor: torch.Tensor) -> int:
+    """How often a tensor was written to in place; autograd counts it.
+
+    Why: it shows without a copy that a shared model is unchanged. Upstream: none.
+    """
+    return tensor._version

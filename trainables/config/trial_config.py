@@ -23,19 +23,20 @@ class BaseRequirements(Frozen):
     """What the sweep needs from the base model.
 
     Attributes:
-        adapters: a small one for each combination of modules and options that is searched.
+        adapters: recipe and a small adapter for each combination of modules and options that is
+            searched.
         recomputes: whether it must support gradient checkpointing.
         deepspeed: the user's own settings for full fine-tuning, which DeepSpeed must accept.
     """
 
-    adapters: tuple[AnyMethod, ...] = ()
+    adapters: tuple[tuple[str, AnyMethod], ...] = ()
     recomputes: bool = False
     deepspeed: dict[str, Any] | None = None
 
     def are_met_by(self, other: BaseRequirements) -> bool:
         """Whether a base that meets the other requirements meets these too."""
         return (
-            set(self.adapters) <= set(other.adapters)
+            {method for _, method in self.adapters} <= {method for _, method in other.adapters}
             and self.recomputes <= other.recomputes
             and self.deepspeed in (None, other.deepspeed)
         )

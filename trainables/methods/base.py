@@ -68,12 +68,14 @@ class Footprint:
 
     Attributes:
         per_token: numbers for each token, in the base's dtype.
+        mask: numbers of one byte for each token, such as dropout's mask.
         per_layer: numbers for the layer as a whole, in fp32.
         brief: the same, but only while the layer itself is computed.
         keeps_input: whether it keeps its input, which a frozen linear layer does not.
     """
 
     per_token: float = 0
+    mask: float = 0
     per_layer: float = 0
     brief: float = 0
     keeps_input: bool = True
@@ -193,6 +195,10 @@ class Method(Named):
         """What an adapted layer (O, I) keeps in training; None if that is not known."""
         return None
 
+    def peft_config(self, steps: int) -> Any:
+        """The adapter as PEFT's configuration, for a training of so many optimizer steps."""
+        raise NotImplementedError
+
     @property
     def packed(self) -> LowRankLayout | str:
         """How it trains in a slot, or why it cannot."""
@@ -215,6 +221,13 @@ class Method(Named):
 
     def after_step(self, model: Any, step: int) -> None:
         """Change the model after an optimizer step (from 1), while it still has the gradients."""
+
+    def extra_state(self, model: Any) -> dict[str, Any]:
+        """Tensors that a resumed training needs beside parameters and moments, by any name."""
+        return {}
+
+    def load_extra_state(self, model: Any, tensors: dict[str, Any]) -> None:
+        """Restore what `extra_state` gave, on a fresh adapter, before parameters and moments."""
 
     def stored_update(
         self, tensors: Mapping[str, Any], base_OI: Any

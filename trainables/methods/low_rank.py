@@ -57,7 +57,8 @@ class LowRank(PeftMethod):
 
     def footprint(self, outputs: int, inputs: int) -> Footprint | None:
         """A x for each token, and with dropout the input and its mask."""
-        return Footprint(per_token=self.rank)
+        dropped = inputs if self.dropout else 0
+        return Footprint(per_token=self.rank + dropped, mask=dropped)
 
     @property
     def packed(self) -> LowRankLayout | str:

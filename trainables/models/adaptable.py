@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from trainables.config import BaseRequirements, LoraConfig
+from trainables.config import BaseRequirements
 from trainables.errors import Fault, UserError, as_written, collecting, first_line
-from trainables.models.lora_adapter import adapt, linear_layers, restore
+from trainables.methods import Method
+from trainables.models.adapter import Adapted, linear_layers
+
+_SOME_STEPS = 1000
 
 
 def check_adaptable(base: Any, requirements: BaseRequirements) -> None:
@@ -18,14 +22,18 @@ def check_adaptable(base: Any, requirements: BaseRequirements) -> None:
         UserError: names all that it does not take.
     """
     faults: list[Fault] = []
-    refused: dict[str, LoraConfig] = {}  # the first choice that PEFT refuses for each reason
-    for lora in requirements.adapters:
+    refused: dict[str, Fault] = {}  # the first choice that PEFT refuses for each reason
+    for recipe, method in requirements.adapters:
+        field = f"search.{recipe}"
         try:
-            with collecting(faults), torch.random.fork_rng():
-                restore(base, adapt(base, lora))
+            with torch.random.fork_rng():
+                Adapted(base, method, _SOME_STEPS).remove()
+        except UserError as error:
+            faults += [replace(each, field=f"{field}.{each.field}") for each in error.faults]
         except ValueError as error:
-            refused.setdefault(first_line(error).rstrip("."), lora)
-    faults += [_refusal_fault(base, lora, reason) for reason, lora in refused.items()]
+            reason = first_line(error).rstrip(".")
+            refused.setdefault(reason, _refusal_fault(base, field, method, reason))
+    faults += refused.values()
     if requirements.recomputes:
         with collecting(faults):
             recompute(base)
@@ -52,12 +60,15 @@ def recompute(base: Any, **options: Any) -> None:
     base.disable_input_require_grads()
 
 
-def _refusal_fault(base: Any, lora: LoraConfig, reason: str) -> Fault:
-    beside = [name for name in ("dropout", "dora") if getattr(lora, name)]
-    field = "search.lora" if beside else "search.lora.target_modules"
-    names = ("target_modules", *beside)
-    asked = ", ".join(f"{name} {as_written(getattr(lora, name))}" for name in names)
-    rule = f"PEFT cannot adapt the model with {asked}: {reason}"
+def _refusal_fault(base: Any, field: str, method: Method, reason: str) -> Fault:
+    options = {
+        name: getattr(method, name)
+        for name, declared in type(method).model_fields.items()
+        if not declared.is_required() and getattr(method, name) != declared.default
+    }
+    asked = {"target_modules": method.modules, **options}
+    choice = ", ".join(f"{name} {as_written(value)}" for name, value in asked.items())
+    rule = f"PEFT cannot adapt the model with {choice}: {reason}"
     # PEFT adapts experts beside them.
     remedy = f"leave out what it refuses, or name linear layers: {', '.join(linear_layers(base))}"
-    return Fault(field, rule, remedy)
+    return Fault(field if len(asked) > 1 else f"{field}.target_modules", rule, remedy)

@@ -16,9 +16,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import Linear
 from transformers.pytorch_utils import Conv1D
 
-from trainables.compat.torch import remove_forward_hooks
+from trainables.compat.torch import remove_forward_hooks, writes
 from trainables.errors import Fault, UserError
-from trainables.methods.peft_method import PeftMethod
+from trainables.methods import Method
 from trainables.models.four_bit import thaw
 
 
@@ -33,7 +33,7 @@ class Adapted:
         model: PEFT's model of the base.
     """
 
-    def __init__(self, base: Any, method: PeftMethod, steps: int) -> None:
+    def __init__(self, base: Any, method: Method, steps: int) -> None:
         self._base = base
         self._before = _fingerprint(base)
         self.model = _make(base, method, steps)
@@ -73,10 +73,10 @@ class Adapted:
 def _fingerprint(base: Any) -> dict[str, tuple[int, int]]:
     """Place in memory and version of each parameter and buffer of the base, by its name."""
     tensors = base.state_dict(keep_vars=True)
-    return {name: (tensor.data_ptr(), tensor._version) for name, tensor in tensors.items()}
+    return {name: (tensor.data_ptr(), writes(tensor)) for name, tensor in tensors.items()}
 
 
-def _make(base: Any, method: PeftMethod, steps: int) -> Any:
+def _make(base: Any, method: Method, steps: int) -> Any:
     """PEFT's model of a base with a fresh adapter.
 
     PEFT adapts layer by layer; where it fails, or finds no memory, the base is as before.
@@ -86,7 +86,7 @@ def _make(base: Any, method: PeftMethod, steps: int) -> Any:
         ValueError: PEFT refuses, for example dropout on experts.
     """
     config = method.peft_config(steps)
-    are_named = method.target_modules != "all-linear"  # PEFT writes the names into it
+    are_named = method.modules != "all-linear"  # PEFT writes the names into it
     if decoder := text_decoder(base):  # text does not pass through the rest
         config.exclude_modules = rf"(?!{re.escape(decoder)}\.).*"
     try:

@@ -15,18 +15,14 @@ The tests track every tensor of training steps on a CPU: the estimate is within 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from trainables.config import LoraConfig, ModelShape, TrialConfig
+from trainables.config import ModelShape, TrialConfig
 from trainables.config.eval_config import GENERAL_TEXT_TOKENS
-from trainables.decoder_shape import (
-    adapted_linears,
-    adapter_parameters,
-    linear_sizes,
-    linear_weights,
-    parameters,
-)
+from trainables.decoder_shape import adapted_linears, linear_sizes, linear_weights, parameters
+from trainables.methods.base import Footprint
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 _FP32 = 4
@@ -66,15 +62,24 @@ class MemoryEstimate:
         return self.tensors * (1 + _FRAGMENTATION) + _CONTEXT
 
 
-def estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate:
+def estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate | None:
     """The memory of one worker of a trial, with the longest samples its data may have.
 
     How many slots fit is not estimated, but measured (`packing.probe`).
+
+    Returns:
+        None if it is not known what the method keeps.
     """
+    footprints = _footprints(shape, trial)
+    if footprints is None:
+        return None
+    is_full = trial.method.changes_base
+    states = _full_states(shape, trial) if is_full else _adapter_states(shape, trial)
     tokens = trial.train.micro_batch_size * trial.data.max_length
-    states = _lora_states(shape, trial, trial.lora) if trial.lora else _full_states(shape, trial)
-    layer = tokens * _activations(shape, trial)
+    layer = tokens * _activations(shape, trial, footprints)
+    layer += sum(_FP32 * each.per_layer for each in footprints.values())
     transient = _transient(shape, trial, tokens)
+    transient += max((_FP32 * each.brief for each in footprints.values()), default=0.0)
     kept, last_layer = shape.layers * layer, layer
     if trial.train.gradient_checkpointing:
         kept, last_layer = tokens * shape.layers * shape.hidden * _bytes(trial), 0.0
@@ -104,8 +109,9 @@ class DiskEstimate(NamedTuple):
 
 def disk_estimate(shape: ModelShape, trial: TrialConfig) -> DiskEstimate:
     """An adapter in fp32, or the model; in checkpoints both in fp32, and the moments too."""
-    count = adapter_parameters(shape, trial.lora) if trial.lora else parameters(shape)
-    return DiskEstimate((_FP32 if trial.lora else _bytes(trial)) * count, 3 * _FP32 * count)
+    count = trial.method.parameters(shape)
+    size = _bytes(trial) if trial.method.changes_base else _FP32
+    return DiskEstimate(size * count, 3 * _FP32 * count)
 
 
 class _States(NamedTuple):
@@ -118,10 +124,27 @@ class _States(NamedTuple):
     live: float = 0.0
 
 
-def _lora_states(shape: ModelShape, trial: TrialConfig, lora: LoraConfig) -> _States:
+def _footprints(shape: ModelShape, trial: TrialConfig) -> dict[str, Footprint] | None:
+    """What each adapted linear layer keeps, by its name; None if that is not known of any."""
+    if trial.method.changes_base:
+        return {}
+    if trial.method.modules is None:
+        return None
+    sizes = linear_sizes(shape)
+    footprints = {}
+    for name in adapted_linears(shape, trial.method.modules):
+        footprint = trial.method.footprint(*sizes[name])
+        if footprint is None:
+            return None
+        footprints[name] = footprint
+    return footprints
+
+
+def _adapter_states(shape: ModelShape, trial: TrialConfig) -> _States:
     """The frozen base in its dtype; the adapter, its gradients and moments in fp32 (PEFT)."""
-    adapter = adapter_parameters(shape, lora) * _FP32
-    return _States(static=_base(shape, trial) + 3 * adapter, gradients=adapter)
+    adapter = trial.method.parameters(shape) * _FP32
+    frozen = trial.method.frozen_parameters(shape) * _FP32
+    return _States(static=_base(shape, trial) + 3 * adapter + frozen, gradients=adapter)
 
 
 def _base(shape: ModelShape, trial: TrialConfig) -> float:
@@ -163,7 +186,9 @@ def _full_states(shape: ModelShape, trial: TrialConfig) -> _States:
     return _States(static, gradients, bucket, fp32)
 
 
-def _activations(shape: ModelShape, trial: TrialConfig) -> float:
+def _activations(
+    shape: ModelShape, trial: TrialConfig, footprints: Mapping[str, Footprint]
+) -> float:
     """Bytes per token that one layer keeps for the backward pass.
 
     Both norms keep their input in fp32; attention keeps query, key, value and output; the MLP keeps
@@ -172,17 +197,16 @@ def _activations(shape: ModelShape, trial: TrialConfig) -> float:
     """
     hidden, inner, heads = shape.hidden, shape.intermediate, shape.heads * shape.head_size
     size = _bytes(trial)
-    kept = 2 * _FP32 * hidden + size * (4 * heads + 3 * inner) + _FP32 * shape.heads
-    if trial.lora is None:
+    kept: float = 2 * _FP32 * hidden + size * (4 * heads + 3 * inner) + _FP32 * shape.heads
+    if trial.method.changes_base:
         return kept + size * (4 * hidden + inner)
-    linears, adapted = linear_sizes(shape), adapted_linears(shape, trial.lora)
-    kept += size * trial.lora.rank * len(adapted)
-    if trial.lora.dropout:
-        kept += sum((1 + size) * linears[name][1] for name in adapted)
+    kept += sum(size * each.per_token + each.mask for each in footprints.values())
+    keeping = [name for name, each in footprints.items() if each.keeps_input]
     if size < _FP32:
-        return kept + sum(size * linears[name][1] for name in adapted)
+        linears = linear_sizes(shape)
+        return kept + sum(size * linears[name][1] for name in keeping)
     inputs = {"gate_proj": "mlp", "up_proj": "mlp", "down_proj": "down", "o_proj": None}
-    shared = {inputs.get(name, "attention") for name in adapted} - {None}
+    shared = {inputs.get(name, "attention") for name in keeping} - {None}
     return kept + sum(size * (inner if name == "down" else hidden) for name in shared)
 
 
@@ -192,7 +216,7 @@ def _transient(shape: ModelShape, trial: TrialConfig, tokens: int) -> float:
     The MLP's gradients, and a matrix of 4 bits.
     """
     size = _bytes(trial)
-    cast = _FP32 * shape.intermediate if trial.lora is not None and size < _FP32 else 0
+    cast = _FP32 * shape.intermediate if size < _FP32 and not trial.method.changes_base else 0
     gradients = tokens * (size * (shape.intermediate + 2 * shape.hidden) + cast)
     return gradients + _unpacked(shape, trial)
 
@@ -206,7 +230,7 @@ def _head(shape: ModelShape, trial: TrialConfig, tokens: int) -> float:
     """One tile of logits, the hidden states' gradient, and the head's if it is trained."""
     size = _bytes(trial)
     tile = min(tokens, _TILE_TOKENS) * _TILE_WORDS * size
-    weight = shape.vocabulary * shape.hidden * _FP32 if trial.method == "full" else 0
+    weight = shape.vocabulary * shape.hidden * _FP32 if trial.method.changes_base else 0
     return tile + tokens * shape.hidden * (_FP32 + size) + weight
 
 

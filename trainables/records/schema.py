@@ -130,11 +130,6 @@ class TrialRecord(Frozen):
         return self.config.number
 
     @property
-    def rank(self) -> int | None:
-        """Of its LoRA adapter; None for full fine-tuning."""
-        return self.config.lora.rank if self.config.lora else None
-
-    @property
     def seconds(self) -> float | None:
         """Seconds that all attempts took; None while it runs."""
         return None if self.ended is None else self.seconds_at(self.ended)

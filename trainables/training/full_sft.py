@@ -19,8 +19,8 @@ from trl import SFTConfig
 from trainables.config import DeepSpeedConfig, TrialConfig
 from trainables.data.chats import without_nulls
 from trainables.data.tokenized import trial_inputs
+from trainables.models.adapter import text_decoder
 from trainables.models.loading import load_model, shared_base
-from trainables.models.lora_adapter import text_decoder
 from trainables.process.collectives import is_first_worker
 from trainables.process.out_of_memory import free_memory
 from trainables.records.schema import TrialResult

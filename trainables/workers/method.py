@@ -1,4 +1,4 @@
-"""The training function of each method."""
+"""The training function of a trial's method."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trainables.training.reporter import Reporter
 @gc_paused()
 def trial_function(trial: TrialConfig) -> Callable[[TrialConfig, Reporter], TrialResult]:
     """The function that trains with the trial's method."""
-    if trial.method == "lora":
-        from trainables.training.lora import train_lora
+    if trial.method.changes_base:
+        from trainables.training.full_sft import train_full_sft
 
-        return train_lora
-    from trainables.training.full_sft import train_full_sft
+        return train_full_sft
+    from trainables.training.adapter_sft import train_adapter
 
-    return train_full_sft
+    return train_adapter

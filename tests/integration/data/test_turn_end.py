@@ -11,14 +11,14 @@ import pytest
 import torch
 from evaluated import evaluated_base
 from lm_eval.api.instance import Instance
-from trainables.models.lora_adapter import peft_config
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, set_seed
 
 from analysis.export.model_card import _loading
 from analysis.export.weights import _write_weights, merge_adapter
-from trainables.config import DataConfig, LoraConfig, ModelConfig
+from trainables.config import DataConfig, ModelConfig
 from trainables.evaluation.base_scores import Base
 from trainables.evaluation.harness_model import HarnessModel, Layouts
+from trainables.methods.lora import Lora
 from trainables.models.loading import ends, load_model, load_tokenizer
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def test_turns_that_generation_goes_on_after_are_told_of(
 
 def test_an_adapter_is_exported_with_it(model: ModelConfig, tmp_path: Path) -> None:
     weights, to = tmp_path / "weights", tmp_path / "adapter"
-    lora = peft_config(LoraConfig(rank=2, alpha=4))
+    lora = Lora(rank=2, alpha=4).peft_config(steps=1)
     peft.get_peft_model(load_model(ending(model)), lora).save_pretrained(weights)
     to.mkdir()
     _write_weights("adapter", ending(model), {}, weights, to)

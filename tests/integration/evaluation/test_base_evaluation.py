@@ -13,13 +13,14 @@ from evaluated import NO_REQUIREMENTS, evaluated_base
 from faults import faults
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from trainables.config import BaseRequirements, LoraConfig, ModelConfig
+from trainables.config import BaseRequirements, ModelConfig
 from trainables.data.tokenized import DATA_FOLDER, read_data
 from trainables.errors import UserError
 from trainables.evaluation import base_inputs
 from trainables.evaluation.base_scores import Base
 from trainables.evaluation.evaluator import Evaluator
 from trainables.evaluation.model_limits import count_positions
+from trainables.methods.lora import Lora
 from trainables.models.loading import shared_base
 from trainables.workers.ray_tasks import evaluate_base_on_worker
 from tune.cluster.node_checks import marker_in
@@ -77,12 +78,12 @@ def test_all_that_is_wrong_with_model_data_and_tasks_is_reported_at_once(
     load: Callable[..., SweepConfig], tmp_path: Path
 ) -> None:
     asked = (("q_proj",), ("q_proj", "v_porj"), "all-linear")
-    adapters = tuple(LoraConfig(rank=1, alpha=1, target_modules=modules) for modules in asked)
+    adapters = tuple(("wide", Lora(rank=1, alpha=1, target_modules=each)) for each in asked)
     chats = ("data.chat_template=true", "eval.chat_template=true", "eval.in_domain=[nowhere]")
     config = load(*FEW, OBJECTIVE, *chats)
     found = faults(evaluated_base, config, tmp_path, BaseRequirements(adapters=adapters))
     by_field = {fault.field: fault for fault in found}
-    adapter = next(fault for field, fault in by_field.items() if field.startswith("search.lora"))
+    adapter = by_field["search.wide.target_modules"]
     assert adapter.rule == "the model has no v_porj"
     assert "q_proj, k_proj, v_proj" in adapter.remedy
     assert "no chat template" in by_field["data.chat_template"].rule

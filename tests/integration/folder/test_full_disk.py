@@ -11,8 +11,8 @@ from small_disk import fill, small_disk
 
 from trainables.records.schema import TrialStatus
 from trainables.storage.disk import is_disk_full
+from trainables.training.adapter_sft import train_adapter
 from trainables.training.checkpoint_files import newest_valid
-from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
 from trainables.workers.trial_outcome import verdict
 
@@ -49,10 +49,10 @@ def test_trial_fails_and_goes_on_once_there_is_room(
     make_trial: Callable[..., TrialConfig], disk: Path
 ) -> None:
     undisturbed = ListReporter()
-    train_lora(make_trial(train=TRAIN), undisturbed)
+    train_adapter(make_trial(train=TRAIN), undisturbed)
     first = make_trial(train=TRAIN, output_dir=str(disk / "attempt_1"))
     with pytest.raises(Exception, match="No space left") as caught:
-        train_lora(first, Filling(disk, 4))
+        train_adapter(first, Filling(disk, 4))
     assert is_disk_full(caught.value)
     outcome = verdict(first, caught.value)
     assert outcome.status is TrialStatus.RUNNING
@@ -71,7 +71,7 @@ def test_trial_fails_and_goes_on_once_there_is_room(
         }
     )
     resumed = ListReporter()
-    result = train_lora(second, resumed)
+    result = train_adapter(second, resumed)
     expected = by_step(undisturbed.measurements)
     assert by_step(resumed.measurements) == {s: expected[s] for s in range(4, 7)}
     assert Path(result.weights_dir or "", "adapter_model.safetensors").exists()

@@ -16,7 +16,6 @@ from datasets import Dataset
 from in_slots import engine_for
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from trainables.models.lora_adapter import peft_config
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 from trl import SFTTrainer
 from trl.kernels import chunked_logprob
@@ -126,7 +125,7 @@ def samples(trial: TrialConfig) -> Dataset:
 
 def measure(trial: TrialConfig, tokenizer: Any) -> _Watch:
     """Train as a trial does, without its reports."""
-    full = trial.method == "full"
+    full = trial.method.changes_base
     with deepspeed_process() if full else nullcontext():
         count = trial.train.batch_size * STEPS
         if full:
@@ -135,8 +134,7 @@ def measure(trial: TrialConfig, tokenizer: Any) -> _Watch:
             network, arguments = prepare(trial, count, settings)
         else:
             network, arguments = load_model(trial.model), sft_config(trial, count)
-        if trial.lora:
-            network = peft.get_peft_model(network, peft_config(trial.lora))
+            network = peft.get_peft_model(network, trial.method.peft_config(STEPS))
         with Tracker() as tracker:
             for parameter in network.parameters():
                 tracker.add(parameter.data)
@@ -177,6 +175,7 @@ def test_the_estimate_is_within_15_percent(
     assert shape is not None
     found = estimate(shape, trial)
     measured = measure(trial, tokenizer)
+    assert found is not None
     assert found.static == pytest.approx(measured.static, rel=TOLERANCE)
     assert found.static + found.training == pytest.approx(measured.peak, rel=TOLERANCE)
 

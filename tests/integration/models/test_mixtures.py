@@ -10,13 +10,13 @@ from in_slots import measured_in_slots
 from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
-from trainables.config import LoraConfig, ModelConfig, TrainConfig
+from trainables.config import BaseRequirements, ModelConfig
+from trainables.methods import Method
+from trainables.methods.lora import Lora
 from trainables.models.adaptable import check_adaptable
 from trainables.packing.packable import NotPackable, resolve_targets
-from trainables.training.lora import train_lora
+from trainables.training.adapter_sft import train_adapter
 from trainables.training.reporter import ListReporter
-from tune.cluster.base_evaluation import _base_requirements
-from tune.config.search_config import LoraSpace, SearchConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
-LORA = LoraConfig(rank=2, alpha=4)
+LORA = Lora(rank=2, alpha=4)
 
 
 def network(kind: str, vocabulary: int = 60, **options: Any) -> Any:
@@ -53,6 +53,10 @@ def saved(tokenizer: Any, tmp_path: Path) -> Callable[..., ModelConfig]:
 ATTENTION = ("k_proj", "q_proj")
 
 
+def needing(*methods: Method) -> BaseRequirements:
+    return BaseRequirements(adapters=tuple(("mine", each) for each in methods))
+
+
 @pytest.mark.parametrize(
     ("modules", "axis", "values", "asked"),
     [
@@ -65,19 +69,18 @@ def test_choices_that_peft_refuses_on_experts_are_named(
 ) -> None:
     base = network("mixtral")
     before = {name: id(module) for name, module in base.named_modules()}
-    choices = {"target_modules": modules, "rank": [2, 4], "alpha": 8, axis: values}
-    space = LoraSpace(**choices, learning_rate=1e-3)
+    choices = [{"target_modules": each, axis: value} for each in modules for value in values]
     (fault,) = faults(
-        check_adaptable, base, _base_requirements(SearchConfig(lora=space), TrainConfig())
+        check_adaptable, base, needing(*(LORA.model_copy(update=each) for each in choices))
     )
+    assert fault.field == "search.mine"
     told = f"PEFT cannot adapt the model with target_modules all-linear, {asked}: "
     assert fault.rule.startswith(told)
     assert "ParamWrapper" in fault.rule
     assert fault.remedy.endswith("or name linear layers: q_proj, k_proj, v_proj, o_proj")
     assert {name: id(module) for name, module in base.named_modules()} == before
-    choices = {"target_modules": [ATTENTION], "rank": [2, 4], "alpha": 8, axis: values}
-    space = LoraSpace(**choices, learning_rate=1e-3)
-    check_adaptable(base, _base_requirements(SearchConfig(lora=space), TrainConfig()))
+    attention = [LORA.model_copy(update={"target_modules": ATTENTION, axis: v}) for v in values]
+    check_adaptable(base, needing(*attention))
 
 
 def test_the_routers_add_nothing_to_the_loss_alone_and_in_a_slot(
@@ -93,7 +96,7 @@ def test_the_routers_add_nothing_to_the_loss_alone_and_in_a_slot(
             for _ in range(2)
         ]
         reporter = ListReporter()
-        train_lora(trials[0], reporter)
+        train_adapter(trials[0], reporter)
         runs = [reporter.measurements, *measured_in_slots(trials[1])]
         losses += [[m.metrics["train/loss"] for m in run] for run in runs]
     for found in losses[1:]:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from in_slots import measured_in_slots
 from peft import PeftModel
-from trainables.models.lora_adapter import adapt, restore, text_decoder
 from transformers import AutoModelForCausalLM, Gemma3Config, set_seed
 
-from trainables.config import LoraConfig, ModelConfig
+from trainables.config import ModelConfig
+from trainables.methods.lora import Lora
+from trainables.models.adapter import Adapted, text_decoder
 from trainables.models.loading import load_model, shared_base
-from trainables.training.lora import train_lora
+from trainables.training.adapter_sft import train_adapter
 from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:
@@ -58,11 +59,11 @@ def test_only_what_text_passes_through_is_adapted(model: ModelConfig) -> None:
     base = shared_base(model)
     assert type(base).__name__ == "Gemma3ForConditionalGeneration"
     assert text_decoder(base) == DECODER
-    adapted = adapt(base, LoraConfig(rank=2, alpha=4))
-    names = adapted.base_model.targeted_module_names
+    adapted = Adapted(base, Lora(rank=2, alpha=4), steps=1)
+    names = adapted.model.base_model.targeted_module_names
     assert {name[: len(DECODER)] for name in names} == {DECODER}
     assert len(names) == 2 * 7
-    restore(base, adapted)
+    assert adapted.remove()
 
 
 @pytest.mark.slow
@@ -70,7 +71,7 @@ def test_a_slot_measures_what_a_trial_does_alone(make_trial: MakeTrial, model: M
     alone = make_trial().model_copy(update={"model": model})
     in_slot = alone.model_copy(update={"output_dir": make_trial().output_dir})
     reporter = ListReporter()
-    train_lora(alone, reporter)
+    train_adapter(alone, reporter)
     runs = (reporter.measurements, *measured_in_slots(in_slot))
     ours, theirs = ([m.metrics for m in run] for run in runs)
     losses = [[metrics["train/loss"] for metrics in curve] for curve in (ours, theirs)]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from trainables.errors import Diverged
 from trainables.evaluation.evaluator import Evaluator
 from trainables.models.loading import load_model, shared_base
-from trainables.training.lora import train_lora
+from trainables.training.adapter_sft import train_adapter
 from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class DyingReporter(ListReporter):
 
 def alone(trial: TrialConfig) -> list[Measurement]:
     reporter = ListReporter()
-    train_lora(trial, reporter)
+    train_adapter(trial, reporter)
     return reporter.measurements
 
 
@@ -169,7 +169,7 @@ def undisturbed(make_trial: MakeTrial) -> dict[int, Measurement]:
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [pytest.param(in_slot, in_slot, marks=pytest.mark.slow), (in_slot, train_lora)],
+    [pytest.param(in_slot, in_slot, marks=pytest.mark.slow), (in_slot, train_adapter)],
     ids=["packed to packed", "packed to alone"],
 )
 def test_a_killed_trial_resumes_packed_or_alone(

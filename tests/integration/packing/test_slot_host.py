@@ -15,8 +15,8 @@ from trainables.packing import engine as engine_module
 from trainables.packing.engine import SlotEngine
 from trainables.packing.host import ERROR, MEASUREMENT, RESULT, UNKNOWN, SlotHost
 from trainables.storage.storage import open_storage
+from trainables.training.adapter_sft import train_adapter
 from trainables.training.checkpoint_files import checkpoint_dir, evaluated
-from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter, StopTrial
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def measured(events: list[dict[str, Any]]) -> list[Measurement]:
 
 def alone(trial: TrialConfig) -> list[Measurement]:
     reporter = ListReporter()
-    train_lora(trial, reporter)
+    train_adapter(trial, reporter)
     return reporter.measurements
 
 

@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError
 from trainables.packing.host import MEASUREMENT
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
-from trainables.training.lora import train_lora
+from trainables.training.adapter_sft import train_adapter
 from trainables.training.reporter import ListReporter
 from trainables.workers.packed_trials import (
     SlotHostActor,
@@ -72,7 +72,7 @@ def test_trials_of_a_host_that_dies_go_on_and_measure_what_they_do_by_themselves
         assert [m.step for m in measurements] == list(range(1, 7))
         alone = ListReporter()
         place = {"output_dir": str(tmp_path / str(record.number)), "earlier_attempts": ()}
-        train_lora(record.config.model_copy(update=place), alone)
+        train_adapter(record.config.model_copy(update=place), alone)
         expected = metrics_of_training(alone.measurements[-1])
         assert metrics_of_training(measurements[-1]) == pytest.approx(expected, abs=1e-4)
 

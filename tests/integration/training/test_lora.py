@@ -20,7 +20,7 @@ from trainables.data.tokenized import trial_inputs
 from trainables.errors import Diverged
 from trainables.models.loading import load_model, shared_base
 from trainables.records.item_records import read_items
-from trainables.training.lora import train_lora
+from trainables.training.adapter_sft import train_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +70,7 @@ def test_the_base_is_left_as_it_was(
     base = shared_base(make_trial().model)
     if ending == "raises":
         with pytest.raises(RuntimeError, match="no more"):
-            train_lora(make_trial(learning_rate=1e-2), Fails())
+            train_adapter(make_trial(learning_rate=1e-2), Fails())
     else:
         checkpointed = run(make_trial(train={"gradient_checkpointing": True}))
         assert checkpointed.curve() == pytest.approx(plain.curve(), abs=1e-5)

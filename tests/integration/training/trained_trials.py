@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trainables.training.full_sft import train_full_sft
-from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
+from trainables.workers.method import trial_function
 
 if TYPE_CHECKING:
     from trainables.config import TrialConfig
@@ -38,7 +37,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def train(config: TrialConfig, reporter: ListReporter) -> TrialResult:
-    return (train_lora if config.method == "lora" else train_full_sft)(config, reporter)
+    return trial_function(config)(config, reporter)
 
 
 def measured(config: TrialConfig) -> list[Measurement]:
