@@ -1,0 +1,34 @@
+"""C3A."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from trainables.methods.peft_method import PeftMethod
+
+
+class C3a(PeftMethod):
+    """W0 + C / I with C made of circulant blocks, zero at the start.
+
+    Attributes:
+        block_size: of the blocks; more is fewer parameters. It must divide the inputs and outputs
+            of each adapted layer.
+    """
+
+    name: ClassVar[str] = "c3a"
+    title: ClassVar[str] = "C3A"
+    source: ClassVar[str] = "Chen et al. 2024, 2407.19342"
+    peft_class: ClassVar[str] = "C3AConfig"
+    peft_fields: ClassVar[Mapping[str, str]] = {"block_size": "block_size"}
+    peft_options: ClassVar[Mapping[str, Any]] = {"init_weights": True}
+    capacity_field: ClassVar[str | None] = "block_size"
+    capacity_falls: ClassVar[bool] = True
+
+    block_size: int = Field(default=32, ge=1)
+
+    def layer_parameters(self, outputs: int, inputs: int) -> int:
+        """One row of each block."""
+        return outputs * inputs // self.block_size

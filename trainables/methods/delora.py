@@ -1,0 +1,37 @@
+"""DeLoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+
+from trainables.methods.peft_method import PeftMethod
+
+
+class DeLora(PeftMethod):
+    """W0 + (b / R) B N A diag(w): N normalises B's columns and A's rows, w_j = |W0[:, j]|.
+
+    Attributes:
+        rank: R of A (R, I) and B (O, R).
+        boundary: b, trained, at the start; the strength of the update.
+    """
+
+    name: ClassVar[str] = "delora"
+    title: ClassVar[str] = "DeLoRA"
+    source: ClassVar[str] = "Bini et al. 2025, 2503.18225"
+    peft_class: ClassVar[str] = "DeloraConfig"
+    peft_fields: ClassVar[Mapping[str, str]] = {"rank": "r", "boundary": "delora_lambda"}
+    capacity_field: ClassVar[str | None] = "rank"
+
+    rank: int = Field(default=8, ge=1)
+    boundary: float = Field(default=15.0, gt=0)
+
+    def layer_parameters(self, outputs: int, inputs: int) -> int:
+        """R (O + I), and b."""
+        return self.rank * (outputs + inputs) + 1
+
+    def frozen_layer_parameters(self, outputs: int, inputs: int) -> int:
+        """The norms w."""
+        return inputs
