@@ -1,7 +1,7 @@
 """Charts as plain Plotly JSON, and what they share: colours, axes, hover texts.
 
-Colours that follow the page's light or dark scheme are written `@ink`, `@muted`, `@line`,
-`@paper` and, of a rank, `@rank-4`; the page substitutes them.
+Colours that follow the page's light or dark scheme are written `@ink`, `@muted`, `@line` and
+`@paper`; the page substitutes them.
 """
 
 from __future__ import annotations
@@ -12,20 +12,18 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from plotly.colors import make_colorscale, sample_colorscale
+from plotly.colors import make_colorscale
 
 from analysis.results.formatting import metric_name, metric_text, setting_in_full
 from analysis.shown_sweeps import Group, Results
 from analysis.sweeps import Sweep
+from trainables.methods.base import Capacity
 from trainables.records.schema import TrialRecord
 
 Trace = dict[str, Any]
 
-FULL = "#d55e00"
-"""Vermilion of Okabe and Ito (2008); distinct from all ranks for every kind of colour vision."""
-_ON_LIGHT = ("#24000c", "#33208c", "#0a4cb4", "#1078a4", "#00a088")
-_ON_DARK = ("#b5179e", "#9468f5", "#62a8f5", "#55dce6", "#c8f7c0")
-# Of ranks: 3:1 against the paper at both ends, which leaves one ramp for both schemes no room.
+ACCENT = "#d55e00"
+"""Vermilion of Okabe and Ito (2008), of what is recommended; no recipe has it."""
 _BLUES = ("#f3f1ea", "#c6dbe4", "#73a9c9", "#2b6f9f", "#0b3a63")
 _BLUE_TO_VERMILION = ("#1d6996", "#8bbcd8", "#f3f1ea", "#f0a36b", "#b03a00")
 
@@ -98,30 +96,6 @@ def axis(title: str, **layout: Any) -> dict[str, Any]:
     return {"title": {"text": escape(title)}, **layout}
 
 
-def rank_colours(results: Results) -> dict[int, str]:
-    """A colour for each rank in the search's trials, from dark to light; see `rank_style`."""
-    ranks = sorted({r.rank for r in results.search_trials if r.rank is not None})
-    return {rank: f"@rank-{rank}" for rank in ranks}
-
-
-def rank_style(results: Results) -> str:
-    """What the colours of ranks are on light and on dark paper, as CSS."""
-    light, dark = (_shades(results, ramp) for ramp in (_ON_LIGHT, _ON_DARK))
-    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{ {dark} }}\n"
-
-
-def _shades(results: Results, ramp: Sequence[str]) -> str:
-    names = rank_colours(results).values()
-    places = [position / max(len(names) - 1, 1) for position in range(len(names))]
-    shades = zip(names, sample_colorscale(ramp, places), strict=True)
-    return f":root {{ {' '.join(f'--{name[1:]}: {shade};' for name, shade in shades)} }}"
-
-
-def pick_colour(trained: Group | TrialRecord, colours: dict[int, str]) -> str:
-    """A group's or a trial's colour on every chart."""
-    return FULL if trained.rank is None else colours[trained.rank]
-
-
 def hover(results: Results, record: TrialRecord) -> str:
     """The hover text of a trial's point."""
     lines = [f"<b>{escape(results.name(record))}</b>", escape(setting_in_full(record))]
@@ -170,28 +144,31 @@ def heatmap(
     return trace
 
 
-def rank_keys(results: Results, shape: str = "dot", full: str = "diamond") -> list[Key]:
-    """The legend of ranks and full fine-tuning, for those with complete trials."""
-    colours, ranks = rank_colours(results), {group.rank for group in results.groups}
-    keys = [Key(f"rank {r}", colour, shape) for r, colour in colours.items() if r in ranks]
-    if None in ranks:
-        keys.append(Key("full fine-tuning", FULL, full))
-    return keys
-
-
 @dataclass(frozen=True)
 class Mark:
-    """How a sweep is marked on the charts of several.
+    """How a recipe, or one of several sweeps, is marked on charts.
 
     Attributes:
         symbol: of its points, as Plotly and the page's style call it.
-        colour: of its curves, where colours do not stand for ranks.
+        colour: of its points and curves.
     """
 
     symbol: str
     colour: str
 
 
+# At least 3:1 against the paper in both schemes; the order keeps neighbours apart.
+_COLOURS = (
+    "#2f7fc1",
+    "#a8842c",
+    "#9b6bd1",
+    "#2e9b5f",
+    "#cf5a9c",
+    "#1c959b",
+    "#7f8790",
+    "#7c9a3a",
+)
+_SYMBOLS = ("circle", "diamond", "square")
 _MARKS = (
     Mark("circle", "#2b6f9f"),
     Mark("square", "#009e73"),
@@ -200,11 +177,62 @@ _MARKS = (
     Mark("x", "#56b4e9"),
     Mark("triangle-down", "#e69f00"),
 )
+_SMALLEST, _LARGEST, _USUAL = 7.0, 15.0, 10.0
+"""Pixels of points by capacity, and of those without one."""
+_MANY_RECIPES = 5
+_MOST_GROUPS = 12
+
+
+def recipe_marks(results: Results) -> dict[str, Mark]:
+    """A mark for each recipe with complete trials; of the first 24 no two have both parts alike."""
+    recipes = dict.fromkeys(group.recipe for group in results.groups)
+    return {
+        recipe: Mark(_SYMBOLS[place % len(_SYMBOLS)], _COLOURS[place % len(_COLOURS)])
+        for place, recipe in enumerate(recipes)
+    }
+
+
+def are_many(results: Results) -> bool:
+    """Whether there are so many recipes that charts show less of each."""
+    return len(recipe_marks(results)) > _MANY_RECIPES
+
+
+def recipe_keys(results: Results, shape: str | None = None) -> list[Key]:
+    """The legend of recipes, as dots if symbols stand for sweeps, or in a shape for all."""
+    titles = {g.recipe: g.best.config.recipe_title for g in results.groups}
+    shape = shape or ("dot" if len(results.sweeps) > 1 else None)
+    return [
+        Key(titles[recipe], mark.colour, shape or mark.symbol)
+        for recipe, mark in recipe_marks(results).items()
+    ]
+
+
+def capacity_sizes(results: Results) -> dict[tuple[str, Capacity | None], float]:
+    """Sizes of points by recipe and capacity: they rise with the capacity within a recipe."""
+    own: dict[str, list[Capacity | None]] = {}
+    for group in results.groups:
+        if group.capacity not in own.setdefault(group.recipe, []):
+            own[group.recipe].append(group.capacity)
+    return {
+        (recipe, capacity): _USUAL
+        if len(capacities) == 1
+        else _SMALLEST + (_LARGEST - _SMALLEST) * place / (len(capacities) - 1)
+        for recipe, capacities in own.items()
+        for place, capacity in enumerate(capacities)
+    }
 
 
 def sweep_mark(results: Results, sweep: Sweep) -> Mark:
     """A sweep's mark; from the seventh on they come again."""
     return _MARKS[results.sweeps.index(sweep) % len(_MARKS)]
+
+
+def group_mark(results: Results, group: Group) -> Mark:
+    """The recipe's mark; of several sweeps with the sweep's symbol."""
+    mark = recipe_marks(results)[group.recipe]
+    if len(results.sweeps) == 1:
+        return mark
+    return Mark(sweep_mark(results, group.sweep).symbol, mark.colour)
 
 
 def marked(results: Results, sweep: Sweep, line: Trace) -> Trace:
@@ -213,13 +241,6 @@ def marked(results: Results, sweep: Sweep, line: Trace) -> Trace:
         return line
     marker = {"symbol": sweep_mark(results, sweep).symbol, "maxdisplayed": 8}
     return line | {"mode": "lines+markers", "marker": marker}
-
-
-def symbols(results: Results, records: Sequence[TrialRecord]) -> dict[str, Any]:
-    """The part of a marker that tells trials of several sweeps apart; empty for one sweep."""
-    if len(results.sweeps) == 1:
-        return {}
-    return {"symbol": [sweep_mark(results, results.sweep(record)).symbol for record in records]}
 
 
 def sweep_keys(
@@ -244,10 +265,22 @@ def listed(results: Results, texts: Sequence[tuple[Sweep, str]]) -> str:
 
 
 def point_keys(results: Results) -> list[Key]:
-    """The legend of points: ranks and full fine-tuning and, if there are several, sweeps."""
-    if len(results.sweeps) == 1:
-        return rank_keys(results)
-    return [*rank_keys(results, full="dot"), *sweep_keys(results, "@ink")]
+    """The legend of points: recipes and, if there are several, sweeps."""
+    return [*recipe_keys(results), *sweep_keys(results, "@ink")]
+
+
+def point_marker(results: Results, records: Sequence[TrialRecord]) -> dict[str, Any]:
+    """Colours by recipe, sizes by capacity, symbols by recipe or, of several sweeps, by sweep."""
+    marks, sizes = recipe_marks(results), capacity_sizes(results)
+    own = [marks[record.config.recipe] for record in records]
+    symbols = [mark.symbol for mark in own]
+    if len(results.sweeps) > 1:
+        symbols = [sweep_mark(results, results.sweep(record)).symbol for record in records]
+    return {
+        "color": [mark.colour for mark in own],
+        "symbol": symbols,
+        "size": [sizes[record.config.recipe, record.config.capacity] for record in records],
+    }
 
 
 def point_trace(
@@ -255,9 +288,9 @@ def point_trace(
     records: Sequence[TrialRecord],
     x: Sequence[float | None],
     y: Sequence[float | None],
-    marker: dict[str, Any],
+    marker: dict[str, Any] | None = None,
 ) -> Trace:
-    """Trials as points with hover texts."""
+    """Trials as points with hover texts, marked as `point_marker` unless given."""
     edge = {"color": "@paper", "width": 1}
     return {
         "type": "scatter",
@@ -266,5 +299,21 @@ def point_trace(
         "y": list(y),
         "text": [hover(results, record) for record in records],
         "hovertemplate": "%{text}<extra></extra>",
-        "marker": {"size": 10, "line": edge, **marker},
+        "marker": {"line": edge, **(marker or point_marker(results, records))},
     }
+
+
+def leading_groups(results: Results) -> list[Group]:
+    """All groups or, of many, the best of each recipe and sweep."""
+    if len(results.groups) <= _MOST_GROUPS:
+        return results.groups
+    own: dict[tuple[str, str], list[Group]] = {}
+    for group in results.groups:
+        own.setdefault((group.recipe, group.sweep.title), []).append(group)
+    best = [results.nearest_to_ideal([group.best for group in groups]) for groups in own.values()]
+    return [group for group in results.groups if group.best in best]
+
+
+def groups_in_words(results: Results) -> str:
+    """What there is one of `leading_groups` for."""
+    return "recipe" if len(results.groups) > _MOST_GROUPS else "recipe and capacity"

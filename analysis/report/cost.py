@@ -9,12 +9,13 @@ from statistics import fmean
 import numpy as np
 
 from analysis.results.formatting import NOT_ENDED, by_reason
-from analysis.shown_sweeps import Group, Results
+from analysis.shown_sweeps import Results
 from trainables.metric_keys import (
     EVAL_SECONDS,
     GPU_HOURS,
     MAX_RESERVED,
     TOKENS_PER_SECOND,
+    TOKENS_SEEN,
     TRAIN_SECONDS,
     TRAINABLE_PARAMETERS,
 )
@@ -23,16 +24,19 @@ from trainables.records.schema import FAILURES, TrialRecord, TrialStatus
 
 @dataclass(frozen=True)
 class Cost:
-    """Means over the complete trials of a group; None if nothing was logged.
+    """Means over the complete trials of one sweep and recipe; None if nothing was logged.
 
     Attributes:
+        parameters: the fewest and the most that were trained; they rise with the capacity.
+        tokens: that a trial was trained on.
         gpu_hours: per trial.
         memory: highest peak, GiB.
     """
 
     label: str
     trials: int
-    parameters: float | None
+    parameters: tuple[float, float] | None
+    tokens: float | None
     train_seconds: float | None
     eval_seconds: float | None
     gpu_hours: float | None
@@ -41,20 +45,31 @@ class Cost:
 
 
 def costs(results: Results) -> list[Cost]:
-    """Costs by method and rank."""
-    return [_cost(group) for group in results.groups]
+    """Costs by recipe."""
+    return [_cost(results, trials) for trials in trials_by_recipe(results)]
 
 
-def _cost(group: Group) -> Cost:
+def trials_by_recipe(results: Results) -> list[list[TrialRecord]]:
+    """The complete trials of each sweep's recipes."""
+    found: dict[tuple[str, str], list[TrialRecord]] = {}
+    for group in results.groups:
+        found.setdefault((group.recipe, group.sweep.title), []).extend(group.trials)
+    return list(found.values())
+
+
+def _cost(results: Results, trials: Sequence[TrialRecord]) -> Cost:
+    trained = _values(trials, TRAINABLE_PARAMETERS)
+    first = trials[0]
     return Cost(
-        group.label,
-        len(group.trials),
-        _mean(group, TRAINABLE_PARAMETERS),
-        _mean(group, TRAIN_SECONDS),
-        _mean(group, EVAL_SECONDS),
-        _mean(group, GPU_HOURS),
-        _mean(group, TOKENS_PER_SECOND),
-        max(_values(group.trials, MAX_RESERVED), default=None),
+        first.config.recipe_title + results.whose(results.sweep(first)),
+        len(trials),
+        (min(trained), max(trained)) if trained else None,
+        _mean(trials, TOKENS_SEEN),
+        _mean(trials, TRAIN_SECONDS),
+        _mean(trials, EVAL_SECONDS),
+        _mean(trials, GPU_HOURS),
+        _mean(trials, TOKENS_PER_SECOND),
+        max(_values(trials, MAX_RESERVED), default=None),
     )
 
 
@@ -62,8 +77,8 @@ def _values(records: Sequence[TrialRecord], metric: str) -> list[float]:
     return [value for record in records if (value := record.metric(metric)) is not None]
 
 
-def _mean(group: Group, metric: str) -> float | None:
-    values = _values(group.trials, metric)
+def _mean(records: Sequence[TrialRecord], metric: str) -> float | None:
+    values = _values(records, metric)
     return fmean(values) if values else None
 
 

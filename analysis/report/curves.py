@@ -10,11 +10,13 @@ from analysis.report.charts import (
     Figure,
     Key,
     Trace,
+    are_many,
     axis,
+    group_mark,
+    groups_in_words,
+    leading_groups,
     marked,
-    pick_colour,
-    rank_colours,
-    rank_keys,
+    recipe_keys,
     sweep_keys,
 )
 from analysis.results.formatting import how_many, metric_name
@@ -30,21 +32,21 @@ Curve = list[tuple[float, float]]
 
 
 def curves_figure(results: Results) -> Figure | None:
-    """Loss, gain, OOD accuracy and forgetting over steps, by method and rank."""
+    """Loss, gain, OOD accuracy and forgetting over steps, by recipe and capacity."""
     charts: list[Chart] = []
-    for metric in (TRAIN_LOSS, *results.scores):
+    for metric in results.scores[:2] if are_many(results) else (TRAIN_LOSS, *results.scores):
         found = {r.config.trial_id: _curve(results, r, metric) for r in results.search_trials}
         if curves := {trial_id: curve for trial_id, curve in found.items() if curve}:
             charts.append(_chart(results, metric, curves))
     if not charts:
         return None
+    thin = "Thin: each trial, in grey one that did not run to its end, as far as it came. "
     caption = (
-        "Thin: each trial, in grey one that did not run to its end, as far as it came. Thick: the "
-        "best trade-off of each method and rank. Evaluations begin at the base, which is every "
-        "trial's step 0."
+        f"{'' if are_many(results) else thin}Thick: the best trade-off of each "
+        f"{groups_in_words(results)}. Evaluations begin at the base, which is every trial's step 0."
     )
-    keys = [*rank_keys(results, "line", "line"), *sweep_keys(results, "@ink")]
-    if len(results.complete) < len(results.search_trials):
+    keys = [*recipe_keys(results, "line"), *sweep_keys(results, "@ink")]
+    if len(results.complete) < len(results.search_trials) and not are_many(results):
         keys.append(Key("not complete", "@muted", "line"))
     return Figure(caption, tuple(charts), 2, tuple(keys))
 
@@ -62,17 +64,10 @@ def _curve(results: Results, record: TrialRecord, metric: str) -> Curve:
 
 
 def _chart(results: Results, metric: str, curves: dict[str, Curve]) -> Chart:
-    colours = rank_colours(results)
-    grouped = {r.config.trial_id for group in results.groups for r in group.trials}
-    others = [curve for trial_id, curve in curves.items() if trial_id not in grouped]
-    traces = [_thin(others, "@muted")]
-    for group in results.groups:
-        colour = pick_colour(group, colours)
-        thin = [curves[r.config.trial_id] for r in group.trials if r.config.trial_id in curves]
-        traces.append(_thin(thin, colour))
-        best = curves.get(group.best.config.trial_id)
-        if best:
-            traces.append(_thick(results, group, best, colour))
+    traces = [] if are_many(results) else _all_thin(results, curves)
+    for group in leading_groups(results):
+        if best := curves.get(group.best.config.trial_id):
+            traces.append(_thick(results, group, best, group_mark(results, group).colour))
     title = metric_name(metric)
     return Chart(
         f"curve-{metric.replace('/', '-')}",
@@ -85,6 +80,16 @@ def _chart(results: Results, metric: str, curves: dict[str, Curve]) -> Chart:
             "yaxis": axis("", **(_LOG_AXIS if metric in _LOSSES else {})),
         },
     )
+
+
+def _all_thin(results: Results, curves: dict[str, Curve]) -> list[Trace]:
+    """One trace for each group's trials, after one for trials that did not run to their end."""
+    grouped = {r.config.trial_id for group in results.groups for r in group.trials}
+    traces = [_thin([c for trial_id, c in curves.items() if trial_id not in grouped], "@muted")]
+    for group in results.groups:
+        thin = [curves[r.config.trial_id] for r in group.trials if r.config.trial_id in curves]
+        traces.append(_thin(thin, group_mark(results, group).colour))
+    return traces
 
 
 def _thin(curves: Sequence[Curve], colour: str) -> Trace:

@@ -94,7 +94,7 @@ def as_markdown(results: Results) -> str:
     lines += ["## What the data say", ""]
     lines += [_text(f"- *{c.verdict}*: {c.statement} ({c.evidence})") for c in conclude(results)]
     table = paper_table(results)
-    lines += ["", "## Methods and ranks, task by task", "", *_table(table.texts())]
+    lines += ["", "## Recipes and capacities, task by task", "", *_table(table.texts())]
     of_loss = f", of the {LOSS} in nats/token" if LOSS in table.summaries else ""
     lines += [
         "",

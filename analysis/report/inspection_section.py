@@ -13,14 +13,12 @@ from analysis.report.charts import (
     axis,
     heatmap,
     hover,
-    pick_colour,
     point_keys,
     point_trace,
-    rank_colours,
-    rank_keys,
-    symbols,
+    recipe_keys,
+    recipe_marks,
 )
-from analysis.results.formatting import axis_title, how_many, method_name
+from analysis.results.formatting import axis_title, how_many
 from analysis.shown_sweeps import Results
 from trainables.inspection.inspection_records import (
     MOST_SINGULAR_VALUES,
@@ -56,23 +54,28 @@ def inspection_figures(results: Results) -> list[Figure]:
 
 
 def _to_compare(results: Results, seen: Inspected) -> Inspected:
-    """The recommended trial, full fine-tuning's, and the best of the highest rank.
+    """The recommended trial, the best of other recipes, then the best of other capacities.
 
-    Of its own sweep, if that has them.
+    Largest capacities first, and those of its own sweep before others.
     """
     if results.recommendation is None:
         return []
     taken = results.recommendation.trial
     own = results.sweep(taken)
-    full, highest_first = results.full(own), results.groups[::-1]
-    groups = sorted(highest_first, key=lambda group: (group is not full, group.sweep is not own))
+    seen_recipes = {taken.config.recipe}
+    others, more = [], []
+    largest_first = [*reversed(results.groups)]
+    for group in sorted(largest_first, key=lambda group: group.sweep is not own):
+        (more if group.recipe in seen_recipes else others).append(group)
+        seen_recipes.add(group.recipe)
+    groups = [*others, *more]
     wanted = dict.fromkeys(r.config.trial_id for r in (taken, *(g.best for g in groups)))
     by_id = {record.config.trial_id: (record, inspection) for record, inspection in seen}
     return [by_id[trial_id] for trial_id in wanted if trial_id in by_id][:_MOST_MAPS]
 
 
 def _name(results: Results, record: TrialRecord) -> str:
-    return f"{results.name(record)} ({method_name(record.rank)})"
+    return f"{results.name(record)} ({record.config.group_label})"
 
 
 def _update_maps(results: Results, shown: Inspected) -> Figure | None:
@@ -184,15 +187,15 @@ def _curves(results: Results, seen: Inspected) -> Figure | None:
     ends = f", and every line with the {shown}" if is_cut else ""
     rounded = f"; {ROUNDED}" if any(is_rounded(record.config) for record, _ in seen) else ""
     caption = (
-        "Singular values: how evenly an update spreads over directions; LoRA's ends at its "
-        f"rank{ends}{rounded}."
+        "Singular values: how evenly an update spreads over directions; that of a low-rank "
+        f"adapter ends at its rank{ends}{rounded}."
     )
     if len(charts) > 1:
         caption += (
             " Representation drift: how far hidden states moved (Kornblith et al. 2019), without "
             "each prompt's first token, which alone may decide it."
         )
-    return Figure(caption, tuple(charts), 2, tuple(rank_keys(results, "line", "line")))
+    return Figure(caption, tuple(charts), 2, tuple(recipe_keys(results, "line")))
 
 
 def _spectrum(inspection: InspectionRecord) -> list[tuple[int, float]]:
@@ -213,7 +216,7 @@ def _representation(inspection: InspectionRecord) -> list[tuple[int, float]]:
 def _lines(
     results: Results, seen: Inspected, read: Callable[[InspectionRecord], list[tuple[int, float]]]
 ) -> list[Trace]:
-    colours = rank_colours(results)
+    marks = recipe_marks(results)
     traces = []
     for record, inspection in seen:
         points = read(inspection)
@@ -223,7 +226,7 @@ def _lines(
                 "mode": "lines+markers" if len(points) <= 12 else "lines",
                 "x": [x for x, _ in points],
                 "y": [y for _, y in points],
-                "line": {"color": pick_colour(record, colours), "width": 2},
+                "line": {"color": marks[record.config.recipe].colour, "width": 2},
                 "marker": {"size": 5},
                 "text": [hover(results, record)] * len(points),
                 "hovertemplate": "%{text}<br>%{x}: %{y:.3g}<extra></extra>",
@@ -267,12 +270,6 @@ def _against_forgetting(results: Results, seen: Inspected) -> Figure | None:
 
 
 def _coloured(results: Results, shown: Sequence[tuple[TrialRecord, float]]) -> list[Trace]:
-    colours = rank_colours(results)
     records = [record for record, _ in shown]
-    marker = {
-        "color": [pick_colour(r, colours) for r in records],
-        "symbol": ["circle" if r.config.lora else "diamond" for r in records],
-        **symbols(results, records),
-    }
     forgetting = [record.metric(FORGETTING_MEAN) for record in records]
-    return [point_trace(results, records, [x for _, x in shown], forgetting, marker)]
+    return [point_trace(results, records, [x for _, x in shown], forgetting)]

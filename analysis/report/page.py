@@ -18,11 +18,11 @@ from analysis.conclusions import conclude
 from analysis.conclusions.conclusion import p_number
 from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, cell_text, paper_table, summary_texts
 from analysis.report.answer import answer
-from analysis.report.charts import Figure, rank_style
+from analysis.report.capacity_section import capacity_figure, rate_figure, step_size_figure
+from analysis.report.charts import Figure
 from analysis.report.cost import costs, failures, gpu_hours, none_failed, number, trial_hours
 from analysis.report.curves import curves_figure
 from analysis.report.inspection_section import inspection_figures
-from analysis.report.rank_section import rank_figure, rate_figure, step_size_figure
 from analysis.report.settings_section import IMPORTANCE_LACKING, importance_figure
 from analysis.report.task_section import flips, task_figure
 from analysis.report.trade_off_section import hypervolume_figure, trade_off_figure
@@ -64,7 +64,6 @@ def render(results: Results) -> str:
         results=results,
         title=", ".join(sweep.title for sweep in results.sweeps),
         plotly=Markup(_plotly()),  # noqa: S704 - the library's own code
-        rank_style=Markup(rank_style(results)),  # noqa: S704 - names and colours of our own
         **_contents(results),
     )
 
@@ -79,7 +78,7 @@ def _contents(results: Results) -> dict[str, Any]:
         "figures": {
             "trade_off": trade_off_figure(results),
             "hypervolume": hypervolume_figure(results),
-            "ranks": rank_figure(results),
+            "capacities": capacity_figure(results),
             "rates": rate_figure(results),
             "step_size": step_size_figure(results),
             "importances": importance_figure(results),

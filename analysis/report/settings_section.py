@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from analysis.report.charts import Chart, Figure, Key, axis, listed
+from collections.abc import Sequence
+
+from analysis.report.charts import Chart, Figure, Key, axis
+from analysis.report.cost import trials_by_recipe
 from analysis.results.formatting import NAMES
 from analysis.shown_sweeps import Results
 from analysis.stats.importance import FEWEST_TRIALS, importances
-from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
+from trainables.records.schema import TrialRecord
 
 # Okabe and Ito (2008).
 _METRIC_COLOURS = {
@@ -18,39 +21,45 @@ _METRIC_COLOURS = {
 }
 
 
-def importance_figure(results: Results) -> Figure | None:
-    """Importance of each LoRA setting for each result, by sweep; None if there are too few trials.
-
-    Over the trials of several sweeps, what else differs between these would pass for noise.
-    """
-    found = [(sweep, own) for sweep in results.sweeps if (own := _importances(results, sweep))]
-    if not found:
-        return None
-    counts = [(sweep, str(len(results.of(sweep, results.lora)))) for sweep, _ in found]
-    caption = (
-        f"fANOVA of Optuna (Hutter et al. 2014) on {listed(results, counts)} complete LoRA trials"
-        f"{results.more_stopped()}. Bars compare settings with one another: those of one result "
-        "sum to 1 even where no setting explains anything. A setting can matter little because its "
-        "searched range is narrow."
-    )
-    measured = {metric for _, own in found for metric in own}
-    shown = [metric for metric in results.scores if metric in measured]
-    keys = [Key(NAMES[metric], _METRIC_COLOURS[metric], "square") for metric in shown]
-    charts = tuple(_importance_chart(results, sweep, own) for sweep, own in found)
-    return Figure(caption, charts, legend=tuple(keys))
-
+_MOST_CHARTS = 4
 
 Importances = dict[str, dict[str, float]]
 """Metric to setting to share."""
 
 
-def _importances(results: Results, sweep: Sweep) -> Importances:
-    trials = results.of(sweep, results.lora)
+def importance_figure(results: Results) -> Figure | None:
+    """Importance of each setting for each result, by recipe; None if all have too few trials.
+
+    Over several sweeps or recipes, what else differs between these would pass for noise.
+    """
+    measured_by_recipe = [(own, _shares(results, own)) for own in trials_by_recipe(results)]
+    found = [(own, shares) for own, shares in measured_by_recipe if shares]
+    if not found:
+        return None
+    shown = sorted(found, key=lambda each: -len(each[0]))[:_MOST_CHARTS]
+    most = f" of the {len(shown)} recipes with the most of them" if len(shown) < len(found) else ""
+    caption = (
+        f"fANOVA of Optuna (Hutter et al. 2014) on complete trials{most}{results.more_stopped()}. "
+        "Bars compare settings with one another: those of one result sum to 1 even where no "
+        "setting explains anything. A setting can matter little because its searched range is "
+        "narrow."
+    )
+    measured = {metric for _, shares in shown for metric in shares}
+    keys = [
+        Key(NAMES[metric], _METRIC_COLOURS[metric], "square")
+        for metric in results.scores
+        if metric in measured
+    ]
+    charts = tuple(_importance_chart(results, *each) for each in shown)
+    return Figure(caption, charts, columns=2, legend=tuple(keys))
+
+
+def _shares(results: Results, trials: Sequence[TrialRecord]) -> Importances:
     found = {metric: importances(trials, metric) for metric in results.scores}
     return {metric: shares for metric, shares in found.items() if shares}
 
 
-def _importance_chart(results: Results, sweep: Sweep, found: Importances) -> Chart:
+def _importance_chart(results: Results, trials: Sequence[TrialRecord], found: Importances) -> Chart:
     settings = dict.fromkeys(name for shares in found.values() for name in shares)
     names = sorted(settings, key=lambda name: sum(one.get(name, 0.0) for one in found.values()))
     traces = [
@@ -68,10 +77,11 @@ def _importance_chart(results: Results, sweep: Sweep, found: Importances) -> Cha
         f"{NAMES[m]}: " + ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
         for m, shares in found.items()
     )
+    config, whose = trials[0].config, results.whose(results.sweep(trials[0]))
     return Chart(
-        "importances" if len(results.sweeps) == 1 else f"importances-{sweep.title}",
-        f"Importance of each setting relative to the others, LoRA trials{results.whose(sweep)}",
-        f"Bars of the importance of each setting. {text}.",
+        f"importances-{config.trial_id}",
+        f"{config.recipe_title}: importance of each setting, {len(trials)} trials{whose}",
+        f"Bars of the importance of each setting relative to the others. {text}.",
         traces,
         {
             "barmode": "group",
@@ -84,5 +94,6 @@ def _importance_chart(results: Results, sweep: Sweep, found: Importances) -> Cha
 
 
 IMPORTANCE_LACKING = (
-    f"Importances need {FEWEST_TRIALS} complete LoRA trials whose settings and results differ."
+    f"Importances need {FEWEST_TRIALS} complete trials of one recipe whose settings and results "
+    "differ."
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-from analysis.report.charts import Chart, Figure, heatmap
+from analysis.report.charts import Chart, Figure, groups_in_words, heatmap, leading_groups
 from analysis.results.formatting import points
 from analysis.shown_sweeps import Results
 from analysis.stats.significance import holm
@@ -23,9 +23,9 @@ _MOST_CHARACTERS = 600
 
 
 def task_figure(results: Results) -> Figure | None:
-    """Forgetting and gains, in and out of domain, of the best of each method and rank."""
+    """Forgetting and gains, in and out of domain, of the best of each recipe and capacity."""
     charts: list[Chart] = []
-    bests = [group.best for group in results.groups]
+    bests = [group.best for group in leading_groups(results)]
     retention = list(results.tasks("retention"))
     if bests and retention:
         keys = [metric_keys.task_forgetting(label) for label in retention]
@@ -48,8 +48,8 @@ def task_figure(results: Results) -> Figure | None:
         return None
     where = "in the domain and out of it" if results.tasks("in_domain") else "out of the domain"
     caption = (
-        "Points of accuracy at the best trade-off of each method and rank. Forgetting is base "
-        f"minus tuned on the retention tasks; gain is tuned minus base {where}."
+        f"Points of accuracy at the best trade-off of each {groups_in_words(results)}. Forgetting "
+        f"is base minus tuned on the retention tasks; gain is tuned minus base {where}."
     )
     is_long = max(len(retention), len(gained)) > _MOST_ACROSS
     return Figure(caption, tuple(charts), columns=1 if is_long else 2)
@@ -64,13 +64,14 @@ def _matrix(
 ) -> Chart:
     """The tasks are side by side if they are few, else one below another.
 
-    `values`: shares, a row for each group of the results with one for each task.
+    `values`: shares, a row for each of the `leading_groups` with one for each task.
     """
-    labels = [group.short_label for group in results.groups]
+    groups = leading_groups(results)
+    labels = [group.label for group in groups]
     points_lost = {"low": 100, "high": -100}[better]
     lost = [[None if v is None else points_lost * v for v in row] for row in values]
     texts = [["" if v is None else points(v) for v in row] for row in values]
-    hovers = [[escape(f"{group.label}, {task}") for task in tasks] for group in results.groups]
+    hovers = [[escape(f"{group.label}, {task}") for task in tasks] for group in groups]
     says = f"{title} in points: " + "; ".join(
         f"{label}: " + ", ".join(f"{t} {v}" for t, v in zip(tasks, row, strict=True) if v)
         for label, row in zip(labels, texts, strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from analysis.report.charts import (
-    FULL,
+    ACCENT,
     Chart,
     Figure,
     Key,
@@ -19,10 +19,8 @@ from analysis.report.charts import (
     marked,
     point_keys,
     point_trace,
-    rank_colours,
     sweep_keys,
     sweep_mark,
-    symbols,
 )
 from analysis.results.formatting import NAMES, axis_title, goals_in_words, how_many
 from analysis.results.pareto import is_feasible, is_no_worse, objective_losses
@@ -48,11 +46,11 @@ def trade_off_figure(results: Results) -> Figure | None:
         return None
     caption = (
         f"Each point is a trial that ran to its end. {_describe_front(results)}. "
-        "Touch a point for its settings."
+        "Touch a point for its settings; larger points have more capacity."
     )
     marks = [Key("Pareto front", "@ink", "ring")] if results.front else []
     if results.recommendation:
-        marks.append(Key(results.recommendation.word, FULL, "target"))
+        marks.append(Key(results.recommendation.word, ACCENT, "target"))
     if any(_base(results, metric) for metric in results.judged_by):
         marks.append(Key("base", "@ink", "star"))
     return Figure(caption, tuple(charts), 2, (*point_keys(results), *marks))
@@ -90,26 +88,23 @@ def _describe_front(results: Results) -> str:
 
 def _scatter(results: Results, metric: str) -> list[Trace]:
     shown = [record for record in results.complete if record.metric(metric) is not None]
-    traces = []
-    for rank, colour in rank_colours(results).items():
-        own = [r for r in shown if r.rank == rank]
-        traces.append(_points(results, own, metric, {"color": colour, **symbols(results, own)}))
-    full = [record for record in shown if record.rank is None]
-    marker = {"color": FULL, "symbol": "diamond", "size": 11, **symbols(results, full)}
-    traces.append(_points(results, full, metric, marker))
+    trials = _points(results, shown, metric)
     ring = {"symbol": "circle-open", "color": "@ink", "size": 16, "line": {"width": 1.3}}
     around = [_points(results, [r for r in shown if results.is_on_front(r)], metric, ring)]
     if results.recommendation:
-        target = {"symbol": "circle-open", "color": FULL, "size": 24, "line": {"width": 2.5}}
+        target = {"symbol": "circle-open", "color": ACCENT, "size": 24, "line": {"width": 2.5}}
         around.append(_points(results, [results.recommendation.trial], metric, target))
     for trace in around:  # the points within have the hover texts
         del trace["hovertemplate"]
         trace["hoverinfo"] = "skip"
-    return [trace for trace in (*traces, *around) if trace["x"]] + _base(results, metric)
+    return [trace for trace in (trials, *around) if trace["x"]] + _base(results, metric)
 
 
 def _points(
-    results: Results, records: Sequence[TrialRecord], metric: str, marker: dict[str, Any]
+    results: Results,
+    records: Sequence[TrialRecord],
+    metric: str,
+    marker: dict[str, Any] | None = None,
 ) -> Trace:
     x = [record.metric(metric) for record in records]
     y = [record.metric(results.gain) for record in records]
