@@ -16,7 +16,7 @@ class Oft(PeftMethod):
     Attributes:
         block_size: of the blocks of R; more is more parameters. A layer whose inputs it does not
             divide takes the nearest size that does.
-        cayley_neumann: approximate the inverse by five terms of its series (2506.19847).
+        cayley_neumann: approximate the inverse by five terms of its series.
     """
 
     name: ClassVar[str] = "oft"

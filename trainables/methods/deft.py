@@ -1,0 +1,36 @@
+"""DEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from trainables.methods.peft_method import PeftMethod
+
+
+class Deft(PeftMethod):
+    """(I - P f(P)^T) W0 + P C: removes directions from W0 and writes others in their place.
+
+    Attributes:
+        rank: R of P (O, R) and C (R, I), which at the start puts back what is removed.
+        projection: `relu` has f = relu; `qr` has P orthonormal and f the identity.
+    """
+
+    name: ClassVar[str] = "deft"
+    title: ClassVar[str] = "DEFT"
+    source: ClassVar[str] = "Kumar et al. 2026, NeurIPS 38"
+    peft_class: ClassVar[str] = "DeftConfig"
+    peft_fields: ClassVar[Mapping[str, str]] = {
+        "rank": "r",
+        "projection": "decomposition_method",
+    }
+    capacity_field: ClassVar[str | None] = "rank"
+
+    rank: int = Field(default=8, ge=1)
+    projection: Literal["relu", "qr"] = "relu"
+
+    def layer_parameters(self, outputs: int, inputs: int) -> int:
+        """P and C."""
+        return min(self.rank, outputs) * (outputs + inputs)

@@ -1,0 +1,47 @@
+"""PEANuT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from trainables.methods.peft_method import PeftMethod
+
+
+class Peanut(PeftMethod):
+    """W0 + s f(W0), f a small network from each input's column of W0 to its column of the update.
+
+    Attributes:
+        rank: width of f's hidden layers.
+        depth: pairs of hidden layers, with residual connections.
+        activation: between the layers.
+        scaling: s.
+    """
+
+    name: ClassVar[str] = "peanut"
+    title: ClassVar[str] = "PEANuT"
+    source: ClassVar[str] = "Zhong et al. 2024, 2410.01870"
+    peft_class: ClassVar[str] = "PeanutConfig"
+    peft_fields: ClassVar[Mapping[str, str]] = {
+        "rank": "r",
+        "depth": "depth",
+        "activation": "act_fn",
+        "scaling": "scaling",
+    }
+    capacity_field: ClassVar[str | None] = "rank"
+
+    rank: int = Field(default=32, ge=1)
+    depth: int = Field(default=0, ge=0)
+    activation: Literal["relu", "gelu", "silu", "tanh", "sigmoid"] = "relu"
+    scaling: float = Field(default=1.0, gt=0)
+
+    @property
+    def scale(self) -> float | None:
+        """The scaling."""
+        return self.scaling
+
+    def layer_parameters(self, outputs: int, inputs: int) -> int:
+        """The layers of f."""
+        return 2 * self.rank * outputs + 2 * self.depth * self.rank**2

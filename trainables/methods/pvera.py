@@ -1,0 +1,42 @@
+"""PVeRA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+
+from trainables.decoder_shape import ModelShape
+from trainables.methods.peft_method import PeftMethod
+
+
+class PVera(PeftMethod):
+    """VeRA with a random latent: W0 x + b * B (m + e exp(v / 2)), (m, v) = d * A x, e normal.
+
+    A and B are random, frozen and shared by all layers; outside training e is zero.
+
+    Attributes:
+        rank: R of A (2 R, I) and B (O, R).
+        initial_d: d at the start, where b is zero.
+    """
+
+    name: ClassVar[str] = "pvera"
+    title: ClassVar[str] = "PVeRA"
+    source: ClassVar[str] = "Fillioux et al. 2025, 2512.07703"
+    peft_class: ClassVar[str] = "PveraConfig"
+    peft_fields: ClassVar[Mapping[str, str]] = {"rank": "r", "initial_d": "d_initial"}
+    capacity_field: ClassVar[str | None] = "rank"
+    takes_4bit: ClassVar[bool] = True
+
+    rank: int = Field(default=256, ge=1)
+    initial_d: float = Field(default=0.1, gt=0)
+
+    def layer_parameters(self, outputs: int, inputs: int) -> int:
+        """The vectors b and d."""
+        return outputs + 2 * self.rank
+
+    def frozen_parameters(self, shape: ModelShape) -> int:
+        """A and B, as large as the largest layers."""
+        outputs, inputs = zip(*self._sizes(shape), strict=True)
+        return self.rank * (2 * max(inputs) + max(outputs))

@@ -1,0 +1,48 @@
+"""VB-LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+
+from trainables.decoder_shape import ModelShape
+from trainables.methods.peft_method import PeftMethod
+
+
+class VbLora(PeftMethod):
+    """W0 + B A whose parts are mixtures of the vectors of one bank, by a softmax over the top few.
+
+    Attributes:
+        rank: R of A (R, I) and B (O, R).
+        vectors: number of vectors in the bank.
+        vector_length: it must divide the inputs and outputs of each adapted layer.
+        top: how many vectors are mixed.
+    """
+
+    name: ClassVar[str] = "vblora"
+    title: ClassVar[str] = "VB-LoRA"
+    source: ClassVar[str] = "Li et al. 2024, 2405.15179"
+    peft_class: ClassVar[str] = "VBLoRAConfig"
+    peft_fields: ClassVar[Mapping[str, str]] = {
+        "rank": "r",
+        "vectors": "num_vectors",
+        "vector_length": "vector_length",
+        "top": "topk",
+    }
+    capacity_field: ClassVar[str | None] = "rank"
+    starts_at_base: ClassVar[bool] = False
+
+    rank: int = Field(default=4, ge=1)
+    vectors: int = Field(default=256, ge=2)
+    vector_length: int = Field(default=32, ge=1)
+    top: int = Field(default=2, ge=1)
+
+    def layer_parameters(self, outputs: int, inputs: int) -> int:
+        """A logit for each part and each vector."""
+        return self.rank * (outputs + inputs) // self.vector_length * self.vectors
+
+    def parameters(self, shape: ModelShape) -> int:
+        """The logits and the bank."""
+        return super().parameters(shape) + self.vectors * self.vector_length
