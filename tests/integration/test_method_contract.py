@@ -126,7 +126,8 @@ def train(model: Any, method: Method) -> None:
 
 def test_it_starts_at_the_base_or_says_so(trained: Trained, fresh: Any) -> None:
     difference = (trained.at_start - logits(fresh)).abs().max()
-    assert (difference <= 1e-5) == trained.method.starts_at_base
+    # Reflections and singular vectors that cancel at the start leave the rounding of fp32.
+    assert (difference <= 1e-4) == trained.method.starts_at_base
 
 
 def test_training_changes_what_the_model_computes(trained: Trained) -> None:
@@ -151,9 +152,17 @@ def test_plain_peft_reloads_and_merges_it(trained: Trained, fresh: Any) -> None:
     model = peft.PeftModel.from_pretrained(copy.deepcopy(fresh), trained.folder).eval()
     torch.testing.assert_close(logits(model), trained.at_end, atol=1e-5, rtol=0)
     if trained.method.merges:
-        expected = logits(model.double())  # in fp32 rounding alone is 5e-5
+        expected = logits(in_double(model))  # in fp32 rounding alone is 5e-5
         merged = model.merge_and_unload(safe_merge=True)
         torch.testing.assert_close(logits(merged), expected, atol=1e-5, rtol=0)
+
+
+def in_double(model: Any) -> Any:
+    """The model in double precision, and with it layers that have a note of their dtype."""
+    for module in model.modules():
+        if vars(module).get("dtype") == torch.float32:
+            module.dtype = torch.float64
+    return model.double()
 
 
 def test_it_has_as_many_parameters_as_it_says(trained: Trained) -> None:
@@ -164,9 +173,13 @@ def test_it_has_as_many_parameters_as_it_says(trained: Trained) -> None:
 
 
 def test_the_update_that_is_read_is_what_merging_adds(trained: Trained, fresh: Any) -> None:
+    if not trained.method.merges:
+        pytest.skip("it has no update of the base's weights")
     model = peft.PeftModel.from_pretrained(copy.deepcopy(fresh), trained.folder)
     merged = model.merge_and_unload().state_dict()
     for module, tensors in saved_tensors(trained.folder, fresh).items():
+        if f"{module}.weight" not in merged:
+            continue  # what layers share
         base_OI = fresh.get_submodule(module).weight.detach()
         update = trained.method.stored_update(tensors, base_OI)
         if update is None:

@@ -40,5 +40,5 @@ class AdaMss(PeftMethod):
         return self.subspace_rank * (self.subspaces * rank + outputs)
 
     def frozen_layer_parameters(self, outputs: int, inputs: int) -> int:
-        """V."""
-        return min(self.rank, outputs, inputs) * inputs
+        """V, and the outputs in the order of their clusters."""
+        return min(self.rank, outputs, inputs) * inputs + outputs

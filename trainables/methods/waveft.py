@@ -42,3 +42,7 @@ class WaveFt(PeftMethod):
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """The coefficients."""
         return self.frequencies
+
+    def frozen_layer_parameters(self, outputs: int, inputs: int) -> int:
+        """Their rows and columns."""
+        return 2 * self.frequencies
