@@ -5,15 +5,6 @@ from __future__ import annotations
 import optuna
 
 
-def generation_key() -> str:
-    """The key under which NSGA-II keeps a trial's generation.
-
-    Why: trials that are added from records, instead of asked for, have no generation, and a study
-    that was rebuilt would go on with other points. Upstream: not reported.
-    """
-    return str(optuna.samplers.NSGAIISampler._get_generation_key())
-
-
 def newest_trial(study: optuna.Study) -> optuna.Trial:
     """The trial that was last added, to which its result can be reported.
 

@@ -33,8 +33,8 @@ def read_shape(model: ModelConfig) -> ModelShape | None:
     return _shape(config_json(model, may_fetch=model.shape is None)) or model.shape
 
 
-def target_module_faults(model: ModelConfig, names: Iterable[str]) -> list[Fault]:
-    """Target modules of LoRA that the model's own files show it has not.
+def target_module_faults(model: ModelConfig, field: str, names: Iterable[str]) -> list[Fault]:
+    """Target modules of a field that the model's own files show it has not.
 
     Loading the model shows it of any architecture, with which a sweep begins on its cluster.
     """
@@ -43,7 +43,7 @@ def target_module_faults(model: ModelConfig, names: Iterable[str]) -> list[Fault
     if not absent or _shape(config_json(model, may_fetch=model.shape is None)) is None:
         return []
     rule = f"the model has no {', '.join(absent)}"
-    return [Fault("search.lora.target_modules", rule, f"it has {', '.join(_LINEAR)}")]
+    return [Fault(field, rule, f"it has {', '.join(_LINEAR)}")]
 
 
 def architecture(model: ModelConfig) -> str | None:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from trainables.errors import Fault, did_you_mean
 from trainables.storage.locations import is_local
 from trainables.workers.gpu_types import SMALLEST_SHARE
-from tune.config.search_config import LogUniform
+from tune.config.choices import LogUniform
+from tune.config.recipe_checks import recipe_contradictions
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_metrics import defined_metrics, missing_input, unlogged_metrics
 
@@ -17,30 +18,22 @@ _BETTER = {"min": "lower it is", "max": "higher it is"}
 
 def contradictions(config: SweepConfig) -> list[Fault]:
     """Every way in which sections of a sweep file contradict each other."""
-    checks = (_bits, _batches, _gpus, _data, _metrics, _sampler, _objectives, _bounds, _weights)
-    return [fault for check in (*checks, _first_points) for fault in check(config)]
-
-
-def _bits(config: SweepConfig) -> Iterator[Fault]:
-    if config.model.load_in_4bit and config.search.full:
-        yield Fault(
-            "search.full",
-            "must be null, as weights of 4 bits are not trained, got model.load_in_4bit: true",
-            "search it in a sweep of its own, without load_in_4bit",
-        )
+    checks = (recipe_contradictions, _batches, _gpus, _data, _metrics, _sampler, _objectives)
+    checks += (_bounds, _weights, _first_points)
+    return [fault for check in checks for fault in check(config)]
 
 
 def _batches(config: SweepConfig) -> Iterator[Fault]:
-    for method in config.search.methods:
-        field, sizes = config.batch_sizes(method)
-        workers, micro = config.resources.of(method).workers, config.train.micro_batch_size
+    for recipe in config.search.recipes:
+        field, sizes = config.batch_sizes(recipe)
+        workers, micro = config.recipe_resources(recipe).workers, config.train.micro_batch_size
         per_pass = micro * workers
         for size in sizes:
             if size % per_pass:
                 yield Fault(
                     field,
                     "must be a multiple of train.micro_batch_size x "
-                    f"resources.{method}.workers = {per_pass}, got {size}",
+                    f"{config.resources_field(recipe)}.workers = {per_pass}, got {size}",
                     f"raise it to {size + -size % per_pass}"
                     if size % workers
                     else f"set train.micro_batch_size to {math.gcd(micro, size // workers)}",
@@ -49,23 +42,25 @@ def _batches(config: SweepConfig) -> Iterator[Fault]:
 
 def _gpus(config: SweepConfig) -> Iterator[Fault]:
     """A worker trains on one GPU, or on a share of one if it is its trial's only worker."""
-    resources = {method: config.resources.of(method) for method in config.search.methods}
-    typed = [method for method, own in resources.items() if own.accelerator_type]
-    for method, own in resources.items():
-        field, gpus = f"resources.{method}.gpus_per_worker", own.gpus_per_worker
+    resources = {
+        config.resources_field(r): config.recipe_resources(r) for r in config.search.recipes
+    }
+    typed = [section for section, own in resources.items() if own.accelerator_type]
+    for section, own in resources.items():
+        field, gpus = f"{section}.gpus_per_worker", own.gpus_per_worker
         if own.accelerator_type and gpus == 0:
             rule = f"must be above 0 on {own.accelerator_type}, got 0"
             yield Fault(field, rule, "leave accelerator_type out to train on CPUs")
         elif typed and not own.accelerator_type and gpus != 0:
             yield Fault(
-                f"resources.{method}.accelerator_type",
-                f"must be given as resources.{typed[0]} has one, got none",
+                f"{section}.accelerator_type",
+                f"must be given as {typed[0]} has one, got none",
                 "else its trials may take the GPUs of that type",
             )
         if gpus is None or gpus in (0, 1):
             continue
         if gpus > 1:
-            remedy = f"set resources.{method}.workers for a trial on several"
+            remedy = f"set {section}.workers for a trial on several"
             yield Fault(field, f"a worker trains on one GPU, got {gpus:g}", remedy)
         elif gpus < SMALLEST_SHARE:
             yield Fault(field, f"must be 0 or at least {SMALLEST_SHARE:g}, got {gpus:g}")
@@ -105,17 +100,12 @@ def _metrics(config: SweepConfig) -> Iterator[Fault]:
 
 
 def _sampler(config: SweepConfig) -> Iterator[Fault]:
-    methods = config.search.methods
-    if config.sampler == "nsga2" and len(methods) > 1:
-        # It crosses only what all trials share, which for two methods is the method alone.
-        rule = f"nsga2 searches one method, got {' and '.join(methods)}"
-        yield Fault("sampler", rule, "take tpe, or search one method")
     if config.sampler != "grid":
         return
-    for method in methods:
-        if isinstance(config.search.space(method).learning_rate, LogUniform):
+    for recipe in config.search.recipes:
+        if isinstance(config.search.space(recipe).learning_rate, LogUniform):
             yield Fault(
-                f"search.{method}.learning_rate",
+                f"search.{recipe}.learning_rate",
                 "a grid needs a list of values, got a range",
                 "write [1e-4, 3e-4, 1e-3] or choose another sampler",
             )

@@ -53,15 +53,15 @@ def _own_rules(settings: dict[str, Any]) -> Iterator[Fault]:
         rule = "must be left out, as the sweep would record it and send it to W&B"
         yield Fault(f"{_FIELD}.comet.api_key", rule, "export COMET_API_KEY instead")
     if "scheduler" in settings:
-        rule = "must hold no scheduler, so that all methods have the same one"
+        rule = "must hold no scheduler, so that all recipes have the same one"
         yield Fault(_FIELD, rule, "leave it out; set train.schedule and train.warmup")
     if "optimizer" in settings:
         kind, params = (_value(settings, f"optimizer.{key}") for key in ("type", "params"))
         if str(kind).lower() not in ("adam", "adamw"):
-            rule = f"must be AdamW, the optimizer of LoRA trials, got {as_written(kind)}"
+            rule = f"must be AdamW, the optimizer of all other trials, got {as_written(kind)}"
             yield Fault(f"{_FIELD}.optimizer.type", rule, "or leave the optimizer out")
         for key in set(params if isinstance(params, dict) else ()) - {*_ADAMW}:
-            rule = "must be left out, so that all methods have the same optimizer"
+            rule = "must be left out, so that all recipes have the same optimizer"
             yield Fault(f"{_FIELD}.optimizer.params.{key}", rule, f"known: {', '.join(_ADAMW)}")
 
 
@@ -80,21 +80,22 @@ def _set_by_sweep(config: SweepConfig) -> dict[str, tuple[tuple[Any, ...], str]]
 
     No micro-batch agrees, since it is reduced in a trial that runs out of memory.
     """
-    train, full = config.train, config.search.full
+    train, search = config.train, config.search
+    spaces = [search.space(each) for each in search.recipes if search.method(each).changes_base]
     micro_batch = "leave micro-batches to train.micro_batch_size"
-    optimizer = "have the optimizer that LoRA trials have"
+    optimizer = "have the optimizer that all other trials have"
     precision = "leave the precision to model.dtype"
     return {
         "optimizer.params.lr": ((), "leave the learning rate to the search"),
         "train_batch_size": (
-            () if full and full.batch_size else (train.batch_size,),
+            () if any(space.batch_size for space in spaces) else (train.batch_size,),
             "leave batches to train.batch_size",
         ),
         "train_micro_batch_size_per_gpu": ((), micro_batch),
         "gradient_accumulation_steps": ((), micro_batch),
         "gradient_clipping": ((train.max_grad_norm,), "leave clipping to train.max_grad_norm"),
         "optimizer.params.weight_decay": (
-            () if full and full.weight_decay else (train.weight_decay,),
+            () if any(space.weight_decay for space in spaces) else (train.weight_decay,),
             "leave weight decay to train.weight_decay",
         ),
         "optimizer.params.adam_w_mode": ((True,), optimizer),

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from trainables.config import Frozen, Method
+from trainables.config import Frozen
 from trainables.workers.gpu_types import SMALLEST_SHARE
 
 
@@ -50,16 +50,21 @@ class BudgetConfig(Frozen):
     checkpoint_gib: float | None = Field(default=None, gt=0)
 
 
-class MethodResources(Frozen):
-    """What one trial of a method takes.
+class RecipeResources(Frozen):
+    """What one trial of a recipe takes, or a host of several packed trials.
 
     Attributes:
-        workers: processes that train it together. With LoRA each has a copy of the whole base. One
-            GPU must hold the base in any case, for its evaluation.
+        workers: processes that train it together. With an adapter each has a copy of the whole
+            base. One GPU must hold the base in any case, for its evaluation.
         gpus_per_worker: 1, or a share such as 0.25 if several trials train on one GPU; default 1
             if the cluster has GPUs, else 0.
         cpus_per_worker: cores.
         accelerator_type: type of its GPUs as `ray status` shows it, such as H100; default any.
+        slots: trials that train together on one copy of the base, in shared passes: a number, 0
+            to train each on its own, or `auto` for the number measured to finish the sweep
+            soonest on the hosts that are up (on one host if the cluster can still grow).
+            `workers`, GPUs and CPUs are those of all slots together. With `auto`, what a sampler
+            has seen when it draws depends on the measurement.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -68,24 +73,13 @@ class MethodResources(Frozen):
     gpus_per_worker: float | None = None
     cpus_per_worker: float = Field(default=1, ge=SMALLEST_SHARE)
     accelerator_type: str | None = Field(default=None, min_length=1)
-
-
-class LoraResources(MethodResources):
-    """What a LoRA trial takes, or a host of several packed trials.
-
-    Attributes:
-        slots: LoRA trials that train together on one copy of the base, in shared passes: a
-            number, 0 to train each on its own, or `auto` for the number measured to finish the
-            sweep soonest on the hosts that are up (on one host if the cluster can still grow).
-            `workers`, GPUs and CPUs are those of all slots together. With `auto`, what a sampler
-            has seen when it draws depends on the measurement.
-    """
-
     slots: Slots = 0
 
 
 class ResourcesConfig(Frozen):
-    """Resources per trial and method, and how many trials may run in parallel.
+    """Resources per trial of each recipe, and how many trials may run in parallel.
+
+    The other keys are recipes, or methods for their recipes without a key of their own.
 
     Attributes:
         max_concurrent: how many trials may run in parallel. Default: as many as fit.
@@ -93,11 +87,21 @@ class ResourcesConfig(Frozen):
             evaluation. Default: all that the cluster has.
     """
 
-    lora: LoraResources = LoraResources()
-    full: MethodResources = MethodResources()
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, RecipeResources] = Field(init=False)
+
     max_concurrent: int | None = Field(default=None, ge=1)
     max_gpus: int | None = Field(default=None, ge=0)
 
-    def of(self, method: Method) -> MethodResources:
-        """The resources of one method."""
-        return self.lora if method == "lora" else self.full
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The recipes and methods that have resources of their own."""
+        return tuple(self.__pydantic_extra__)
+
+    def key(self, recipe: str, method: str) -> str:
+        """The name that a recipe's resources are given under; its own if there are none."""
+        return next((name for name in (recipe, method) if name in self.names), recipe)
+
+    def of(self, recipe: str, method: str) -> RecipeResources:
+        """The resources of a recipe: its own, else those of its method."""
+        return self.__pydantic_extra__.get(self.key(recipe, method), RecipeResources())

@@ -16,7 +16,7 @@ from trainables.data.rows import (
 )
 from trainables.errors import Fault, UserError, collecting
 from trainables.models.load_errors import FETCH_AGAIN, adapter_fault
-from trainables.models.model_shape import config_json, target_module_faults
+from trainables.models.model_shape import config_json
 from trainables.models.quantised_files import quantisation_faults
 from trainables.storage.locations import (
     PACKAGE_SCHEME,
@@ -29,6 +29,7 @@ from trainables.storage.locations import (
 from trainables.storage.storage import Location, is_address
 from tune.config.deepspeed_settings import deepspeed_faults
 from tune.config.input_files import named_inputs, named_paths
+from tune.config.recipe_checks import base_faults
 from tune.config.sweep_config import SweepConfig
 
 
@@ -57,10 +58,7 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
         faults.append(Fault("model.load_in_4bit", rule, "pip install bitsandbytes, on every node"))
     # Fetched once: the memory estimate reads it too, and a silent hub costs seconds.
     faults += quantisation_faults(config.model, config_json(config.model, may_fetch=True))
-    if config.search.lora:
-        choices = config.search.lora.target_modules
-        named = [name for modules in choices if modules != "all-linear" for name in modules]
-        faults += target_module_faults(config.model, named)
+    faults += base_faults(config)
     if config.inspect and isinstance(output_dir, str):
         rule = f"needs the sweep in a folder, got {output_dir}"
         remedy = "leave it out; copy the sweep to a folder afterwards: `python -m analysis inspect`"

@@ -1,218 +1,151 @@
-"""The `search` section of a sweep file: the methods and the space of each."""
+"""The `search` section of a sweep file: the recipes and the space of each."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    Tag,
-    model_serializer,
-    model_validator,
-)
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from trainables.config import Frozen, Method, TrainConfig
-from trainables.errors import Fault, as_written, nearest
+from trainables.config import Frozen
+from trainables.errors import Fault, as_written, did_you_mean
+from trainables.methods import METHODS, Method
+from tune.config.choices import choices_text, find_choice, is_searched
+from tune.config.recipe_space import SPACES, LossSpace, RecipeSpace
 
-
-class LogUniform(Frozen):
-    """A range searched on a log scale, both ends included."""
-
-    low: float = Field(gt=0)
-    high: float = Field(gt=0, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _low_is_below_high(self) -> LogUniform:
-        if self.low >= self.high:
-            raise ValueError(f"low must be below high, got {self.low} and {self.high}")
-        return self
+LOSS = "loss"
 
 
-def _values(value: Any) -> Any:
-    """A single value stands for a list of one."""
-    return value if isinstance(value, (list, tuple, dict)) else [value]
+def _method_tag(space: Any) -> str | None:
+    """The tag of a space's class; None if it is no section, which has no tag."""
+    method = space.get("method") if isinstance(space, dict) else getattr(space, "method", None)
+    return None if method is None else f"<{method}>"
 
 
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    repeated = next((value for value in values if values.count(value) > 1), None)
-    if repeated is not None:
-        raise ValueError(f"values must be distinct, got {repeated} more than once")
-    return values
-
-
-def _module_choice(value: Any) -> Any:
-    is_list = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
-    if value != "all-linear" and not (is_list and value):
-        remedy = "a list of two reads [q_proj, v_proj], and [[q_proj, v_proj]] as the only choice"
-        if value == "all" or nearest(value, ["all-linear"], 0.8):  # LLaMA-Factory says all
-            remedy = "did you mean all-linear?"
-        raise ValueError(f"must be all-linear or a list of module names, got {value!r}; {remedy}")
-    # The order of the names does not matter, nor does a list around all-linear.
-    return "all-linear" if set(value) == {"all-linear"} or not is_list else sorted(set(value))
-
-
-def _range_or_list(value: Any) -> str:
-    return "<range>" if isinstance(value, (dict, LogUniform)) else "<list>"
-
-
-_Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Count = Annotated[int, Field(ge=1)]
-_Share = Annotated[float, Field(ge=0, lt=1)]
-_Decay = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Modules = Annotated[Literal["all-linear"] | tuple[str, ...], BeforeValidator(_module_choice)]
-_Value = TypeVar("_Value")
-Choices = Annotated[
-    tuple[_Value, ...],
-    Field(min_length=1),
-    AfterValidator(_distinct),
-    BeforeValidator(_values),
-]
-# The tags keep pydantic from trying both members and reporting errors for each.
-LearningRates = Annotated[
-    Annotated[LogUniform, Tag("<range>")] | Annotated[Choices[_Rate], Tag("<list>")],
-    Discriminator(_range_or_list),
-]
-
-
-class MethodSpace(Frozen):
-    """The axes of every method, and all those of full fine-tuning; one value is a constant.
-
-    Attributes:
-        learning_rate: `{low, high}` on a log scale, or a list of values.
-        batch_size, epochs, warmup, weight_decay: replace those of `train`.
-    """
-
-    learning_rate: LearningRates
-    batch_size: Choices[_Count] | None = None
-    epochs: Choices[_Rate] | None = None
-    warmup: Choices[_Share] | None = None
-    weight_decay: Choices[_Decay] | None = None
-
-
-# Axes that replace a key of `train`.
-TRAIN_AXES = tuple(axis for axis in MethodSpace.model_fields if axis in TrainConfig.model_fields)
-
-
-class LoraSpace(MethodSpace):
-    """The search space of LoRA.
-
-    Attributes:
-        rank: values to choose from.
-        alpha: values to choose from; exactly one of this and `alpha_ratio` is given.
-        alpha_ratio: values of alpha / rank to choose from.
-        target_modules: choices, each `all-linear` or a list of module names.
-    """
-
-    rank: Choices[_Count]
-    alpha: Choices[_Rate] | None = None
-    alpha_ratio: Choices[_Rate] | None = None
-    target_modules: Choices[_Modules] = ("all-linear",)
-    dropout: Choices[_Share] = (0.0,)
-    rslora: Choices[bool] = (False,)
-    dora: Choices[bool] = (False,)
-
-    @model_validator(mode="after")
-    def _one_rule_for_alpha(self) -> LoraSpace:
-        if (self.alpha is None) == (self.alpha_ratio is None):
-            given = "neither" if self.alpha is None else "both; null takes one back"
-            raise ValueError(f"give exactly one of alpha and alpha_ratio, got {given}")
-        return self
-
-
-class FirstPoint(Frozen):
-    """A point that is tried before those that the sampler draws, such as today's settings.
-
-    Attributes:
-        method: may be left out if only one is searched.
-        rank, ...: a value of each axis of the method; axes with one value may be left out.
-    """
-
-    method: Method | None = None
-    rank: _Count | None = None
-    alpha: _Rate | None = None
-    alpha_ratio: _Rate | None = None
-    target_modules: _Modules | None = None
-    dropout: _Share | None = None
-    rslora: bool | None = None
-    dora: bool | None = None
-    learning_rate: _Rate | None = None
-    batch_size: _Count | None = None
-    epochs: _Rate | None = None
-    warmup: _Share | None = None
-    weight_decay: _Decay | None = None
-
-    @model_serializer
-    def given(self) -> dict[str, Any]:
-        """What the point says, as the sweep file has it."""
-        return {name: value for name, value in self if value is not None}
+if TYPE_CHECKING:
+    AnySpace = RecipeSpace
+else:
+    _tagged = [Annotated[space, Tag(f"<{name}>")] for name, space in SPACES.items()]
+    AnySpace = Annotated[reduce(or_, _tagged), Discriminator(_method_tag)]
 
 
 class SearchConfig(Frozen):
-    """Which methods are searched, each over its own space.
+    """Which recipes are searched, each over its own space; the keys are their names.
 
     Attributes:
-        first: points of these spaces to try before the sampler's own, in this order. Points that
+        first: points of these spaces to try before the sampler's own, in this order. Each gives a
+            value of every axis that is searched, and `recipe` if there are several. Points that
             the sweep has tried, whatever the outcome, are not tried again.
+        balance: whether every recipe gets the same number of trials and a sampler of its own;
+            default: with more than two recipes.
     """
 
-    lora: LoraSpace | None = None
-    full: MethodSpace | None = None
-    first: tuple[FirstPoint, ...] = ()
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, AnySpace] = Field(init=False)
+
+    first: tuple[dict[str, Any], ...] = ()
+    balance: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_methods(cls, values: Any) -> Any:
+        """A recipe without a method has that of its name; null takes a recipe back."""
+        if not isinstance(values, dict):
+            return values
+        return {
+            key: {"method": key} | _without_null_method(value)
+            if isinstance(value, dict) and key not in cls.model_fields
+            else value
+            for key, value in values.items()
+            if value is not None or key in cls.model_fields
+        }
 
     @model_validator(mode="after")
-    def _searches_something(self) -> SearchConfig:
-        if not self.methods:
-            raise ValueError("give a space for at least one method: lora, full")
+    def _searches_something(self) -> Self:
+        if not self.recipes:
+            known = f"known methods: {', '.join(METHODS.names)}"
+            raise ValueError(f"give a space for at least one recipe; {known}")
         return self
 
     @property
-    def methods(self) -> tuple[Method, ...]:
-        """The methods that have a space."""
-        return tuple(name for name in ("lora", "full") if getattr(self, name) is not None)
+    def recipes(self) -> tuple[str, ...]:
+        """Names of the recipes, in the order of the file."""
+        return tuple(self.__pydantic_extra__)
 
-    def space(self, method: Method) -> MethodSpace:
-        """The space of one method."""
-        space: MethodSpace | None = self.lora if method == "lora" else self.full
-        assert space is not None  # noqa: S101 - methods come from `methods`
-        return space
+    @property
+    def is_balanced(self) -> bool:
+        """Whether every recipe gets the same number of trials."""
+        return len(self.recipes) > 2 if self.balance is None else self.balance
 
-    def choices(self, method: Method) -> Iterator[tuple[str, Any]]:
-        """Every axis of a method that the sweep file gives, with its choices."""
-        space = self.space(method)
-        own = [axis for axis in type(space).model_fields if axis not in MethodSpace.model_fields]
-        for axis in (*own, *MethodSpace.model_fields):
-            if (choices := getattr(space, axis)) is not None:
-                yield axis, choices
+    def space(self, recipe: str) -> RecipeSpace:
+        """The space of one recipe."""
+        return self.__pydantic_extra__[recipe]
 
-    def first_settings(self, point: FirstPoint) -> tuple[Method, dict[str, Any]]:
-        """The method of one of `first`, and its choice on every axis that is searched."""
-        method = point.method or self.methods[0]
-        axes = [(axis, choices) for axis, choices in self.choices(method) if is_searched(choices)]
-        return method, {axis: find_choice(choices, getattr(point, axis)) for axis, choices in axes}
+    def method(self, recipe: str) -> type[Method]:
+        """The method of one recipe."""
+        return self.space(recipe).kind
+
+    def only(self, recipe: str) -> SearchConfig:
+        """The search of one recipe, with the first points that are its own."""
+        first = [point for point in self.first if self.point_recipe(point) == recipe]
+        return SearchConfig.model_validate({recipe: self.space(recipe), "first": first})
+
+    def choices(self, recipe: str) -> Iterator[tuple[str, Any]]:
+        """Every axis of a recipe that the sweep file gives, with its choices.
+
+        Those of its losses are named `talr/floor` and count only with that loss.
+        """
+        space = self.space(recipe)
+        yield from space.choices()
+        yield LOSS, tuple(space.losses)
+        for loss, own in space.losses.items():
+            yield from loss_choices(loss, own)
+
+    def grid_size(self, recipe: str) -> int:
+        """Number of distinct points of a recipe whose axes are all lists."""
+        space = self.space(recipe)
+        losses = sum(_points(own.choices()) for own in space.losses.values())
+        return losses * _points(space.choices())
+
+    def point_recipe(self, point: Mapping[str, Any]) -> str | None:
+        """The recipe of one of `first`; None if it does not say."""
+        named = point.get("recipe", point.get("method"))
+        return self.recipes[0] if named is None and len(self.recipes) == 1 else named
+
+    def first_settings(self, point: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The recipe of one of `first`, and its choice on every axis that is searched."""
+        recipe = self.point_recipe(point)
+        assert recipe is not None  # noqa: S101 - `first_faults` has seen to it
+        given = self._given(recipe, point)
+        return recipe, {
+            axis: find_choice(choices, given[axis])
+            for axis, choices in self._counting(recipe, given)
+            if is_searched(choices)
+        }
 
     def first_faults(self) -> Iterator[Fault]:
         """Points of `first` that are outside these spaces."""
         for i, point in enumerate(self.first):
             yield from self._point_faults(point, f"search.first.{i}")
 
-    def _point_faults(self, point: FirstPoint, field: str) -> Iterator[Fault]:
-        given = point.given()
-        method = given.pop("method", self.methods[0] if len(self.methods) == 1 else "none")
-        if method not in self.methods:
-            rule = f"must be {' or '.join(self.methods)}, got {method}"
-            yield Fault(f"{field}.method", rule)
+    def _point_faults(self, point: dict[str, Any], field: str) -> Iterator[Fault]:
+        recipe = self.point_recipe(point)
+        if recipe not in self.recipes:
+            key = "recipe" if "recipe" in point else "method"
+            rule = f"must be {' or '.join(self.recipes)}, got {recipe or 'none'}"
+            yield Fault(f"{field}.{key}", rule, did_you_mean(recipe, self.recipes))
             return
-        space, known = f"search.{method}", dict(self.choices(method))
+        given = self._given(recipe, point)
+        space, known = f"search.{recipe}", dict(self._counting(recipe, given))
         for axis, value in given.items():
             place = f"{field}.{axis}"
             if axis not in known:
                 rule = f"is no axis of {space}, got {as_written(value)}"
-                yield Fault(place, rule, f"known: {', '.join(known)}")
+                remedy = did_you_mean(axis, known) or f"known: {', '.join(known)}"
+                yield Fault(place, rule, remedy)
             elif find_choice(known[axis], value) is None:
                 rule = f"must be in {choices_text(known[axis])}, got {as_written(value)}"
                 yield Fault(place, rule, f"let {space}.{axis} include it")
@@ -221,23 +154,48 @@ class SearchConfig(Frozen):
                 remedy = f"take it from {choices_text(choices)}"
                 yield Fault(f"{field}.{axis}", "is required and absent", remedy)
 
+    def _given(self, recipe: str, point: Mapping[str, Any]) -> dict[str, Any]:
+        """A point's values by axis, as trials are given them; `loss: {talr: {floor: 0.1}}`."""
+        space = self.space(recipe)
+        given = {}
+        for axis, value in point.items():
+            if axis in ("recipe", "method"):
+                continue
+            if axis == LOSS and isinstance(value, dict) and len(value) == 1:
+                ((loss, own),) = value.items()
+                given |= {LOSS: loss, **{f"{loss}/{key}": own[key] for key in own or ()}}
+            else:
+                given[axis] = _as_given(space, axis, value)
+        return given
 
-def is_searched(choices: Any) -> bool:
-    """Whether an axis has more than one value."""
-    return isinstance(choices, LogUniform) or len(choices) > 1
+    def _counting(self, recipe: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """The axes that count for a point: those of its own loss, but of no other."""
+        losses = tuple(self.space(recipe).losses)
+        loss = given.get(LOSS, losses[0])
+        for axis, choices in self.choices(recipe):
+            if "/" not in axis or axis.startswith(f"{loss}/"):
+                yield axis, choices
 
 
-def find_choice(choices: Any, value: Any) -> Any:
-    """The choice that a value stands for; None if there is none."""
-    if isinstance(choices, LogUniform):
-        return value if choices.low <= value <= choices.high else None
-    if isinstance(value, float):  # a ratio of alpha to rank comes back rounded
-        return next((choice for choice in choices if math.isclose(choice, value)), None)
-    return next((choice for choice in choices if choice == value), None)
+def _points(axes: Iterable[tuple[str, Any]]) -> int:
+    return math.prod(len(choices) for _, choices in axes)
 
 
-def choices_text(choices: Any) -> str:
-    """The values of an axis, such as `4, 8` or `1e-05 to 0.001`."""
-    if isinstance(choices, LogUniform):
-        return f"{choices.low:g} to {choices.high:g}"
-    return ", ".join(map(as_written, choices))
+def loss_choices(loss: str, space: LossSpace) -> Iterator[tuple[str, Any]]:
+    """The axes of a loss as those of a recipe, such as `talr/floor`."""
+    for axis, choices in space.choices():
+        yield f"{loss}/{axis}", choices
+
+
+def _as_given(space: RecipeSpace, axis: str, value: Any) -> Any:
+    """A value as trials are given it; as it is if it is none of the axis."""
+    if axis in (LOSS, *type(space).model_fields):
+        try:
+            return value if axis == LOSS else space.read(axis, value)
+        except ValidationError:
+            return value
+    return value
+
+
+def _without_null_method(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: own for key, own in value.items() if key != "method" or own is not None}

@@ -13,12 +13,11 @@ from trainables.config import (
     DeepSpeedConfig,
     EvalSuite,
     Frozen,
-    Method,
     ModelConfig,
     Objective,
     TrainConfig,
 )
-from tune.config.limits import BudgetConfig, ResourcesConfig
+from tune.config.limits import BudgetConfig, RecipeResources, ResourcesConfig
 from tune.config.search_config import SearchConfig
 
 _LONGEST_PROJECT, _NOT_IN_PROJECT = 128, "/\\#?%:"  # W&B's rules
@@ -92,15 +91,14 @@ class SweepConfig(Frozen):
     Attributes:
         constraints: bounds on the final metrics; if no trial keeps all of them, the nearest is
             named and none is recommended.
-        sampler: as in Optuna, but `tpe` starts with points that cover each method's axes evenly,
-            while methods take turns in proportion to their axes. `nsga2` with parallel trials may
-            draw other points after a restart, as the records do not hold the generation.
+        sampler: as in Optuna, but `tpe` starts with points that cover each recipe's axes evenly,
+            while recipes take turns in proportion to their axes.
         warm_start: folders of earlier sweeps with the same model, data and evaluation; the
             sampler learns from their trials that fit this search and were trained the same way,
             with any seed. Not for a grid.
         inspect: inspect the models of the recommended trial, of the Pareto front, and of the
-            best of each rank and of full fine-tuning once the trials are done, as tasks on the
-            workers; `python -m analysis inspect` does the same at any time.
+            best of each recipe and capacity once the trials are done, as tasks on the workers;
+            `python -m analysis inspect` does the same at any time.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]*$", max_length=64)
@@ -111,7 +109,7 @@ class SweepConfig(Frozen):
     search: SearchConfig
     objectives: tuple[Objective, ...] = Field(min_length=1)
     constraints: tuple[Constraint, ...] = ()
-    sampler: Literal["tpe", "random", "grid", "nsga2"] = "tpe"
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
     train: TrainConfig = TrainConfig()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     budget: BudgetConfig = BudgetConfig()
@@ -122,8 +120,16 @@ class SweepConfig(Frozen):
     wandb: WandbConfig = WandbConfig()
     inspect: bool = False
 
-    def batch_sizes(self, method: Method) -> tuple[str, tuple[int, ...]]:
-        """The field that sets a method's batch sizes, and the sizes."""
-        if searched := self.search.space(method).batch_size:
-            return f"search.{method}.batch_size", searched
+    def batch_sizes(self, recipe: str) -> tuple[str, tuple[int, ...]]:
+        """The field that sets a recipe's batch sizes, and the sizes."""
+        if searched := self.search.space(recipe).batch_size:
+            return f"search.{recipe}.batch_size", searched
         return "train.batch_size", (self.train.batch_size,)
+
+    def recipe_resources(self, recipe: str) -> RecipeResources:
+        """The resources of one trial of a recipe."""
+        return self.resources.of(recipe, self.search.method(recipe).name)
+
+    def resources_field(self, recipe: str) -> str:
+        """Where a recipe's resources are set, such as `resources.lora`."""
+        return f"resources.{self.resources.key(recipe, self.search.method(recipe).name)}"

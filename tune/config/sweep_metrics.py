@@ -42,8 +42,10 @@ def missing_input(config: SweepConfig, metric: str) -> str | None:
         return None if suite.general_text else "eval.general_text"
     if metric == metric_keys.KL_BASE_TO_TUNED:
         return None if suite.kl_prompts else "eval.kl_prompts above 0"
-    if metric == metric_keys.MAX_RESERVED and config.search.lora and config.resources.lora.slots:
-        return "resources.lora.slots: 0, as trials in slots share their memory"
+    if metric == metric_keys.MAX_RESERVED:
+        packed = [each for each in config.search.recipes if config.recipe_resources(each).slots]
+        slots = f"{config.resources_field(packed[0])}.slots: 0" if packed else ""
+        return f"{slots}, as trials in slots share their memory" if packed else None
     is_retention = metric.startswith(("forgetting/", "retention/"))
     if is_retention and metric in metric_keys.METRICS and not suite.retention:
         return "tasks in eval.retention"

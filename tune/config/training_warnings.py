@@ -28,15 +28,16 @@ def training_warnings(config: SweepConfig, samples: int | None) -> Iterator[str]
     `samples`: how many there are to train on, if that is known.
     """
     train, data, deepspeed = config.train, config.data, config.deepspeed
-    spaces = map(config.search.space, config.search.methods)
+    search = config.search
+    spaces = map(search.space, search.recipes)
     if train.steps is not None and any(space.epochs is None for space in spaces):
         yield from _replaced(train, "train.epochs", "train.steps")
     if data.validation_path and data.validation_fraction:
         yield from _replaced(data, "data.validation_fraction", "data.validation_path")
-    if deepspeed.config is not None and config.search.full:
+    if deepspeed.config is not None and any(search.method(r).changes_base for r in search.recipes):
         for key in ("zero_stage", "offload_optimizer", "offload_parameters"):
             yield from _replaced(deepspeed, f"deepspeed.{key}", "deepspeed.config")
-    for field, sizes in dict(map(config.batch_sizes, config.search.methods)).items():
+    for field, sizes in dict(map(config.batch_sizes, search.recipes)).items():
         if samples is not None and (larger := [str(size) for size in sizes if size > samples]):
             yield (
                 f"{field} is {' and '.join(larger)}, and there is no more to train on than "
@@ -67,20 +68,22 @@ def held_out_warnings(config: SweepConfig, base: BaseRecord) -> Iterator[str]:
 
 
 def item_warnings(config: SweepConfig, base: BaseRecord, trials: int) -> Iterator[str]:
-    """Fewer in-domain items than can show that a rank suffices, if ranks have enough trials.
+    """Fewer in-domain items than can show that a capacity suffices, if there are enough trials.
 
     `trials`: how many the search has.
     """
-    ranks = len(config.search.lora.rank) if config.search.lora else 0
+    search = config.search
     sizes = [score.items for score in base.scores.values() if score.role == "in_domain"]
-    lora_trials = trials // len(config.search.methods)
-    if ranks < FEWEST_RANKS or lora_trials < ranks * FEWEST_OF_RANK or not sizes:
-        return
-    level = level_of_rank(ranks, FEWEST_OF_RANK)
-    needed = items_needed(sizes, [1 / len(sizes)] * len(sizes), level=level)
-    if sum(sizes) < needed:
-        yield (
-            f"eval.in_domain has {how_many(sum(sizes), 'item')}, too few to show to within "
-            f"{100 * NEGLIGIBLE:g} points that a rank suffices: at least {needed:,} are needed, "
-            "even if ranks do not differ; raise its limit, or add items"
-        )
+    for recipe in search.recipes if sizes else ():
+        name, choices = search.space(recipe).capacities
+        own_trials = trials // len(search.recipes)
+        if len(choices) < FEWEST_RANKS or own_trials < len(choices) * FEWEST_OF_RANK:
+            continue
+        level = level_of_rank(len(choices), FEWEST_OF_RANK)
+        needed = items_needed(sizes, [1 / len(sizes)] * len(sizes), level=level)
+        if sum(sizes) < needed:
+            yield (
+                f"eval.in_domain has {how_many(sum(sizes), 'item')}, too few to show to within "
+                f"{100 * NEGLIGIBLE:g} points that a {name} of {recipe} suffices: at least "
+                f"{needed:,} are needed, even if they do not differ; raise its limit, or add items"
+            )

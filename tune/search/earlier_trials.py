@@ -138,7 +138,7 @@ def _placed(config: SweepConfig, record: TrialRecord) -> TrialRecord:
     Raises:
         Misfit: it is not in the search.
     """
-    params = recorded_params(config.search, config.train, record.config)
+    params = recorded_params(config, record.config)
     trained, own = record.config.deepspeed, config.deepspeed.config
     if trained and deciding_settings(trained.config) != deciding_settings(own):
         raise Misfit("deepspeed.config", "was trained with another deepspeed.config")

@@ -1,6 +1,6 @@
 """The first points of TPE, spread evenly over the search space.
 
-Independent draws would leave some ranks untried and spend half of the trials on a method with a
+Independent draws would leave some ranks untried and spend half of the trials on a recipe with a
 single axis; tests/benchmarks/search_economy.py shows what that costs.
 """
 
@@ -14,7 +14,6 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial
 
-from trainables.config import Method
 from tune.config.search_config import SearchConfig
 from tune.search.space import axes
 
@@ -22,7 +21,7 @@ from tune.search.space import axes
 class InitialDesign(optuna.samplers.RandomSampler):
     """Draws one trial of the design.
 
-    Methods take turns in proportion to their axes. The points of each method are a scrambled Sobol
+    Recipes take turns in proportion to their axes. The points of each recipe are a scrambled Sobol
     sequence (Owen 1998), which covers each axis evenly.
 
     Args:
@@ -34,17 +33,17 @@ class InitialDesign(optuna.samplers.RandomSampler):
     def __init__(self, search: SearchConfig, seed: int, position: int) -> None:
         super().__init__(seed=seed)
         self._search, self._seed = search, seed
-        *before, self._method = _turns(search, max(0, position - len(search.first)) + 1)
-        self._index = before.count(self._method)
+        *before, self._recipe = _turns(search, max(0, position - len(search.first)) + 1)
+        self._index = before.count(self._recipe)
 
     def sample_independent(
         self, study: Any, trial: FrozenTrial, name: str, distribution: BaseDistribution
     ) -> Any:
         """The trial's value on an axis."""
-        names = [axis for axis, _ in axes(self._search, self._method)]
-        if name not in names:  # the method itself, as no other method's axes are asked for
-            return self._method
-        share = _sobol(f"{self._seed}:{self._method}", len(names), self._index)[names.index(name)]
+        names = [axis for axis, _ in axes(self._search, self._recipe)]
+        if name not in names:  # the recipe itself, as no other recipe's axes are asked for
+            return self._recipe
+        share = _sobol(f"{self._seed}:{self._recipe}", len(names), self._index)[names.index(name)]
         if isinstance(distribution, CategoricalDistribution):
             return distribution.choices[int(share * len(distribution.choices))]
         assert isinstance(distribution, FloatDistribution)  # noqa: S101 - the space has no others
@@ -53,12 +52,12 @@ class InitialDesign(optuna.samplers.RandomSampler):
         return min(max(rate, distribution.low), distribution.high)  # they round
 
 
-def _turns(search: SearchConfig, count: int) -> list[Method]:
-    """The methods of the first trials; each is the one that lacks most of its share."""
-    weights = {method: max(1, len(list(axes(search, method)))) for method in search.methods}
+def _turns(search: SearchConfig, count: int) -> list[str]:
+    """The recipes of the first trials; each is the one that lacks most of its share."""
+    weights = {each: max(1, len(list(axes(search, each)))) for each in search.recipes}
     lacks, turns = dict.fromkeys(weights, 0), []
     for _ in range(count):
-        lacks = {method: lacks[method] + weights[method] for method in weights}
+        lacks = {recipe: lacks[recipe] + weights[recipe] for recipe in weights}
         turns.append(max(lacks, key=lacks.__getitem__))
         lacks[turns[-1]] -= sum(weights.values())
     return turns

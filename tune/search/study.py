@@ -13,13 +13,12 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import nsgaii
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from analysis.results.pareto import objective_values
-from trainables.compat.optuna import generation_key, newest_trial
+from trainables.compat.optuna import newest_trial
 from trainables.config import Constraint
 from trainables.records.schema import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
@@ -28,7 +27,6 @@ from tune.search.space import Params, distributions, suggest
 
 logger = logging.getLogger(__name__)
 
-_POPULATION = 20  # trials per generation of NSGA-II
 # What TPE learns from, and from how many trials on; until then, the initial design goes on.
 _LEARNED_FROM = (TrialState.COMPLETE, TrialState.PRUNED)
 _STARTUP = 10
@@ -57,7 +55,7 @@ class _TPESampler(optuna.samplers.TPESampler):
     def _get_params(self, trial: FrozenTrial, study: Any) -> Any:
         """The trial's own parameters.
 
-        Optuna also counts the other methods' parameters that it drew for a running trial. They
+        Optuna also counts the other recipes' parameters that it drew for a running trial. They
         would repel trials from points that nobody trains, and records do not hold them.
         """
         return trial.params
@@ -95,7 +93,6 @@ class Study:
         draws = 2 * _DRAWS if self._config.sampler == "tpe" else _DRAWS
         for draw in range(draws):
             self.optuna.sampler = _sampler(self._config, position, draw, is_starting)
-            self._choose_parents()
             trial = self.optuna.ask()
             params = suggest(self._config.search, partial(_draw, trial))
             if not is_known(params) or draw == draws - 1:
@@ -168,30 +165,7 @@ class Study:
             distributions=distributions(self._config.search, record.params),
             constraints=self._constraints(record, state),
             user_attrs=_attributes(record),
-            system_attrs=self._generation(),
         )
-
-    def _choose_parents(self) -> None:
-        """Have NSGA-II choose each generation's parents before it asks for them.
-
-        It lists parents by rank when it has just chosen them and by number later, and their order
-        decides the next child. Without this a rebuilt search would go on with other points.
-        """
-        sampler = self.optuna.sampler
-        if isinstance(sampler, optuna.samplers.NSGAIISampler):
-            (newest,) = self._generation().values()
-            for generation in range(1, newest + 1):  # each is chosen from the one before
-                sampler.get_parent_population(self.optuna, generation)
-
-    def _generation(self) -> dict[str, int]:
-        """The generation NSGA-II would assign to the next trial; records do not hold it."""
-        if self._config.sampler != "nsga2":
-            return {}
-        key = generation_key()
-        complete = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        generations = [trial.system_attrs.get(key, 0) for trial in complete]
-        newest = max(generations, default=0)
-        return {key: newest + (generations.count(newest) >= _POPULATION)}
 
     def _verdict(self, record: TrialRecord) -> tuple[TrialState, list[float] | None]:
         """The state and values of an outcome.
@@ -271,14 +245,6 @@ def _sampler(
             return optuna.samplers.RandomSampler(seed=seed)
         case "grid":
             return _GridSampler(seed=seed)
-        case "nsga2":
-            # As in Deb et al. 2002; Optuna's default copies rates, so most children are known.
-            return optuna.samplers.NSGAIISampler(
-                seed=seed,
-                population_size=_POPULATION,
-                crossover=nsgaii.SBXCrossover(),
-                mutation=nsgaii.PolynomialMutation(),
-            )
         case "tpe" if draw >= _DRAWS:
             return optuna.samplers.RandomSampler(seed=seed)
         case "tpe" if is_starting and not draw:

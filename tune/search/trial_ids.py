@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.config import Method, TrialConfig
+from trainables.config import TrialConfig
 from trainables.packing.planning import why_not_packed
 from trainables.records.record_paths import SweepFolder
 from tune.config.sweep_config import SweepConfig
@@ -14,8 +14,9 @@ from tune.search.space import (
     Params,
     largest_point,
     learning_rate,
-    lora_config,
+    point_loss,
     point_method,
+    point_recipe,
     train_config,
 )
 
@@ -44,24 +45,24 @@ class TrialMaker:
     def __call__(self, number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
         """A point of the search as a complete trial."""
         config, folder = self.config, self.folder
-        method = point_method(config.search, params)
-        resources = config.resources.of(method)
-        space = config.search.lora if method == "lora" else None
+        recipe, method = point_recipe(config.search, params), point_method(config, params)
+        resources = config.recipe_resources(recipe)
         return TrialConfig(
             trial_id=f"{self.sweep_id}-{number:04d}",
             number=number,
             seed=seed,
             data_seed=config.seed,
+            recipe=recipe,
             method=method,
+            loss=point_loss(config.search, params),
             learning_rate=learning_rate(config.search, params),
-            lora=lora_config(space, params) if space else None,
-            deepspeed=config.deepspeed if method == "full" else None,
+            deepspeed=config.deepspeed if method.changes_base else None,
             model=config.model,
             data=config.data,
             eval=config.eval,
             train=train_config(config.search, config.train, params),
             workers=resources.workers,
-            gpus_per_worker=gpus_per_worker(config, method, self.cluster),
+            gpus_per_worker=gpus_per_worker(config, recipe, self.cluster),
             cpus_per_worker=resources.cpus_per_worker,
             output_dir=folder.absolute(folder.attempt(number, attempt)),
             earlier_attempts=tuple(
@@ -73,17 +74,15 @@ class TrialMaker:
         )
 
 
-def why_no_trial_is_packed(config: SweepConfig) -> str | None:
-    """Why some LoRA point of the search cannot train in a slot; None if all can."""
-    space = config.search.lora
-    if space is None:
-        return "LoRA is not searched"
-    if len(space.target_modules) > 1:
-        return "search.lora.target_modules differ, and slots of one base adapt the same layers"
-    return why_not_packed(largest_trial(config, "lora"))
+def why_no_trial_is_packed(config: SweepConfig, recipe: str) -> str | None:
+    """Why some point of a recipe cannot train in a slot; None if all can."""
+    modules = dict(config.search.choices(recipe)).get("target_modules", ())
+    if len(modules) > 1:
+        return f"search.{recipe}.target_modules differ, and slots of one base adapt the same layers"
+    return why_not_packed(largest_trial(config, recipe))
 
 
-def largest_trial(config: SweepConfig, method: Method) -> TrialConfig:
-    """The trial of a method that takes the most memory, without a folder."""
-    params = largest_point(config, method)
+def largest_trial(config: SweepConfig, recipe: str) -> TrialConfig:
+    """The trial of a recipe that takes the most memory, without a folder."""
+    params = largest_point(config, recipe)
     return TrialMaker.for_estimates(config)(0, params, 1, config.seed)

@@ -1,0 +1,102 @@
+"""Checks of recipes: names, settings, resources, and what they ask of the base model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from pydantic import ValidationError
+
+from trainables.decoder_shape import ModelShape
+from trainables.errors import Fault, did_you_mean
+from trainables.methods import METHODS
+from trainables.models.model_shape import read_shape, target_module_faults
+from tune.config.method_settings import OverBudget, all_settings, method_settings, smallest_method
+from tune.config.recipe_space import PARAMETERS
+from tune.config.sweep_config import SweepConfig
+
+_RECIPE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_\-]*")
+
+
+def recipe_contradictions(config: SweepConfig) -> Iterator[Fault]:
+    """Faults of recipes that the sweep file alone shows."""
+    for check in (_names, _methods, _bits):
+        yield from check(config)
+
+
+def _names(config: SweepConfig) -> Iterator[Fault]:
+    recipes = config.search.recipes
+    for recipe in recipes:
+        if not _RECIPE_NAME.fullmatch(recipe):
+            rule = "must begin with a letter and hold only letters, digits, _ and -"
+            yield Fault(f"search.{recipe}", rule)
+    known = {*recipes, *METHODS.names}
+    for name in config.resources.names:
+        if name not in known:
+            rule = "must be a recipe of this sweep, or a method"
+            remedy = did_you_mean(name, known) or f"recipes: {', '.join(recipes)}"
+            yield Fault(f"resources.{name}", rule, remedy)
+
+
+def _methods(config: SweepConfig) -> Iterator[Fault]:
+    """Settings that a method refuses, and slots for what is never packed."""
+    packable = dict[str, str]()
+    for recipe in config.search.recipes:
+        space, section = config.search.space(recipe), config.resources_field(recipe)
+        made = []
+        try:
+            made = [smallest_method(space, settings) for settings in all_settings(space)]
+        except ValidationError as error:
+            rule, _, remedy = error.errors()[0]["msg"].removeprefix("Value error, ").partition("; ")
+            yield Fault(f"search.{recipe}", rule, remedy)
+        reasons = [method.packed for method in made if isinstance(method.packed, str)]
+        if config.recipe_resources(recipe).slots and made:
+            is_packed = len(reasons) < len(made) or packable.get(section) == ""
+            packable[section] = "" if is_packed else f"{reasons[0]} ({recipe})"
+    for section, reason in packable.items():
+        if reason:
+            yield Fault(f"{section}.slots", f"must be 0, as {reason}", "leave it out")
+
+
+def _bits(config: SweepConfig) -> Iterator[Fault]:
+    for recipe in config.search.recipes if config.model.load_in_4bit else ():
+        method = config.search.method(recipe)
+        if not method.takes_4bit:
+            yield Fault(
+                f"search.{recipe}",
+                f"must be null, as {method.title} does not train on weights of 4 bits, "
+                "got model.load_in_4bit: true",
+                "search it in a sweep of its own, without load_in_4bit",
+            )
+
+
+def base_faults(config: SweepConfig) -> Iterator[Fault]:
+    """Faults of recipes that the shape of the base model shows."""
+    for recipe in config.search.recipes:
+        axes = dict(config.search.choices(recipe))
+        choices = axes.get("target_modules", ())
+        named = [name for modules in choices if not isinstance(modules, str) for name in modules]
+        yield from target_module_faults(config.model, f"search.{recipe}.target_modules", named)
+        if PARAMETERS in axes:
+            yield from _budget_faults(config, recipe, read_shape(config.model))
+
+
+def _budget_faults(config: SweepConfig, recipe: str, shape: ModelShape | None) -> Iterator[Fault]:
+    space, field = config.search.space(recipe), f"search.{recipe}.{PARAMETERS}"
+    if shape is None:
+        capacity = space.kind.capacity_field
+        rule = "needs the shape of the model, which its config.json does not tell"
+        yield Fault(field, rule, f"give model.shape, or {capacity} instead")
+        return
+    too_small: dict[int, int] = {}
+    for settings in all_settings(space):
+        try:
+            method_settings(space, settings, shape)
+        except OverBudget as error:
+            budget = settings[PARAMETERS]
+            too_small[budget] = max(too_small.get(budget, 0), error.least or 0)
+    for budget, least in too_small.items():
+        rule = f"{space.kind.title} has no such {space.kind.capacity_field} on this model"
+        if least:
+            rule = f"must be at least {least:,}, which {space.kind.title} trains, got {budget:,}"
+        yield Fault(field, rule, "raise it, or adapt fewer target_modules")
