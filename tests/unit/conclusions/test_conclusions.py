@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import scipy.stats
+from analysis.report.rank_section import rank_figure
 from builders import repeat_of, with_metrics
 from synthetic_sweep import SyntheticSweep
 
@@ -21,7 +22,6 @@ from analysis.conclusions.conclusion import p_text
 from analysis.item_comparison import Comparison
 from analysis.paper_table import Cell, cell_text, paper_table
 from analysis.report.answer import _range
-from analysis.report.rank_section import rank_figure
 from analysis.shown_sweeps import Results
 from analysis.stats.intervals import Interval, over_items
 from analysis.stats.significance import holm

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from analysis.report.rank_section import rank_figure, rate_figure, step_size_figure
 from builders import with_metrics
 from synthetic_sweep import SyntheticSweep
 
@@ -16,7 +17,6 @@ from analysis.report import cost
 from analysis.report.curves import curves_figure
 from analysis.report.formats import as_markdown
 from analysis.report.page import render
-from analysis.report.rank_section import rank_figure, rate_figure, step_size_figure
 from analysis.report.settings_section import importance_figure
 from analysis.report.task_section import task_figure
 from analysis.report.trade_off_section import (
