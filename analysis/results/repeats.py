@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from analysis.results.pareto import Goals, can_be_taken
 from analysis.results.trade_off import best_trade_off
-from trainables.config import ConfirmConfig, LoraConfig
+from trainables.config import ConfirmConfig
 from trainables.records.schema import TrialRecord, TrialStatus
 
 # Below this p-value a difference counts as shown. (1 - 0.95 is a float above 0.05.)
@@ -20,7 +20,7 @@ SIGNIFICANT = 0.05
 LEVEL = 1 - SIGNIFICANT
 # How a repeat run ends that says something about its point.
 CONCLUSIVE = (TrialStatus.COMPLETE, TrialStatus.DIVERGED)
-Point = tuple[str, LoraConfig | None, tuple[float | None, ...]]
+Point = tuple[object, ...]
 
 
 def find_repeats(trial: TrialRecord, records: Iterable[TrialRecord]) -> list[TrialRecord]:
@@ -105,15 +105,15 @@ def point_of(record: TrialRecord) -> Point:
     Known by what it trained with: a search that has been edited since has other parameters.
     """
     config, train = record.config, record.config.train
-    # An alpha may be given as itself or by its ratio to the rank, which differ by rounding.
-    lora = config.lora and config.lora.model_copy(update={"alpha": _rounded(config.lora.alpha)})
+    settings = [*config.method.model_dump().values(), *config.loss.model_dump().values()]
     length = (train.batch_size, record.epochs, train.steps)
-    rate = (_rounded(config.learning_rate), train.warmup, train.weight_decay)
-    return config.method, lora, (*rate, *length)
+    rate = (config.learning_rate, train.warmup, train.weight_decay)
+    # An alpha may be given as itself or by its ratio to the rank, which differ by rounding.
+    return config.recipe, *map(_rounded, (*settings, *rate, *length))
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.12g}")
+def _rounded(value: object) -> object:
+    return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def half_width(values: Sequence[float], rounding: float = 0.0) -> float | None:
