@@ -2,8 +2,9 @@
 
 A checkpoint is a folder `step_00000040` with
 
-    training.safetensors     each trained parameter in fp32, its moments and its steps; a large
-                             one is split into `training-00001-of-00003.safetensors` and so on
+    training.safetensors     each trained parameter in fp32, its moments and its steps, and the
+                             method's own state; a large one is split into
+                             `training-00001-of-00003.safetensors` and so on
     random_0.safetensors     random state of rank 0, and so on
     progress.json            step, scheduler, measurements so far
     files.json               size and digest of all of the above; written last
@@ -24,7 +25,8 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import load_file, save_file
 
-from trainables.process.collectives import from_each
+from trainables.methods import Method
+from trainables.process.collectives import from_each, is_first_worker
 from trainables.storage.disk import whole_folder
 from trainables.training import optimizer_state, random_state
 from trainables.training.checkpoint_files import FILES, digest
@@ -33,6 +35,7 @@ _TRAINING = "training{suffix}.safetensors"
 _RANDOM = "random_{rank}.safetensors"
 _MOST_IN_A_FILE = "32GB"  # pyarrow uploads 10,000 parts of 10 MiB at most to S3
 _PROGRESS = "progress.json"
+_EXTRA = "method/"
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Snapshot:
     """A copy of a training's state, unaffected by what the training does next.
 
     Attributes:
-        tensors: parameters and moments, whole, on the CPU.
+        tensors: parameters, moments and the method's own state, whole, on the CPU.
         random: each worker's random state, by rank.
         progress: how far the training has come.
     """
@@ -67,9 +70,12 @@ class Snapshot:
     progress: Progress
 
 
-def take(model: Any, optimizer: Any, progress: Progress) -> Snapshot:
+def take(model: Any, optimizer: Any, progress: Progress, method: Method) -> Snapshot:
     """Copy a training's state; every worker calls it, and only the first gets the tensors."""
     tensors = optimizer_state.read(model, optimizer)
+    extra = method.extra_state(model) if is_first_worker() else {}
+    for name, tensor in extra.items():
+        tensors[f"{_EXTRA}{name}"] = tensor.detach().to("cpu", copy=True).contiguous()
     return Snapshot(tensors, from_each(random_state.read()), progress)
 
 
@@ -93,8 +99,8 @@ def load_progress(checkpoint: Path) -> Progress:
     return Progress(**json.loads((checkpoint / _PROGRESS).read_text()))
 
 
-def load_training_state(checkpoint: Path, model: Any, optimizer: Any) -> None:
-    """Restore parameters and optimizer moments.
+def load_training_state(checkpoint: Path, model: Any, optimizer: Any, method: Method) -> None:
+    """Restore the method's own state, parameters and optimizer moments.
 
     Raises:
         KeyError: the checkpoint belongs to another model or adapter.
@@ -103,6 +109,8 @@ def load_training_state(checkpoint: Path, model: Any, optimizer: Any) -> None:
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted(checkpoint.glob(_TRAINING.format(suffix="*"))):
         tensors |= load_file(file)
+    extra = {key: tensors.pop(key) for key in list(tensors) if key.startswith(_EXTRA)}
+    method.load_extra_state(model, {key.removeprefix(_EXTRA): extra[key] for key in extra})
     optimizer_state.restore(model, optimizer, tensors)
 
 

@@ -77,7 +77,8 @@ class Checkpoints:
 
     def _read(self, resumed: Path, progress: checkpoint.Progress) -> None:
         trainer, state = self._trainer, self._trainer.state
-        checkpoint.load_training_state(resumed, trainer.model, trainer.optimizer)
+        method = self._config.method
+        checkpoint.load_training_state(resumed, trainer.model, trainer.optimizer, method)
         _set_schedule(trainer, progress.scheduler)
         state.global_step = progress.step
         continue_logging_at(trainer, progress.step)
@@ -140,7 +141,7 @@ class Checkpoints:
         progress = checkpoint.Progress(
             state.global_step, state.num_input_tokens_seen, _schedule(trainer), self._carry()
         )
-        return checkpoint.take(trainer.model, trainer.optimizer, progress)
+        return checkpoint.take(trainer.model, trainer.optimizer, progress, self._config.method)
 
     def _write(self, snapshot: checkpoint.Snapshot) -> None:
         if not is_first_worker():

@@ -1,21 +1,28 @@
-"""TRL's trainer with the loss of the model's own logits.
+"""TRL's trainer with the trial's method and loss, and the loss of the model's own logits.
 
 TRL computes the loss from the last hidden state with a fused output head. It knows some of the
 scales and caps that models apply to their logits, but not all, and no layer before the head.
+
+Shapes: B samples of S tokens, T labelled tokens, V words.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
+from collections.abc import Callable
 from subprocess import SubprocessError
 from typing import Any
 
 import torch
+from torch.nn.functional import cross_entropy
 from transformers.loss.loss_utils import ForCausalLMLoss
 from trl import SFTTrainer
 
 from trainables.errors import first_line
 from trainables.evaluation.evaluator import evaluating
+from trainables.losses import Loss
+from trainables.methods import Method
 from trainables.process.collectives import agreed
 from trainables.process.lost_process import is_lost_worker
 from trainables.process.out_of_memory import is_out_of_memory
@@ -28,12 +35,17 @@ _ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
 class Trainer(SFTTrainer):
-    """Uses TRL's fused output head only if it computes the model's own logits."""
+    """Uses TRL's fused output head only if it computes the model's own logits.
+
+    The loss that it logs is what is trained, without the method's penalty.
+    """
 
     is_fused = True
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, method: Method, loss: Loss, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self.method, self._trained_loss = method, loss
+        self._penalty: torch.Tensor | None = None
         # Otherwise Transformers gives no count of a step's tokens for models that do not take it,
         # such as Gemma 4, and the loss would be the mean of the micro-batches' means.
         self.model_accepts_loss_kwargs = True
@@ -45,13 +57,52 @@ class Trainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """This micro-batch's share of the step's cross-entropy, in nats/token."""
-        if self.is_fused:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        logits = model(**inputs | {"labels": None, "use_cache": False}).logits.contiguous()
-        loss = ForCausalLMLoss(logits, inputs["labels"], logits.shape[-1], num_items_in_batch)
+        """This micro-batch's share of the step's loss in nats/token, and of the penalty."""
+        loss = self._loss(model, inputs, num_items_in_batch)
+        penalty = self.method.penalty(self.model)
+        if penalty is None:
+            return loss
+        share = penalty / self.current_gradient_accumulation_steps
+        self._penalty = share.detach()
+        return loss + share
+
+    def _loss(self, model: Any, inputs: dict[str, Any], tokens: Any) -> Any:
+        if self._trained_loss.weighs_tokens:
+            nll_T = self._nll(model, inputs)
+            loss = (self._trained_loss.token_weights(nll_T.detach()) * nll_T).sum() / tokens
+        elif self.is_fused:
+            return super().compute_loss(model, inputs, num_items_in_batch=tokens)
+        else:
+            logits_BSV = self._logits(model, inputs)
+            loss = ForCausalLMLoss(logits_BSV, inputs["labels"], logits_BSV.shape[-1], tokens)
         # The count is of all workers, over which gradients are averaged.
         return loss * self.args.world_size
+
+    def _nll(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """Each labelled token's negative log-likelihood (T,)."""
+        if self.is_fused:
+            outputs = model(**inputs | {"use_cache": False}, fused_lm_head=True)
+            return -outputs.log_probs[outputs.label_mask].float()
+        targets_BS = inputs["labels"][:, 1:]
+        is_labelled_BS = targets_BS != -100
+        logits_TV = self._logits(model, inputs)[:, :-1][is_labelled_BS].float()
+        return cross_entropy(logits_TV, targets_BS[is_labelled_BS], reduction="none")
+
+    def _logits(self, model: Any, inputs: dict[str, Any]) -> Any:
+        return model(**inputs | {"labels": None, "use_cache": False}).logits.contiguous()
+
+    def training_step(self, *arguments: Any, **named: Any) -> torch.Tensor:
+        """The loss without the penalty, after the backward pass of both."""
+        self._penalty = None
+        loss = super().training_step(*arguments, **named)
+        return loss if self._penalty is None else loss - self._penalty
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Transformers' optimizer, with the learning rates of the method."""
+        if self.optimizer is None:
+            super().create_optimizer(model)
+            _set_rates(self.optimizer, model or self.model, self.method.rate)
+        return self.optimizer
 
     def choose_loss(self, model: Any, dtype: str) -> None:
         """Compare both heads on a few tokens, with the model wrapped as in training."""
@@ -62,6 +113,25 @@ class Trainer(SFTTrainer):
                 "TRL's fused head does not compute the model's logits: the loss uses the model's "
                 "own head, which takes more memory"
             )
+
+
+def _set_rates(optimizer: Any, model: Any, rate_of: Callable[[str], float]) -> None:
+    """Put parameters with another learning rate than the trial's into groups of their own.
+
+    The first group keeps the trial's, which is reported, even if it has no parameter left.
+    """
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    rates = {id(parameter): rate_of(name) for name, parameter in trained}
+    if set(rates.values()) <= {1.0}:
+        return
+    for group in list(optimizer.param_groups):
+        by_rate = defaultdict(list)
+        for parameter in group["params"]:
+            by_rate[rates[id(parameter)]].append(parameter)
+        group["params"] = by_rate.pop(1.0, [])
+        for rate, parameters in sorted(by_rate.items()):
+            own = {"params": parameters, "lr": rate * group["lr"]}
+            optimizer.add_param_group({**group, **own})
 
 
 def _fused_head_is_exact(model: Any, device: torch.device, rounding: float) -> bool:

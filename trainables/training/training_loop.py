@@ -1,4 +1,4 @@
-"""The training loop of LoRA and full fine-tuning: TRL's trainer, from settings to weights."""
+"""The training loop of adapters and full fine-tuning: TRL's trainer, from settings to weights."""
 
 from __future__ import annotations
 
@@ -101,6 +101,8 @@ def run_training(
     checkpoints = Checkpoints(config, reporter, measuring)
     with _adapter_kept(model):
         trainer = Trainer(
+            config.method,
+            config.loss,
             model=model,
             args=arguments,
             train_dataset=_ordered(config, tokenized, arguments.max_steps, checkpoints.first_step),
@@ -168,7 +170,7 @@ def _ordered(
 
 
 class _Steps(TrainerCallback):
-    """Calls measuring and checkpoints at the start of a training and around each step."""
+    """Calls measuring, checkpoints and the method at the start and around each step."""
 
     def __init__(
         self, trainer: Trainer, dtype: str, measuring: Measuring, checkpoints: Checkpoints
@@ -190,6 +192,15 @@ class _Steps(TrainerCallback):
         """Before a step's first micro-batch."""
         self._measuring.before_step()
         self._checkpoints.before_step()
+
+    def on_pre_optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """With a step's gradients, clipped."""
+        self._trainer.method.before_step(self._trainer.model)
+
+    def on_optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """After a step's update."""
+        step = self._trainer.state.global_step + 1
+        self._trainer.method.after_step(self._trainer.model, step)
 
     def on_log(self, *arguments: Any, logs: dict[str, float], **named: Any) -> None:
         """After a step; the summary after the last one has no loss."""

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from trainables.methods.lora import Lora
 from trainables.training import checkpoint, optimizer_state, random_state
 
 PROGRESS = checkpoint.Progress(step=2, tokens_seen=0, scheduler={}, carried={})
+METHOD = Lora(rank=1, alpha=1)
 
 
 @pytest.mark.parametrize("most", ["32GB", "0.1KB"], ids=["one file", "several"])
@@ -34,13 +36,13 @@ def test_a_parameter_that_was_not_always_used_resumes_with_its_own_step_count(
 
     step(0, 1)
     step(0)
-    snapshot = checkpoint.take(experts, adam, PROGRESS)
+    snapshot = checkpoint.take(experts, adam, PROGRESS, METHOD)
     undisturbed = step(0, 1, 2)  # the snapshot is a copy
     checkpoint.write(tmp_path / "step", snapshot)
     files = list((tmp_path / "step").glob("training*.safetensors"))
     assert (len(files) == 1) == (most == "32GB")
     adam = torch.optim.AdamW(experts.parameters(), lr=0.1)
-    checkpoint.load_training_state(tmp_path / "step", experts, adam)
+    checkpoint.load_training_state(tmp_path / "step", experts, adam, METHOD)
     for mine, other in zip(step(0, 1, 2), undisturbed, strict=True):
         assert torch.equal(mine, other)
 
@@ -48,11 +50,11 @@ def test_a_parameter_that_was_not_always_used_resumes_with_its_own_step_count(
 def test_an_unknown_optimizer_s_state_is_not_restored(tmp_path: Path) -> None:
     model = torch.nn.Linear(3, 5)
     known = torch.optim.AdamW(model.parameters())
-    checkpoint.write(tmp_path / "step", checkpoint.take(model, known, PROGRESS))
+    checkpoint.write(tmp_path / "step", checkpoint.take(model, known, PROGRESS, METHOD))
     copies = [parameter.detach().clone() for parameter in model.parameters()]
     unknown = SimpleNamespace(optimizer=torch.optim.AdamW(copies))
     with pytest.raises(optimizer_state.CannotResume, match=r"deepspeed\.config.*SimpleNamespace"):
-        checkpoint.load_training_state(tmp_path / "step", model, unknown)
+        checkpoint.load_training_state(tmp_path / "step", model, unknown, METHOD)
 
 
 def drawn() -> list[list[float]]:
@@ -76,7 +78,7 @@ def test_each_worker_draws_the_random_numbers_of_an_undisturbed_one(
         np.random.seed(seed)
         random.seed(seed)
         drawn()
-        snapshot = checkpoint.take(layer, adam, PROGRESS)
+        snapshot = checkpoint.take(layer, adam, PROGRESS, METHOD)
         states += snapshot.random
         expected.append(drawn())
     checkpoint.write(tmp_path / "step", replace(snapshot, random=states))
