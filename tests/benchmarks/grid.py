@@ -44,7 +44,7 @@ from trainables.metric_keys import (  # noqa: E402
 )
 from trainables.records.schema import Measurement, TrialStatus  # noqa: E402
 from trainables.training.reporter import ListReporter  # noqa: E402
-from tune.config.search_config import LogUniform  # noqa: E402
+from tune.config.choices import LogUniform  # noqa: E402
 from tune.config.sweep_config import SweepConfig  # noqa: E402
 from tune.config.sweep_file import load_sweep  # noqa: E402
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+ANY_RECIPE = "RECIPE"
+"""Stands for the name of any recipe."""
+
 # By our key, the names that mean the same.
 _ALIASES = {
     "name": "run_name wandb_name",
@@ -40,15 +43,14 @@ _ALIASES = {
     "train.report_every": "eval_steps evals_per_epoch eval_strategy",
     "train.log_every": "logging_steps",
     "eval.batch_size": "per_device_eval_batch_size eval_batch_size",
-    "search.lora.learning_rate": "lr",
-    "search.full.learning_rate": "lr",
-    "search.lora.rank": "lora_r lora_rank r",
-    "search.lora.alpha": "lora_alpha",
-    "search.lora.alpha_ratio": "lora_alpha",
-    "search.lora.dropout": "lora_dropout",
-    "search.lora.target_modules": "lora_target_modules lora_target_linear lora_target",
-    "search.lora.rslora": "peft_use_rslora use_rslora",
-    "search.lora.dora": "peft_use_dora use_dora",
+    f"search.{ANY_RECIPE}.learning_rate": "lr",
+    f"search.{ANY_RECIPE}.rank": "lora_r lora_rank r",
+    f"search.{ANY_RECIPE}.alpha": "lora_alpha",
+    f"search.{ANY_RECIPE}.alpha_ratio": "lora_alpha",
+    f"search.{ANY_RECIPE}.dropout": "lora_dropout",
+    f"search.{ANY_RECIPE}.target_modules": "lora_target_modules lora_target_linear lora_target",
+    f"search.{ANY_RECIPE}.rslora": "peft_use_rslora use_rslora",
+    f"search.{ANY_RECIPE}.dora": "peft_use_dora use_dora",
     "wandb.project": "wandb_project",
     "wandb.entity": "wandb_entity",
     "wandb.mode": "wandb_mode report_to use_wandb",
@@ -74,7 +76,7 @@ _WITHOUT_KEY = {
     "not needed: data.prompt and data.completion, data.messages or data.text say what is learned": (
         "data.type data.formatting data.columns"
     ),
-    "not needed: search.lora trains LoRA, search.full all parameters": (
+    "not needed: the recipes under search name their methods": (
         "adapter finetuning_type use_peft stage do_train do_eval"
     ),
     f"{_NOT_HERE}; model.load_in_4bit is": "load_in_8bit",
@@ -85,7 +87,7 @@ _WITHOUT_KEY = {
     f"{_NOT_HERE}: AdamW trains, with torch's betas and epsilon": (
         "optimizer optim adam_beta1 adam_beta2 adam_epsilon"
     ),
-    f"{_NOT_HERE}: deepspeed shards full fine-tuning": "fsdp fsdp_config",
+    f"{_NOT_HERE}: deepspeed shards what trains the base itself": "fsdp fsdp_config",
     _NOT_HERE: (
         "modules_to_save lora_modules_to_save adapter_name_or_path rl rope_scaling data.streaming "
         "neftune_noise_alpha loraplus_lr_ratio init_lora_weights pissa_init push_to_hub"

@@ -19,7 +19,8 @@ from trainables.errors import Fault, UserError, collecting
 from trainables.storage.locations import RELATIVE, absence, direct, expanded, is_local
 from tune.config.cross_validation import contradictions
 from tune.config.sweep_config import SweepConfig
-from tune.config.sweep_errors import KeyPath, dotted, reworded, split_key
+from tune.config.sweep_errors import reworded
+from tune.config.sweep_keys import KeyPath, dotted, split_key
 
 BUNDLED = Path(__file__).parents[1] / "sweeps"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -111,7 +112,7 @@ def load_sweep(
             for fault in contradictions(config)
         ]
     except ValidationError as error:
-        found = reworded(error, source.where)
+        found = reworded(error, source.where, source.values)
     faulty = tuple(f"{fault.field}." for fault in faults)
     faults += [fault for fault in found if not f"{fault.field}.".startswith(faulty)]
     if faults:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from sweep_files import edited, faults
 
-from tune.config.key_aliases import REMEDIES, SAME_MEANING
+from tune.config.key_aliases import ANY_RECIPE, REMEDIES, SAME_MEANING
 from tune.config.sweep_config import SweepConfig
 
 REMEDY = {
@@ -20,7 +20,6 @@ REMEDY = {
     "data.sample_packing": "not available here",
     "train.max_length": "did you mean data.max_length?",
     "search.lora.r": "did you mean rank?",
-    "search.first.0.r": "did you mean search.lora.rank?",
     "model.path": "did you mean name?",
     "strict": "known: ",  # and no key that only sounds like it
 }
@@ -28,7 +27,7 @@ REMEDY = {
 
 @pytest.mark.parametrize("key", REMEDY)
 def test_a_key_of_another_tool_leads_to_ours(key: str, tmp_path: Path) -> None:
-    sections = {"data__replay": {"path": "general.jsonl", "share": 0.1}, "search__first": [{}]}
+    sections = {"data__replay": {"path": "general.jsonl", "share": 0.1}}
     file = tmp_path / "tiny.yaml"
     file.write_text(edited(search__full={"learning_rate": 1e-5}, **sections))
     [fault] = faults(file, f"{key}=1")
@@ -38,7 +37,7 @@ def test_a_key_of_another_tool_leads_to_ours(key: str, tmp_path: Path) -> None:
 
 def is_known(key: str) -> bool:
     """Whether a sweep file may hold the key."""
-    parts = tuple(key.split("."))
+    parts = tuple(key.replace(ANY_RECIPE, "lora").split("."))
     value: object = object()
     for part in reversed(parts):
         value = {part: value}

@@ -28,7 +28,7 @@ search.lora.target_modules=[q_proj] | search.lora.target_modules.0 | 'q_proj' | 
 search.lora.target_modules=all_linear | search.lora.target_modules.0 | did you mean all-linear?
 train.warmup=100 | train.warmup | < 1 | share of the steps
 data.validation_fraction=500 | data.validation_fraction | < 1 | share of the rows
-search={} | search | at least one method
+search={} | search | at least one recipe
 search.lora=5 | search.lora | section | known: alpha, alpha_ratio
 train=null | train | section | leave it out
 model=org/model | model | section | write {name: 'org/model'}
@@ -65,7 +65,7 @@ constraints=[retention/ratio_mean >= 1.5, forgetting/mean <= 5] | constraints.1 
 constraints=[forgetting/mean = 0.05] | constraints.0 | metric <= number
 early_stopping.metrics={forgetting/mean: 0.5} | early_stopping.metrics | got weight 0.5 | write -0.5
 sampler=grid | search.lora.learning_rate | list | got a range
-sampler=nsga2 && search.full={learning_rate: 1e-5} | sampler | one method | lora and full
+sampler=nsga2 | sampler | tpe, random or grid | nsga2
 model.load_in_4bit=true && search.full={learning_rate: 1e-5} | search.full | load_in_4bit
 wandb.project=me/sweeps | wandb.project | me/sweeps | wandb.entity
 seed=4294967296 | seed | < 2147483648

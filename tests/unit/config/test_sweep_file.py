@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sweep_files import SWEEP, edited, faults, only_fault
 
-from tune.config.search_config import LogUniform
+from tune.config.choices import LogUniform
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import bundled_sweeps, load_sweep
 
@@ -198,9 +198,9 @@ def test_a_sweep_extends_another(write: Write, tmp_path: Path) -> None:
     file = write(child)
     config = load(file)
     assert config.name == "child"
-    assert config.search.lora is not None
-    assert (config.search.lora.rank, config.search.lora.alpha_ratio) == ((16,), (2.0,))
-    assert config.search.methods == ("lora", "full")
+    lora = dict(config.search.choices("lora"))
+    assert (lora["rank"], lora["alpha_ratio"]) == ((16,), (2.0,))
+    assert config.search.recipes == ("lora", "full")
     assert config.data.path == str(tmp_path / "below/rows.jsonl")
     base.write_text(SWEEP.replace("batch_size: 16", "batch_size: x"))
     file.write_text(child.replace("rank: [16]", "rank: 0"))
