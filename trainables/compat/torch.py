@@ -19,4 +19,4 @@ def writes(tensor: torch.Tensor) -> int:
 
     Why: it shows without a copy that a shared model is unchanged. Upstream: none.
     """
-    return tensor._version
+    return int(tensor._version)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from trainables.config import ModelConfig, ModelShape
+from trainables.decoder_shape import parameters as parameters_of
 from trainables.models import model_shape
 from trainables.models.model_shape import _FAMILIES, read_shape
-from trainables.process import parameter_counts
 
 SIZES = {
     "hidden_size": 96,
@@ -49,7 +49,7 @@ def test_every_parameter_is_counted(family: str, tied: dict[str, bool], tmp_path
     (tmp_path / "config.json").write_text(json.dumps({"model_type": family, **SIZES, **tied}))
     shape = read_shape(ModelConfig(name=str(tmp_path)))
     assert shape is not None
-    assert parameter_counts.parameters(shape) == count(AutoConfig.from_pretrained(tmp_path))
+    assert parameters_of(shape) == count(AutoConfig.from_pretrained(tmp_path))
 
 
 def test_where_the_sweep_file_gives_the_shape_no_hub_is_asked(
@@ -74,7 +74,7 @@ def test_the_bundled_sweeps_give_the_shapes_of_their_models(sweep: str, paramete
 
     shape = load_sweep(sweep, []).model.shape
     assert shape is not None
-    assert parameter_counts.parameters(shape) == parameters
+    assert parameters_of(shape) == parameters
 
 
 def test_a_fetched_hub_model_is_found_and_one_that_is_not_has_the_sweep_file_s(
