@@ -18,8 +18,10 @@ _BETTER = {"min": "lower it is", "max": "higher it is"}
 
 def contradictions(config: SweepConfig) -> list[Fault]:
     """Every way in which sections of a sweep file contradict each other."""
-    checks = (recipe_contradictions, _batches, _gpus, _data, _metrics, _sampler, _objectives)
-    checks += (_bounds, _weights, _first_points)
+    checks = (
+        *(recipe_contradictions, _batches, _gpus, _data, _metrics),
+        *(_sampler, _objectives, _bounds, _weights, _first_points),
+    )
     return [fault for check in checks for fault in check(config)]
 
 

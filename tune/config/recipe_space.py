@@ -87,9 +87,8 @@ LOSS_SPACES: dict[str, type[LossSpace]] = {
     loss.name: create_model(f"{loss.__name__}Space", __base__=LossSpace, **_axes(loss))
     for loss in LOSSES
 }
-_LossSpaces: type[_Losses] = create_model(
-    "LossSpaces", __base__=_Losses, **{n: (s | None, None) for n, s in LOSS_SPACES.items()}
-)
+_FIELDS: dict[str, Any] = {name: (space | None, None) for name, space in LOSS_SPACES.items()}
+_LossSpaces = create_model("LossSpaces", __base__=_Losses, **_FIELDS)
 
 
 class RecipeSpace(Frozen):

@@ -157,7 +157,7 @@ class SearchConfig(Frozen):
     def _given(self, recipe: str, point: Mapping[str, Any]) -> dict[str, Any]:
         """A point's values by axis, as trials are given them; `loss: {talr: {floor: 0.1}}`."""
         space = self.space(recipe)
-        given = {}
+        given: dict[str, Any] = {}
         for axis, value in point.items():
             if axis in ("recipe", "method"):
                 continue

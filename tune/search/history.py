@@ -80,6 +80,15 @@ class SearchHistory:
         """The position of a new trial in the search, not counting confirmations before it."""
         return number - sum(confirming < number for confirming in self._confirming)
 
+    def recipes_before(self, number: int) -> Counter[str]:
+        """How many trials of the search each recipe has with a lower number."""
+        records = self._records.values()
+        return Counter(
+            record.config.recipe
+            for record in records
+            if record.number < number and record.confirms is None
+        )
+
     def _pass_used(self) -> None:
         while self.next_number in self._records:
             self.next_number += 1

@@ -19,7 +19,7 @@ from tune.listeners import SweepListener
 from tune.resources.placement import Room
 from tune.search.history import SearchHistory
 from tune.search.space import Params, first_points, grid_size
-from tune.search.study import Study
+from tune.search.studies import Studies
 
 MakeTrial = Callable[[int, Params, int, int], TrialConfig]
 
@@ -56,7 +56,7 @@ class OptunaSearcher(Searcher, SweepListener):
         self._clock, self._began = clock, clock() if began is None else began
         self._config = config
         self._make_trial = make_trial
-        self._study = Study(config)
+        self._studies = Studies(config)
         self._first = first_points(config.search)
         self._again = sorted(interrupted, key=attrgetter("number"))
         earlier = sorted([*finished, *interrupted], key=attrgetter("number"))
@@ -71,7 +71,7 @@ class OptunaSearcher(Searcher, SweepListener):
         self._waiting: defaultdict[str, list[TrialRecord]] = defaultdict(list)
         for record in [*warm, *earlier]:
             if record.confirms is None:
-                self._study.add(record)
+                self._studies.add(record)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher for a restore that never happens."""
@@ -80,7 +80,7 @@ class OptunaSearcher(Searcher, SweepListener):
     @property
     def study(self) -> Any:
         """The Optuna study."""
-        return self._study.optuna
+        return self._studies.optuna
 
     @property
     def is_done(self) -> bool:
@@ -156,7 +156,7 @@ class OptunaSearcher(Searcher, SweepListener):
                 queue.remove(trial)
                 self._history.withdraw(trial.number)
                 del self._running[trial.number]
-        self._study.withdraw_all_but(self._running.keys())
+        self._studies.withdraw_all_but(self._running.keys())
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -189,15 +189,15 @@ class OptunaSearcher(Searcher, SweepListener):
         self._running.pop(record.number, None)
         self._give_back(record)
         if record.confirms is None:
-            self._study.tell(record)
+            self._studies.tell(record)
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
         """Forget the points that never had room."""
-        self._study.withdraw_all_but({record.number for record in records})
+        self._studies.withdraw_all_but({record.number for record in records})
 
     def export(self, file: Path) -> None:
         """Write the study to an Optuna journal that `optuna-dashboard` can open."""
-        self._study.export(file)
+        self._studies.export(file)
 
     def _next(self) -> TrialRecord | None:
         """The next trial; None if there is none or it depends on running ones."""
@@ -228,16 +228,12 @@ class OptunaSearcher(Searcher, SweepListener):
     def _next_point(self) -> TrialRecord:
         number = self._history.next_number
         first = next((point for point in self._first if not self._history.has(point)), None)
-        params = self._draw(number) if first is None else first
+        params = self._studies.ask(number, self._history) if first is None else first
         seed = self._history.unused_seed(params, self._config.seed)
         trial = self._start(number, params, seed)
         if first is not None:
-            self._study.add(trial)
+            self._studies.add(trial)
         return trial
-
-    def _draw(self, number: int) -> Params:
-        position = self._history.position(number)
-        return self._study.ask(number, position, lambda point: self._history.tried(point) > 0)
 
     def _start(
         self, number: int, params: Params, seed: int, confirms: int | None = None
@@ -258,7 +254,7 @@ class OptunaSearcher(Searcher, SweepListener):
         """How many trials of the search are still to be drawn, disregarding hours."""
         left = self._config.budget.trials - self._history.searched
         if self._config.sampler == "grid":
-            left = min(left, grid_size(self._config.search) - self._study.count_points())
+            left = min(left, grid_size(self._config.search) - self._studies.count_points())
         return max(0, left)
 
     def _confirmation(self) -> tuple[TrialRecord, int] | None:

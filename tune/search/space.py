@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from optuna.distributions import (
@@ -173,7 +174,7 @@ def largest_point(config: SweepConfig, recipe: str) -> Params:
 
     settings: Settings = {LOSS: next(iter(space.losses))}
     for axis, choices in space.method_choices():
-        settings[axis] = max(choices, key=lambda choice, axis=axis: bulk(axis, choice))
+        settings[axis] = max(choices, key=partial(bulk, axis))
     for axis, choices in space.training_choices():
         settings[axis] = choices.low if isinstance(choices, LogUniform) else max(choices)
     loss = settings[LOSS]

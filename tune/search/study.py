@@ -1,4 +1,4 @@
-"""The Optuna study of a sweep, which is rebuilt from the ledger at every start."""
+"""An Optuna study over trials of a sweep, which is rebuilt from the ledger at every start."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence, Set
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from analysis.results.pareto import objective_values
 from trainables.compat.optuna import newest_trial
 from trainables.config import Constraint
 from trainables.records.schema import TrialRecord, TrialStatus
+from tune.config.search_config import SearchConfig
 from tune.config.sweep_config import SweepConfig
 from tune.search.initial_design import InitialDesign
-from tune.search.space import Params, distributions, suggest
+from tune.search.space import RECIPE, Params, axes, distributions, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -62,39 +61,48 @@ class _TPESampler(optuna.samplers.TPESampler):
 
 
 class Study:
-    """An Optuna study over the trials of the search.
+    """An Optuna study over the trials of the search, or of one of its recipes.
 
     The sampler is reseeded for each trial from (sweep seed, position in the search), so a study
     rebuilt from records suggests what the uninterrupted one would have.
+
+    Args:
+        config: the sweep.
+        recipe: the only one of the study; None for all.
     """
 
-    def __init__(self, config: SweepConfig) -> None:
+    def __init__(self, config: SweepConfig, recipe: str | None = None) -> None:
         warnings.filterwarnings("ignore", category=ExperimentalWarning)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._config = config
+        self._search = config.search if recipe is None else config.search.only(recipe)
+        self._fixed: Params = {} if recipe is None else {RECIPE: recipe}
+        # A study of one recipe has as many axes as are spread evenly, and fewer trials.
+        self._startup = _STARTUP if recipe is None else _few_for(self._search, recipe)
         self._asked: dict[int, optuna.Trial] = {}
-        self.optuna = optuna.create_study(
-            study_name=config.name,
-            directions=[_DIRECTIONS[objective.mode] for objective in config.objectives],
-        )
-        self.optuna.set_metric_names([objective.metric for objective in config.objectives])
+        self.optuna = new_study(config)
 
-    def ask(self, number: int, position: int, is_known: Callable[[Params], bool]) -> Params:
+    def ask(
+        self, number: int, position: int, index: int, is_known: Callable[[Params], bool]
+    ) -> Params:
         """A point for a trial.
 
         Args:
             number: of the trial.
             position: of the trial in the search, which seeds the sampler.
+            index: of the trial in this study.
             is_known: whether a point has been tried; such a point is returned only if all draws
                 are known.
         """
         ended = self.optuna.get_trials(deepcopy=False, states=_LEARNED_FROM)
-        is_starting = len(ended) < _STARTUP
+        is_starting = len(ended) < self._startup
         draws = 2 * _DRAWS if self._config.sampler == "tpe" else _DRAWS
         for draw in range(draws):
-            self.optuna.sampler = _sampler(self._config, position, draw, is_starting)
+            self.optuna.sampler = self._sampler(position, draw)
+            if self._config.sampler == "tpe" and is_starting and not draw:
+                self.optuna.sampler = InitialDesign(self._search, self._config.seed, index)
             trial = self.optuna.ask()
-            params = suggest(self._config.search, partial(_draw, trial))
+            params = self._fixed | suggest(self._search, partial(_draw, trial))
             if not is_known(params) or draw == draws - 1:
                 break
             # Samplers ignore failed trials, so a rebuilt study can do without this one.
@@ -126,24 +134,11 @@ class Study:
         else:
             self.optuna.add_trial(self._frozen(record, *self._verdict(record)))
 
-    def export(self, file: Path) -> None:
-        """Write the study to an Optuna journal that `optuna-dashboard` can open."""
-        unfinished = file.with_name(f".{file.name}")
-        unfinished.unlink(missing_ok=True)
-        exported = optuna.create_study(
-            study_name=self.optuna.study_name,
-            storage=JournalStorage(JournalFileBackend(str(unfinished))),
-            directions=self.optuna.directions,
-        )
-        exported.set_metric_names(self.optuna.metric_names or [])
-        exported.add_trials(self._trials())
-        unfinished.replace(file)
-
     def count_points(self) -> int:
         """Number of different points that trials have run or will."""
-        return len({frozenset(trial.params.items()) for trial in self._trials()})
+        return len({frozenset(trial.params.items()) for trial in self.trials()})
 
-    def _trials(self) -> list[FrozenTrial]:
+    def trials(self) -> list[FrozenTrial]:
         """The trials that run or have ended; others were redrawn or withdrawn."""
         running = {trial.number for trial in self._asked.values()}
         return [
@@ -157,15 +152,34 @@ class Study:
         self, record: TrialRecord, state: TrialState, values: list[float] | None
     ) -> FrozenTrial:
         intermediate = self._intermediate(record, state)
+        drawn_from = distributions(self._search, record.params)
         return create_trial(
             state=state,
             values=list(intermediate.values()) or values,
             intermediate_values=intermediate,
-            params=record.params,
-            distributions=distributions(self._config.search, record.params),
+            params={name: record.params[name] for name in drawn_from},
+            distributions=drawn_from,
             constraints=self._constraints(record, state),
             user_attrs=_attributes(record),
         )
+
+    def _sampler(self, position: int, draw: int) -> optuna.samplers.BaseSampler:
+        """The configured sampler, seeded for one draw; TPE's last ones are random."""
+        key = f"{self._config.seed}:{position}"
+        digest = hashlib.sha256((f"{key}:{draw}" if draw else key).encode()).digest()
+        seed = int.from_bytes(digest[:4], "big")
+        match self._config.sampler:
+            case "grid":
+                return _GridSampler(seed=seed)
+            case "tpe" if draw < _DRAWS:
+                return _TPESampler(
+                    seed=seed,
+                    n_startup_trials=self._startup,
+                    multivariate=True,
+                    group=True,
+                    constant_liar=True,
+                )
+        return optuna.samplers.RandomSampler(seed=seed)
 
     def _verdict(self, record: TrialRecord) -> tuple[TrialState, list[float] | None]:
         """The state and values of an outcome.
@@ -215,6 +229,22 @@ class Study:
         return constraints
 
 
+def new_study(config: SweepConfig, storage: BaseStorage | None = None) -> optuna.Study:
+    """An empty study with the sweep's name and objectives."""
+    study = optuna.create_study(
+        study_name=config.name,
+        storage=storage,
+        directions=[_DIRECTIONS[objective.mode] for objective in config.objectives],
+    )
+    study.set_metric_names([objective.metric for objective in config.objectives])
+    return study
+
+
+def _few_for(search: SearchConfig, recipe: str) -> int:
+    """How many trials of one recipe start its search."""
+    return min(_STARTUP, 2 * len(list(axes(search, recipe))) + 2)
+
+
 def _draw(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(name, distribution.choices)
@@ -231,29 +261,3 @@ def _miss(constraint: Constraint, value: float | None) -> float:
 
 def _attributes(record: TrialRecord) -> dict[str, str]:
     return {"status": record.status.value, "trial_id": record.config.trial_id}
-
-
-def _sampler(
-    config: SweepConfig, position: int, draw: int, is_starting: bool
-) -> optuna.samplers.BaseSampler:
-    """The configured sampler, seeded for one draw; TPE's last ones are random."""
-    key = f"{config.seed}:{position}"
-    digest = hashlib.sha256((f"{key}:{draw}" if draw else key).encode()).digest()
-    seed = int.from_bytes(digest[:4], "big")
-    match config.sampler:
-        case "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        case "grid":
-            return _GridSampler(seed=seed)
-        case "tpe" if draw >= _DRAWS:
-            return optuna.samplers.RandomSampler(seed=seed)
-        case "tpe" if is_starting and not draw:
-            return InitialDesign(config.search, config.seed, position)
-        case "tpe":
-            return _TPESampler(
-                seed=seed,
-                n_startup_trials=_STARTUP,
-                multivariate=True,
-                group=True,
-                constant_liar=True,
-            )
