@@ -1,0 +1,171 @@
+"""What a method's hooks and a loss do in training, in any micro-batches and after a resume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+import torch
+from small_trials import Run
+
+from trainables.losses.base import Loss
+from trainables.losses.dft import Dft
+from trainables.methods.lora import Lora
+from trainables.training import trainer
+from trainables.training.reporter import ListReporter, StopTrial
+from trainables.workers.method import trial_function
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trainables.config import TrialConfig
+
+    MakeTrial = Callable[..., TrialConfig]
+    RunTrial = Callable[[TrialConfig], Run]
+
+THREE_STEPS = {"steps": 3, "report_every": 3, "max_grad_norm": 1e9}
+
+
+class Ones(Loss):
+    """Takes the path of weighted tokens to the loss of SFT."""
+
+    weighs_tokens: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize("is_fused", [True, False])
+@pytest.mark.parametrize("micro_batch", [8, 2])
+def test_dft_is_that_of_trl(
+    is_fused: bool,
+    micro_batch: int,
+    make_trial: MakeTrial,
+    run: RunTrial,
+    trl_curve: Callable[..., list[float]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trainer, "_fused_head_is_exact", lambda *_: is_fused)
+    trial = make_trial(learning_rate=1e-2, train={"micro_batch_size": micro_batch}, loss=Dft())
+    theirs = trl_curve(trial, Lora(rank=4, alpha=8).peft_config(10), loss_type="dft")
+    assert run(trial).curve() == pytest.approx(theirs, abs=1e-5)
+
+
+def test_tokens_of_equal_weights_give_the_loss_of_sft(make_trial: MakeTrial, run: RunTrial) -> None:
+    train = {"micro_batch_size": 2}
+    weighted = run(make_trial(train=train).model_copy(update={"loss": Ones()}))
+    assert weighted.curve() == pytest.approx(run(make_trial(train=train)).curve(), abs=1e-5)
+
+
+class Watched(Lora):
+    """LoRA that notes each step's gradients and number, and whether they are there after it."""
+
+    gradients: ClassVar[list[torch.Tensor]] = []
+    steps: ClassVar[list[tuple[int, bool]]] = []
+
+    def before_step(self, model: Any) -> None:
+        self.gradients.append(torch.cat([p.grad.flatten() for p in trained(model)]))
+
+    def after_step(self, model: Any, step: int) -> None:
+        self.steps.append((step, all(p.grad is not None for p in trained(model))))
+
+
+class Penalised(Watched):
+    """Its penalty has the gradient 0.5 everywhere."""
+
+    def penalty(self, model: Any) -> torch.Tensor:
+        return 0.5 * torch.stack([parameter.sum() for parameter in trained(model)]).sum()
+
+
+def trained(model: Any) -> list[Any]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def watched(trial: TrialConfig, method: Watched, run: RunTrial) -> Run:
+    Watched.gradients.clear()
+    Watched.steps.clear()
+    return run(trial.model_copy(update={"method": method}))
+
+
+@pytest.mark.parametrize("micro_batch", [8, 2])
+def test_a_step_has_the_penalty_once_and_its_loss_without_it(
+    micro_batch: int, make_trial: MakeTrial, run: RunTrial
+) -> None:
+    train = {**THREE_STEPS, "steps": 1, "report_every": 1, "micro_batch_size": micro_batch}
+    plain = watched(make_trial(train=train), Watched(rank=4, alpha=8), run)
+    (without,) = Watched.gradients
+    penalised = watched(make_trial(train=train), Penalised(rank=4, alpha=8), run)
+    torch.testing.assert_close(Watched.gradients[0] - without, torch.full_like(without, 0.5))
+    assert penalised.curve() == pytest.approx(plain.curve(), abs=1e-4)
+
+
+def test_a_method_sees_each_step_s_clipped_gradients(make_trial: MakeTrial, run: RunTrial) -> None:
+    train = {**THREE_STEPS, "max_grad_norm": 0.1, "micro_batch_size": 2}
+    watched(make_trial(train=train), Watched(rank=4, alpha=8), run)
+    assert Watched.steps == [(1, True), (2, True), (3, True)]
+    assert [float(each.norm()) for each in Watched.gradients] == pytest.approx([0.1] * 3, rel=1e-4)
+
+
+class Faster(Lora):
+    def rate(self, parameter: str) -> float:
+        return 2.0
+
+
+class OnlyB(Lora):
+    def rate(self, parameter: str) -> float:
+        return 0.0 if ".lora_A." in parameter else 1.0
+
+
+class FrozenA(Lora):
+    def is_trained(self, parameter: str) -> bool:
+        return ".lora_A." not in parameter
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_a_method_s_rates_multiply_the_trial_s_at_each_step(
+    schedule: str, make_trial: MakeTrial, run: RunTrial
+) -> None:
+    train = {"max_grad_norm": 1e9, "schedule": schedule, "warmup": 0.3}
+
+    def trial(learning_rate: float, method: type[Lora]) -> Run:
+        own = make_trial(train=train, learning_rate=learning_rate)
+        return run(own.model_copy(update={"method": method(rank=4, alpha=8)}))
+
+    twice, faster = trial(2e-3, Lora), trial(1e-3, Faster)
+    assert faster.curve() == twice.curve()
+    rates = [[run.curve("train/learning_rate") for run in pair] for pair in [(faster, twice)]]
+    assert rates[0][1] == pytest.approx([2 * rate for rate in rates[0][0]])
+    assert trial(1e-2, OnlyB).curve() == pytest.approx(trial(1e-2, FrozenA).curve(), abs=1e-6)
+
+
+class Counting(OnlyB):
+    """Keeps a count in the model that only its own state carries over."""
+
+    def after_step(self, model: Any, step: int) -> None:
+        model.count = getattr(model, "count", torch.zeros(())) + step
+
+    def extra_state(self, model: Any) -> dict[str, Any]:
+        return {"count": model.count, "counts": model.count.expand(2, 3)}
+
+    def load_extra_state(self, model: Any, tensors: dict[str, Any]) -> None:
+        assert tensors["counts"].tolist() == [[tensors["count"]] * 3] * 2
+        model.count = tensors["count"]
+
+    def penalty(self, model: Any) -> Any:
+        return getattr(model, "count", torch.zeros(())) * sum(p.sum() for p in trained(model))
+
+
+class StopAt(ListReporter):
+    def stop_requested(self) -> bool:
+        return self.measurements[-1].step == 2
+
+
+def test_a_resumed_training_has_the_method_s_own_state_and_rates(
+    make_trial: MakeTrial, run: RunTrial
+) -> None:
+    def trial(**places: Any) -> TrialConfig:
+        train = {"steps": 5, "report_every": 5, "schedule": "cosine", "warmup": 0.3}
+        method = {"method": Counting(rank=4, alpha=8)}
+        return make_trial(train=train, learning_rate=1e-2, **places).model_copy(update=method)
+
+    undisturbed, first = run(trial()).curve(), trial()
+    with pytest.raises(StopTrial):
+        trial_function(first)(first, StopAt())
+    assert run(trial(earlier_attempts=(first.output_dir,))).curve() == undisturbed[2:]
