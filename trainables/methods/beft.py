@@ -16,6 +16,7 @@ class Beft(PeftMethod):
     source: ClassVar[str] = "Huang et al. 2025, 2509.15974"
     peft_class: ClassVar[str] = "BeftConfig"
     merges: ClassVar[bool] = False
+    takes_4bit: ClassVar[bool] = True
 
     target_modules: Modules = ("v_proj",)
 

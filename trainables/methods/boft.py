@@ -25,6 +25,7 @@ class Boft(PeftMethod):
     peft_class: ClassVar[str] = "BOFTConfig"
     peft_fields: ClassVar[Mapping[str, str]] = {"block_size": "boft_block_size"}
     capacity_field: ClassVar[str | None] = "block_size"
+    takes_4bit: ClassVar[bool] = True
 
     block_size: int = Field(default=4, ge=2)
 

@@ -26,6 +26,7 @@ class C3a(PeftMethod):
     peft_options: ClassVar[Mapping[str, Any]] = {"init_weights": True}
     capacity_field: ClassVar[str | None] = "block_size"
     capacity_falls: ClassVar[bool] = True
+    takes_4bit: ClassVar[bool] = True
 
     block_size: int = Field(default=32, ge=1)
 

@@ -38,5 +38,6 @@ class PVera(PeftMethod):
 
     def frozen_parameters(self, shape: ModelShape) -> int:
         """A and B, as large as the largest layers."""
-        outputs, inputs = zip(*self._sizes(shape), strict=True)
-        return self.rank * (2 * max(inputs) + max(outputs))
+        sizes = self._sizes(shape)
+        outputs, inputs = max(size[0] for size in sizes), max(size[1] for size in sizes)
+        return self.rank * (outputs + 2 * inputs)

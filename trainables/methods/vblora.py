@@ -33,6 +33,7 @@ class VbLora(PeftMethod):
     }
     capacity_field: ClassVar[str | None] = "rank"
     starts_at_base: ClassVar[bool] = False
+    takes_4bit: ClassVar[bool] = True
 
     rank: int = Field(default=4, ge=1)
     vectors: int = Field(default=256, ge=2)

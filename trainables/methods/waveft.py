@@ -29,6 +29,7 @@ class WaveFt(PeftMethod):
         "wavelet": "wavelet_family",
     }
     capacity_field: ClassVar[str | None] = "frequencies"
+    takes_4bit: ClassVar[bool] = True
 
     frequencies: int = Field(default=2592, ge=1)
     scaling: float = Field(default=25.0, gt=0)

@@ -189,3 +189,22 @@ def test_every_metric_named_in_the_code_is_known() -> None:
     }
     assert any(file == "trainables/metric_keys.py" for file, _, _ in named)
     assert {each for each in named if each[2] not in METRICS} == set()
+
+
+def test_only_methods_and_losses_know_their_names() -> None:
+    """A new one is a file of its own: what must be known of it, it says itself.
+
+    `key_aliases.py` has the names that other projects give to their keys.
+    """
+    from trainables.losses import LOSSES
+    from trainables.methods import METHODS
+
+    names = {*METHODS.names, *LOSSES.names}
+    own = ("trainables/methods/", "trainables/losses/", "tune/config/key_aliases.py")
+    found = {
+        (place(file), line, text)
+        for file, tree in TREES.items()
+        for line, text in literals(tree)
+        if text in names and not place(file).startswith(own)
+    }
+    assert found == set()
