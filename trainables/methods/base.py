@@ -68,17 +68,26 @@ class Footprint:
 
     Attributes:
         per_token: numbers for each token, in the base's dtype.
+        per_token_fp32: numbers for each token, in fp32.
         mask: numbers of one byte for each token, such as dropout's mask.
         per_layer: numbers for the layer as a whole, in fp32.
-        brief: the same, but only while the layer itself is computed.
+        matrices: numbers for the layer as a whole, in the base's dtype.
+        brief: numbers in fp32 for the layer, but only while it is computed.
+        brief_per_token: numbers in fp32 for each token, but only while the layer is computed.
         keeps_input: whether it keeps its input, which a frozen linear layer does not.
+        copies_input: whether, on a base in 16 bits, it keeps a copy of its own, as adapters in fp32
+            do; otherwise it shares it with layers of the same input.
     """
 
     per_token: float = 0
+    per_token_fp32: float = 0
     mask: float = 0
     per_layer: float = 0
+    matrices: float = 0
     brief: float = 0
+    brief_per_token: float = 0
     keeps_input: bool = True
+    copies_input: bool = True
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from trainables.methods.base import Modules
+from trainables.methods.base import Footprint, Modules
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -23,3 +23,7 @@ class Beft(PeftMethod):
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """The bias."""
         return outputs
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """Nothing."""
+        return Footprint(keeps_input=False)

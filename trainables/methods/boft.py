@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -36,3 +37,14 @@ class Boft(PeftMethod):
     def frozen_layer_parameters(self, outputs: int, inputs: int) -> int:
         """The factor's permutation as a matrix."""
         return inputs**2
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input, the output before its scale, and R as a matrix."""
+        square, blocks = inputs**2, inputs * self.block_size
+        return Footprint(
+            per_token=outputs,
+            per_layer=square + 4 * blocks,
+            matrices=square,
+            brief=1.3 * square,
+            copies_input=False,
+        )

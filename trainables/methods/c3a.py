@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -33,3 +34,7 @@ class C3a(PeftMethod):
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """One row of each block."""
         return outputs * inputs // self.block_size
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input, in fp32."""
+        return Footprint(per_token_fp32=inputs / 2, brief_per_token=3 * (outputs + inputs))

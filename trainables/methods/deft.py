@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -34,3 +35,11 @@ class Deft(PeftMethod):
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """P and C."""
         return min(self.rank, outputs) * (outputs + inputs)
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input, the output, and both with the directions."""
+        return Footprint(
+            per_token=outputs + 2 * self.rank,
+            per_layer=1.5 * self.rank * (outputs + inputs),
+            brief_per_token=3 * outputs,
+        )

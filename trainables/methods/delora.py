@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -35,3 +36,8 @@ class DeLora(PeftMethod):
     def frozen_layer_parameters(self, outputs: int, inputs: int) -> int:
         """The norms w."""
         return inputs
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input, and A x before and after its scale."""
+        factors = self.rank * (outputs + inputs)
+        return Footprint(per_token=2 * self.rank, per_layer=factors / 2, brief=factors)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -45,3 +46,7 @@ class FourierFt(PeftMethod):
     def frozen_layer_parameters(self, outputs: int, inputs: int) -> int:
         """Their rows and columns."""
         return 2 * self.frequencies
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input and the update."""
+        return Footprint(matrices=outputs * inputs, brief=4 * outputs * inputs)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -34,3 +35,13 @@ class GLora(PeftMethod):
     def frozen_layer_parameters(self, outputs: int, inputs: int) -> int:
         """Zeros in place of the other terms."""
         return inputs + 2 * outputs
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input and W."""
+        matrix = outputs * inputs
+        return Footprint(
+            per_layer=self.rank * (outputs + inputs),
+            matrices=matrix,
+            brief=matrix,
+            copies_input=False,
+        )

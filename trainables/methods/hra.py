@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -29,3 +30,12 @@ class Hra(PeftMethod):
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """The u_i."""
         return self.reflections * inputs
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input, W0 R, and the product after each reflection."""
+        square = inputs**2
+        return Footprint(
+            matrices=outputs * inputs + (self.reflections + 1.25) * square,
+            brief=1.5 * square,
+            copies_input=False,
+        )

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -40,6 +41,11 @@ class Oft(PeftMethod):
     def frozen_layer_parameters(self, outputs: int, inputs: int) -> int:
         """The rows and columns of the upper triangle."""
         return self._block(inputs) * (self._block(inputs) - 1)
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input and, of the blocks, the powers of Q and R."""
+        blocks = inputs * self._block(inputs)
+        return Footprint(per_layer=3.5 * blocks, brief=2.5 * blocks, brief_per_token=2 * inputs)
 
     def _block(self, inputs: int) -> int:
         """The nearest size to `block_size` that divides the inputs."""

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -41,6 +42,12 @@ class Osf(PeftMethod):
         kept = min(outputs, inputs) - self._trained(outputs, inputs)
         upper = kept * max(outputs, inputs) if outputs != inputs else 0
         return self.layer_parameters(outputs, inputs) + upper
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input, and the factors of the lower end, now and at the start."""
+        trained = self._trained(outputs, inputs)
+        factors = trained * (outputs + inputs)
+        return Footprint(per_token=2 * trained, matrices=2 * factors, brief=3 * factors)
 
     def _trained(self, outputs: int, inputs: int) -> int:
         """How many directions are trained."""

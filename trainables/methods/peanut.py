@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -45,3 +46,12 @@ class Peanut(PeftMethod):
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """The layers of f."""
         return 2 * self.rank * outputs + 2 * self.depth * self.rank**2
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input, W0 as the network reads it, the update, and hidden layers."""
+        matrix, hidden = outputs * inputs, self.rank * (outputs + inputs)
+        return Footprint(
+            per_layer=matrix + hidden / 2 + 2 * self.depth * self.rank * inputs,
+            brief=1.75 * matrix,
+            copies_input=False,
+        )

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -38,3 +39,11 @@ class Psoft(PeftMethod):
     def frozen_layer_parameters(self, outputs: int, inputs: int) -> int:
         """A and B, and the rows and columns of the upper triangle."""
         return self.rank * (outputs + inputs) + self.rank * (self.rank - 1)
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """A x, and of Q what its inverse needs."""
+        return Footprint(
+            per_token=self.rank,
+            per_layer=self.rank * (outputs + inputs) / 2 + 4.5 * self.rank**2,
+            keeps_input=False,
+        )

@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from trainables.decoder_shape import ModelShape
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -41,3 +42,12 @@ class PVera(PeftMethod):
         sizes = self._sizes(shape)
         outputs, inputs = max(size[0] for size in sizes), max(size[1] for size in sizes)
         return self.rank * (outputs + 2 * inputs)
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The latent and the output, and A and B in the base's dtype."""
+        return Footprint(
+            per_token=outputs + 2 * self.rank,
+            per_token_fp32=2 * self.rank,
+            per_layer=self.rank * (outputs + 2 * inputs) / 2,
+            keeps_input=False,
+        )

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -39,3 +40,9 @@ class Road(PeftMethod):
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """Angles and scales."""
         return self.variant * outputs
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The outputs, as they are and in pairs, in fp32."""
+        return Footprint(
+            per_token_fp32=2 * outputs, brief_per_token=2.5 * outputs, keeps_input=False
+        )

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -40,3 +41,11 @@ class SuperTuning(PeftMethod):
     def frozen_layer_parameters(self, outputs: int, inputs: int) -> int:
         """Their places."""
         return self.layer_parameters(outputs, inputs)
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input and W."""
+        matrix = outputs * inputs
+        trained = self.layer_parameters(outputs, inputs)
+        return Footprint(
+            per_layer=2 * trained, matrices=matrix, brief=matrix / 2, copies_input=False
+        )

@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from trainables.decoder_shape import ModelShape
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -45,3 +46,11 @@ class TinyLora(PeftMethod):
     def frozen_layer_parameters(self, outputs: int, inputs: int) -> int:
         """A, B and the P_i."""
         return self.rank * (outputs + inputs) + self.vector_size * self.rank**2
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """A x."""
+        return Footprint(
+            per_token=self.rank,
+            per_layer=self.frozen_layer_parameters(outputs, inputs) / 2,
+            keeps_input=False,
+        )

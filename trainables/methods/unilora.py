@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from trainables.decoder_shape import ModelShape
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -38,3 +39,7 @@ class UniLora(PeftMethod):
     def frozen_layer_parameters(self, outputs: int, inputs: int) -> int:
         """For each number of A and B its place in the vector, and a norm."""
         return 2 * self.rank * (outputs + inputs)
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input, A x, and the factors."""
+        return Footprint(per_token=self.rank, matrices=self.rank * (outputs + inputs))

@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from trainables.decoder_shape import ModelShape
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -47,3 +48,11 @@ class VbLora(PeftMethod):
     def parameters(self, shape: ModelShape) -> int:
         """The logits and the bank."""
         return super().parameters(shape) + self.vectors * self.vector_length
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input, A x, the factors and their parts."""
+        factors = self.rank * (outputs + inputs)
+        bank = self.vectors * self.vector_length
+        return Footprint(
+            per_token=self.rank, per_layer=2.2 * factors, matrices=factors, brief=2 * bank
+        )

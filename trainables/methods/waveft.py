@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import PeftMethod
 
 
@@ -47,3 +48,13 @@ class WaveFt(PeftMethod):
     def frozen_layer_parameters(self, outputs: int, inputs: int) -> int:
         """Their rows and columns."""
         return 2 * self.frequencies
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input, the update, and its transform."""
+        matrix = outputs * inputs
+        return Footprint(
+            per_layer=4 * self.frequencies,
+            matrices=2 * matrix,
+            brief=2 * matrix,
+            copies_input=False,
+        )

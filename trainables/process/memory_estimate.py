@@ -77,9 +77,11 @@ def estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate | None:
     states = _full_states(shape, trial) if is_full else _adapter_states(shape, trial)
     tokens = trial.train.micro_batch_size * trial.data.max_length
     layer = tokens * _activations(shape, trial, footprints)
-    layer += sum(_FP32 * each.per_layer for each in footprints.values())
+    size = _bytes(trial)
+    layer += sum(_FP32 * each.per_layer + size * each.matrices for each in footprints.values())
     transient = _transient(shape, trial, tokens)
-    transient += max((_FP32 * each.brief for each in footprints.values()), default=0.0)
+    brief = (each.brief + tokens * each.brief_per_token for each in footprints.values())
+    transient += _FP32 * max(brief, default=0.0)
     kept, last_layer = shape.layers * layer, layer
     if trial.train.gradient_checkpointing:
         kept, last_layer = tokens * shape.layers * shape.hidden * _bytes(trial), 0.0
@@ -200,13 +202,15 @@ def _activations(
     kept: float = 2 * _FP32 * hidden + size * (4 * heads + 3 * inner) + _FP32 * shape.heads
     if trial.method.changes_base:
         return kept + size * (4 * hidden + inner)
-    kept += sum(size * each.per_token + each.mask for each in footprints.values())
-    keeping = [name for name, each in footprints.items() if each.keeps_input]
-    if size < _FP32:
-        linears = linear_sizes(shape)
-        return kept + sum(size * linears[name][1] for name in keeping)
+    kept += sum(
+        size * each.per_token + _FP32 * each.per_token_fp32 + each.mask
+        for each in footprints.values()
+    )
+    keeping = {name for name, each in footprints.items() if each.keeps_input}
+    copying = {name for name in keeping if size < _FP32 and footprints[name].copies_input}
+    kept += sum(size * linear_sizes(shape)[name][1] for name in copying)
     inputs = {"gate_proj": "mlp", "up_proj": "mlp", "down_proj": "down", "o_proj": None}
-    shared = {inputs.get(name, "attention") for name in keeping} - {None}
+    shared = {inputs.get(name, "attention") for name in keeping - copying} - {None}
     return kept + sum(size * (inner if name == "down" else hidden) for name in shared)
 
 
