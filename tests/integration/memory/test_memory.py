@@ -22,6 +22,7 @@ from trl.kernels import chunked_logprob
 from trl.trainer import utils as trl_utils
 
 from trainables.config import ModelConfig, TrialConfig
+from trainables.methods import METHODS, Method
 from trainables.models.loading import load_model, shared_base
 from trainables.models.model_shape import read_shape
 from trainables.process import memory_estimate
@@ -136,8 +137,8 @@ def measure(trial: TrialConfig, tokenizer: Any) -> _Watch:
             network, arguments = load_model(trial.model), sft_config(trial, count)
             network = peft.get_peft_model(network, trial.method.peft_config(STEPS))
         with Tracker() as tracker:
-            for parameter in network.parameters():
-                tracker.add(parameter.data)
+            for tensor in (*network.parameters(), *network.buffers()):
+                tracker.add(tensor.data)
             watch = _Watch(tracker)
             with _adapter_kept(network):
                 trainer = SFTTrainer(
@@ -178,6 +179,30 @@ def test_the_estimate_is_within_15_percent(
     assert found is not None
     assert found.static == pytest.approx(measured.static, rel=TOLERANCE)
     assert found.static + found.training == pytest.approx(measured.peak, rel=TOLERANCE)
+
+
+KNOWN = [each for each in METHODS if not each.changes_base and each.example().footprint(8, 8)]
+
+
+@pytest.mark.parametrize("method", KNOWN, ids=lambda method: method.name)
+def test_what_adapters_keep_is_known_within_15_percent(
+    method: type[Method],
+    as_on_a_gpu: None,
+    model: ModelConfig,
+    make_trial: Callable[..., TrialConfig],
+    tokenizer: Any,
+) -> None:
+    """The peak with each method whose layers' footprint is known."""
+    train = {"steps": STEPS, "micro_batch_size": 4, "batch_size": 4}
+    trial = make_trial("lora", train=train)
+    data = trial.data.model_copy(update={"max_length": 64})
+    trial = trial.model_copy(update={"model": model, "data": data, "method": method.example()})
+    shape = read_shape(model)
+    assert shape is not None
+    found = estimate(shape, trial)
+    assert found is not None
+    expected = measure(trial, tokenizer).peak
+    assert found.static + found.training == pytest.approx(expected, rel=TOLERANCE)
 
 
 def test_slots_take_one_base_and_each_what_an_adapter_does(
