@@ -198,3 +198,19 @@ def saved_tensors(folder: Path, base: Any) -> dict[str, dict[str, torch.Tensor]]
         ends = [n for n in range(len(parts)) if ".".join(parts[:n]) in modules]
         found[".".join(parts[: ends[-1]])][".".join(parts[ends[-1] :])] = tensor
     return found
+
+
+@pytest.mark.parametrize(
+    "method", [each for each in ADAPTERS if each.takes_4bit], ids=lambda method: method.name
+)
+def test_on_4_bits_it_starts_and_trains_as_it_says(method: type[Method]) -> None:
+    base = load_model(MODEL.model_copy(update={"load_in_4bit": True})).eval()
+    expected = logits(base)
+    settings = method.example()
+    adapted = Adapted(base, settings, STEPS)
+    difference = (logits(adapted.model.eval()) - expected).abs().max()
+    assert (difference <= 1e-4) == method.starts_at_base
+    train(adapted.model, settings)
+    assert (logits(adapted.model) - expected).abs().max() > 1e-2
+    with adapted.without() as alone:
+        torch.testing.assert_close(logits(alone), expected, atol=1e-6, rtol=0)

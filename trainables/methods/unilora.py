@@ -27,7 +27,6 @@ class UniLora(PeftMethod):
     peft_fields: ClassVar[Mapping[str, str]] = {"vector_size": "theta_d_length", "rank": "r"}
     capacity_field: ClassVar[str | None] = "vector_size"
     starts_at_base: ClassVar[bool] = False
-    takes_4bit: ClassVar[bool] = True
 
     vector_size: int = Field(default=256, ge=1)
     rank: int = Field(default=4, ge=1)
