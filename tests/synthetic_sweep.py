@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from trainables import metric_keys
-from trainables.config import LoraConfig, TrialConfig
+from trainables.config import TrialConfig
 from trainables.evaluation.forgetting import forgetting_metrics
+from trainables.methods.full import Full
+from trainables.methods.lora import Lora
 from trainables.records.item_records import write_items
 from trainables.records.ledger import Ledger
 from trainables.records.schema import (
@@ -168,9 +170,9 @@ class SyntheticSweep:
             number=number,
             seed=self.seed,
             data_seed=self.seed,
-            method="full" if is_full else "lora",
+            recipe="full" if is_full else "lora",
+            method=Full() if is_full else Lora(rank=rank, alpha=rank * ratio),
             learning_rate=rate,
-            lora=None if is_full else LoraConfig(rank=rank, alpha=rank * ratio),
             output_dir=str(output_dir),
             base_dir="base",
             **_parts(self.model),
@@ -180,9 +182,9 @@ class SyntheticSweep:
         self, config: TrialConfig, done: float, base_items: list[ItemScore], draw: random.Random
     ) -> list[bool]:
         """Right before, forgotten with one probability; wrong before, learnt with another."""
-        lora = config.lora
-        strength = config.learning_rate * (lora.scaling if lora else 20) * 300 * done
-        reach = 1 - 0.5 ** (1 + (lora.rank if lora else 128) ** 0.5)
+        rank = _rank(config)
+        strength = config.learning_rate * ((config.method.scale or 1) if rank else 20) * 300 * done
+        reach = 1 - 0.5 ** (1 + (rank or 128) ** 0.5)
         learnt = {"in_domain": reach * min(1.0, strength), "ood": 0.6 * min(1.0, strength)}
         forgets = min(0.9, 0.08 * strength)
         answers = []
@@ -228,14 +230,20 @@ def _parts(model: str) -> dict[str, Any]:
 
 
 def _params(config: TrialConfig) -> dict[str, float | int | str | bool]:
-    if config.lora is None:
-        return {"method": "full", "full/learning_rate": config.learning_rate}
+    method = config.method
+    if not isinstance(method, Lora):
+        return {"recipe": "full", "full/learning_rate": config.learning_rate}
     return {
-        "method": "lora",
-        "lora/rank": config.lora.rank,
-        "lora/alpha_ratio": config.lora.alpha / config.lora.rank,
+        "recipe": "lora",
+        "lora/rank": method.rank,
+        "lora/alpha_ratio": method.alpha / method.rank,
         "lora/learning_rate": config.learning_rate,
     }
+
+
+def _rank(config: TrialConfig) -> int:
+    """Zero for full fine-tuning."""
+    return config.capacity.number if config.capacity else 0
 
 
 def _scores(items: list[ItemScore]) -> dict[str, TaskScore]:
@@ -274,11 +282,12 @@ def _metrics(
 
 
 def _costs(config: TrialConfig, step: int) -> dict[str, float]:
-    parameters = 2000.0 * config.lora.rank if config.lora else 1e6
+    rank = _rank(config)
+    parameters = 2000.0 * rank if rank else 1e6
     return {
         metric_keys.TRAIN_LOSS: 3.0 / (1 + step * config.learning_rate * 100),
-        metric_keys.TOKENS_PER_SECOND: 4000.0 if config.lora else 2500.0,
-        metric_keys.MAX_RESERVED: 0.7 if config.lora else 1.4,
+        metric_keys.TOKENS_PER_SECOND: 4000.0 if rank else 2500.0,
+        metric_keys.MAX_RESERVED: 0.7 if rank else 1.4,
         metric_keys.GPU_HOURS: step / 3600,
         metric_keys.TRAIN_SECONDS: step / 10,
         metric_keys.TRAINABLE_PARAMETERS: parameters,

@@ -14,16 +14,22 @@ from trainables.config import ConfirmConfig
 from trainables.records.schema import TrialRecord
 
 
-def planned_repeats(confirm: ConfirmConfig | None, searched: int) -> int:
-    """How many repeat runs there will be after so many trials, if there are enough winners."""
-    return min(confirm.top_k, searched) * confirm.seeds if confirm else 0
+def planned_repeats(confirm: ConfirmConfig | None, searched: int, recipes: int = 1) -> int:
+    """How many repeat runs there will be after so many trials, if there are enough winners.
+
+    `recipes`: how many the search has.
+    """
+    if confirm is None:
+        return 0
+    most = confirm.top_k * (recipes if confirm.per_recipe else 1)
+    return min(most, searched) * confirm.seeds
 
 
 def repeats_to_begin(goals: Goals, records: Sequence[TrialRecord]) -> int:
     """How many repeat runs of the winners, as they are now, have yet to begin."""
     if goals.confirm is None:
         return 0
-    chosen = winners(goals, records, goals.confirm.top_k)
+    chosen = winners(goals, goals.confirm, records)
     return sum(1 for _ in unconfirmed(goals.confirm.seeds, chosen, records))
 
 
@@ -57,9 +63,21 @@ def unconfirmed(
             yield winner, seed
 
 
-def winners(goals: Goals, records: Iterable[TrialRecord], count: int) -> list[TrialRecord]:
+def winners(
+    goals: Goals, confirm: ConfirmConfig, records: Iterable[TrialRecord]
+) -> list[TrialRecord]:
+    """The best trials of the sweep, or of each recipe, in the order of the recipes' first trials."""
+    groups: dict[str, list[TrialRecord]] = {}
+    for record in sorted(records, key=lambda record: record.number):
+        if record.confirms is None:
+            recipe = record.config.recipe if confirm.per_recipe else ""
+            groups.setdefault(recipe, []).append(record)
+    return [best for group in groups.values() for best in _best(goals, group, confirm.top_k)]
+
+
+def _best(goals: Goals, records: Sequence[TrialRecord], count: int) -> list[TrialRecord]:
     """The recommended trial, the one recommended without its point, and so on, up to `count`."""
-    left = [record for record in records if record.confirms is None]
+    left = [*records]
     found: list[TrialRecord] = []
     while len(found) < count:
         best = recommend(goals, left)

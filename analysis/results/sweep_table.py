@@ -121,7 +121,8 @@ class SweepTable:
     def _planned(self) -> int:
         """How many trials and repeats there will be, if there are as many winners."""
         searched = max(self._searched, len(self._records) - len(self._repeats))
-        repeats = planned_repeats(self._goals.confirm, searched)
+        recipes = {record.config.recipe for record in self._records.values()}
+        repeats = planned_repeats(self._goals.confirm, searched, len(recipes))
         return searched + max(repeats, len(self._repeats))
 
     def progress(self, now: float) -> str:

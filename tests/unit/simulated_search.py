@@ -33,7 +33,20 @@ OF_GRID = [
     {"method": "full", "learning_rate": 1e-4},
     {"method": "lora", "rank": 8, "alpha_ratio": 1, "learning_rate": 1e-3},
 ]
-SAMPLERS = ["tpe", "random", "grid", "nsga2"]
+SAMPLERS = ["tpe", "random", "grid"]
+
+# A third recipe, so that the search is balanced.
+THREE: dict[str, Any] = {
+    "lora": LORA,
+    "full": {"learning_rate": RATES},
+    "weighted": {
+        "method": "lora",
+        "loss": ["sft", "dft"],
+        "rank": [2, 8],
+        "alpha_ratio": 1,
+        "learning_rate": RATES,
+    },
+}
 
 Ending = tuple[TrialStatus, dict[str, float]]
 Judge = Callable[[TrialConfig], Ending]
@@ -45,16 +58,12 @@ def sweep(sampler: str = "tpe", trials: int = 24, **changes: Any) -> SweepConfig
         "lora": {"rank": [2, 8, 32], "alpha_ratio": [1, 2], "learning_rate": rates},
         "full": {"learning_rate": rates},
     }
-    if sampler == "nsga2":
-        del search["full"]  # it searches one method
     return sweep_config(trials, **{"sampler": sampler, "search": search, **changes})
 
 
 def with_first(sampler: str, trials: int = 24, count: int | None = None) -> SweepConfig:
     """A sweep that begins with so many points; by default with all that its search has here."""
     search: dict[str, Any] = {"lora": LORA, "full": {"learning_rate": RATES}, "first": OF_BOTH}
-    if sampler == "nsga2":
-        search = {"lora": LORA, "first": OF_LORA}
     if sampler == "grid":
         search = GRID | {"first": OF_GRID}
     search["first"] = search["first"][:count]
@@ -63,7 +72,9 @@ def with_first(sampler: str, trials: int = 24, count: int | None = None) -> Swee
 
 def judge(trial: TrialConfig) -> Ending:
     """More rank and learning rate gain more and forget more; every fifth trial fails."""
-    effort = math.log10(trial.learning_rate * 1e5) + (0.2 * trial.lora.rank if trial.lora else 4)
+    effort = math.log10(trial.learning_rate * 1e5) + (
+        0.2 * trial.capacity.number if trial.capacity else 4
+    )
     metrics = {GAIN: 1 - math.exp(-effort), LOSS: 0.01 * effort**2, "cost/gpu_h": 0.5}
     if trial.number % 5 == 3:
         return TrialStatus.FAILED, {}

@@ -77,8 +77,10 @@ class ConfirmConfig(Frozen):
     Attributes:
         top_k: how many points: the recommended one, the one recommended without it, and so on. One
             of them is then recommended by its mean over the repeats, never one that diverged.
+        per_recipe: whether these are points of each recipe, instead of the sweep.
         seeds: repeat runs of each; the seed changes adapter weights, dropout and data order.
     """
 
     top_k: int = Field(default=3, ge=1)
+    per_recipe: bool = False
     seeds: int = Field(default=5, ge=1)

@@ -267,7 +267,7 @@ class OptunaSearcher(Searcher, SweepListener):
         if confirm is None:
             return iter(())
         if self._winners is None:
-            self._winners = winners(self._config, self._history.records, confirm.top_k)
+            self._winners = winners(self._config, confirm, self._history.records)
         return unconfirmed(confirm.seeds, self._winners, list(self._history.records))
 
 

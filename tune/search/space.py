@@ -109,7 +109,7 @@ def planned_trials(config: SweepConfig) -> int:
 def planned_runs(config: SweepConfig) -> int:
     """Number of trials in the search and of repeats of its winners."""
     searched = planned_trials(config)
-    return searched + planned_repeats(config.confirm, searched)
+    return searched + planned_repeats(config.confirm, searched, len(config.search.recipes))
 
 
 def grid_size(search: SearchConfig) -> int:

@@ -33,17 +33,13 @@ def model() -> Any:
     return AutoModelForCausalLM.from_pretrained(MODEL)
 
 
-def test_an_added_trial_can_be_told_and_has_no_generation_by_itself() -> None:
-    study = optuna.create_study(sampler=optuna.samplers.NSGAIISampler(population_size=2, seed=0))
+def test_an_added_trial_can_be_told() -> None:
+    study = optuna.create_study()
     space = {"x": optuna.distributions.FloatDistribution(0, 1)}
     running = optuna.trial.TrialState.RUNNING
     study.add_trial(optuna.create_trial(state=running, params={"x": 0.5}, distributions=space))
     study.tell(compat_optuna.newest_trial(study), 1.0)
     assert [trial.value for trial in study.trials] == [1.0]
-    asked = study.ask(space)
-    study.tell(asked, 2.0)
-    key = compat_optuna.generation_key()
-    assert [key in trial.system_attrs for trial in study.trials] == [False, True]
 
 
 def test_a_view_is_found_again_by_its_address() -> None:

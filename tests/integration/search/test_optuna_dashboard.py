@@ -35,7 +35,7 @@ def searched() -> OptunaSearcher:
 
 
 def ended(number: int) -> TrialRecord:
-    params = {"method": "lora", "lora/rank": 4, "lora/learning_rate": 1e-4}
+    params = {"recipe": "lora", "lora/rank": 4, "lora/learning_rate": 1e-4}
     status = ENDINGS.get(number, TrialStatus.COMPLETE)
     return trial(number, scores(0.1 * number, 0.01 * number), status, params=params)
 

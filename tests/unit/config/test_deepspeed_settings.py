@@ -39,7 +39,10 @@ def test_a_stage_of_zero_is_required(zero: Any, tmp_path: Path) -> None:
         ({"optimizer": {**ADAMW, "params": {"maximize": True}}}, ("maximize", "known: lr")),
         ({"optimizer": {**ADAMW, "params": {"lr": 1e-5}}}, ("params.lr 1e-05", "search")),
         ({"optimizer": {**ADAMW, "params": {"weight_decay": 1}}}, ("train.weight_decay",)),
-        ({"optimizer": {**ADAMW, "params": {"betas": [0.9, 0.95]}}}, ("LoRA", "[0.9, 0.95]")),
+        (
+            {"optimizer": {**ADAMW, "params": {"betas": [0.9, 0.95]}}},
+            ("all other trials", "[0.9, 0.95]"),
+        ),
         ({"train_micro_batch_size_per_gpu": 4}, ("train.micro_batch_size", "write auto")),
         ({"train_batch_size": 32}, ("train.batch_size", "32")),
         ({"gradient_clipping": 0.5}, ("train.max_grad_norm", "0.5")),

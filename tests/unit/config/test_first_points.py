@@ -72,7 +72,7 @@ def test_a_first_point_is_recorded_with_its_values() -> None:
         "lora/learning_rate": 1e-3,
         "lora/epochs": 3.0,
     }
-    assert recorded_params(config.search, config.train, record.config) == record.params
+    assert recorded_params(config, record.config) == record.params
     assert SweepConfig.model_validate(config.model_dump(mode="json")) == config
 
 
@@ -82,7 +82,7 @@ def test_a_first_point_is_recorded_with_its_values() -> None:
         ({"rank": 16, "learning_rate": 1e-4}, "rank", "4, 8"),
         ({"rank": 8, "learning_rate": 0.1}, "learning_rate", "1e-05 to 0.001"),
         ({"rank": 8}, "learning_rate", "required"),
-        ({"rank": 8, "learning_rate": 1e-4, "alpha": 16}, "alpha", "known: rank, alpha_ratio"),
+        ({"rank": 8, "learning_rate": 1e-4, "alpha": 16}, "alpha", "is no axis"),
         ({"rank": 8, "learning_rate": 1e-4, "method": "full"}, "method", "must be lora"),
         ({"rnak": 8, "rank": 8, "learning_rate": 1e-4}, "rnak", "did you mean rank?"),
     ],

@@ -56,7 +56,7 @@ def test_params_of_gives_back_each_point(ratios: list[float]) -> None:
     lora |= {"warmup": [0, 0.1], "weight_decay": [0, 0.01]}
     config = sweep("random", trials=40, search=PLAIN | {"lora": lora})
     for record in finished(config):
-        assert recorded_params(config.search, config.train, record.config) == record.params
+        assert recorded_params(config, record.config) == record.params
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_edit_that_changes_the_question_is_refused(section: str, value: object, 
 
 def test_search_that_excludes_a_trial_is_refused() -> None:
     records = finished(sweep())
-    first, *others = [r for r in records if r.config.lora and r.config.lora.rank < 32]
+    first, *others = [r for r in records if r.config.capacity and r.config.capacity.number < 32]
     told = refused(sweep(search=PLAIN | {"lora": PLAIN["lora"] | {"rank": [32, 64]}}), records)
     (line,) = told
     these = numbers_text([first, *others])
@@ -116,7 +116,7 @@ def test_warm_start_takes_what_fits_and_reports_the_rest(tmp_path: Path) -> None
     searched = [record for record in records if record.confirms is None]
     assert len(searched) == len(records) - 2
     ended = [r for r in searched if r.status in (TrialStatus.COMPLETE, TrialStatus.DIVERGED)]
-    fitting = [r for r in ended if not (r.config.lora and r.config.lora.rank == 32)]
+    fitting = [r for r in ended if not (r.config.capacity and r.config.capacity.number == 32)]
     assert [record.number for record in found] == [record.number for record in fitting]
     (line,) = left_out
     assert f"{len(ended) - len(fitting)} of {earlier}" in line

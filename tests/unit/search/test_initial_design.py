@@ -19,8 +19,8 @@ RANKS = [2, 4, 8, 16, 32, 64, 128, 256]
 def sweep(seed: int = 0, **search: Any) -> SweepConfig:
     rates = {"low": LOW, "high": HIGH}
     lora = {"rank": RANKS, "alpha_ratio": [1, 2], "learning_rate": rates}
-    methods = {"lora": lora, "full": {"learning_rate": rates}}
-    return sweep_config(64, seed=seed, search=search or methods)
+    recipes = {"lora": lora, "full": {"learning_rate": rates}}
+    return sweep_config(64, seed=seed, search=search or recipes)
 
 
 def drawn(config: SweepConfig, count: int) -> list[TrialRecord]:
@@ -29,8 +29,8 @@ def drawn(config: SweepConfig, count: int) -> list[TrialRecord]:
     return [ask(searcher) for _ in range(count)]
 
 
-def of(records: list[TrialRecord], method: str) -> list[TrialRecord]:
-    return [record for record in records if record.config.method == method]
+def of(records: list[TrialRecord], recipe: str) -> list[TrialRecord]:
+    return [record for record in records if record.config.recipe == recipe]
 
 
 @pytest.mark.parametrize("seed", range(4))

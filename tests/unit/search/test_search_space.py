@@ -6,25 +6,17 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from builders import sweep_config
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from tune.config.search_config import SearchConfig
-from tune.search.space import (
-    Params,
-    grid_size,
-    lora_config,
-    suggest,
-)
+from tune.search.space import Params, grid_size, point_loss, point_method, suggest
 
 
-def search(lora: dict[str, Any] | None = None, full: dict[str, Any] | None = None) -> SearchConfig:
-    return SearchConfig.model_validate({"lora": lora, "full": full})
-
-
-def lora(**changes: Any) -> SearchConfig:
-    return search(lora={"rank": 8, "alpha_ratio": 2, "learning_rate": 1e-4} | changes)
+def search(**recipes: Any) -> SearchConfig:
+    return SearchConfig.model_validate(recipes)
 
 
 def points(space: SearchConfig) -> Iterator[Params]:
@@ -52,11 +44,22 @@ def points(space: SearchConfig) -> Iterator[Params]:
 
 @given(st.sampled_from([4, 8, 16]), st.sampled_from([0.5, 1.0, 2.0]))
 def test_alpha_is_the_ratio_times_the_rank(rank: int, ratio: float) -> None:
-    space = lora(rank=[4, 8, 16], alpha_ratio=[0.5, 1, 2])
-    assert space.lora is not None
-    config = lora_config(space.lora, {"lora/rank": rank, "lora/alpha_ratio": ratio})
-    assert config.alpha == ratio * rank
-    assert config.scaling == ratio
+    lora = {"rank": [4, 8, 16], "alpha_ratio": [0.5, 1, 2], "learning_rate": 1e-4}
+    config = sweep_config(search={"lora": lora})
+    method = point_method(config, {"lora/rank": rank, "lora/alpha_ratio": ratio})
+    assert method.columns["alpha"] == ratio * rank
+    assert method.scale == ratio
+
+
+def test_a_loss_is_searched_within_its_recipe() -> None:
+    rate = {"learning_rate": 1e-4}
+    config = sweep_config(
+        search={"both": {"method": "full", "loss": ["sft", "dft"], **rate}, "full": rate}
+    )
+    found = list(points(config.search))
+    assert {"recipe": "full"} in found
+    assert {point_loss(config.search, point).name for point in found[:-1]} == {"sft", "dft"}
+    assert {point["both/loss"] for point in found if point["recipe"] == "both"} == {"sft", "dft"}
 
 
 one_or_more = st.integers(1, 3)
@@ -77,8 +80,10 @@ def grids(draw: st.DrawFn) -> SearchConfig:
         "rslora": some([False, True]),
     }
     whole = {"learning_rate": some([1e-5, 1e-6]), "batch_size": some([4, 8, 16])}
-    which = draw(st.sampled_from(["lora", "full", "both"]))
-    return search(adapter if which != "full" else None, whole if which != "lora" else None)
+    losses = {"method": "lora", "loss": some(["sft", "dft"])}
+    recipes = {"lora": adapter, "full": whole, "weighted": adapter | losses}
+    chosen = draw(st.lists(st.sampled_from([*recipes]), min_size=1, unique=True))
+    return search(**{name: recipes[name] for name in chosen})
 
 
 @given(grids())

@@ -183,7 +183,7 @@ FEW_POINTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_point_is_run_again_only_with_another_seed(sampler: str) -> None:
     config = sweep(sampler, trials=12, **FEW_POINTS)
     records = run(make_searcher(config), completing)
