@@ -66,7 +66,7 @@ def unconfirmed(
 def winners(
     goals: Goals, confirm: ConfirmConfig, records: Iterable[TrialRecord]
 ) -> list[TrialRecord]:
-    """The best trials of the sweep, or of each recipe, in the order of the recipes' first trials."""
+    """The best trials of the sweep, or of each recipe, in the order of their first trials."""
     groups: dict[str, list[TrialRecord]] = {}
     for record in sorted(records, key=lambda record: record.number):
         if record.confirms is None:

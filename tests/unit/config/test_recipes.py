@@ -23,9 +23,9 @@ SHAPE = ModelShape(
 )
 # Recipes beside the sweep's `lora`, the field at fault, and what its message says.
 BAD: list[tuple[dict[str, Any], str, list[str]]] = [
-    ({"lroa": LORA}, "lroa", ["is no method", "did you mean lora?"]),
+    ({"loraa": LORA}, "loraa", ["is no method", "did you mean lora?"]),
     ({"mine": LORA}, "mine", ["must name its `method`", "known: "]),
-    ({"mine": {"method": "lroa", **LORA}}, "mine.method", ["got 'lroa'", "did you mean lora?"]),
+    ({"mine": {"method": "loraa", **LORA}}, "mine.method", ["got 'loraa'", "did you mean lora?"]),
     ({"frist": [{"rank": 4}]}, "frist", ["unknown key", "did you mean first?"]),
     ({"a": {"method": "full", "loss": "stf", **RATE}}, "a.loss", ["got stf", "did you mean sft?"]),
     ({"a": {"method": "full", "loss": [], **RATE}}, "a.loss", ["a loss at least", "known: "]),
@@ -62,16 +62,16 @@ def test_what_is_wrong_with_a_recipe_is_one_fault(
 
 
 def test_all_recipes_at_fault_are_reported_at_once(tmp_path: Path) -> None:
-    wrong = {f"search__{key}": own for key in ("lroa", "full") for own in [BAD[0][0]["lroa"]]}
+    wrong = {f"search__{key}": own for key in ("loraa", "full") for own in [BAD[0][0]["loraa"]]}
     found = faults(written(tmp_path, search__b={"method": "full", "loss": "x", **RATE}, **wrong))
     fields = {fault.field.removeprefix("search.") for fault in found}
-    assert fields == {"b.loss", "lroa", "full.rank", "full.alpha_ratio"}
+    assert fields == {"b.loss", "loraa", "full.rank", "full.alpha_ratio"}
 
 
 @pytest.mark.parametrize(
     ("resources", "field", "fact"),
     [
-        ({"lroa": {"workers": 2}}, "resources.lroa", "did you mean lora?"),
+        ({"loraa": {"workers": 2}}, "resources.loraa", "did you mean lora?"),
         ({"full": {"slots": 2}}, "resources.full.slots", "changes the base"),
         ({"a": {"slots": "auto"}}, "resources.a.slots", "norms are not batched"),
         ({"workers": 2}, "resources.workers", "did you mean resources.a.workers"),
@@ -146,7 +146,7 @@ def test_a_budget_that_no_capacity_fits_is_refused_before_anything_runs(tmp_path
     lora = "search.lora={parameters: [100, 20000], alpha_ratio: 2, learning_rate: 0.001}"
     (fault,) = faults_of(check_files, load_sweep("quickstart", [lora]), tmp_path)
     assert fault.field == "search.lora.parameters"
-    assert "at least 7,616" in fault.rule
+    assert "at least 9,856" in fault.rule
     assert "got 100" in fault.rule
     unknown = load_sweep("quickstart", [lora, f"model.name={tmp_path}"])
     found = faults_of(check_files, unknown, tmp_path)
