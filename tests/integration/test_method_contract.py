@@ -19,6 +19,7 @@ from trainables.models.loading import load_model
 from trainables.models.model_shape import read_shape
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from trainables.methods import Method
@@ -72,8 +73,7 @@ def trained(request: Any, base: Any, tmp_path_factory: pytest.TempPathFactory) -
     with adapted.without() as alone:
         without = logits(alone)
     flags_are_restored = requires_grad(adapted.model) == flags
-    tensors = [*adapted.model.parameters(), *adapted.model.buffers()]
-    added = [t for t in tensors if id(t) not in in_base]
+    added = {id(t): t for t in tensors_of(adapted.model) if id(t) not in in_base}.values()
     train(adapted.model, method)
     folder = tmp_path_factory.mktemp(method.name)
     adapted.model.save_pretrained(folder, save_embedding_layers=False)
@@ -86,13 +86,24 @@ def trained(request: Any, base: Any, tmp_path_factory: pytest.TempPathFactory) -
         at_start=at_start,
         without=without,
         flags_are_restored=flags_are_restored,
-        trained_numbers=sum(t.numel() for t in tensors if t.requires_grad),
+        trained_numbers=sum(t.numel() for t in added if t.requires_grad),
         frozen_numbers=sum(t.numel() for t in added if not t.requires_grad),
         at_end=at_end,
         without_at_end=without_at_end,
         says_restored=adapted.remove(),
         base_after={name: t.clone() for name, t in base.state_dict().items()},
     )
+
+
+def tensors_of(model: Any) -> Iterator[torch.Tensor]:
+    """Parameters, buffers and what modules keep by an adapter's name."""
+    yield from model.parameters()
+    yield from model.buffers()
+    for module in model.modules():
+        named = (value for value in vars(module).values() if isinstance(value, dict))
+        for tensors in named:
+            if isinstance(tensor := tensors.get("default"), torch.Tensor):
+                yield tensor
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -114,7 +125,8 @@ def train(model: Any, method: Method) -> None:
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     for step in range(1, STEPS + 1):
-        loss = model(input_ids=IDS_BS, labels=IDS_BS).loss
+        next_BST = model(input_ids=IDS_BS).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(next_BST.flatten(0, 1), IDS_BS[:, 1:].flatten())
         penalty = method.penalty(model)
         (loss if penalty is None else loss + penalty).backward()
         method.before_step(model)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from trainables.methods.base import Footprint, LowRankLayout, Ratio
-from trainables.methods.peft_method import PeftMethod
+from trainables.methods.base import Footprint, LowRankLayout
+from trainables.methods.ranked import Scaled
 
 
-class LowRank(PeftMethod):
+class LowRank(Scaled):
     """A low-rank adapter W0 + s B A (Hu et al. 2021, 2106.09685).
 
     Attributes:
-        rank: R of A (R, I) and B (O, R).
-        alpha: s = alpha / rank.
         dropout: share of a layer's inputs that is dropped before A.
     """
 
@@ -26,30 +24,10 @@ class LowRank(PeftMethod):
         "alpha": "lora_alpha",
         "dropout": "lora_dropout",
     }
-    capacity_field: ClassVar[str | None] = "rank"
-    ratios: ClassVar[tuple[Ratio, ...]] = (Ratio("alpha_ratio", "alpha", "rank"),)
-    label_fields: ClassVar[tuple[str, ...]] = ("alpha",)
     takes_4bit: ClassVar[bool] = True
     served_by_vllm: ClassVar[bool] = True
 
-    rank: int = Field(ge=1)
-    alpha: float = Field(gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
-
-    @property
-    def scaling(self) -> float:
-        """Factor s in front of B A."""
-        return self.alpha / self.rank
-
-    @property
-    def scale(self) -> float | None:
-        """The scaling."""
-        return self.scaling
-
-    @property
-    def smallest(self) -> Self:
-        """Rank and alpha 1."""
-        return self.model_copy(update={"rank": 1, "alpha": 1.0})
 
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """R (O + I)."""

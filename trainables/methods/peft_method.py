@@ -1,4 +1,4 @@
-"""`PeftMethod`: any method that PEFT has, by its configuration class and a map of fields."""
+"""Any method that PEFT has, by its configuration class and a map of fields."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from trainables.decoder_shape import ModelShape, adapted_linears, linear_sizes
 from trainables.methods.base import Method, Modules
 
 
-class PeftMethod(Method):
-    """A method of PEFT on the linear layers of a decoder.
+class PeftAdapter(Method):
+    """A method of PEFT.
 
     Attributes:
         peft_class: name of PEFT's configuration class.
@@ -22,20 +22,28 @@ class PeftMethod(Method):
     peft_fields: ClassVar[Mapping[str, str]] = {}
     peft_options: ClassVar[Mapping[str, Any]] = {}
 
-    target_modules: Modules = "all-linear"
+    def options(self, steps: int) -> dict[str, Any]:
+        """What PEFT is told, by its names, for a training of so many optimizer steps."""
+        fields = {theirs: getattr(self, ours) for ours, theirs in self.peft_fields.items()}
+        return {**fields, **self.peft_options}
 
     def peft_config(self, steps: int) -> Any:
         """The adapter as PEFT's configuration, for a training of so many optimizer steps."""
         import peft
 
+        return getattr(peft, self.peft_class)(task_type="CAUSAL_LM", **self.options(steps))
+
+
+class PeftMethod(PeftAdapter):
+    """A method of PEFT on the linear layers of a decoder."""
+
+    target_modules: Modules = "all-linear"
+
+    def options(self, steps: int) -> dict[str, Any]:
+        """With the layers."""
         modules = self.target_modules
-        fields = {theirs: getattr(self, ours) for ours, theirs in self.peft_fields.items()}
-        return getattr(peft, self.peft_class)(
-            task_type="CAUSAL_LM",
-            target_modules=modules if isinstance(modules, str) else list(modules),
-            **fields,
-            **self.peft_options,
-        )
+        chosen = modules if isinstance(modules, str) else list(modules)
+        return {"target_modules": chosen, **super().options(steps)}
 
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """Number of trained parameters on a linear layer (O, I)."""

@@ -86,7 +86,7 @@ def _make(base: Any, method: Method, steps: int) -> Any:
         ValueError: PEFT refuses, for example dropout on experts.
     """
     config = method.peft_config(steps)
-    are_named = method.modules != "all-linear"  # PEFT writes the names into it
+    are_named = isinstance(method.modules, tuple)  # PEFT writes the names into it
     if decoder := text_decoder(base):  # text does not pass through the rest
         config.exclude_modules = rf"(?!{re.escape(decoder)}\.).*"
     try:

@@ -1,0 +1,43 @@
+"""VeRA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+
+from trainables.decoder_shape import ModelShape
+from trainables.methods.ranked import Ranked
+
+
+class VeRA(Ranked):
+    """W0 + diag(b) B diag(d) A, with random A and B that all layers share and that stay frozen.
+
+    Attributes:
+        dropout: share of a layer's inputs that is dropped before A.
+        initial_scale: each entry of d at the start, where b is 0.
+    """
+
+    name: ClassVar[str] = "vera"
+    title: ClassVar[str] = "VeRA"
+    source: ClassVar[str] = "Kopiczko et al. 2023, 2310.11454"
+    peft_class: ClassVar[str] = "VeraConfig"
+    peft_fields: ClassVar[Mapping[str, str]] = {
+        "rank": "r",
+        "dropout": "vera_dropout",
+        "initial_scale": "d_initial",
+    }
+    takes_4bit: ClassVar[bool] = True
+
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    initial_scale: float = Field(default=0.1, gt=0)
+
+    def layer_parameters(self, outputs: int, inputs: int) -> int:
+        """O of b and R of d."""
+        return outputs + self.rank
+
+    def frozen_parameters(self, shape: ModelShape) -> int:
+        """A and B, as large as the largest layer needs them."""
+        outputs, inputs = zip(*self._sizes(shape), strict=True)
+        return self.rank * (max(outputs) + max(inputs))
