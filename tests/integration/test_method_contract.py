@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import peft
@@ -14,14 +15,17 @@ from safetensors.torch import load_file
 
 from trainables.config import ModelConfig
 from trainables.methods import METHODS
+from trainables.metric_keys import TRAIN_LOSS
 from trainables.models.adapter import Adapted
 from trainables.models.loading import load_model
 from trainables.models.model_shape import read_shape
+from trainables.training.adapter_sft import train_adapter
+from trainables.training.reporter import ListReporter, StopTrial
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
+    from trainables.config import TrialConfig
     from trainables.methods import Method
 
 MODEL = ModelConfig(name="package://trainables/embedded/model", dtype="float32")
@@ -226,3 +230,39 @@ def test_on_4_bits_it_starts_and_trains_as_it_says(method: type[Method]) -> None
     assert (logits(adapted.model) - expected).abs().max() > 1e-2
     with adapted.without() as alone:
         torch.testing.assert_close(logits(alone), expected, atol=1e-6, rtol=0)
+
+
+class StopAt(ListReporter):
+    """Asks the trial to stop after its second step."""
+
+    def stop_requested(self) -> bool:
+        return self.measurements[-1].step == 2
+
+
+@pytest.mark.parametrize("method", ADAPTERS, ids=lambda method: method.name)
+def test_stopped_and_resumed_it_equals_undisturbed(
+    method: type[Method], make_trial: Callable[..., TrialConfig]
+) -> None:
+    """Each step's loss and the weights at the end are the same, bit for bit."""
+
+    def trial(*earlier: str) -> TrialConfig:
+        train = {"steps": 5, "report_every": 5, "batch_size": 2, "micro_batch_size": 2}
+        made = make_trial(train=train, learning_rate=LEARNING_RATE, earlier_attempts=earlier)
+        return made.model_copy(update={"method": method.example()})
+
+    undisturbed, reporter = trial(), ListReporter()
+    train_adapter(undisturbed, reporter)
+    stopped = trial()
+    with pytest.raises(StopTrial):
+        train_adapter(stopped, StopAt())
+    resumed, again = trial(stopped.output_dir), ListReporter()
+    train_adapter(resumed, again)
+    losses = [[m.metrics[TRAIN_LOSS] for m in each.measurements] for each in (reporter, again)]
+    assert losses[1] == losses[0][2:]
+    weights, others = (load_file(weights_file(each)) for each in (undisturbed, resumed))
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(tensor, others[name]) for name, tensor in weights.items())
+
+
+def weights_file(trial: TrialConfig) -> Path:
+    return Path(trial.weights_dir, "adapter_model.safetensors")

@@ -83,6 +83,29 @@ class AdaLoRA(Scaled):
         """Score all entries by their gradients, and set those to 0 that are to be pruned."""
         model.base_model.update_and_allocate(step)
 
+    def extra_state(self, model: Any) -> dict[str, Any]:
+        """Both averages of each parameter's importance, and which entries are left."""
+        import torch
+
+        allocator, kept = model.base_model.rankallocator, model.peft_config["default"].rank_pattern
+        return {
+            **{f"importance/{name}": t for name, t in allocator.exp_avg_ipt.items()},
+            **{f"uncertainty/{name}": t for name, t in allocator.exp_avg_unc.items()},
+            **{f"kept/{name}": torch.tensor(each) for name, each in (kept or {}).items()},
+        }
+
+    def load_extra_state(self, model: Any, tensors: dict[str, Any]) -> None:
+        """Where PEFT keeps them; the last importance is there only to be averaged anew."""
+        found: dict[str, dict[str, Any]] = {"importance": {}, "uncertainty": {}, "kept": {}}
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition("/")
+            found[kind][name] = tensor.to(model.device)
+        allocator = model.base_model.rankallocator
+        allocator.exp_avg_ipt, allocator.exp_avg_unc = found["importance"], found["uncertainty"]
+        allocator.ipt = dict(found["importance"])
+        kept = {name: tensor.tolist() for name, tensor in found["kept"].items()}
+        model.peft_config["default"].rank_pattern = kept or None
+
     def stored_update(
         self, tensors: Mapping[str, Any], base_OI: Any
     ) -> tuple[Any, Any] | Any | None:

@@ -48,6 +48,6 @@ class RandLoRA(Scaled):
 
     def frozen_parameters(self, shape: ModelShape) -> int:
         """A and all B_n, as large as the largest layer needs them."""
-        outputs, inputs = zip(*self._sizes(shape), strict=True)
-        least, most = sorted((max(outputs), max(inputs)))
+        sizes = self._sizes(shape)
+        least, most = sorted((max(rows for rows, _ in sizes), max(columns for _, columns in sizes)))
         return self.rank * (least + math.ceil(least / self.rank) * most)

@@ -39,5 +39,5 @@ class VeRA(Ranked):
 
     def frozen_parameters(self, shape: ModelShape) -> int:
         """A and B, as large as the largest layer needs them."""
-        outputs, inputs = zip(*self._sizes(shape), strict=True)
-        return self.rank * (max(outputs) + max(inputs))
+        sizes = self._sizes(shape)
+        return self.rank * (max(rows for rows, _ in sizes) + max(columns for _, columns in sizes))
