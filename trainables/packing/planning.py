@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from trainables.config import TrialConfig
@@ -13,13 +13,16 @@ _LEAST_GAIN = 1.05
 
 def why_not_packed(trial: TrialConfig) -> str | None:
     """Why a trial must train alone; None if it can have a slot."""
-    if trial.lora is None:
-        return "full fine-tuning changes the base"
-    if trial.lora.dora:
-        return "DoRA's norms are not batched"
+    if isinstance(trial.method.packed, str):
+        return trial.method.packed
     if trial.workers > 1:
-        return "resources.lora.workers is above 1"
+        return f"resources.{trial.recipe}.workers is above 1"
     return None
+
+
+def is_packed(trial: TrialConfig, recipes: Collection[str]) -> bool:
+    """Whether a trial trains in a slot, where these recipes' trials do."""
+    return trial.recipe in recipes and why_not_packed(trial) is None
 
 
 @dataclass(frozen=True)

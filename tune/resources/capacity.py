@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from trainables.config import Method
 from trainables.errors import Fault, UserError
 from trainables.workers.gpu_types import gpu_kind, type_in_kind
 from tune.config.sweep_config import SweepConfig
@@ -13,31 +12,27 @@ from tune.config.sweep_config import SweepConfig
 _ROUNDING = 1e-6  # 1 / 0.1 GPUs are 10 trials, though 1 // 0.1 is 9
 
 
-def gpus_per_worker(config: SweepConfig, method: Method, cluster: dict[str, float]) -> float:
-    """GPUs that a worker of the method holds: as configured, else one if there are any."""
-    resources = config.resources.of(method)
+def gpus_per_worker(config: SweepConfig, recipe: str, cluster: dict[str, float]) -> float:
+    """GPUs that a worker of the recipe holds: as configured, else one if there are any."""
+    resources = config.recipe_resources(recipe)
     if resources.gpus_per_worker is not None:
         return resources.gpus_per_worker
     return 1.0 if cluster.get("GPU", 0) >= 1 or resources.accelerator_type else 0.0
 
 
-def held_by_worker(
-    config: SweepConfig, method: Method, cluster: dict[str, float]
-) -> dict[str, float]:
-    """What a worker of the method holds of a cluster."""
-    resources, gpus = config.resources.of(method), gpus_per_worker(config, method, cluster)
+def held_by_worker(config: SweepConfig, recipe: str, cluster: dict[str, float]) -> dict[str, float]:
+    """What a worker of the recipe holds of a cluster."""
+    resources, gpus = config.recipe_resources(recipe), gpus_per_worker(config, recipe, cluster)
     held = {"GPU": gpus, "CPU": resources.cpus_per_worker}
     if resources.accelerator_type is not None:
         held[gpu_kind(resources.accelerator_type)] = gpus
     return held
 
 
-def held_by_trial(
-    config: SweepConfig, method: Method, cluster: dict[str, float]
-) -> dict[str, float]:
-    """What all workers of one trial of the method take up in total."""
-    workers = config.resources.of(method).workers
-    return {k: each * workers for k, each in taken_up(held_by_worker(config, method, cluster))}
+def held_by_trial(config: SweepConfig, recipe: str, cluster: dict[str, float]) -> dict[str, float]:
+    """What all workers of one trial of the recipe take up in total."""
+    workers = config.recipe_resources(recipe).workers
+    return {k: each * workers for k, each in taken_up(held_by_worker(config, recipe, cluster))}
 
 
 def within_limit(config: SweepConfig, cluster: dict[str, float]) -> dict[str, float]:
@@ -52,7 +47,7 @@ def check_resources(
     nodes: Sequence[Mapping[str, float]],
     startable: Sequence[Mapping[str, float]],
 ) -> None:
-    """Check that one trial of each method fits the cluster, and each of its workers a node.
+    """Check that one trial of each recipe fits the cluster, and each of its workers a node.
 
     Args:
         config: the sweep.
@@ -61,38 +56,36 @@ def check_resources(
         startable: resources of a node of each type that the autoscaler may start.
 
     Raises:
-        UserError: a method asks for more than there is, or GPU hours are budgeted without GPUs.
+        UserError: a recipe asks for more than there is, or GPU hours are budgeted without GPUs.
     """
     faults: list[Fault] = []
     limited = within_limit(config, cluster)
-    held = [gpus_per_worker(config, method, limited) for method in config.search.methods]
+    held = [gpus_per_worker(config, recipe, limited) for recipe in config.search.recipes]
     if config.budget.gpu_hours is not None and not any(held):
         remedy = "set budget.hours or budget.trials"
         faults.append(Fault("budget.gpu_hours", "no trial of this sweep holds a GPU", remedy))
-    for method in config.search.methods:
-        found = list(_total_faults(config, method, cluster))
-        faults += found or _node_faults(config, method, limited, nodes, startable)
+    for recipe in config.search.recipes:
+        found = list(_total_faults(config, recipe, cluster))
+        faults += found or _node_faults(config, recipe, limited, nodes, startable)
     if faults:
         raise UserError(faults)
 
 
-def _total_faults(
-    config: SweepConfig, method: Method, cluster: dict[str, float]
-) -> Iterator[Fault]:
+def _total_faults(config: SweepConfig, recipe: str, cluster: dict[str, float]) -> Iterator[Fault]:
     """Kinds of which a trial's workers together need more than the sweep may hold."""
-    workers, limit = config.resources.of(method).workers, config.resources.max_gpus
+    workers, limit = config.recipe_resources(recipe).workers, config.resources.max_gpus
     limited = within_limit(config, cluster)
-    for kind, each in held_by_worker(config, method, limited).items():
+    for kind, each in held_by_worker(config, recipe, limited).items():
         total, has = each * workers, cluster.get(kind, 0)
         if total <= limited.get(kind, 0):
             continue
-        field = f"resources.{method}.{kind.lower()}s_per_worker"
+        field = f"resources.{recipe}.{kind.lower()}s_per_worker"
         rule = f"a trial asks for {total:g} {_name(kind)}s ({workers} x {each:g}), "
         rule += f"the cluster has {has:g}"
-        lower = "lower it" if workers == 1 else f"lower it or resources.{method}.workers"
+        lower = "lower it" if workers == 1 else f"lower it or resources.{recipe}.workers"
         remedy = f"{lower}, or add nodes"
         if type_in_kind(kind):
-            field = f"resources.{method}.accelerator_type"
+            field = f"resources.{recipe}.accelerator_type"
             types = ", ".join(filter(None, map(type_in_kind, sorted(cluster)))) or "none"
             remedy = f"ask for fewer, or for another type; the cluster's: {types}"
         elif kind == "GPU" and limit is not None and total > limit:
@@ -104,13 +97,16 @@ def _total_faults(
 
 def _node_faults(
     config: SweepConfig,
-    method: Method,
+    recipe: str,
     cluster: dict[str, float],
     nodes: Sequence[Mapping[str, float]],
     startable: Sequence[Mapping[str, float]],
 ) -> list[Fault]:
     """A worker is never split across nodes; a startable node type may be started for each."""
-    worker, workers = held_by_worker(config, method, cluster), config.resources.of(method).workers
+    worker, workers = (
+        held_by_worker(config, recipe, cluster),
+        config.recipe_resources(recipe).workers,
+    )
     if any(workers_in(worker, node) for node in startable):
         return []
     room = workers_on(worker, nodes)
@@ -121,7 +117,7 @@ def _node_faults(
     asks = f"a trial asks for {workers} workers of {amounts_text(worker)} each"
     rule = f"{asks}, the nodes have room for {room} ({has})"
     remedy = "a worker stays within one node: lower what it asks for, or add nodes with more"
-    return [Fault(f"resources.{method}", rule, remedy)]
+    return [Fault(f"resources.{recipe}", rule, remedy)]
 
 
 def amounts_text(amounts: Mapping[str, float]) -> str:
@@ -156,19 +152,25 @@ def workers_on(worker: Mapping[str, float], nodes: Sequence[Mapping[str, float]]
     return sum(workers_in(worker, node) for node in nodes)
 
 
-def max_concurrent(config: SweepConfig, cluster: dict[str, float], in_slots: int = 0) -> int:
+def max_concurrent(
+    config: SweepConfig,
+    cluster: dict[str, float],
+    in_slots: int = 0,
+    packed: Collection[str] = (),
+) -> int:
     """Trials that fit in parallel, bounded by the configured number.
 
     Args:
         config: the sweep.
         cluster: resources of the cluster by kind, without those of slot hosts.
-        in_slots: number of LoRA trials that train in slots; 0 if each trains by itself.
+        in_slots: number of trials that train in slots; 0 if each trains by itself.
+        packed: the recipes of those.
     """
-    fits: dict[str | None, int] = {}  # by GPU type, as methods compete for each type
-    for method in config.search.methods:
-        if not (in_slots and method == "lora"):
-            gpu_type = config.resources.of(method).accelerator_type
-            own = workers_in(held_by_trial(config, method, cluster), cluster)
+    fits: dict[str | None, int] = {}  # by GPU type, as recipes compete for each type
+    for recipe in config.search.recipes:
+        if recipe not in packed:
+            gpu_type = config.recipe_resources(recipe).accelerator_type
+            own = workers_in(held_by_trial(config, recipe, cluster), cluster)
             fits[gpu_type] = max(fits.get(gpu_type, 1), own)
     most = in_slots + sum(fits.values())
     limit = config.resources.max_concurrent

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.tune import PlacementGroupFactory
 
-from trainables.config import Method, TrialConfig
-from trainables.packing.planning import why_not_packed
+from trainables.config import TrialConfig
+from trainables.packing.planning import is_packed
 from trainables.workers.gpu_types import SMALLEST_SHARE, reserved, type_in_kind
 from tune.resources.capacity import taken_up
 
@@ -51,13 +51,15 @@ class Placement:
 
     Attributes:
         waiting: what a process reserves that only waits for its workers or slot host.
-        held: what a worker of each method holds, by kind of resource.
-        slots: how many LoRA trials may train in slots; 0 if each trains by itself.
+        held: what a worker of each recipe holds, by kind of resource.
+        slots: how many trials may train in slots; 0 if each trains by itself.
+        packed: the recipes whose trials do.
     """
 
     waiting: Mapping[str, float]
-    held: Mapping[Method, Mapping[str, float]]
-    slots: int
+    held: Mapping[str, Mapping[str, float]]
+    slots: int = 0
+    packed: Collection[str] = ()
 
     def __call__(self, config: dict[str, Any]) -> PlacementGroupFactory:
         """The placement group of a trial: its process's bundle first, then its workers'.
@@ -65,9 +67,9 @@ class Placement:
         It is placed as a whole or not at all, so that the autoscaler sees the whole demand.
         """
         trial = TrialConfig.model_validate(config["trial"])
-        if self._is_in_slot(trial):
+        if is_packed(trial, self.packed):
             return PlacementGroupFactory([dict(self.waiting)])
-        worker = reserved(self.held[trial.method])
+        worker = reserved(self.held[trial.recipe])
         if trial.workers == 1:
             return PlacementGroupFactory([worker])
         workers = [worker] * trial.workers
@@ -75,18 +77,15 @@ class Placement:
 
     def holds(self, trial: TrialConfig) -> dict[str, float]:
         """What a trial holds, by kind: a slot, or what all its workers take up."""
-        if self._is_in_slot(trial):
+        if is_packed(trial, self.packed):
             return {_SLOT: 1}
-        return {kind: each * trial.workers for kind, each in taken_up(self.held[trial.method])}
+        return {kind: each * trial.workers for kind, each in taken_up(self.held[trial.recipe])}
 
-    def pool(self, method: Method) -> str:
-        """Name of what a method's trials compete for: slots, GPUs of a type, or anything."""
-        if method == "lora" and self.slots:
+    def pool(self, recipe: str) -> str:
+        """Name of what a recipe's trials compete for: slots, GPUs of a type, or anything."""
+        if recipe in self.packed:
             return "slots"
-        return next(filter(None, map(type_in_kind, self.held[method])), "")
-
-    def _is_in_slot(self, trial: TrialConfig) -> bool:
-        return self.slots > 0 and not why_not_packed(trial)
+        return next(filter(None, map(type_in_kind, self.held[recipe])), "")
 
 
 class Room:
@@ -100,10 +99,10 @@ class Room:
         self._available = {**available, _SLOT: placement.slots}
         self._placement = placement
         self._held: dict[int, Mapping[str, float]] = {}
-        pools = {placement.pool(method) for method in placement.held}
+        pools = {placement.pool(recipe) for recipe in placement.held}
         of_types = sum(amount for kind, amount in available.items() if type_in_kind(kind))
         is_limited = available.get("GPU", 0.0) < of_types  # by `max_gpus`, which all types share
-        # A method without a GPU type trains on CPUs, also on those beside the others' GPUs.
+        # A recipe without a GPU type trains on CPUs, also on those beside the others' GPUs.
         are_apart = "slots" in pools or ("" not in pools and not is_limited)
         self._has_pools = len(pools) > 1 and are_apart
 
@@ -114,7 +113,7 @@ class Room:
 
     def queue(self, trial: TrialConfig) -> str:
         """Name of the queue in which a trial waits for those drawn before it."""
-        return self._placement.pool(trial.method) if self._has_pools else ""
+        return self._placement.pool(trial.recipe) if self._has_pools else ""
 
     def take(self, trial: TrialConfig) -> bool:
         """Admit a trial if there is room, as there always is when no other runs."""
