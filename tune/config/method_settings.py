@@ -14,7 +14,7 @@ from trainables.methods import Method
 from tune.config.recipe_space import PARAMETERS, RecipeSpace
 
 Settings = Mapping[str, Any]
-_FIRST = 8  # capacities below are all tried, of those above the powers of two first
+_FIRST = 128  # capacities below are all tried, of those above first the powers of two
 
 
 class OverBudget(ValueError):
@@ -86,9 +86,10 @@ def _largest(
 
     @cache
     def parameters(capacity: int) -> float:
-        """Trained parameters; infinite if the method has no such capacity."""
+        """Trained parameters; infinite if the method has no such capacity on this base."""
         with suppress(ValueError):
-            return _with_ratios(kind, {**dict(chosen), field: capacity}).parameters(shape)
+            made = _with_ratios(kind, {**dict(chosen), field: capacity})
+            return (made.misfit(shape) is None and made.parameters(shape)) or math.inf
         return math.inf
 
     def fits(capacity: int) -> bool:
@@ -96,16 +97,15 @@ def _largest(
 
     most = max(budget, *(max(size) for size in linear_sizes(shape).values()))
     probes = [*range(1, _FIRST), *(_FIRST << n for n in range((most // _FIRST).bit_length()))]
-    if not any(map(fits, probes)):
+    fitting = [probe for probe in probes if fits(probe)]
+    if not fitting:
         least = min(map(parameters, probes))
         raise OverBudget(None if least == math.inf else int(least))
-    if kind.capacity_falls:
-        best = next(filter(fits, probes))
-        outside = probes[probes.index(best) - 1] if best > 1 else 0
-    else:
-        best = next(filter(fits, reversed(probes)))
-        outside = min((probe for probe in probes if probe > best), default=best + 1)
-    return _with_ratios(kind, {**dict(chosen), field: _last(parameters, budget, best, outside)})
+    best = max(fitting, key=lambda probe: (parameters(probe), -probe))
+    beyond = probes.index(best) + (-1 if kind.capacity_falls else 1)
+    if 0 <= beyond < len(probes) and not fits(probes[beyond]):
+        best = _last(parameters, budget, best, probes[beyond])
+    return _with_ratios(kind, {**dict(chosen), field: best})
 
 
 def _last(parameters: Callable[[int], float], budget: int, inside: int, outside: int) -> int:
