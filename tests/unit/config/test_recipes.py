@@ -145,8 +145,8 @@ def test_settings_that_do_not_divide_the_layers_are_refused(tmp_path: Path) -> N
     found = faults_of(check_files, load_sweep("quickstart", [c3a]), tmp_path)
     assert {fault.field for fault in found} == {"search.c3a"}
     assert [fault.rule.rpartition(": ")[2] for fault in found] == [
-        "block size 5 does not divide 64",
-        "block size 7 does not divide 64",
+        "block size 5 does not divide 128",
+        "block size 7 does not divide 128",
     ]
 
 
