@@ -29,7 +29,7 @@ from trainables.workers.trainable import run_trial
 from tune.cluster.base_evaluation import have_base_checked, have_base_evaluated
 from tune.cluster.cloud import autoscaler_limits
 from tune.cluster.inspections import inspect_trials
-from tune.cluster.memory_fit import cards_by_method, check_memory
+from tune.cluster.memory_fit import cards_by_recipe, check_memory
 from tune.cluster.node_checks import (
     ask_nodes,
     check_nodes,
@@ -238,12 +238,12 @@ class Sweep:
     def _ask_nodes(self) -> None:
         location = self._ledger.folder.location
         self._nodes = ask_nodes(location, paths_of_trials(self._config))
-        self._cards = cards_by_method(self._config, partial(smallest_gpu, self._nodes))
+        self._cards = cards_by_recipe(self._config, partial(smallest_gpu, self._nodes))
 
     @property
     def _has_unseen_gpus(self) -> bool:
-        """Whether the cluster had not started a method's GPUs when its nodes were asked."""
-        is_seen = len(self._cards) == len(self._config.search.methods)
+        """Whether the cluster had not started a recipe's GPUs when its nodes were asked."""
+        is_seen = len(self._cards) == len(self._config.search.recipes)
         return not is_seen and self._cluster.get("GPU", 0) > 0
 
     @property
@@ -321,16 +321,17 @@ class Sweep:
         hosts: SlotHosts | None,
     ) -> ray_tune.Tuner:
         config = self._config
-        trainable, in_slots, left = self._trainable, 0, self._cluster
+        trainable, left, in_slots = self._trainable, self._cluster, 0
+        packed: tuple[str, ...] = ()
         if hosts is not None:
             trainable = ray_tune.with_parameters(trainable, slot_hosts=hosts)
-            in_slots = len(hosts.actors) * hosts.slots
-            left = beside_hosts(config, self._cluster, len(hosts.actors))
-        held = {m: held_by_worker(config, m, self._cluster) for m in config.search.methods}
+            in_slots, packed = len(hosts.actors) * hosts.slots, hosts.recipes
+            left = beside_hosts(config, packed, self._cluster, len(hosts.actors))
+        held = {r: held_by_worker(config, r, self._cluster) for r in config.search.recipes}
         count_memory_kills_as_lost_processes()
         # It complains of files of Tune's that a sweep does not need.
         logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
-        placement = Placement(self._beside_driver, held, slots=in_slots)
+        placement = Placement(self._beside_driver, held, in_slots, packed)
         searcher.keep_within(Room(left, placement))
         return ray_tune.Tuner(
             ray_tune.with_resources(trainable, placement),
@@ -338,7 +339,7 @@ class Sweep:
                 search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=-1,  # the searcher says when there are no more trials
-                max_concurrent_trials=max_concurrent(config, left, in_slots),
+                max_concurrent_trials=max_concurrent(config, left, in_slots, packed),
                 reuse_actors=True,
                 trial_name_creator=_trial_id,
                 trial_dirname_creator=_trial_id,

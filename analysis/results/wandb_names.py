@@ -51,12 +51,12 @@ def _from_here(location: Location) -> str:
 
 
 def setting_group(record: TrialRecord) -> str:
-    """Group of trials that a trial is averaged with, such as `rank 8` or `full`.
+    """Group of trials that a trial is averaged with, such as `LoRA, rank 8`.
 
     Trials that did not complete and repeat runs have groups of their own kind, such as
-    `rank 8, diverged` or `full, repeat`.
+    `LoRA, rank 8, diverged` or `full fine-tuning, repeat`.
     """
-    group = record.config.method if record.rank is None else f"rank {record.rank}"
+    group = record.config.group_label
     if record.confirms is not None:
         return f"{group}, repeat"
     if record.status is not TrialStatus.COMPLETE:

@@ -16,14 +16,12 @@ from trainables.errors import Fault, UserError, first_line
 _KEY = "WANDB_API_KEY"
 _SECONDS = 60
 _PER_PAGE = 200
-_OF_LORA = ("rank", "alpha", "scaling", "dropout", "rslora", "dora")
 _OF_TRAINING = ("learning_rate", "batch_size", "epochs", "steps", "warmup", "weight_decay")
 # Columns of `analysis.frame.trials_frame` and their keys in the runs' configuration.
 _SETTINGS = {
     "number": "trial/number",
     "confirms": "trial/confirms",
-    "method": "method",
-    **{f"lora/{name}": f"lora/{name}" for name in _OF_LORA},
+    **{name: name for name in ("recipe", "method", "loss", "capacity", "capacity_name")},
     **{name: f"train/{name}" for name in _OF_TRAINING},
     "seed": "seed",
     "attempt": "trial/attempt",
@@ -77,10 +75,18 @@ def _row(run: Any, sweep_id: str) -> dict[str, object]:
         "trial_id": run.id,
         "sweep": sweep_id,
         **settings,
+        **_of_recipe(run.config),
         "status": summary.get("status"),
         "reason": summary.get("reason"),
         **_metrics(summary),
     }
+
+
+def _of_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the run's method and loss, under their names."""
+    prefixes = f"{config.get('method')}/", f"{config.get('loss')}/"
+    own = {key: value for key, value in config.items() if key.startswith(prefixes)}
+    return {key: " ".join(v) if isinstance(v, list) else v for key, v in own.items()}
 
 
 def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -66,7 +66,7 @@ def _log(
         entity=sweep.settings.wandb.entity,
         id=trial.config.trial_id,
         group=sweep.record.sweep_id,
-        job_type=trial.config.method,
+        job_type=trial.config.recipe,
         dir=str(sweep.ledger.folder.root),
         mode=mode,
         reinit="create_new",

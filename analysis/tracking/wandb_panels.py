@@ -12,10 +12,13 @@ from analysis.results.formatting import NAMES, score_metrics
 from analysis.results.wandb_names import BASE_GROUP, SETTING_GROUP
 from trainables import metric_keys
 
-RANK = wr.Config("lora/rank")
-_GROUP = wr.Config(SETTING_GROUP)
-_ALPHA = wr.Config("lora/alpha")
-_LEARNING_RATE = wr.Config(metric_keys.LEARNING_RATE)
+_RECIPE = wr.Config("recipe")
+_GROUPS = {"recipe": _RECIPE, "recipe and capacity": wr.Config(SETTING_GROUP)}
+_SETTINGS = {
+    "recipe": _RECIPE,
+    "capacity": wr.Config("capacity"),
+    "learning rate": wr.Config(metric_keys.LEARNING_RATE),
+}
 _GRID_WIDTH = 24  # columns of a report's panel grid
 
 
@@ -51,13 +54,11 @@ def panel_groups(
     curves = [key for key in NAMES if key in logged]
     groups = [
         PanelGroup("Trade-off", {"parallel coordinates": _parallel(scores)} | _scatters(scores)),
-        PanelGroup(
-            "Rank", dict(_by_rank(key, runs) for key in accuracies), (*settings, BASE_GROUP)
-        ),
+        PanelGroup("Recipes and capacities", _bars(accuracies, runs), (*settings, BASE_GROUP)),
         # Without the base, whose forgetting is 0 by definition.
         PanelGroup(
-            "Rank and forgetting",
-            dict(_by_rank(key, runs) for key in forgetting),
+            "Recipes, capacities and forgetting",
+            _bars(forgetting, runs),
             tuple(settings),
         ),
         PanelGroup("Learning and forgetting", dict(_curve(key, runs) for key in curves)),
@@ -88,10 +89,11 @@ def laid_out(groups: list[PanelGroup]) -> list[PanelGroup]:
 
 
 def _parallel(scores: list[str]) -> wr.ParallelCoordinatesPlot:
-    settings = {"rank": RANK, "alpha": _ALPHA, "learning rate": _LEARNING_RATE}
     columns = [
-        wr.ParallelCoordinatesPlotColumn(metric=metric, display_name=name, log=True)
-        for name, metric in settings.items()
+        wr.ParallelCoordinatesPlotColumn(
+            metric=metric, display_name=name, log=metric is not _RECIPE or None
+        )
+        for name, metric in _SETTINGS.items()
     ]
     columns += [
         wr.ParallelCoordinatesPlotColumn(
@@ -108,39 +110,44 @@ def _parallel(scores: list[str]) -> wr.ParallelCoordinatesPlot:
 def _scatters(scores: list[str]) -> dict[str, Any]:
     gain = metric_keys.domain_metric(scores)
     return {
-        f"scatter of {NAMES[gain]} against {NAMES[key]} by rank": wr.ScatterPlot(
-            title=f"{NAMES[gain]} against {NAMES[key]}, coloured by rank",
+        f"scatter of {NAMES[gain]} against {NAMES[key]} by recipe": wr.ScatterPlot(
+            title=f"{NAMES[gain]} against {NAMES[key]}, coloured by recipe",
             x=wr.SummaryMetric(key),
             y=wr.SummaryMetric(gain),
-            z=RANK,
-            log_z=True,
+            z=_RECIPE,
         )
         for key in scores
         if key != gain and gain in scores
     }
 
 
-def _by_rank(key: str, runs: int) -> tuple[str, Any]:
-    return f"{NAMES[key]} by rank", wr.BarPlot(
-        title=f"{NAMES[key]} by rank (mean, minimum to maximum)",
-        metrics=[key],
-        orientation="v",
-        groupby=_GROUP,
-        groupby_aggfunc="mean",
-        groupby_rangefunc="minmax",
-        max_runs_to_show=runs,
-        max_bars_to_show=runs,
-    )
+def _bars(scores: list[str], runs: int) -> dict[str, Any]:
+    """Each score by recipe, then by recipe and capacity."""
+    return {
+        f"{NAMES[key]} by {by}": wr.BarPlot(
+            title=f"{NAMES[key]} by {by} (mean, minimum to maximum)",
+            metrics=[key],
+            orientation="v",
+            groupby=group,
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+            max_runs_to_show=runs,
+            max_bars_to_show=runs,
+        )
+        for by, group in _GROUPS.items()
+        for key in scores
+    }
 
 
 def _curve(key: str, runs: int) -> tuple[str, Any]:
-    return f"{NAMES[key]} over steps by rank", wr.LinePlot(
-        title=f"{NAMES[key]} by rank",
+    by = "recipe and capacity"
+    return f"{NAMES[key]} over steps by {by}", wr.LinePlot(
+        title=f"{NAMES[key]} by {by}",
         x=metric_keys.GLOBAL_STEP,
         y=[key],
         title_x="optimizer step",
         title_y=f"{NAMES[key]} ({metric_keys.METRICS[key].unit})",
-        groupby=_GROUP,
+        groupby=_GROUPS[by],
         groupby_aggfunc="mean",
         groupby_rangefunc="minmax",
         max_runs_to_show=runs,

@@ -32,9 +32,8 @@ from trainables.storage.storage import Location
 
 _SECONDS_TO_ANSWER = 15
 _SETTINGS = (
-    "config:method.value",
-    "config:lora/rank.value",
-    "config:lora/alpha.value",
+    "config:recipe.value",
+    "config:capacity.value",
     f"config:{metric_keys.LEARNING_RATE}.value",
 )
 

@@ -19,6 +19,7 @@ from trainables.compat.ray import actor_state
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.packing import host
+from trainables.packing.planning import is_packed
 from trainables.records.schema import BASE_RECORD, TrialResult
 from trainables.training.reporter import StopTrial
 from trainables.workers.credentials import use_credentials
@@ -38,10 +39,15 @@ _EXIT_S = 5.0
 
 @dataclass(frozen=True)
 class SlotHosts:
-    """Handles of the `SlotHostActor`s in which LoRA trials train, and the slots of each."""
+    """Handles of the `SlotHostActor`s, the slots of each, and the recipes that train there."""
 
     actors: tuple[Any, ...]
     slots: int
+    recipes: tuple[str, ...]
+
+    def train(self, trial: TrialConfig) -> bool:
+        """Whether a trial trains in one of them."""
+        return is_packed(trial, self.recipes)
 
 
 class SlotHostActor(host.SlotHost):

@@ -16,7 +16,6 @@ import ray.tune
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.gc_pause import gc_paused
-from trainables.packing.planning import why_not_packed
 from trainables.process import watchdog
 from trainables.process.lost_process import end_with_lost_device
 from trainables.records.schema import BASE_RECORD, Outcome, TrialResult, TrialStatus
@@ -47,7 +46,7 @@ def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> No
     use_credentials()
     try:
         check_sees(trial.base_dir, BASE_RECORD)
-        if slot_hosts is not None and not why_not_packed(trial):
+        if slot_hosts is not None and slot_hosts.train(trial):
             in_slot = partial(train_in_slot, slot_hosts, suspect_at=config["suspect_at"])
         waits = trial.workers > 1 or in_slot is not None
         here = on_this_node(trial, only_waits=waits)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import product
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,7 +11,6 @@ from pydantic import ValidationError
 from trainables.config import (
     BaseRequirements,
     DeepSpeedConfig,
-    LoraConfig,
     TrainConfig,
 )
 from trainables.errors import UserError
@@ -23,6 +21,7 @@ from trainables.workers.ray_tasks import as_task, check_base_on_worker, evaluate
 from tune.cluster.node_checks import marker_in
 from tune.cluster.slot_hosts import HostPool
 from tune.cluster.waiting import answering, awaited
+from tune.config.method_settings import all_settings, smallest_method
 from tune.config.search_config import SearchConfig
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import held_by_worker
@@ -64,7 +63,7 @@ def have_base_evaluated(
         if hosts.start():
             fault = hosts.evaluate_base(*arguments)
         else:
-            held = held_by_worker(config, config.search.methods[0], cluster)
+            held = held_by_worker(config, config.search.recipes[0], cluster)
             answer = as_task(evaluate_base_on_worker, held).remote(*arguments)
             fault = awaited(answer, held, tell)
     if fault is not None:
@@ -91,7 +90,7 @@ def have_base_checked(
             return
     model = ledger.base().pinned(config.model)
     tell(f"checking the base {model.name} for what the sweep file newly asks for ...")
-    held = held_by_worker(config, config.search.methods[0], cluster)
+    held = held_by_worker(config, config.search.recipes[0], cluster)
     with answering("the base's check"):
         answer = as_task(check_base_on_worker, held).remote(model, requirements)
         fault: UserError | None = awaited(answer, held, tell)
@@ -102,16 +101,18 @@ def have_base_checked(
 def _base_requirements(
     search: SearchConfig, train: TrainConfig, deepspeed: DeepSpeedConfig | None = None
 ) -> BaseRequirements:
-    space = search.lora
-    choices = product(space.target_modules, space.dropout, space.dora) if space else ()
-    adapters = tuple(
-        LoraConfig(rank=1, alpha=1, target_modules=modules, dropout=dropout, dora=dora)
-        for modules, dropout, dora in choices
-    )
+    recipes = [(search.method(recipe), search.space(recipe)) for recipe in search.recipes]
+    adapters = [
+        smallest_method(space, settings).smallest
+        for method, space in recipes
+        if not method.changes_base
+        for settings in all_settings(space)
+    ]
+    changes_base = any(method.changes_base for method, _ in recipes)
     return BaseRequirements(
-        adapters=adapters,
+        adapters=tuple(dict.fromkeys(adapters)),
         recomputes=train.gradient_checkpointing,
-        deepspeed=deepspeed.config if deepspeed and search.full else None,
+        deepspeed=deepspeed.config if deepspeed and changes_base else None,
     )
 
 
@@ -121,15 +122,15 @@ def evaluation_time_line(config: SweepConfig, base: BaseRecord) -> str | None:
     One process evaluated the base; a trial's workers share the work.
     """
     took = []
-    for method in config.search.methods:
-        trial = largest_trial(config, method)
+    for recipe in config.search.recipes:
+        trial = largest_trial(config, recipe)
         count = trial.train.evaluations(base.train_samples)
-        took.append((count * base.seconds / trial.workers, count, method))
-    seconds, count, method = max(took)
+        took.append((count * base.seconds / trial.workers, count, recipe))
+    seconds, count, recipe = max(took)
     if seconds <= _LONG_S:
         return None
     return (
-        f"the {count} evaluations of a {method} trial will take up to about {seconds / 60:.0f} "
+        f"the {count} evaluations of a {recipe} trial will take up to about {seconds / 60:.0f} "
         "minutes, as the base's did; eval.limit, in a sweep of another name, or a larger "
         "train.report_every lowers that"
     )

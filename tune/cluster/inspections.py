@@ -35,7 +35,7 @@ def inspect_trials(
     tell(f"inspecting {numbers_text(chosen)} ...")
     running = {}
     for record in chosen:
-        task = as_task(inspect_on_worker, held_by_worker(config, record.config.method, cluster))
+        task = as_task(inspect_on_worker, held_by_worker(config, record.config.recipe, cluster))
         running[record.number] = task.remote(str(folder.root.absolute()), record.number)
     for number, reference in running.items():
         try:

@@ -1,4 +1,4 @@
-"""The hosts of packed LoRA trials: how many fit the cluster, and how many slots each has."""
+"""The hosts of packed trials: how many fit the cluster, and how many slots each has."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError
@@ -22,6 +22,7 @@ from trainables.workers.packed_trials import SlotHosts, start_slot_host
 from trainables.workers.ray_tasks import as_task
 from trainables.workers.trainable import trial_process_seconds
 from tune.cluster.node_checks import nodes_up
+from tune.cluster.packed_recipes import PackedRecipes, largest_in_slots, packed_recipes
 from tune.cluster.ray_cluster import usable_cpus
 from tune.cluster.waiting import answer_of, answering
 from tune.config.sweep_config import SweepConfig
@@ -35,21 +36,19 @@ from tune.resources.capacity import (
 )
 from tune.search.searcher import MakeTrial
 from tune.search.space import largest_point, planned_trials
-from tune.search.trial_ids import why_no_trial_is_packed
 
 logger = logging.getLogger(__name__)
 
 _LOAD_S = 10.0
 _REST_S = 5.0
 _NO_ROOM = (
-    "beside a full fine-tuning trial the cluster has no room for a slot host; sweep the "
-    "methods one by one (search.full=null, then search.lora=null, under two names) and compare "
-    "both in one report"
+    "beside a trial of {recipe} the cluster has no room for a slot host; sweep it under a name of "
+    "its own (search.{recipe}=null takes it out here) and compare both in one report"
 )
 
 
 class HostPool(SweepListener):
-    """The slot hosts of a sweep's LoRA trials, if they are packed; they end with the context.
+    """The slot hosts of a sweep's packed trials, if it has any; they end with the context.
 
     Args:
         config: the sweep; its budget is what is still to run.
@@ -68,12 +67,13 @@ class HostPool(SweepListener):
         tell: Callable[[str], None],
     ) -> None:
         self._config, self._cluster, self._make_trial = config, cluster, make_trial
-        self._held = held_by_worker(config, "lora", cluster)
+        self._packed = packed_recipes(config)
+        self._held = held_by_host(config, self._packed.names, cluster)
         self._waiting, self._tell = dict(waiting), tell
         self._actors: tuple[Any, ...] = ()
         self._slots = 1
         self._process_seconds: Any = None
-        self._is_wanted = "lora" in config.search.methods and config.resources.lora.slots != 0
+        self._has_told = False
 
     def __enter__(self) -> HostPool:
         return self
@@ -92,7 +92,7 @@ class HostPool(SweepListener):
         return answer_of(self._actors, method, arguments, self._held, self._tell)
 
     def ready(self, samples: int) -> SlotHosts | None:
-        """Hosts that accept trials; None if each of the sweep's LoRA trials trains by itself.
+        """Hosts that accept trials; None if each of the sweep's trials trains by itself.
 
         `samples`: how many a trial trains on.
 
@@ -101,7 +101,7 @@ class HostPool(SweepListener):
         """
         if not self.start():
             return None
-        largest = largest_point(self._config, "lora")
+        largest = largest_point(self._config, largest_in_slots(self._config, self._packed.names))
         trial = self._make_trial(0, largest, 1, self._config.seed)
         with answering("a slot host"):
             if reason := self._answer("why_not_packed", trial):
@@ -112,29 +112,40 @@ class HostPool(SweepListener):
             answers = [actor.why_not_packed.remote(trial) for actor in self._actors]
             # All load the model now, except those whose nodes are not up yet.
             ray.wait(answers, num_returns=len(answers), timeout=_LOAD_S)
-            wanted = self._config.resources.lora.slots
+            wanted = self._wanted_slots
             self._slots = wanted if wanted != "auto" else self._measured(trial, samples)
         self._start_for(self._slots)
-        return SlotHosts(self._actors, self._slots)
+        return SlotHosts(self._actors, self._slots, self._packed.names)
 
     def start(self) -> bool:
         """Start the hosts unless they are up; return whether there are any."""
-        config = self._config
-        if self._actors or not self._is_wanted:
+        self._tell_who_is_alone()
+        if self._actors or not self._packed.names:
             return bool(self._actors)
-        fits = hosts_that_fit(config, self._cluster, nodes_up())
-        if reason := why_no_trial_is_packed(config) or (None if fits else _NO_ROOM):
+        if reason := self._why_no_room():
             self._give_up(reason)
             return False
-        self._start_for(at_once(config))
-        if config.resources.lora.slots == "auto":
+        self._start_for(at_once(self._config))
+        if self._wanted_slots == "auto":
             measure = as_task(trial_process_seconds, self._waiting)
             self._process_seconds = measure.remote()
         return True
 
+    @property
+    def _wanted_slots(self) -> int | Literal["auto"]:
+        return self._config.recipe_resources(self._packed.names[0]).slots
+
+    def _why_no_room(self) -> str | None:
+        config, packed, nodes = self._config, self._packed.names, nodes_up()
+        for recipe in config.search.recipes:
+            is_alone = recipe not in packed
+            if is_alone and not hosts_beside(config, packed, recipe, self._cluster, nodes):
+                return _NO_ROOM.format(recipe=recipe)
+        return None
+
     def trial_ended(self, record: TrialRecord) -> None:
         """Release the trial from its host, which would wait minutes for a process that has died."""
-        if record.config.method == "lora":
+        if record.config.recipe in self._packed.names:
             for actor in self._actors:
                 actor.leave.remote(record.config.trial_id)
 
@@ -143,7 +154,7 @@ class HostPool(SweepListener):
     def _start_for(self, slots: int) -> None:
         """Start the hosts still needed if each has this many slots."""
         nodes = nodes_up()
-        fits = hosts_that_fit(self._config, self._cluster, nodes)
+        fits = hosts_that_fit(self._config, self._packed.names, self._cluster, nodes)
         up = workers_on(self._held, nodes)
         wanted = hosts_to_start(fits, up, at_once(self._config), slots)
         started = [start_slot_host(self._held) for _ in range(wanted - len(self._actors))]
@@ -163,9 +174,16 @@ class HostPool(SweepListener):
         self._actors = ()
 
     def _give_up(self, reason: str) -> None:
-        self._warn(f"each LoRA trial trains by itself: {reason}")
-        self._is_wanted = False
+        self._packed = PackedRecipes(alone=dict.fromkeys(self._packed.names, reason))
+        self._has_told = False
+        self._tell_who_is_alone()
         self._kill()
+
+    def _tell_who_is_alone(self) -> None:
+        if not self._has_told:
+            self._has_told = True
+            for message in self._packed.messages():
+                self._warn(message)
 
     def _warn(self, message: str) -> None:
         logger.warning(message)
@@ -183,9 +201,10 @@ class HostPool(SweepListener):
         try:
             speeds = self._answer("probe", trial, most, *costs)
         except (ActorUnavailableError, OutOfMemoryError) as error:  # each time it was asked
+            field = self._config.resources_field(self._packed.names[0])
             self._warn(
                 f"{hosts} hosts of 1 slot, as the host that measured more lost its process each "
-                f"time ({first_line(error)}); resources.lora.slots sets how many"
+                f"time ({first_line(error)}); {field}.slots sets how many"
             )
             return 1
         if not speeds:  # trials then halve their micro-batches
@@ -197,24 +216,47 @@ class HostPool(SweepListener):
         return slots
 
 
+def held_by_host(
+    config: SweepConfig, packed: Sequence[str], cluster: dict[str, float]
+) -> dict[str, float]:
+    """What a host of these recipes holds: as a worker of any of them, as they agree."""
+    return held_by_worker(config, packed[0], cluster) if packed else {}
+
+
 def hosts_that_fit(
-    config: SweepConfig, cluster: dict[str, float], nodes: Sequence[Mapping[str, float]]
+    config: SweepConfig,
+    packed: Sequence[str],
+    cluster: dict[str, float],
+    nodes: Sequence[Mapping[str, float]],
 ) -> int:
-    """Hosts that fit in parallel, next to a full fine-tuning trial if the sweep has any.
+    """Hosts that fit in parallel, next to a trial of any recipe that is not packed.
 
     Args:
         config: the sweep.
+        packed: the recipes that are.
         cluster: resources of the cluster by kind, at the largest that it may grow to.
         nodes: resources of each node that is up.
     """
-    host, most = held_by_worker(config, "lora", cluster), at_once(config)
-    if "full" not in config.search.methods:
-        return min(most, workers_in(host, cluster))
-    trial = held_by_trial(config, "full", cluster)
-    most = max(0, min(most, workers_in(host, _without(cluster, trial))))
+    most = min(at_once(config), workers_in(held_by_host(config, packed, cluster), cluster))
+    others = (recipe for recipe in config.search.recipes if recipe not in packed)
+    beside = (hosts_beside(config, packed, recipe, cluster, nodes) for recipe in others)
+    return min([most, *beside])
+
+
+def hosts_beside(
+    config: SweepConfig,
+    packed: Sequence[str],
+    recipe: str,
+    cluster: dict[str, float],
+    nodes: Sequence[Mapping[str, float]],
+) -> int:
+    """The same next to a trial of one other recipe."""
+    host, trial = held_by_host(config, packed, cluster), held_by_trial(config, recipe, cluster)
+    most = max(0, min(at_once(config), workers_in(host, _without(cluster, trial))))
     if any(cluster.get(kind, 0.0) > sum(node.get(kind, 0.0) for node in nodes) for kind in trial):
         return most
-    worker, workers = held_by_worker(config, "full", cluster), config.resources.full.workers
+    worker = held_by_worker(config, recipe, cluster)
+    workers = config.recipe_resources(recipe).workers
     room = _workers_beside(most, host, worker, nodes)
     return max(hosts for hosts in range(most + 1) if not hosts or room.get(hosts, 0) >= workers)
 
@@ -272,9 +314,11 @@ def hosts_to_start(fits: int, up: int, at_once: int, slots: int) -> int:
     return min(fits, max(up, math.ceil(at_once / slots)))
 
 
-def beside_hosts(config: SweepConfig, cluster: dict[str, float], hosts: int) -> dict[str, float]:
-    """What slot hosts leave of a cluster for trials that train on their own."""
-    return _beside(hosts, held_by_worker(config, "lora", cluster), cluster)
+def beside_hosts(
+    config: SweepConfig, packed: Sequence[str], cluster: dict[str, float], hosts: int
+) -> dict[str, float]:
+    """What slot hosts of these recipes leave of a cluster for trials that train on their own."""
+    return _beside(hosts, held_by_host(config, packed, cluster), cluster)
 
 
 def _beside(hosts: int, host: Mapping[str, float], room: Mapping[str, float]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from trainables.config import Method, TrialConfig
+from trainables.config import TrialConfig
 from trainables.errors import Fault, UserError, first_line
 from trainables.workers.packed_trials import SlotHosts, life_of
 from trainables.workers.trial_outcome import LOST
@@ -83,14 +83,14 @@ class WaitForRoom(Callback):
     """Tune callback that repeatedly says what the sweep waits for while no trial can train.
 
     Args:
-        held: what a worker of each method holds, by kind of resource.
-        hosts: in which LoRA trials train; None if each has a process of its own.
+        held: what a worker of each recipe holds, by kind of resource.
+        hosts: in which packed trials train; None if each has a process of its own.
         tell: called with what the user should know.
     """
 
     def __init__(
         self,
-        held: Mapping[Method, Mapping[str, float]],
+        held: Mapping[str, Mapping[str, float]],
         hosts: SlotHosts | None,
         tell: Callable[[str], None],
     ) -> None:
@@ -111,13 +111,13 @@ class WaitForRoom(Callback):
         if not unfinished or any(map(self._trains, unfinished)):
             return
         trial = _config(unfinished[0])
-        _report_wait(self._held[trial.method], self._tell, trial.workers)
+        _report_wait(self._held[trial.recipe], self._tell, trial.workers)
 
     def _trains(self, trial: Trial) -> bool:
         """Whether a trial trains: to Tune, one in a slot also runs while no host has a process."""
         if trial.status != Trial.RUNNING:
             return False
-        if self._hosts is None or _config(trial).method != "lora":
+        if self._hosts is None or not self._hosts.train(_config(trial)):
             return True
         return any(life_of(actor)[0] == "ALIVE" for actor in self._hosts.actors)
 

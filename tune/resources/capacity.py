@@ -74,18 +74,18 @@ def check_resources(
 def _total_faults(config: SweepConfig, recipe: str, cluster: dict[str, float]) -> Iterator[Fault]:
     """Kinds of which a trial's workers together need more than the sweep may hold."""
     workers, limit = config.recipe_resources(recipe).workers, config.resources.max_gpus
-    limited = within_limit(config, cluster)
+    limited, place = within_limit(config, cluster), config.resources_field(recipe)
     for kind, each in held_by_worker(config, recipe, limited).items():
         total, has = each * workers, cluster.get(kind, 0)
         if total <= limited.get(kind, 0):
             continue
-        field = f"resources.{recipe}.{kind.lower()}s_per_worker"
+        field = f"{place}.{kind.lower()}s_per_worker"
         rule = f"a trial asks for {total:g} {_name(kind)}s ({workers} x {each:g}), "
         rule += f"the cluster has {has:g}"
-        lower = "lower it" if workers == 1 else f"lower it or resources.{recipe}.workers"
+        lower = "lower it" if workers == 1 else f"lower it or {place}.workers"
         remedy = f"{lower}, or add nodes"
         if type_in_kind(kind):
-            field = f"resources.{recipe}.accelerator_type"
+            field = f"{place}.accelerator_type"
             types = ", ".join(filter(None, map(type_in_kind, sorted(cluster)))) or "none"
             remedy = f"ask for fewer, or for another type; the cluster's: {types}"
         elif kind == "GPU" and limit is not None and total > limit:
@@ -103,10 +103,8 @@ def _node_faults(
     startable: Sequence[Mapping[str, float]],
 ) -> list[Fault]:
     """A worker is never split across nodes; a startable node type may be started for each."""
-    worker, workers = (
-        held_by_worker(config, recipe, cluster),
-        config.recipe_resources(recipe).workers,
-    )
+    workers = config.recipe_resources(recipe).workers
+    worker = held_by_worker(config, recipe, cluster)
     if any(workers_in(worker, node) for node in startable):
         return []
     room = workers_on(worker, nodes)
@@ -117,7 +115,7 @@ def _node_faults(
     asks = f"a trial asks for {workers} workers of {amounts_text(worker)} each"
     rule = f"{asks}, the nodes have room for {room} ({has})"
     remedy = "a worker stays within one node: lower what it asks for, or add nodes with more"
-    return [Fault(f"resources.{recipe}", rule, remedy)]
+    return [Fault(config.resources_field(recipe), rule, remedy)]
 
 
 def amounts_text(amounts: Mapping[str, float]) -> str:

@@ -16,12 +16,13 @@ from trainables.config import TrialConfig
 from trainables.records.schema import TrialRecord
 from trainables.storage.storage import Location
 from tune.cluster.memory_fit import disk_space, memory_table
+from tune.cluster.packed_recipes import packed_recipes
 from tune.config.sweep_config import SweepConfig
 from tune.config.training_warnings import training_warnings
 from tune.search.earlier_trials import EarlierTrials, preview_earlier_trials
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import grid_size, planned_trials
-from tune.search.trial_ids import TrialMaker, why_no_trial_is_packed
+from tune.search.trial_ids import TrialMaker
 
 _POINTS_SHOWN = 8
 
@@ -130,8 +131,8 @@ def _points(config: SweepConfig, runs: _Runs) -> list[str]:
 
 def _resources(config: SweepConfig) -> list[str]:
     lines = []
-    for method in config.search.methods:
-        resources = config.resources.of(method)
+    for recipe in config.search.recipes:
+        resources = config.recipe_resources(recipe)
         gpus = resources.gpus_per_worker
         each = f"{gpus or 0:g} GPU"
         if resources.accelerator_type:
@@ -139,18 +140,23 @@ def _resources(config: SweepConfig) -> list[str]:
         elif gpus is None and config.resources.max_gpus != 0:
             each = "1 GPU where there is one"
         lines.append(
-            f"{method}: {resources.workers} worker(s) a trial, each with "
+            f"{recipe}: {resources.workers} worker(s) a trial, each with "
             f"{resources.cpus_per_worker:g} CPU and {each}"
         )
-    if slots := config.resources.lora.slots:
+    return [*lines, *_packing(config)]
+
+
+def _packing(config: SweepConfig) -> Iterator[str]:
+    """Which recipes' trials train in slots, and why others do not that should."""
+    packed = packed_recipes(config)
+    if packed.names:
+        slots = config.recipe_resources(packed.names[0]).slots
         number = "as many as end it first" if slots == "auto" else slots
-        together = f"trials train together in slots of one base, {number} at a time"
-        if config.search.full:
-            together += ", if the cluster has room for it beside a full trial"
-        if alone := why_no_trial_is_packed(config):
-            together = f"each trial trains by itself: {alone}"
-        lines.append(f"lora: {together}")
-    return lines
+        others = [recipe for recipe in config.search.recipes if recipe not in packed.names]
+        room = ", if the cluster has room for it beside a trial of the others" if others else ""
+        names = ", ".join(packed.names)
+        yield f"{names}: trials train together in slots of one base, {number} at a time{room}"
+    yield from packed.messages()
 
 
 def _estimate(config: SweepConfig, runs: _Runs, samples: int | None) -> str:

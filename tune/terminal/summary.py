@@ -118,8 +118,8 @@ def _columns(records: Sequence[TrialRecord], keys: Sequence[str]) -> dict[str, l
     configs = [record.config for record in records]
     return {
         "trial": [str(record.number) for record in records],
-        "rank": [str(own.lora.rank) if own.lora else own.method for own in configs],
-        "alpha": [f"{own.lora.alpha:g}" if own.lora else ABSENT for own in configs],
+        "recipe": [own.recipe for own in configs],
+        "setting": [own.method.label or ABSENT for own in configs],
         "lr": [rate(own.learning_rate) for own in configs],
         **{
             SHORT_NAMES.get(key, key): [metric_text(key, record.metric(key)) for record in records]

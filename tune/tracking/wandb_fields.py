@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from analysis.results.wandb_names import BASE_GROUP, SETTING_GROUP, setting_group
@@ -13,7 +14,11 @@ def trial_config(record: TrialRecord) -> dict[str, Any]:
     """The trial's configuration under flat keys, by which W&B's tables filter."""
     config = record.config
     return {
-        "method": config.method,
+        "recipe": config.recipe,
+        "method": config.method.name,
+        "loss": config.loss.name,
+        "capacity": config.capacity and config.capacity.number,
+        "capacity_name": config.capacity and config.capacity.name,
         **group_of(record),
         "trial/number": config.number,
         "trial/attempt": record.attempt,
@@ -25,8 +30,8 @@ def trial_config(record: TrialRecord) -> dict[str, Any]:
         **_flat("train", config.train),
         "train/learning_rate": config.learning_rate,
         **_flat("deepspeed", config.deepspeed),
-        **_flat("lora", config.lora),
-        **({"lora/scaling": config.lora.scaling} if config.lora else {}),
+        **_prefixed(config.method.name, config.method.columns),
+        **_prefixed(config.loss.name, config.loss.model_dump(exclude={"name"})),
         **{f"search/{key}": value for key, value in record.params.items()},
     }
 
@@ -37,16 +42,19 @@ def group_of(record: TrialRecord) -> dict[str, str]:
 
 
 def _flat(name: str, part: Frozen | None) -> dict[str, Any]:
-    values = part.model_dump(mode="json") if part else {}
+    return _prefixed(name, part.model_dump(mode="json") if part else {})
+
+
+def _prefixed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{name}/{key}": value for key, value in values.items()}
 
 
 def trial_name(config: TrialConfig) -> str:
-    """Such as `lora r=8 alpha=16 lr=3e-4 #7`."""
-    adapter = f" r={config.lora.rank} alpha={config.lora.alpha:g}" if config.lora else ""
+    """Such as `lora rank 8 alpha 16 lr=3e-4 #7`."""
+    labels = f"{config.method.label} {config.loss.label}".replace(",", "").split()
     mantissa, exponent = f"{config.learning_rate:.2e}".split("e")
     rate = f"{float(mantissa):g}e{int(exponent)}"
-    return f"{config.method}{adapter} lr={rate} #{config.number}"
+    return " ".join([config.recipe, *labels, f"lr={rate}", f"#{config.number}"])
 
 
 def best_values(record: TrialRecord) -> dict[str, float]:
@@ -58,6 +66,7 @@ def base_config(sweep: SweepRecord, base: BaseRecord) -> dict[str, Any]:
     """The base's configuration, under the keys of a trial's."""
     model = base.pinned(ModelConfig.model_validate(sweep.config["model"]))
     return {
+        "recipe": "base",
         "method": "base",
         SETTING_GROUP: BASE_GROUP,
         **_flat("model", model),

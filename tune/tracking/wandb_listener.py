@@ -110,7 +110,7 @@ class WandbListener(SweepListener):
                 self._runs.open[trial_id].config.update(trial_config(record), allow_val_change=True)
                 return
             name, config = trial_name(record.config), trial_config(record)
-            run = self._runs.start(trial_id, name, record.config.method, config)
+            run = self._runs.start(trial_id, name, record.config.recipe, config)
             if run is None:
                 return
             run.summary.update({"status": record.status.value, "reason": None})
