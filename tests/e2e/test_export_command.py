@@ -32,8 +32,8 @@ def export(sweep: Path, to: Path, *arguments: object) -> Path:
     return to
 
 
-def best(sweep: Path, method: str) -> TrialRecord:
-    records = [r for r in Ledger(sweep).trials() if r.config.method == method]
+def best(sweep: Path, recipe: str) -> TrialRecord:
+    records = [r for r in Ledger(sweep).trials() if r.config.recipe == recipe]
     return max(records, key=lambda record: record.metric("in_domain/acc_mean") or 0)
 
 

@@ -33,8 +33,8 @@ def records(quickstart: Quickstart) -> list[TrialRecord]:
 
 def strength(config: TrialConfig) -> float:
     """Learning rate x scale, what a LoRA update grows with."""
-    assert config.lora is not None
-    return config.learning_rate * config.lora.scaling
+    assert config.step_size is not None
+    return config.step_size
 
 
 def value(record: TrialRecord, key: str) -> float:
@@ -46,7 +46,7 @@ def value(record: TrialRecord, key: str) -> float:
 def test_every_trial_completes_and_three_are_full_fine_tuning(records: list[TrialRecord]) -> None:
     assert len(records) >= 12
     assert {record.status for record in records} == {TrialStatus.COMPLETE}
-    assert sum(record.config.method == "full" for record in records) >= 3
+    assert sum(record.config.recipe == "full" for record in records) >= 3
 
 
 def test_good_trial_learns_the_target(records: list[TrialRecord]) -> None:
@@ -54,13 +54,13 @@ def test_good_trial_learns_the_target(records: list[TrialRecord]) -> None:
 
 
 def test_forgetting_grows_with_learning_rate_times_scale(records: list[TrialRecord]) -> None:
-    lora = [record for record in records if record.config.method == "lora"]
+    lora = [record for record in records if record.config.recipe == "lora"]
     strengths = [strength(record.config) for record in lora]
     for key in (FORGETTING_MEAN, KL_BASE_TO_TUNED):
         trend = spearmanr(strengths, [value(record, key) for record in lora])
         assert trend.statistic > 0.5, key
     gentlest = min(lora, key=lambda record: strength(record.config))
-    full = [record for record in records if record.config.method == "full"]
+    full = [record for record in records if record.config.recipe == "full"]
     hardest = max(full, key=lambda record: record.config.learning_rate)
     assert value(hardest, "forgetting/mean") > value(gentlest, "forgetting/mean") + 0.1
 
@@ -111,8 +111,8 @@ def test_saved_adapter_and_model_load_as_they_are(records: list[TrialRecord]) ->
     from transformers import AutoModelForCausalLM
 
     loaders = {"lora": AutoPeftModelForCausalLM, "full": AutoModelForCausalLM}
-    for method, loader in loaders.items():
-        record = next(r for r in records if r.config.method == method)
+    for recipe, loader in loaders.items():
+        record = next(r for r in records if r.config.recipe == recipe)
         assert record.weights_dir is not None
         _, tokenized = trial_inputs(record.config)
         loss = token_nll(loader.from_pretrained(record.weights_dir), tokenized.validation, 16)

@@ -112,6 +112,6 @@ def test_a_cluster_grows_by_what_trials_ask_for_and_shrinks(
     assert driver.returncode == 0
     records = Ledger(tmp_path / "quickstart").trials()
     assert TrialStatus.RUNNING not in {record.status for record in records}
-    assert {record.config.method for record in records} == {"lora", "full"}
+    assert {record.config.recipe for record in records} == {"lora", "full"}
     assert seen.keys() == MOST.keys()  # full fine-tuning has the large node
     assert seen <= Counter(MOST)

@@ -17,7 +17,7 @@ import wandb
 from builders import SWEEP_ID, running, sweep_config
 from logged_runs import WANDB, LoggedRun, logged_runs
 
-from trainables.config import DeepSpeedConfig, LoraConfig, ModelConfig, TrainConfig
+from trainables.config import DeepSpeedConfig, ModelConfig, TrainConfig
 from trainables.records.ledger import Ledger
 from trainables.records.schema import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
 from tune.config.sweep_config import WandbConfig
@@ -66,9 +66,8 @@ def trial(number: int = 7, *, full: bool = False, **fields: Any) -> TrialRecord:
     return running(
         number,
         seed=11,
-        method="full" if full else "lora",
+        method="full" if full else builders.adapter(rank=4, alpha=16, rslora=True),
         learning_rate=3e-4,
-        lora=None if full else LoraConfig(rank=4, alpha=16, rslora=True),
         deepspeed=DeepSpeedConfig(zero_stage=3) if full else None,
         model=MODEL,
         train=TrainConfig(batch_size=8),
@@ -148,7 +147,7 @@ def test_each_trial_is_a_run_with_its_curves_settings_and_ending(folder: Path) -
         assert run.run["run_group"] == SWEEP_ID
     assert [r.exit_codes for r in (first, second, third, fourth)] == [[0], [1], [1], [130]]
     assert (first.run["display_name"], first.run["job_type"]) == (
-        "lora r=4 alpha=16 lr=3e-4 #7",
+        "lora rank 4 alpha 16 lr=3e-4 #7",
         "lora",
     )
     assert (first.run["tags"], first.run["project"]) == (["a", "b"], "tests")
@@ -157,7 +156,7 @@ def test_each_trial_is_a_run_with_its_curves_settings_and_ending(folder: Path) -
         "lora/scaling": 8.0,  # 16 / sqrt(4)
         "train/learning_rate": 3e-4,
         "model/name": "tiny-model",
-        "setting/group": "rank 4",
+        "setting/group": "LoRA, rank 4",
         "trial/attempt": 1,
         "seed": 11,
         "search/lora/rank": 4,

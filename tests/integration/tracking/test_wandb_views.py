@@ -19,7 +19,6 @@ from wandb_graphql_server import ENTITY, GraphqlServer, graphql_server
 from analysis.sweeps import open_sweeps
 from analysis.tracking.wandb_inspection import log_inspection
 from trainables import metric_keys
-from trainables.config import LoraConfig
 from trainables.inspection.inspection_records import (
     AttentionDrift,
     InspectionFolder,
@@ -72,8 +71,7 @@ def trial(number: int, **fields: Any) -> TrialRecord:
     return builders.trial(
         number,
         metrics,
-        method="full" if full else "lora",
-        lora=None if full else LoraConfig(rank=2 ** (number % 4), alpha=8),
+        method="full" if full else builders.adapter(rank=2 ** (number % 4), alpha=8),
         **fields,
     )
 
@@ -126,8 +124,8 @@ def check_panels(panels: list[dict[str, Any]], runs: int) -> None:
         by_kind.setdefault(panel["viewType"], []).append(panel["config"])
     [parallel] = by_kind.pop("Parallel Coordinates Plot")
     assert [column["accessor"] for column in parallel["columns"]] == [
-        "config:lora/rank.value",
-        "config:lora/alpha.value",
+        "config:recipe.value",
+        "config:capacity.value",
         "config:train/learning_rate.value",
         f"summary:{GAIN}",
         f"summary:{LOSS}",
@@ -138,16 +136,17 @@ def check_panels(panels: list[dict[str, Any]], runs: int) -> None:
     ]  # fmt: skip
     scatters = {(s["xAxis"], s["yAxis"], s["zAxis"]) for s in by_kind.pop("Scatter Plot")}
     assert scatters == {
-        (f"summary:{key}", f"summary:{GAIN}", "config:lora/rank.value") for key in (LOSS, OOD)
+        (f"summary:{key}", f"summary:{GAIN}", "config:recipe.value") for key in (LOSS, OOD)
     }
     bars = by_kind.pop("Bar Chart")
-    assert [bar["metrics"] for bar in bars] == [[GAIN], [OOD], [LOSS]]
+    assert [bar["metrics"] for bar in bars] == [*[[GAIN], [OOD]] * 2, *[[LOSS]] * 2]
     curves = by_kind.pop("Run History Line Plot")
     drawn = [metric for curve in curves for metric in curve["metrics"]]
     assert drawn == [GAIN, LOSS, OOD, metric_keys.VALIDATION_LOSS, metric_keys.TRAIN_LOSS]
     assert {curve["xAxis"] for curve in curves} == {metric_keys.GLOBAL_STEP}
     for grouped in (*bars, *curves):
-        assert grouped["groupBy"] == "setting/group.value"
+        by_recipe = grouped in bars and "capacity" not in grouped["chartTitle"]
+        assert grouped["groupBy"] == ("recipe.value" if by_recipe else "setting/group.value")
         assert (grouped["groupAgg"], grouped["groupArea"]) == ("mean", "minmax")
         assert grouped["limit"] == runs
     assert [p["targetKey"] for p in by_kind.pop("Parameter Importance")] == [GAIN, LOSS, OOD]
@@ -194,12 +193,12 @@ def test_the_view_and_the_report_are_made_once_and_then_updated(
     check_panels(
         [p for grid in grids_of(report) for p in grid["panelBankSectionConfig"]["panels"]], 17
     )
-    ranks = ["rank 1", "rank 2", "rank 4", "full"]
+    groups = [*(f"LoRA, rank {rank}" for rank in (1, 2, 4)), "full fine-tuning"]
     filters = [filters_of(grid["runSets"][0]) for grid in grids_of(report)]
     assert filters == [
         [OF_THE_SWEEP],
-        [OF_THE_SWEEP, of_groups(*ranks, "base")],
-        [OF_THE_SWEEP, of_groups(*ranks)],
+        [OF_THE_SWEEP, of_groups(*groups, "base")],
+        [OF_THE_SWEEP, of_groups(*groups)],
         *[[OF_THE_SWEEP]] * 2,
     ]
     # Gain and forgetting grow alike from trial 0 to 11, so that 5 and 6 are the knee alike.

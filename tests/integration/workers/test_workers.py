@@ -37,8 +37,8 @@ class Finished:
     def __init__(self, folder: Path, outcome: SweepOutcome) -> None:
         self.ledger, self.outcome = Ledger(folder), outcome
 
-    def records(self, method: str) -> list[TrialRecord]:
-        return [record for record in self.outcome.records if record.config.method == method]
+    def records(self, recipe: str) -> list[TrialRecord]:
+        return [record for record in self.outcome.records if record.config.recipe == recipe]
 
     def curve(self, record: TrialRecord, key: str = "train/loss") -> list[float]:
         return [m.metrics[key] for m in self.ledger.measurements(record.number)]

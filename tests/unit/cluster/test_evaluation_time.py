@@ -26,7 +26,7 @@ def test_long_evaluations_are_announced(
 ) -> None:
     config = sweep_config(  # of 90 samples
         train={"batch_size": 15, "micro_batch_size": 5, "report_every": report_every, "epochs": 4},
-        resources={method: {"workers": workers} for method in ("lora", "full")},
+        resources={recipe: {"workers": workers} for recipe in ("lora", "full")},
     )
     line = evaluation_time_line(config, base_record(seconds=seconds))
     assert (line is None) if text is None else (line and line.startswith(text))

@@ -9,11 +9,11 @@ import pytest
 from faults import faults
 
 from trainables.config import ModelShape, TrialConfig
-from trainables.decoder_shape import adapter_parameters, parameters
+from trainables.decoder_shape import parameters
 from trainables.process.memory_estimate import base_estimate, estimate
 from trainables.workers.node import gpu_bytes
 from tune import cli as command_line
-from tune.cluster.memory_fit import cards_by_method, check_memory
+from tune.cluster.memory_fit import cards_by_recipe, check_memory
 from tune.config.sweep_file import load_sweep
 from tune.search.trial_ids import largest_trial
 
@@ -22,10 +22,10 @@ LLAMA = "paper_llama31_8b"
 NO_FULL = "search.full=null"
 
 
-def largest(method: str, *overrides: str) -> tuple[ModelShape, TrialConfig]:
+def largest(recipe: str, *overrides: str) -> tuple[ModelShape, TrialConfig]:
     config = load_sweep(LLAMA, list(overrides))
     assert config.model.shape is not None
-    return config.model.shape, largest_trial(config, method)
+    return config.model.shape, largest_trial(config, recipe)
 
 
 @pytest.mark.parametrize(
@@ -43,15 +43,16 @@ def test_model_states_are_those_of_the_zero_paper(
         "train.micro_batch_size=1",
         f"train.batch_size={workers}",
     )
-    static = estimate(shape, trial).static - (10**9 if stage == 3 else 0)
+    found = estimate(shape, trial)
+    assert found is not None
+    static = found.static - (10**9 if stage == 3 else 0)
     assert static / parameters(shape) == pytest.approx(bytes_a_parameter, rel=1e-9)
 
 
 def test_adapters_have_the_parameters_that_peft_counts() -> None:
     """r = 16 on every linear layer of Llama-3.1-8B: 41,943,040, as PEFT prints."""
     shape, trial = largest("lora", "search.lora.rank=16")
-    assert trial.lora is not None
-    assert adapter_parameters(shape, trial.lora) == 41_943_040
+    assert trial.method.parameters(shape) == 41_943_040
 
 
 def test_a_base_of_4_bits_takes_what_its_paper_says() -> None:
@@ -80,11 +81,11 @@ def test_a_base_of_4_bits_takes_what_its_paper_says() -> None:
         (1, ["model.shape=null"], {}),  # what is not known is not judged
     ],
 )
-def test_what_cannot_fit_is_refused_for_every_method_at_once(
+def test_what_cannot_fit_is_refused_for_every_recipe_at_once(
     gib: float, overrides: list[str], facts: dict[str, str]
 ) -> None:
     config = load_sweep(LLAMA, overrides)
-    cards = cards_by_method(config, lambda _: int(gib * GIB))
+    cards = cards_by_recipe(config, lambda _: int(gib * GIB))
     if not facts:
         check_memory(config, cards, has_base=False)
         return

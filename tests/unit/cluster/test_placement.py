@@ -10,7 +10,7 @@ import pytest
 from builders import sweep_config
 from ray.tune.search import Searcher
 
-from trainables.config import Method, TrialConfig
+from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.records.record_paths import SweepFolder
 from trainables.records.schema import Outcome, TrialRecord, TrialStatus
@@ -34,23 +34,18 @@ def sweep(**resources: Any) -> SweepConfig:
     )
 
 
-def held(config: SweepConfig) -> dict[Method, dict[str, float]]:
-    return {method: held_by_worker(config, method, CLUSTER) for method in config.search.methods}
+def held(config: SweepConfig) -> dict[str, dict[str, float]]:
+    return {recipe: held_by_worker(config, recipe, CLUSTER) for recipe in config.search.recipes}
 
 
 class Run:
     """The search of a sweep, with endings at random moments."""
 
-    def __init__(
-        self,
-        config: SweepConfig,
-        cluster: dict[str, float] = CLUSTER,
-        slots: int = 0,
-    ) -> None:
+    def __init__(self, config: SweepConfig, cluster: dict[str, float] = CLUSTER) -> None:
         cluster = within_limit(config, cluster)
         make_trial = TrialMaker(config, "tiny", SweepFolder(Path("/sweeps/tiny")), cluster)
         self.searcher = OptunaSearcher(config, make_trial)
-        placement = Placement({}, held(config), slots)
+        placement = Placement({}, held(config))
         self.searcher.keep_within(Room(cluster, placement))
         self.running: dict[int, TrialRecord] = {}
         self.started: list[TrialConfig] = []
@@ -115,8 +110,8 @@ TYPED = {"lora": {"accelerator_type": "L40S"}, "full": {"workers": 8, "accelerat
 TWO_TYPES = {"CPU": 64.0, "GPU": 12.0, "GPU:L40S": 4.0, "GPU:H": 8.0}
 
 
-def methods(run: Run) -> list[str]:
-    return sorted(record.config.method for record in run.running.values())
+def recipes(run: Run) -> list[str]:
+    return sorted(record.config.recipe for record in run.running.values())
 
 
 def test_trials_that_wait_for_one_gpu_type_do_not_hold_up_those_of_another() -> None:
@@ -124,6 +119,6 @@ def test_trials_that_wait_for_one_gpu_type_do_not_hold_up_those_of_another() -> 
     while run.fill() != Searcher.FINISHED:
         # As full as can be for as long as there are trials of both to draw.
         if len(run.started) < 40:
-            assert methods(run) == ["full", *["lora"] * 4]
+            assert recipes(run) == ["full", *["lora"] * 4]
         run.end(min(run.running))
     assert {trial.number for trial in run.started} == set(range(60))

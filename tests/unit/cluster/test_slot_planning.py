@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
-from builders import trial_config
+from builders import adapter, trial_config
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayError
 from sweep_files import edited
 
-from trainables.config import LoraConfig
 from trainables.packing.planning import Speed, best, why_not_packed
 from tune.cluster import waiting
+from tune.cluster.packed_recipes import largest_in_slots, packed_recipes
 from tune.cluster.slot_hosts import (
     HostPool,
     beside_hosts,
@@ -46,7 +46,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"method": "full"}, {"lora": LoraConfig(rank=4, alpha=8, dora=True)}, {"workers": 2}],
+    [{"method": "full"}, {"method": adapter(dora=True)}, {"workers": 2}],
 )
 def test_some_trials_cannot_be_packed(changes: dict[str, Any]) -> None:
     assert why_not_packed(trial_config()) is None
@@ -70,7 +70,8 @@ def test_slots_are_as_many_as_pay(seconds: list[float], slot_seconds: float, exp
 def test_where_a_host_dies_of_measuring_the_sweep_goes_on_with_one_slot(answers: None) -> None:
     """As Ray kills it where its machine runs out of memory; each start would end the same way."""
     lines: list[str] = []
-    pool = HostPool(config(), {"CPU": 4.0}, lambda *point: trial_config(), {}, lines.append)
+    sweep = config(resources__lora__slots="auto")
+    pool = HostPool(sweep, {"CPU": 4.0}, lambda *point: trial_config(), {}, lines.append)
     asked: list[Any] = []
     error = OutOfMemoryError("low on memory")
     probe = SimpleNamespace(remote=lambda *arguments: asked.append(arguments) or error)
@@ -106,6 +107,7 @@ def test_a_host_that_lost_its_node_is_asked_again_once_it_has_another(
 
 
 FULL = {"learning_rate": [1e-5]}
+PACKED = ("lora",)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +123,9 @@ def test_hosts_and_trials_fit_the_cluster(
     changes: dict[str, Any], cluster: dict[str, float], hosts: int, concurrent: int
 ) -> None:
     sweep = config(**changes)
-    assert hosts_that_fit(sweep, cluster, [cluster]) == hosts
-    left = beside_hosts(sweep, cluster, hosts)
-    assert max_concurrent(sweep, left, in_slots=4 * hosts) == concurrent
+    assert hosts_that_fit(sweep, PACKED, cluster, [cluster]) == hosts
+    left = beside_hosts(sweep, PACKED, cluster, hosts)
+    assert max_concurrent(sweep, left, 4 * hosts, PACKED) == concurrent
 
 
 @pytest.mark.parametrize(
@@ -140,9 +142,9 @@ def test_hosts_leave_room_for_a_full_trial_wherever_they_are_put(
     changes = {f"resources__full__{key}": value for key, value in full.items()}
     sweep = config(search__full=FULL, train__batch_size=8, train__micro_batch_size=1, **changes)
     cluster = {kind: amount * len(nodes) for kind, amount in nodes[0].items()}
-    assert hosts_that_fit(sweep, cluster, nodes) == hosts
+    assert hosts_that_fit(sweep, PACKED, cluster, nodes) == hosts
     larger = {"CPU": 192.0, "GPU": 16.0}  # as it may grow
-    assert hosts_that_fit(sweep, larger, nodes) == 16 - sweep.resources.full.workers
+    assert hosts_that_fit(sweep, PACKED, larger, nodes) == 16 - full.get("workers", 1)
 
 
 @pytest.mark.parametrize(
@@ -166,3 +168,35 @@ def test_full_trials_may_leave_no_room_for_a_host(monkeypatch: pytest.MonkeyPatc
     pool = HostPool(sweep, {"CPU": 1.0}, lambda *point: trial_config(), {}, lines.append)
     assert not pool.start()
     assert "search.full=null" in lines[0]
+
+
+ADAPTER = {"method": "lora", "rank": [4], "alpha_ratio": 2, "learning_rate": [1e-4]}
+
+
+@pytest.mark.parametrize(
+    ("search", "resources", "packed", "alone"),
+    [
+        ({}, {}, ("lora", "more"), {}),
+        ({"rank": [16, 64]}, {}, ("lora", "more"), {}),
+        ({"method": "full", "rank": None, "alpha_ratio": None}, {}, ("lora",), "changes the base"),
+        ({"target_modules": [["q_proj"]]}, {}, ("lora",), "search.more.target_modules"),
+        ({}, {"slots": 8}, ("lora",), "resources.more"),
+        ({}, {"slots": 0}, ("lora",), {}),  # nobody asked for it
+        ({"dora": [False, True]}, {}, ("lora",), "DoRA"),
+    ],
+)
+def test_one_set_of_hosts_serves_all_recipes_that_are_alike(
+    search: dict[str, Any], resources: dict[str, Any], packed: tuple[str, ...], alone: Any
+) -> None:
+    space = {key: value for key, value in (ADAPTER | search).items() if value is not None}
+    usual = {"slots": "auto", "cpus_per_worker": 2}
+    sweep = config(search__more=space, resources__lora=usual, resources__more=usual | resources)
+    found = packed_recipes(sweep)
+    assert found.names == packed
+    assert found.alone.keys() == ({"more"} if alone else set())
+    if alone:
+        [message] = found.messages()
+        assert "more" in message
+        assert alone in message
+    largest = "more" if search.get("rank") else "lora"
+    assert largest_in_slots(sweep, found.names) == largest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
-from builders import OOD, SWEEP_ID, trial
+from builders import OOD, SWEEP_ID, adapter, trial
 
 from analysis.results.trial_columns import SETTINGS
 from trainables import metric_keys
@@ -23,14 +23,15 @@ def read(file: Path) -> list[dict[str, str]]:
 
 def test_csv_holds_every_trial_and_reads_back_equal(tmp_path):
     metrics = {"zebra": 1.0, "forgetting/b": 0.1 + 0.2, OOD: 1 / 3, metric_keys.TRAIN_LOSS: 1e-17}
-    lora = {"rank": 8, "alpha": 4.0, "target_modules": ("q", "v"), "dropout": 0.1, "rslora": True}
+    modules = ("q", "v")
+    lora = adapter(rank=8, alpha=4.0, target_modules=modules, dropout=0.1, rslora=True)
     records = [
         trial(1, None, TrialStatus.FAILED, reason='ValueError: "a", b\nand more', ended=None),
         trial(
             0,
             metrics,
             best={OOD: 0.5, metric_keys.TRAIN_LOSS: 0.25},
-            lora=lora,
+            method=lora,
             weights_dir="w/é",
             seconds=60.5,
         ),

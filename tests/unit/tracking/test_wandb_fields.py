@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import builders
 import pytest
-from builders import base_record, sweep_config, sweep_record, trial
+from builders import adapter, base_record, sweep_config, sweep_record, trial
 
-from trainables.config import LoraConfig
+from trainables.losses import LOSSES
 from tune.tracking.wandb_fields import base_config, best_values, trial_config, trial_name
 
 
@@ -18,23 +18,28 @@ def test_the_base_is_shown_at_the_revision_that_was_measured() -> None:
 
 @pytest.mark.parametrize(("rate", "text"), [(1e-5, "1e-5"), (3.1623e-4, "3.16e-4")])
 def test_a_trial_is_named_by_its_settings(rate: float, text: str) -> None:
-    lora = LoraConfig(rank=8, alpha=2.5)
-    named = trial_name(builders.trial_config(7, lora=lora, learning_rate=rate))
-    assert named == f"lora r=8 alpha=2.5 lr={text} #7"
+    lora = adapter(rank=8, alpha=2.5)
+    named = trial_name(builders.trial_config(7, lora, recipe="mine", learning_rate=rate))
+    assert named == f"mine rank 8 alpha 2.5 lr={text} #7"
     assert trial_name(builders.trial_config(7, "full", learning_rate=rate)) == f"full lr={text} #7"
 
 
 def test_the_settings_of_a_run_are_those_of_the_trial() -> None:
-    lora = LoraConfig(rank=4, alpha=16, rslora=True, dropout=0.1)
+    lora = adapter(rank=4, alpha=16, rslora=True, dropout=0.1)
     record = trial(
-        7, lora=lora, seed=5, data_seed=6, learning_rate=2e-5, attempt=3, confirms=0,
+        7, method=lora, recipe="mine", loss=LOSSES.find("dft")(),
+        seed=5, data_seed=6, learning_rate=2e-5, attempt=3, confirms=0,
         data={"path": "rows.jsonl", "replay": {"path": "general.jsonl", "share": 0.25}},
         train={"batch_size": 32, "epochs": 3, "warmup": 0.2, "weight_decay": 0.3},
         params={"lora/rank": 4},
     )  # fmt: skip
     expected = {
+        "recipe": "mine",
         "method": "lora",
-        "setting/group": "rank 4, repeat",
+        "loss": "dft",
+        "capacity": 4,
+        "capacity_name": "rank",
+        "setting/group": "mine, rank 4, repeat",
         "trial/number": 7,
         "trial/attempt": 3,
         "trial/confirms": 0,
