@@ -8,7 +8,7 @@ from statistics import fmean
 
 from analysis.conclusions.conclusion import Conclusion, p_text
 from analysis.item_comparison import Comparison
-from analysis.results.formatting import end_in_points, how_many, method_name, points
+from analysis.results.formatting import end_in_points, how_many, points
 from analysis.results.item_metrics import rounding
 from analysis.results.repeats import LEVEL, diverged
 from analysis.shown_sweeps import Results
@@ -225,7 +225,7 @@ def _sweeps_with_first(results: Results) -> list[_Pair]:
 
 
 def _trial(results: Results, record: TrialRecord) -> str:
-    return f"trial {record.number}, {method_name(record.rank)}{_breach(results, record)}"
+    return f"trial {record.number}, {record.config.group_label}{_breach(results, record)}"
 
 
 def _breach(results: Results, record: TrialRecord) -> str:

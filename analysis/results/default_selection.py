@@ -13,7 +13,7 @@ from trainables.records.schema import TrialRecord
 
 
 def default_selection(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:
-    """The recommended trial, the Pareto front, and the best of each rank and of full fine-tuning.
+    """The recommended trial, the Pareto front, and the best of each recipe and capacity.
 
     Best means the best trade-off, as in the report, where those that repeats refuted come last.
     Only complete trials with weights count.
@@ -23,9 +23,9 @@ def default_selection(goals: Goals, records: Sequence[TrialRecord]) -> list[int]
     """
     complete = [record for record in records if objective_values(goals, record) is not None]
     kept = [record for record in complete if record.weights_dir]
-    groups: defaultdict[int | None, list[TrialRecord]] = defaultdict(list)
+    groups: defaultdict[str, list[TrialRecord]] = defaultdict(list)
     for record in kept:
-        groups[record.rank].append(record)
+        groups[record.config.group_label].append(record)
     ranges = trade_off_ranges(goals, complete) if complete else []
     found = judged_by_repeats(records, goals.confirm)
     judged = {record.config.trial_id: record for record in found if record.weights_dir}

@@ -38,7 +38,6 @@ _NUMBERS = re.compile(
     r"(?<![\w.])(?:0x[0-9a-f]+|(?=[a-f]*\d)[0-9a-f]{12,}|\d[\d.,:]*(?:e[+-]?\d+)?)(?!\w)"
 )
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and line breaks
-_NAMED = ("method", "rank", "alpha", "alpha_ratio", "learning_rate")
 _SIGNED = (
     metric_keys.task_forgetting(""),
     metric_keys.task_forgetting_adjusted(""),
@@ -139,20 +138,16 @@ def why(record: TrialRecord) -> str:
 def setting(record: TrialRecord) -> str:
     """The point of the search in a few words, such as `lora, rank 8, alpha 16, lr 3.2e-04`."""
     config = record.config
-    parts: list[str] = [config.method]
-    if config.lora:
-        parts += [f"rank {config.lora.rank}", f"alpha {config.lora.alpha:g}"]
-    return ", ".join([*parts, f"lr {rate(config.learning_rate)}", *further_settings(record)])
+    parts = [config.recipe, config.method.label, f"lr {rate(config.learning_rate)}"]
+    return ", ".join(filter(None, [*parts, *further_settings(record)]))
 
 
 def setting_in_full(record: TrialRecord) -> str:
     """The same spelled out, such as `LoRA, rank 8, alpha 16, learning rate 3.2e-04`."""
-    lora = record.config.lora
-    parts = [method_name(record.rank), *([f"alpha {lora.alpha:g}"] if lora else [])]
-    text = ", ".join(
-        [*parts, f"learning rate {rate(record.config.learning_rate)}", *further_settings(record)]
-    )
-    return capitalized(text)
+    config = record.config
+    rates = f"learning rate {rate(config.learning_rate)}"
+    parts = [config.recipe_title, config.method.label, rates, *further_settings(record)]
+    return capitalized(", ".join(filter(None, parts)))
 
 
 def capitalized(text: str) -> str:
@@ -160,19 +155,19 @@ def capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def method_name(rank: int | None) -> str:
-    """Such as `LoRA, rank 8`; without a rank, full fine-tuning."""
-    return "full fine-tuning" if rank is None else f"LoRA, rank {rank}"
-
-
 def further_settings(record: TrialRecord) -> list[str]:
     """Other settings that were searched, such as `epochs 3` and `dora on`."""
     words = {True: "on", False: "off"}
-    axes = ((name.rpartition("/")[2], value) for name, value in record.params.items())
+    method = record.config.method
+    axes = {ratio.field: ratio.axis for ratio in method.ratios}
+    in_label = {method.capacity_field, "parameters", *method.label_fields}
+    named = {"recipe", "learning_rate", *in_label, *(axes.get(str(f), f) for f in in_label)}
+    found = ((name.partition("/")[2] or name, value) for name, value in record.params.items())
     return [
-        f"{axis.replace('_', ' ')} {words[value] if isinstance(value, bool) else value}"
-        for axis, value in axes
-        if axis not in _NAMED
+        f"{axis.replace('_', ' ').replace('/', ' ')} "
+        f"{words[value] if isinstance(value, bool) else value}"
+        for axis, value in found
+        if axis not in named
     ]
 
 

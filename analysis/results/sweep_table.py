@@ -34,9 +34,8 @@ _OTHER_LINES = 4  # header, column titles, base, and one that keeps the cursor o
 _TYPICAL = 100  # newest trials whose durations predict those of the next ones
 _WIDTHS = {
     "trial": 5,
-    "method": 6,
-    "rank": 4,
-    "alpha": 5,
+    "recipe": 8,
+    "capacity": 8,
     "lr": 7,
     "step": 5,
     "loss": 5,
@@ -52,7 +51,7 @@ _TITLES = {
     metric_keys.FORGETTING_MEAN: "forgetting",
     metric_keys.OOD_ACC: "OOD",
 }
-_MOST_TELLING = ("lr", "loss", "rank", "step", "alpha", "method")
+_MOST_TELLING = ("lr", "loss", "recipe", "capacity", "step")
 
 
 class SweepTable:
@@ -147,7 +146,7 @@ class SweepTable:
         columns = _fitting(console.width, of_status, scores, self._aims)
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for column in columns:
-            side: JustifyMethod = "left" if column in ("method", "status") else "right"
+            side: JustifyMethod = "left" if column in ("recipe", "status") else "right"
             table.add_column(Text(without_controls(column)), no_wrap=True, justify=side)
         if self.base is not None:
             _add_row(table, columns, {"trial": "base", **_score_cells(self.base.metrics, scores)})
@@ -270,9 +269,8 @@ def _cells(
     word = STATUS[record.status]
     return {
         "trial": str(record.number),
-        "method": config.method,
-        "rank": str(config.lora.rank) if config.lora else ABSENT,
-        "alpha": f"{config.lora.alpha:g}" if config.lora else ABSENT,
+        "recipe": config.recipe,
+        "capacity": str(config.capacity or ABSENT),
         "lr": rate(config.learning_rate),
         "step": str(record.last.step) if record.last else ABSENT,
         "loss": metric_text(metric_keys.TRAIN_LOSS, record.metric(metric_keys.TRAIN_LOSS)),

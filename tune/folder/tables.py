@@ -9,7 +9,7 @@ from pathlib import Path
 
 from analysis.results.item_metrics import rounding
 from analysis.results.repeats import diverged, find_repeats, half_width, metrics_over
-from analysis.results.trial_columns import SETTINGS, setting_columns
+from analysis.results.trial_columns import column_order, setting_columns
 from trainables.metric_keys import METRICS
 from trainables.records.schema import TaskScore, TrialRecord
 from trainables.storage.disk import whole_file
@@ -19,13 +19,15 @@ def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
     """One row per trial, failed ones included, by number; the file is replaced atomically."""
     finals = _key_order(key for r in records for key in r.metrics)
     bests = _key_order(key for r in records for key in r.best)
+    settings = [setting_columns(record) for record in sorted(records, key=lambda r: r.number)]
+    columns = column_order(settings)
     rows = [
-        setting_columns(record)
+        row
         | {key: record.metric(key) for key in finals}
         | {f"best/{key}": record.best.get(key) for key in bests}
-        for record in sorted(records, key=lambda record: record.number)
+        for row, record in zip(settings, sorted(records, key=lambda r: r.number), strict=True)
     ]
-    _write(file, rows, [*SETTINGS, *finals, *(f"best/{key}" for key in bests)])
+    _write(file, rows, [*columns, *finals, *(f"best/{key}" for key in bests)])
 
 
 def write_confirmed_csv(

@@ -119,7 +119,7 @@ def _columns(records: Sequence[TrialRecord], keys: Sequence[str]) -> dict[str, l
     return {
         "trial": [str(record.number) for record in records],
         "recipe": [own.recipe for own in configs],
-        "setting": [own.method.label or ABSENT for own in configs],
+        "capacity": [str(own.capacity or ABSENT) for own in configs],
         "lr": [rate(own.learning_rate) for own in configs],
         **{
             SHORT_NAMES.get(key, key): [metric_text(key, record.metric(key)) for record in records]

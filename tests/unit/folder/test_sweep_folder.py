@@ -75,8 +75,8 @@ OTHER_VERSION = "another version of forgetting-sweeps wrote it"
     ("edit", "facts"),
     [
         (
-            replace(TRIAL, '"schema_version": 2', '"schema_version": 1'),
-            (TRIAL, "must be 2, got 1", OTHER_VERSION),
+            replace(TRIAL, '"schema_version": 3', '"schema_version": 2'),
+            (TRIAL, "must be 3, got 2", OTHER_VERSION),
         ),
         (replace(TRIAL, '"started"', '"began"'), (TRIAL, "began is no key", OTHER_VERSION)),
         (replace(TRIAL, '"RUNNING"', '"DONE"'), (TRIAL, "status must be", "restore", "delete")),

@@ -149,10 +149,10 @@ def test_the_table_has_the_base_first_and_all_columns():
     header, titles, *rows = last_frame(console)
     assert header == "tiny: 0/20 finished, 2 interrupted, 0 s elapsed"
     assert [" ".join(line.split()) for line in (titles, *rows)] == [
-        "trial method rank alpha lr step loss in-domain forgetting OOD status",
-        "base - - - - - - 0.400 +0.000 0.380 -",
-        "0 lora 8 16 3.2e-04 120 0.300 0.733 +0.021 0.700 interrupted",
-        "1 full - - 3.2e-04 - - - - - interrupted",
+        "trial recipe capacity lr step loss in-domain forgetting OOD status",
+        "base - - - - - 0.400 +0.000 0.380 -",
+        "0 lora rank 8 3.2e-04 120 0.300 0.733 +0.021 0.700 interrupted",
+        "1 full - 3.2e-04 - - - - - interrupted",
     ]
     assert text(console).count("careful") == text(console).count("a large batch") == 1
     assert "trial 0 started" not in text(console)
@@ -274,8 +274,8 @@ def test_objectives_on_single_tasks_keep_their_columns_in_a_narrow_terminal():
     measured = {GAIN: 0.5, LOSS: 0.01} | dict.fromkeys(aims, 0.123)
     for width, titles in (
         (80, ["trial", "in-domain", *aims[:2], "status"]),
-        (98, ["trial", *aims, "status"]),
-        (99, ["trial", "rank", *aims, "status"]),
+        (99, ["trial", *aims, "status"]),
+        (100, ["trial", "OOD", *aims, "status"]),
     ):
         console = terminal(width)
         listener = listen(console, eval=roles, objectives=objectives)

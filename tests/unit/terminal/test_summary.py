@@ -132,10 +132,10 @@ def test_a_narrow_terminal_drops_the_columns_of_constraints(tmp_path):
         constraints=[f"{metric} <= 0.1" for metric in bounded],
     )
     metrics = {GAIN: 0.5, LOSS: 0.01, OOD: 0.25, bounded[0]: 0.015, bounded[1]: 0.016}
-    scores = ["trial", "rank", "alpha", "lr", "in-domain", "forgetting"]
-    for width, shown in ((79, bounded[:1]), (120, bounded)):
+    scores = ["trial", "recipe", "capacity", "lr", "in-domain", "forgetting"]
+    for width, shown in ((86, bounded[:1]), (120, bounded)):
         lines = summary(config, [trial(0, metrics)], tmp_path, width=width).splitlines()
         assert lines[4].split() == [*scores, *shown, "OOD"]
-        assert lines[5].split()[6:] == [*[f"{metrics[key]:+.3f}" for key in shown], "0.250"]
+        assert lines[5].split()[7:] == [*[f"{metrics[key]:+.3f}" for key in shown], "0.250"]
         absent = ", ".join(bounded[len(shown) :])
         assert (f"too wide to show: {absent}, see results.csv" in lines) == bool(absent)

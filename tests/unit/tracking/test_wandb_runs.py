@@ -172,6 +172,6 @@ def test_the_command_writes_a_table(api, tmp_path, capsys):
     file = tmp_path / "runs.csv"
     command = ["wandb-runs", "me/sweeps", "a-sweep", "--to"]
     assert main([*command, str(file)]) == 0
-    assert file.read_text().startswith("trial_id,sweep,number,confirms,method")
+    assert file.read_text().startswith("trial_id,sweep,number,confirms,recipe,method")
     assert main([*command, str(tmp_path)]) == 2
     assert f"error: --to: cannot write {tmp_path}: " in capsys.readouterr().err
