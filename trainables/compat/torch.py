@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 
@@ -20,3 +22,12 @@ def writes(tensor: torch.Tensor) -> int:
     Why: it shows without a copy that a shared model is unchanged. Upstream: none.
     """
     return int(tensor._version)
+
+
+def leave_to_each_worker(model: Any, names: list[str]) -> None:
+    """Have DDP not send these frozen parameters and buffers of a model from the first worker.
+
+    Why: it would write to the base that each worker has loaded and shares among its trials, and
+    send all of it for each. Upstream: the option exists, under this name.
+    """
+    model._ddp_params_and_buffers_to_ignore = names

@@ -196,6 +196,10 @@ class Method(Named):
         """Number of trained parameters on a decoder of this shape."""
         raise NotImplementedError
 
+    def misfit(self, shape: ModelShape) -> str | None:
+        """Why these settings cannot be used on a decoder of this shape; None if they can."""
+        return None
+
     def frozen_parameters(self, shape: ModelShape) -> int:
         """Numbers that the method keeps in memory beside the base without training them."""
         return 0

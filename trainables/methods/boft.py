@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from trainables.methods.base import Footprint
-from trainables.methods.peft_method import PeftMethod
+from trainables.methods.peft_method import PeftMethod, Sides
 
 
 class Boft(PeftMethod):
@@ -25,6 +25,7 @@ class Boft(PeftMethod):
     source: ClassVar[str] = "Liu et al. 2023, 2311.06243"
     peft_class: ClassVar[str] = "BOFTConfig"
     peft_fields: ClassVar[Mapping[str, str]] = {"block_size": "boft_block_size"}
+    divides: ClassVar[Mapping[str, Sides]] = {"block_size": "inputs"}
     capacity_field: ClassVar[str | None] = "block_size"
     takes_4bit: ClassVar[bool] = True
 

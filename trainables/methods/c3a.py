@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from trainables.methods.base import Footprint
-from trainables.methods.peft_method import PeftMethod
+from trainables.methods.peft_method import PeftMethod, Sides
 
 
 class C3a(PeftMethod):
@@ -24,6 +24,7 @@ class C3a(PeftMethod):
     source: ClassVar[str] = "Chen et al. 2024, 2407.19342"
     peft_class: ClassVar[str] = "C3AConfig"
     peft_fields: ClassVar[Mapping[str, str]] = {"block_size": "block_size"}
+    divides: ClassVar[Mapping[str, Sides]] = {"block_size": "both"}
     peft_options: ClassVar[Mapping[str, Any]] = {"init_weights": True}
     capacity_field: ClassVar[str | None] = "block_size"
     capacity_falls: ClassVar[bool] = True

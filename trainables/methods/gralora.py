@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from trainables.methods.peft_method import Sides
 from trainables.methods.ranked import Scaled
 
 
@@ -28,6 +29,7 @@ class GraLoRA(Scaled):
         "blocks": "gralora_k",
         "dropout": "gralora_dropout",
     }
+    divides: ClassVar[Mapping[str, Sides]] = {"blocks": "both"}
 
     blocks: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)

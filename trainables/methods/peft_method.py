@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from trainables.decoder_shape import ModelShape, adapted_linears, linear_sizes
 from trainables.methods.base import Method, Modules
@@ -16,11 +16,13 @@ class PeftAdapter(Method):
         peft_class: name of PEFT's configuration class.
         peft_fields: PEFT's name of each field that it takes; those not named are not passed on.
         peft_options: constants for PEFT.
+        divides: by field, what it must divide of each adapted layer: `inputs`, `outputs` or `both`.
     """
 
     peft_class: ClassVar[str]
     peft_fields: ClassVar[Mapping[str, str]] = {}
     peft_options: ClassVar[Mapping[str, Any]] = {}
+    divides: ClassVar[Mapping[str, Sides]] = {}
 
     def options(self, steps: int) -> dict[str, Any]:
         """What PEFT is told, by its names, for a training of so many optimizer steps."""
@@ -32,6 +34,9 @@ class PeftAdapter(Method):
         import peft
 
         return getattr(peft, self.peft_class)(task_type="CAUSAL_LM", **self.options(steps))
+
+
+Sides = Literal["inputs", "outputs", "both"]
 
 
 class PeftMethod(PeftAdapter):
@@ -56,6 +61,17 @@ class PeftMethod(PeftAdapter):
     def parameters(self, shape: ModelShape) -> int:
         """Those of all adapted layers."""
         return shape.layers * sum(self.layer_parameters(*size) for size in self._sizes(shape))
+
+    def misfit(self, shape: ModelShape) -> str | None:
+        """The first size that a field does not divide."""
+        for field, side in self.divides.items():
+            number, sizes = getattr(self, field), self._sizes(shape)
+            outputs = [] if side == "inputs" else [size for size, _ in sizes]
+            inputs = [] if side == "outputs" else [size for _, size in sizes]
+            for size in (*outputs, *inputs):
+                if size % number:
+                    return f"{field.replace('_', ' ')} {number} does not divide {size}"
+        return None
 
     def frozen_parameters(self, shape: ModelShape) -> int:
         """Those of all adapted layers."""

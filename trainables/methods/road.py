@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from trainables.methods.base import Footprint
-from trainables.methods.peft_method import PeftMethod
+from trainables.methods.peft_method import PeftMethod, Sides
 
 
 class Road(PeftMethod):
@@ -25,6 +25,7 @@ class Road(PeftMethod):
     source: ClassVar[str] = "Liao & Monz 2024, 2409.00119"
     peft_class: ClassVar[str] = "RoadConfig"
     peft_fields: ClassVar[Mapping[str, str]] = {"group_size": "group_size"}
+    divides: ClassVar[Mapping[str, Sides]] = {"group_size": "outputs"}
     capacity_field: ClassVar[str | None] = "variant"
     takes_4bit: ClassVar[bool] = True
 

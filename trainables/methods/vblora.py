@@ -9,7 +9,7 @@ from pydantic import Field
 
 from trainables.decoder_shape import ModelShape
 from trainables.methods.base import Footprint
-from trainables.methods.peft_method import PeftMethod
+from trainables.methods.peft_method import PeftMethod, Sides
 
 
 class VbLora(PeftMethod):
@@ -32,6 +32,7 @@ class VbLora(PeftMethod):
         "vector_length": "vector_length",
         "top": "topk",
     }
+    divides: ClassVar[Mapping[str, Sides]] = {"vector_length": "both"}
     capacity_field: ClassVar[str | None] = "rank"
     starts_at_base: ClassVar[bool] = False
     takes_4bit: ClassVar[bool] = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import Linear
 from transformers.pytorch_utils import Conv1D
 
-from trainables.compat.torch import remove_forward_hooks, writes
+from trainables.compat.torch import leave_to_each_worker, remove_forward_hooks, writes
 from trainables.errors import Fault, UserError
 from trainables.methods import Method
 from trainables.models.four_bit import thaw
@@ -36,7 +37,11 @@ class Adapted:
     def __init__(self, base: Any, method: Method, steps: int) -> None:
         self._base = base
         self._before = _fingerprint(base)
+        of_base = {id(tensor) for tensor in _tensors(base).values()}
         self.model = _make(base, method, steps)
+        tensors = _tensors(self.model).items()
+        frozen = [name for name, t in tensors if id(t) in of_base and not t.requires_grad]
+        leave_to_each_worker(self.model, frozen)
 
     @classmethod
     def saved(cls, base: Any, folder: Path) -> Self:
@@ -68,6 +73,11 @@ class Adapted:
         self.model.unload()
         _clean(self._base)
         return _fingerprint(self._base) == self._before
+
+
+def _tensors(model: Any) -> dict[str, Any]:
+    """Parameters and buffers by name."""
+    return dict(chain(model.named_parameters(), model.named_buffers()))
 
 
 def _fingerprint(base: Any) -> dict[str, tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -39,6 +40,9 @@ def sft_config(
     """The trial as TRL's configuration, with DeepSpeed's settings if it has any."""
     train = config.train
     total = train.total_steps(samples)
+    if not torch.cuda.is_available():
+        # In groups it would be `cpu:0`, to which torch copies the base that a process shares.
+        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     arguments = SFTConfig(
         output_dir=config.output_dir,
         max_steps=total,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import cache, lru_cache
 from typing import Any
 
 from trainables.decoder_shape import ModelShape, linear_sizes
@@ -12,6 +14,7 @@ from trainables.methods import Method
 from tune.config.recipe_space import PARAMETERS, RecipeSpace
 
 Settings = Mapping[str, Any]
+_FIRST = 128  # capacities below are all tried, of those above first the powers of two
 
 
 class OverBudget(ValueError):
@@ -78,34 +81,43 @@ def _with_ratios(kind: type[Method], chosen: Settings) -> Method:
 def _largest(
     kind: type[Method], chosen: tuple[tuple[str, Any], ...], budget: int, shape: ModelShape
 ) -> Method:
-    """The method with the most trained parameters within a budget.
-
-    Powers of two bracket its capacity, and all within the bracket are tried, as a method need not
-    have every number for a capacity.
-    """
+    """The method with the most trained parameters within a budget."""
     field = str(kind.capacity_field)
 
-    def method(capacity: int) -> tuple[Method, int] | None:
-        """With its trained parameters; None if the method has no such capacity."""
-        try:
+    @cache
+    def parameters(capacity: int) -> float:
+        """Trained parameters; infinite if the method has no such capacity on this base."""
+        with suppress(ValueError):
             made = _with_ratios(kind, {**dict(chosen), field: capacity})
-            return made, made.parameters(shape)
-        except ValueError:
-            return None
+            return (made.misfit(shape) is None and made.parameters(shape)) or math.inf
+        return math.inf
 
-    most = max(max(size) for size in linear_sizes(shape).values())
-    sizes = {n: size[1] for n in (1 << p for p in range(most.bit_length())) if (size := method(n))}
-    fitting = [number for number, parameters in sizes.items() if parameters <= budget]
-    for capacity in _bracket(kind.capacity_falls, fitting, most):
-        if (made := method(capacity)) and made[1] <= budget:
-            return made[0]
-    raise OverBudget(min(sizes.values(), default=None))
+    def fits(capacity: int) -> bool:
+        return parameters(capacity) <= budget
+
+    most = max(budget, *(max(size) for size in linear_sizes(shape).values()))
+    probes = [*range(1, _FIRST), *(_FIRST << n for n in range((most // _FIRST).bit_length() + 1))]
+    fitting = [probe for probe in probes if fits(probe)]
+    if not fitting:
+        least = min(map(parameters, probes))
+        raise OverBudget(None if least == math.inf else int(least))
+    best = max(fitting, key=lambda probe: (parameters(probe), -probe))
+    beyond = probes.index(best) + (-1 if kind.capacity_falls else 1)
+    if 0 <= beyond < len(probes) and not fits(probes[beyond]):
+        best = _last(parameters, budget, best, probes[beyond])
+    return _with_ratios(kind, {**dict(chosen), field: best})
 
 
-def _bracket(falls: bool, fitting: list[int], most: int) -> range:
-    """Capacities by falling number of trained parameters, down to the largest power that fits."""
-    if falls:
-        first = fitting[0] if fitting else most
-        return range(first // 2 + 1, first + 1)
-    last = fitting[-1] if fitting else 1
-    return range(min(2 * last - 1, most) if fitting else most, last - 1, -1)
+def _last(parameters: Callable[[int], float], budget: int, inside: int, outside: int) -> int:
+    """The last capacity within a budget on the way from one that is to one that is not."""
+    first, step = outside, 1 if inside > outside else -1
+    is_every_number = True
+    low = inside
+    while abs(outside - low) > 1:
+        middle = (low + outside) // 2
+        is_every_number &= parameters(middle) < math.inf
+        low, outside = (middle, outside) if parameters(middle) <= budget else (low, middle)
+    if is_every_number:
+        return low
+    between = range(first + step, inside + step, step)
+    return next(number for number in between if parameters(number) <= budget)

@@ -77,8 +77,19 @@ def base_faults(config: SweepConfig) -> Iterator[Fault]:
         choices = axes.get("target_modules", ())
         named = [name for modules in choices if not isinstance(modules, str) for name in modules]
         yield from target_module_faults(config.model, f"search.{recipe}.target_modules", named)
+        shape = read_shape(config.model)
         if PARAMETERS in axes:
-            yield from _budget_faults(config, recipe, read_shape(config.model))
+            yield from _budget_faults(config, recipe, shape)
+        elif shape is not None:
+            yield from _misfits(config, recipe, shape)
+
+
+def _misfits(config: SweepConfig, recipe: str, shape: ModelShape) -> Iterator[Fault]:
+    space = config.search.space(recipe)
+    made = (method_settings(space, settings, shape) for settings in all_settings(space))
+    for reason in dict.fromkeys(filter(None, (method.misfit(shape) for method in made))):
+        rule = f"does not fit the layers of {config.model.name}: {reason}"
+        yield Fault(f"search.{recipe}", rule, "choose another, or other target_modules")
 
 
 def _budget_faults(config: SweepConfig, recipe: str, shape: ModelShape | None) -> Iterator[Fault]:

@@ -37,7 +37,7 @@ class SweepKeys:
         for recipe, method in self._methods.items():
             self._types |= _with_inner(("search", recipe), SPACES[method])
         resources = _section(values, "resources", ResourcesConfig)
-        for name in {*self._methods, *self._methods.values(), *(key for key, _ in resources)}:
+        for name in (*self._methods, *self._methods.values(), *(key for key, _ in resources)):
             if name in {*self._methods, *METHODS.names}:
                 self._types |= _with_inner(("resources", name), RecipeResources)
 

@@ -122,19 +122,19 @@ def test_full_trials_fit_the_gpus_that_the_readme_says(my_sweep: Path) -> None:
     paper = load_sweep("paper_llama31_8b", []).model
     assert (paper.name, paper.dtype) == (sweep.model.name, sweep.model.dtype)
     [(gpus, gib)] = re.findall(r"# full fine-tuning: (\d+) GPUs of (\d+) GiB", EXAMPLE)
-    assert int(gpus) == sweep.resources.full.workers
+    assert int(gpus) == sweep.recipe_resources("full").workers
     assert paper.shape is not None
-    for method in sweep.search.methods:
-        assert estimate(paper.shape, largest_trial(sweep, method)).peak <= int(gib) << 30
+    for recipe in sweep.search.recipes:
+        assert estimate(paper.shape, largest_trial(sweep, recipe)).peak <= int(gib) << 30
 
 
 @pytest.mark.parametrize("name", ["my_sweep", "paper_llama31_8b", "paper_qwen25_7b"])
 def test_sweeps_have_items_enough_to_show_that_a_rank_suffices(name: str, my_sweep: Path) -> None:
     sweep = load_sweep(str(my_sweep) if name == "my_sweep" else name, [])
-    [task], lora, trials = sweep.eval.in_domain, sweep.search.lora, sweep.budget.trials
-    assert lora
-    assert trials >= len(lora.rank) * len(sweep.search.methods) * FEWEST_OF_RANK
-    level = level_of_rank(len(lora.rank), trials // len(lora.rank))
+    [task], trials = sweep.eval.in_domain, sweep.budget.trials
+    _, ranks = sweep.search.space("lora").capacities
+    assert trials >= len(ranks) * len(sweep.search.recipes) * FEWEST_OF_RANK
+    level = level_of_rank(len(ranks), trials // len(ranks))
     assert items_needed([1], [1.0], level=level) <= (sweep.eval.task_limit(task) or 0)
 
 
