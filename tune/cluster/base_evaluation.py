@@ -14,6 +14,7 @@ from trainables.config import (
     TrainConfig,
 )
 from trainables.errors import UserError
+from trainables.methods import Method
 from trainables.records.ledger import Ledger
 from trainables.records.schema import BaseRecord
 from trainables.storage.storage import Location, parse_location
@@ -101,16 +102,15 @@ def have_base_checked(
 def _base_requirements(
     search: SearchConfig, train: TrainConfig, deepspeed: DeepSpeedConfig | None = None
 ) -> BaseRequirements:
-    recipes = [(search.method(recipe), search.space(recipe)) for recipe in search.recipes]
-    adapters = [
-        smallest_method(space, settings).smallest
-        for method, space in recipes
-        if not method.changes_base
-        for settings in all_settings(space)
-    ]
-    changes_base = any(method.changes_base for method, _ in recipes)
+    recipes: dict[Method, str] = {}  # by adapter, of which each is tried once
+    for recipe in search.recipes:
+        if not search.method(recipe).changes_base:
+            for settings in all_settings(search.space(recipe)):
+                adapter = smallest_method(search.space(recipe), settings).smallest
+                recipes.setdefault(adapter, recipe)
+    changes_base = any(search.method(recipe).changes_base for recipe in search.recipes)
     return BaseRequirements(
-        adapters=tuple(dict.fromkeys(adapters)),
+        adapters=tuple((recipe, adapter) for adapter, recipe in recipes.items()),
         recomputes=train.gradient_checkpointing,
         deepspeed=deepspeed.config if deepspeed and changes_base else None,
     )
