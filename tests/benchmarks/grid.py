@@ -34,8 +34,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from trainables.config import LoraConfig, TrialConfig  # noqa: E402
+from trainables.config import TrialConfig  # noqa: E402
 from trainables.errors import Diverged  # noqa: E402
+from trainables.methods.full import Full  # noqa: E402
+from trainables.methods.lora import Lora  # noqa: E402
 from trainables.metric_keys import (  # noqa: E402
     FORGETTING_MEAN,
     IN_DOMAIN_ACC,
@@ -114,14 +116,11 @@ def sweep() -> SweepConfig:
 
 def points(config: SweepConfig) -> list[Point]:
     """The whole grid."""
-    lora, full = config.search.lora, config.search.full
-    assert lora is not None
-    assert lora.alpha_ratio is not None
-    assert full is not None
-    adapters = product(lora.rank, lora.alpha_ratio, _rates(lora.learning_rate, LORA_RATES))
+    lora, full = (dict(config.search.choices(recipe)) for recipe in ("lora", "full"))
+    adapters = product(lora["rank"], lora["alpha_ratio"], _rates(lora["learning_rate"], LORA_RATES))
     return [
         *(Point("lora", rank, ratio, rate) for rank, ratio, rate in adapters),
-        *(Point("full", None, None, rate) for rate in _rates(full.learning_rate, FULL_RATES)),
+        *(Point("full", None, None, rate) for rate in _rates(full["learning_rate"], FULL_RATES)),
     ]
 
 
@@ -135,15 +134,16 @@ def trial(
 ) -> TrialConfig:
     """The trial of a point."""
     is_lora = point.method == "lora"
-    adapter = {"rank": point.rank, "alpha": (point.alpha_ratio or 0) * (point.rank or 0)}
+    rank = point.rank or 0
+    adapter = Lora(rank=rank, alpha=(point.alpha_ratio or 0) * rank) if is_lora else Full()
     return TrialConfig(
         trial_id=f"{asdict(point)} {seed}",
         number=number,
         seed=seed,
         data_seed=config.seed,
-        method=point.method,
+        recipe=point.method,
+        method=adapter,
         learning_rate=point.learning_rate,
-        lora=LoraConfig(**adapter) if is_lora else None,
         deepspeed=None if is_lora else config.deepspeed,
         model=config.model,
         data=config.data,
@@ -166,8 +166,7 @@ def train_in_slots(config: SweepConfig, jobs: Sequence[Job], base_dir: Path) -> 
     waiting = list(reversed(jobs))
     busy: dict[Any, tuple[Job, ListReporter, tempfile.TemporaryDirectory[str]]] = {}
     first = trial(config, *jobs[0], base_dir, "")
-    assert first.lora is not None
-    engine = SlotEngine(first.model, first.lora, recomputes=False, longest=config.data.max_length)
+    engine = SlotEngine(first.model, first.method, recomputes=False, longest=config.data.max_length)
     while busy or waiting:
         while waiting and len(busy) < SLOTS:
             job, reporter, folder = waiting.pop(), ListReporter(), tempfile.TemporaryDirectory()

@@ -98,9 +98,9 @@ class History:
         """A point of the quickstart's space."""
         chance = self._chance
         if chance.random() < 0.25:
-            return {"method": "full", "full/learning_rate": 10 ** chance.uniform(-4, -2)}
+            return {"recipe": "full", "full/learning_rate": 10 ** chance.uniform(-4, -2)}
         return {
-            "method": "lora",
+            "recipe": "lora",
             "lora/rank": chance.choice([1, 2, 4, 8, 16, 32]),
             "lora/alpha_ratio": chance.choice([1, 2, 4]),
             "lora/learning_rate": 10 ** chance.uniform(-3.3, -2),

@@ -114,8 +114,8 @@ class SimulatedSweep:
         self._ledger = Ledger(root)
         self._resources = {"CPU": 8.0 * gpus, "GPU": float(gpus)}
         held = {
-            method: held_by_worker(config, method, self._resources)
-            for method in config.search.methods
+            recipe: held_by_worker(config, recipe, self._resources)
+            for recipe in config.search.recipes
         }
         self._placement = Placement({}, held, slots=0)
         self.counts = Counts(cluster.clock)

@@ -43,7 +43,7 @@ from trainables.records.schema import Measurement, TrialRecord, TrialStatus  # n
 from tune.config.sweep_config import EarlyStoppingConfig, SweepConfig  # noqa: E402
 from tune.search.early_stopping import SuccessiveHalving  # noqa: E402
 from tune.search.searcher import OptunaSearcher  # noqa: E402
-from tune.search.space import Params, learning_rate, lora_config, point_method, suggest  # noqa: E402
+from tune.search.space import Params, learning_rate, point_method, suggest  # noqa: E402
 
 SHARE_OF_GRID = 0.5  # of the grid's steps; a search ends when it has spent these
 FIRST_SEED = 100  # seeds below were looked at when the project's defaults were chosen
@@ -149,11 +149,10 @@ def _define(config: SweepConfig, asked: Any) -> None:
 def point_of(config: SweepConfig, params: Params) -> Point:
     """A point as the search suggests it, wherever it lies."""
     rate = learning_rate(config.search, params)
-    if point_method(config.search, params) == "full":
+    method = point_method(config, params)
+    if method.capacity is None:
         return Point("full", None, None, rate)
-    assert config.search.lora is not None
-    lora = lora_config(config.search.lora, params)
-    return Point("lora", lora.rank, lora.alpha / lora.rank, rate)
+    return Point("lora", method.capacity.number, method.scale, rate)
 
 
 SEARCHES: dict[str, Callable[[Table, int], Search]] = {

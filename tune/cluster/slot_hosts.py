@@ -289,7 +289,7 @@ def with_trials_left(config: SweepConfig, finished: Sequence[TrialRecord]) -> Sw
     planned = planned_trials(config)
     to_search = planned - sum(record.confirms is None for record in finished)
     if to_search > 0:
-        to_repeat = planned_repeats(config.confirm, planned)
+        to_repeat = planned_repeats(config.confirm, planned, len(config.search.recipes))
     else:
         to_repeat = repeats_to_begin(config, finished)
     left = max(1, to_search, to_repeat)

@@ -101,7 +101,8 @@ def _runs(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -> _R
     to_search = planned - sum(record.confirms is None for record in ended)
     # Where the budget is spent, trials that were interrupted still go on, and no others start.
     if points and to_search > 0 and not searcher.cut_short_by:
-        return _Runs(points, len(ended), to_search, planned_repeats(config.confirm, planned))
+        repeats = planned_repeats(config.confirm, planned, len(config.search.recipes))
+        return _Runs(points, len(ended), to_search, repeats)
     return _Runs(points, len(ended), 0, len(points) + sum(1 for _ in suggestions))
 
 

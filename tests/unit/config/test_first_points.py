@@ -9,6 +9,7 @@ import pytest
 from simulated_search import (
     RATES,
     SAMPLERS,
+    THREE,
     ask,
     completing,
     ended,
@@ -76,9 +77,25 @@ def test_a_first_point_is_recorded_with_its_values() -> None:
     assert SweepConfig.model_validate(config.model_dump(mode="json")) == config
 
 
+def test_a_first_point_names_its_recipe_and_loss() -> None:
+    point = {"recipe": "weighted", "rank": 8, "learning_rate": 1e-4, "loss": "dft"}
+    config = sweep("tpe", search=THREE | {"first": [point]})
+    record = ask(make_searcher(config))
+    assert (record.config.recipe, record.config.loss.name) == ("weighted", "dft")
+    assert record.params == {
+        "recipe": "weighted",
+        "weighted/rank": 8,
+        "weighted/learning_rate": 1e-4,
+        "weighted/loss": "dft",
+    }
+    assert recorded_params(config, record.config) == record.params
+
+
 @pytest.mark.parametrize(
     ("point", "field", "fact"),
     [
+        ({"rank": 8, "learning_rate": 1e-4, "loss": "dtf"}, "loss", "must be in sft"),
+        ({"rank": 8, "learning_rate": 1e-4, "recipe": "lorra"}, "recipe", "did you mean lora?"),
         ({"rank": 16, "learning_rate": 1e-4}, "rank", "4, 8"),
         ({"rank": 8, "learning_rate": 0.1}, "learning_rate", "1e-05 to 0.001"),
         ({"rank": 8}, "learning_rate", "required"),

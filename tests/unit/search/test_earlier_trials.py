@@ -18,6 +18,7 @@ from tune.config.sweep_config import SweepConfig
 from tune.search.earlier_trials import (
     import_trials,
     own_trials,
+    usable_trials,
 )
 from tune.search.space import recorded_params
 
@@ -121,6 +122,19 @@ def test_warm_start_takes_what_fits_and_reports_the_rest(tmp_path: Path) -> None
     (line,) = left_out
     assert f"{len(ended) - len(fitting)} of {earlier}" in line
     assert "has rank 32" in line
+
+
+def test_a_trial_fits_the_budget_that_gives_its_capacity() -> None:
+    """Also one whose rank was given as itself, as in an earlier sweep."""
+    model = {"name": "package://trainables/embedded/model"}
+    lora = PLAIN["lora"] | {"rank": [1, 4, 16]}
+    records = finished(sweep("random", search={"lora": lora}, model=model))
+    budgets = {"rank": None, "parameters": [10000, 40000]}  # ranks 1 and 4
+    config = sweep(search={"lora": lora | budgets}, model=model)
+    found, left_out = usable_trials(config, records)
+    assert {str(record.config.capacity) for record in found} == {"rank 1", "rank 4"}
+    assert {record.params["lora/parameters"] for record in found} == {10000, 40000}
+    assert all("has parameters that give rank 16" in reason for reason in left_out)
 
 
 def test_warm_start_from_another_question_or_nothing_is_refused(tmp_path: Path) -> None:
