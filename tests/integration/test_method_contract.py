@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import peft
 import pytest
 import torch
+from evaluated import evaluated_base
 from safetensors.torch import load_file
 
 from trainables.config import ModelConfig
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from trainables.config import TrialConfig
     from trainables.methods import Method
+    from tune.config.sweep_config import SweepConfig
 
 MODEL = ModelConfig(name="package://trainables/embedded/model", dtype="float32")
 ADAPTERS = [each for each in METHODS if not each.changes_base]
@@ -239,23 +241,43 @@ class StopAt(ListReporter):
         return self.measurements[-1].step == 2
 
 
+@pytest.fixture(scope="module")
+def brief(
+    sweep_config: SweepConfig,
+    make_trial: Callable[..., TrialConfig],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., TrialConfig]:
+    """Makes a trial of a few steps with two questions at the end, which continues earlier ones."""
+    left_out = {"retention": (), "ood": (), "general_text": None, "kl_prompts": 0}
+    evaluation = sweep_config.eval.model_copy(update={"limit": 2, **left_out})
+    cache = tmp_path_factory.mktemp("base")
+    settings = {
+        "eval": vars(evaluation),
+        "data": {"validation_fraction": 0},
+        "train": {"steps": 5, "report_every": 5, "batch_size": 2, "micro_batch_size": 2},
+        "learning_rate": LEARNING_RATE,
+        "base_dir": str(evaluated_base(sweep_config, cache, eval=evaluation)),
+    }
+
+    def trial(method: type[Method], *earlier: str) -> TrialConfig:
+        made = make_trial(**settings, earlier_attempts=earlier)
+        return made.model_copy(update={"method": method.example()})
+
+    return trial
+
+
 @pytest.mark.parametrize("method", ADAPTERS, ids=lambda method: method.name)
 def test_stopped_and_resumed_it_equals_undisturbed(
-    method: type[Method], make_trial: Callable[..., TrialConfig]
+    method: type[Method], brief: Callable[..., TrialConfig]
 ) -> None:
     """Each step's loss and the weights at the end are the same, bit for bit."""
 
-    def trial(*earlier: str) -> TrialConfig:
-        train = {"steps": 5, "report_every": 5, "batch_size": 2, "micro_batch_size": 2}
-        made = make_trial(train=train, learning_rate=LEARNING_RATE, earlier_attempts=earlier)
-        return made.model_copy(update={"method": method.example()})
-
-    undisturbed, reporter = trial(), ListReporter()
+    undisturbed, reporter = brief(method), ListReporter()
     train_adapter(undisturbed, reporter)
-    stopped = trial()
+    stopped = brief(method)
     with pytest.raises(StopTrial):
         train_adapter(stopped, StopAt())
-    resumed, again = trial(stopped.output_dir), ListReporter()
+    resumed, again = brief(method, stopped.output_dir), ListReporter()
     train_adapter(resumed, again)
     losses = [[m.metrics[TRAIN_LOSS] for m in each.measurements] for each in (reporter, again)]
     assert losses[1] == losses[0][2:]
