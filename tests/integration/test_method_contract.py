@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,8 @@ from evaluated import evaluated_base
 from safetensors.torch import load_file
 
 from trainables.config import ModelConfig
+from trainables.errors import CannotInspect
+from trainables.inspection.updates import updates
 from trainables.methods import METHODS
 from trainables.metric_keys import TRAIN_LOSS
 from trainables.models.adapter import Adapted
@@ -34,7 +35,6 @@ MODEL = ModelConfig(name="package://trainables/embedded/model", dtype="float32")
 ADAPTERS = [each for each in METHODS if not each.changes_base]
 STEPS, LEARNING_RATE = 4, 1e-2
 IDS_BS = torch.randint(3, 309, (2, 16), generator=torch.Generator().manual_seed(0))
-MODULE_OF = "base_model.model."
 
 
 @dataclass
@@ -190,32 +190,29 @@ def test_it_has_as_many_parameters_as_it_says(trained: Trained) -> None:
     assert trained.frozen_numbers == trained.method.frozen_parameters(shape)
 
 
-def test_the_update_that_is_read_is_what_merging_adds(trained: Trained, fresh: Any) -> None:
-    if not trained.method.merges:
-        pytest.skip("it has no update of the base's weights")
-    model = peft.PeftModel.from_pretrained(copy.deepcopy(fresh), trained.folder)
-    merged = model.merge_and_unload().state_dict()
-    for module, tensors in saved_tensors(trained.folder, fresh).items():
-        if f"{module}.weight" not in merged:
-            continue  # what layers share
-        base_OI = fresh.get_submodule(module).weight.detach()
-        update = trained.method.stored_update(tensors, base_OI)
-        if update is None:
-            pytest.skip("it is merged to see its update")
-        dense_OI = update[0] @ update[1] if isinstance(update, tuple) else update
-        merged_OI = merged[f"{module}.weight"] - base_OI
-        torch.testing.assert_close(dense_OI, merged_OI, atol=1e-5, rtol=0)
+def test_the_update_that_is_read_is_what_merging_adds(
+    trained: Trained, fresh: Any, brief: Callable[..., TrialConfig]
+) -> None:
+    def read() -> dict[str, torch.Tensor]:
+        trial, base = brief(type(trained.method)), fresh.state_dict()
+        found = updates(trial, trained.folder, base, fresh, torch.device("cpu"))
+        return {each.name: each.tuned() - each.base_OI for each in found}
 
-
-def saved_tensors(folder: Path, base: Any) -> dict[str, dict[str, torch.Tensor]]:
-    """What was saved for each module, by the last parts of the tensors' names."""
-    modules = {name for name, _ in base.named_modules()}
-    found: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
-    for name, tensor in load_file(folder / "adapter_model.safetensors").items():
-        parts = name.removeprefix(MODULE_OF).split(".")
-        ends = [n for n in range(len(parts)) if ".".join(parts[:n]) in modules]
-        found[".".join(parts[: ends[-1]])][".".join(parts[ends[-1] :])] = tensor
-    return found
+    merged = copy.deepcopy(fresh)
+    if trained.method.merges:
+        model = peft.PeftModel.from_pretrained(merged, trained.folder)
+        merged = model.merge_and_unload()
+    of_base = fresh.state_dict()
+    added = {name: tensor - of_base[name] for name, tensor in merged.state_dict().items()}
+    expected = {name: each for name, each in added.items() if each.ndim == 2 and each.any()}
+    if not expected:
+        with pytest.raises(CannotInspect):
+            read()
+        return
+    found = {name: each for name, each in read().items() if each.any()}
+    assert found.keys() == expected.keys()
+    for name, update_OI in found.items():
+        torch.testing.assert_close(update_OI, expected[name], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

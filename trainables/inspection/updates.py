@@ -22,6 +22,7 @@ from transformers.core_model_loading import WeightConverter, rename_source_key
 from trainables.config import TrialConfig
 from trainables.errors import CannotInspect
 from trainables.inspection.saved_weights import SavedWeights, Weights, read_config
+from trainables.methods import Method
 from trainables.models.adapter import Adapted
 from trainables.models.four_bit import plain_model
 from trainables.models.loading import load_model
@@ -89,9 +90,12 @@ def updates(
     if config.method.changes_base:
         matrices = _in_layers(in_base, decoder_matrices(hollow, saved), base, device)
         return _full_updates(weights_dir, saved, matrices)
-    of_module = _tensors_by_module(saved, in_base)
-    matrices = _in_layers(in_base, {name: name for name in of_module}, base, device)
-    return _adapter_updates(config, weights_dir, saved, of_module, matrices)
+    if not config.method.merges:
+        raise CannotInspect(f"{config.method.title} trains no matrices of the base")
+    of_module, merged = _tensors_by_module(saved, in_base), _Merged(config, weights_dir)
+    adapted = of_module or merged.names  # layers may share all that is saved
+    matrices = _in_layers(in_base, {name: name for name in adapted}, base, device)
+    return _adapter_updates(config.method, weights_dir, saved, of_module, merged, matrices)
 
 
 def _in_layers(
@@ -119,24 +123,23 @@ def _full_updates(
 
 
 def _adapter_updates(
-    config: TrialConfig,
+    method: Method,
     weights_dir: Path,
     saved: Weights,
     of_module: dict[str, dict[str, str]],
+    merged: _Merged,
     matrices: Iterable[Matrix],
 ) -> Iterator[MatrixUpdate]:
     """What the method computes from its tensors, else what merging them changes."""
     adapter = read_config(weights_dir / "adapter_config.json")
     transposed = bool(adapter.get("fan_in_fan_out"))
-    merged = _Merged(config, weights_dir)
     for name, _, base_OI in matrices:
         if transposed:
             base_OI = base_OI.T
-        tensors = {
-            last: _finite(name, saved[full].to(base_OI)) for last, full in of_module[name].items()
-        }
+        own = of_module.get(name, {})
+        tensors = {last: _finite(name, saved[full].to(base_OI)) for last, full in own.items()}
         try:
-            delta = config.method.stored_update(tensors, base_OI)
+            delta = method.stored_update(tensors, base_OI)
         except KeyError as error:
             raise CannotInspect(f"{weights_dir} lacks {name} {error}") from error
         if delta is None:
@@ -175,6 +178,11 @@ class _Merged:
             for name, module in adapted.named_modules()
             if isinstance(module, BaseTunerLayer)
         }
+
+    @property
+    def names(self) -> list[str]:
+        """The weights of the adapted layers."""
+        return [f"{name}.weight" for name in self._layers]
 
     @torch.no_grad()
     def change(self, name: str) -> torch.Tensor:
