@@ -49,12 +49,19 @@ def method_settings(space: RecipeSpace, settings: Settings, shape: ModelShape | 
 
 
 def smallest_method(space: RecipeSpace, settings: Settings) -> Method:
-    """The same with a small capacity instead of a budget, for what no capacity changes."""
-    chosen = _chosen(space, settings)
-    if chosen.pop(PARAMETERS, None) is not None:
-        field = str(space.kind.capacity_field)
-        chosen[field] = getattr(space.kind.example(), field)
-    return _with_ratios(space.kind, chosen)
+    """The same with a small capacity instead of a budget, for what no capacity changes.
+
+    Raises:
+        ValidationError: the method refuses the settings.
+    """
+    chosen, kind = _chosen(space, settings), space.kind
+    if chosen.pop(PARAMETERS, None) is None:
+        return _with_ratios(kind, chosen)
+    field = str(kind.capacity_field)
+    for capacity in range(1, _FIRST):
+        with suppress(ValueError):  # not every number need be a capacity
+            return _with_ratios(kind, {**chosen, field: capacity})
+    return _with_ratios(kind, {**chosen, field: _FIRST})
 
 
 def all_settings(space: RecipeSpace) -> Iterator[dict[str, Any]]:
