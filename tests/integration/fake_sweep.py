@@ -64,7 +64,10 @@ def _done(trial: TrialConfig) -> int:
 
 
 def _measurement(trial: TrialConfig, step: int) -> Measurement:
-    effort = math.log10(trial.learning_rate * 1e5) + (trial.lora.rank if trial.lora else 32) / 16
+    effort = (
+        math.log10(trial.learning_rate * 1e5)
+        + (trial.capacity.number if trial.capacity else 32) / 16
+    )
     learned = effort * step / STEPS
     metrics = {
         "train/loss": 2 * math.exp(-learned),
