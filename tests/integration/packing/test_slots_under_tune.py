@@ -82,7 +82,7 @@ def test_an_earlier_attempt_that_nobody_listens_to_leaves_its_host(
     make_trial: Callable[..., TrialConfig],
 ) -> None:
     """A trial's own process may die while its host lives; its next attempt may go to another."""
-    hosts = SlotHosts(tuple(start_slot_host({"CPU": 0.5}) for _ in range(2)), slots=2)
+    hosts = SlotHosts(tuple(start_slot_host({"CPU": 0.5}) for _ in range(2)), 2, ("lora",))
     endless = {"steps": 10_000, "report_every": 10_000}
     first = make_trial(train=endless)
     try:
@@ -104,8 +104,8 @@ def test_a_host_that_can_never_start_is_left_out_and_trials_do_not_wait_for_none
     never = ray.remote(SlotHostActor).options(num_cpus=0.5, runtime_env=broken).remote()
     up = start_slot_host({"CPU": 0.5})
     try:
-        assert _join(SlotHosts((never, up), slots=1), make_trial(), "a") == up
+        assert _join(SlotHosts((never, up), 1, ("lora",)), make_trial(), "a") == up
     finally:
         ray.kill(up)
     with pytest.raises(RayActorError, match="all slot hosts have ended"):
-        _join(SlotHosts((never, up), slots=1), make_trial(), "a")
+        _join(SlotHosts((never, up), 1, ("lora",)), make_trial(), "a")
