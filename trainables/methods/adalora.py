@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.ranked import Scaled
 
 
@@ -66,6 +67,10 @@ class AdaLoRA(Scaled):
     def frozen_layer_parameters(self, outputs: int, inputs: int) -> int:
         """The initial rank itself."""
         return 1
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input, A x, and the output before its scale."""
+        return Footprint(per_token=outputs + self.initial_rank)
 
     def penalty(self, model: Any) -> Any:
         """PEFT adds it to a loss that TRL does not use."""

@@ -27,8 +27,8 @@ class Dora(LowRank):
         return super().layer_parameters(outputs, inputs) + outputs
 
     def footprint(self, outputs: int, inputs: int) -> Footprint | None:
-        """Unknown."""
-        return None
+        """As LoRA, and both outputs to which m is applied."""
+        return Footprint(per_token=2 * outputs + self.rank, brief=3 * outputs * inputs)
 
     def stored_update(
         self, tensors: Mapping[str, Any], base_OI: Any

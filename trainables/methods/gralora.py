@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from trainables.methods.base import Footprint
 from trainables.methods.peft_method import Sides
 from trainables.methods.ranked import Scaled
 
@@ -48,6 +49,10 @@ class GraLoRA(Scaled):
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """R (O + I)."""
         return self.rank * (outputs + inputs)
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input and A x of each block."""
+        return Footprint(per_token=2 * self.rank * self.blocks)
 
     def stored_update(
         self, tensors: Mapping[str, Any], base_OI: Any

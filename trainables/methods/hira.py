@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.ranked import Ranked
 
 
@@ -29,6 +30,10 @@ class HiRA(Ranked):
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """R (O + I)."""
         return self.rank * (outputs + inputs)
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input and the update."""
+        return Footprint(matrices=outputs * inputs, brief=outputs * inputs)
 
     def stored_update(
         self, tensors: Mapping[str, Any], base_OI: Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from trainables.methods.base import Footprint
 from trainables.methods.ranked import Scaled
 
 
@@ -20,6 +21,10 @@ class LoHa(Scaled):
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """2 R (O + I)."""
         return 2 * self.rank * (outputs + inputs)
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input and the update."""
+        return Footprint(matrices=outputs * inputs, brief=2 * outputs * inputs)
 
     def stored_update(
         self, tensors: Mapping[str, Any], base_OI: Any

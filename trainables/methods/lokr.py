@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.ranked import Scaled
 
 
@@ -39,6 +40,10 @@ class LoKr(Scaled):
         is_whole = self.rank >= max(rest_O, rest_I) / 2
         rest = rest_O * rest_I if is_whole else self.rank * (rest_O + rest_I)
         return rows * columns + rest
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input and the update."""
+        return Footprint(matrices=outputs * inputs, brief=3 * outputs * inputs)
 
     def _split(self, size: int) -> tuple[int, int]:
         """A size as two factors, the first of which is C's."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from trainables.methods.base import Footprint
 from trainables.methods.ranked import Ranked
 
 
@@ -29,6 +30,10 @@ class MiSS(Ranked):
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """R O."""
         return self.rank * outputs
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The sum of the input's pieces of R."""
+        return Footprint(per_token=self.rank, brief_per_token=inputs, keeps_input=False)
 
     def stored_update(
         self, tensors: Mapping[str, Any], base_OI: Any

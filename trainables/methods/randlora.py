@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from pydantic import Field
 
 from trainables.decoder_shape import ModelShape
+from trainables.methods.base import Footprint
 from trainables.methods.ranked import Scaled
 
 
@@ -45,6 +46,17 @@ class RandLoRA(Scaled):
         """Of each of the min(O, I) / R products R in L_n and min(O, I) in G_n."""
         least = min(outputs, inputs)
         return math.ceil(least / self.rank) * (self.rank + least)
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """What L and G are applied to, and all products in the base's dtype."""
+        least = min(outputs, inputs)
+        rows = math.ceil(least / self.rank) * self.rank
+        return Footprint(
+            per_token=rows if inputs > outputs else 0,
+            matrices=rows * (outputs + inputs),
+            brief=2 * rows * least,
+            keeps_input=inputs <= outputs,
+        )
 
     def frozen_parameters(self, shape: ModelShape) -> int:
         """A and all B_n, as large as the largest layer needs them."""

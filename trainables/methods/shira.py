@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from trainables.methods.base import Footprint
 from trainables.methods.ranked import Ranked
 
 
@@ -25,6 +26,16 @@ class SHiRA(Ranked):
     def frozen_layer_parameters(self, outputs: int, inputs: int) -> int:
         """Row and column of each trained entry."""
         return 2 * self.layer_parameters(outputs, inputs)
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """The input, W, and where its trained entries are."""
+        places = 4 * self.layer_parameters(outputs, inputs)
+        return Footprint(
+            per_layer=places,
+            matrices=outputs * inputs,
+            brief=outputs * inputs,
+            copies_input=False,
+        )
 
     def stored_update(
         self, tensors: Mapping[str, Any], base_OI: Any

@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from trainables.decoder_shape import ModelShape
+from trainables.methods.base import Footprint
 from trainables.methods.ranked import Ranked
 
 
@@ -36,6 +37,11 @@ class VeRA(Ranked):
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """O of b and R of d."""
         return outputs + self.rank
+
+    def footprint(self, outputs: int, inputs: int) -> Footprint | None:
+        """A x, the output before b, and A and B in the base's dtype."""
+        factors = self.rank * (outputs + inputs)
+        return Footprint(per_token=outputs + self.rank, matrices=factors, keeps_input=False)
 
     def frozen_parameters(self, shape: ModelShape) -> int:
         """A and B, as large as the largest layer needs them."""

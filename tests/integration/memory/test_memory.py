@@ -50,7 +50,8 @@ class Tracker(TorchDispatchMode):
     ) -> Any:
         made = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
-            if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta":
+            is_here = isinstance(tensor, torch.Tensor) and tensor.device.type != "meta"
+            if is_here and tensor.layout == torch.strided:  # a sparse one is made of two
                 self.add(tensor)
         return made
 
