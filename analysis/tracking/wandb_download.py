@@ -75,14 +75,14 @@ def _row(run: Any, sweep_id: str) -> dict[str, object]:
         "trial_id": run.id,
         "sweep": sweep_id,
         **settings,
-        **_of_recipe(run.config),
+        **_recipe_settings(run.config),
         "status": summary.get("status"),
         "reason": summary.get("reason"),
         **_metrics(summary),
     }
 
 
-def _of_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
+def _recipe_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the run's method and loss, under their names."""
     prefixes = f"{config.get('method')}/", f"{config.get('loss')}/"
     own = {key: value for key, value in config.items() if key.startswith(prefixes)}

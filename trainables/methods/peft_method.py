@@ -25,7 +25,7 @@ class PeftAdapter(Method):
     divides: ClassVar[Mapping[str, Sides]] = {}
 
     def options(self, steps: int) -> dict[str, Any]:
-        """What PEFT is told, by its names, for a training of so many optimizer steps."""
+        """The settings by PEFT's names, for a training of so many optimizer steps."""
         fields = {theirs: getattr(self, ours) for ours, theirs in self.peft_fields.items()}
         return {**fields, **self.peft_options}
 

@@ -73,7 +73,7 @@ class HostPool(SweepListener):
         self._actors: tuple[Any, ...] = ()
         self._slots = 1
         self._process_seconds: Any = None
-        self._has_told = False
+        self._has_reported = False
 
     def __enter__(self) -> HostPool:
         return self
@@ -175,13 +175,13 @@ class HostPool(SweepListener):
 
     def _give_up(self, reason: str) -> None:
         self._packed = PackedRecipes(alone=dict.fromkeys(self._packed.names, reason))
-        self._has_told = False
+        self._has_reported = False
         self._tell_who_is_alone()
         self._kill()
 
     def _tell_who_is_alone(self) -> None:
-        if not self._has_told:
-            self._has_told = True
+        if not self._has_reported:
+            self._has_reported = True
             for message in self._packed.messages():
                 self._warn(message)
 

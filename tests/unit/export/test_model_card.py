@@ -152,7 +152,7 @@ def test_the_card_names_recipe_method_and_loss(tmp_path: Path) -> None:
         "- method: LoRA (Hu et al. 2021, 2106.09685)",
         "- rank: 8",
         "- alpha: 16",
-        "- scaling: 5.66",
+        "- scaling: 5.65685",
         "- target modules: q_proj, v_proj",
         "- rslora: on",
         "- dora: off",
