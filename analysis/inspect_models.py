@@ -47,7 +47,7 @@ def inspect_trials(
     Args:
         sweep_dir: folder of a sweep, finished or not.
         numbers: of trials; default the recommended one, the Pareto front, and the best of each
-            rank and of full fine-tuning.
+            recipe and capacity.
         seen: called after each trial.
         trust_remote_code: run code that the base model brings.
 
@@ -208,17 +208,16 @@ def as_table(records: Sequence[InspectionRecord], sweep_dir: Location) -> Table:
     rounded = any(is_rounded(configs[record.number]) for record in records)
     legend = f"{_LEGEND}; {ROUNDED}" if rounded else _LEGEND
     table = Table(box=None, padding=(0, 1, 0, 0), caption=legend, caption_justify="left")
-    for title in ("trial", "method", "rank", "lr*scale", *_COLUMNS.values()):
+    for title in ("trial", "recipe", "capacity", "lr*scale", *_COLUMNS.values()):
         table.add_column(title, justify="right", no_wrap=True)
     frame = by_trial(records).reindex(columns=list(_COLUMNS))
     for record, values in zip(records, frame.itertuples(index=False), strict=True):
         config = configs[record.number]
-        lora = config.lora
         table.add_row(
             str(record.number),
-            config.method,
-            str(lora.rank) if lora else "-",
-            f"{config.step_size:.1e}",
+            config.recipe,
+            str(config.capacity or "-"),
+            "-" if config.step_size is None else f"{config.step_size:.1e}",
             *map(_cell, values),
         )
     return table

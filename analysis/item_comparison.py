@@ -82,6 +82,12 @@ class Comparison:
         is_decided = not self.are_trained or (self.seeds is not None and not self.is_flattered)
         return self.runs_differ and not self.is_doubted and is_decided
 
+    def with_p_value(self, p_value: float) -> Comparison:
+        """The comparison with an adjusted p-value; if it tells nothing apart, 0 is included."""
+        is_apart = p_value < SIGNIFICANT
+        difference = self.difference if is_apart else self.difference.including_0()
+        return replace(self, p_value=p_value, difference=difference)
+
     def negated(self) -> Comparison:
         """The comparison by what falls as accuracy rises, such as forgetting."""
         return replace(self, difference=self.difference.negated())

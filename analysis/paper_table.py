@@ -1,4 +1,4 @@
-"""The paper's table: method and rank by task, against the base and full fine-tuning."""
+"""The paper's table: recipe and capacity by task, against the base and a reference."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainables import metric_keys
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
 
-UNLIKE_BASE, UNLIKE_FULL = "*", "†"
+UNLIKE_BASE, UNLIKE_REFERENCE = "*", "†"
 _SUMMARIES: tuple[tuple[str, Role, str], ...] = (
     (SHORT_NAMES[IN_DOMAIN_ACC], "in_domain", IN_DOMAIN_ACC),
     (SHORT_NAMES[OOD_ACC], "ood", OOD_ACC),
@@ -33,13 +33,13 @@ Difference = Comparison | float | None
 
 @dataclass(frozen=True)
 class Cell:
-    """A value, and how it differs from the base's and from full fine-tuning's.
+    """A value, and how it differs from the base's and from the reference's.
 
     Attributes:
         value: a fraction, or a loss.
-        to_base, to_full: the row's value minus the other's, of a loss the number alone; None if
+        to_base, to_reference: the row's value minus the other's, of a loss the number alone; None if
             there is nothing to compare with. The p-values, corrected for having picked the trials,
-            are adjusted over all comparisons with the base, and over all with full (Holm).
+            are adjusted over all comparisons with the base, and over all with the reference (Holm).
         seeds: over complete repeats with other seeds, without the trial itself; None for fewer
             than two.
         only_repeat: the value of the one complete repeat where there is no other.
@@ -49,7 +49,7 @@ class Cell:
 
     value: float
     to_base: Difference = None
-    to_full: Difference = None
+    to_reference: Difference = None
     seeds: Interval | None = None
     only_repeat: float | None = None
     repeats: int = 0
@@ -57,19 +57,19 @@ class Cell:
 
     @property
     def marks(self) -> str:
-        """`*` if unlike the base, `†` if unlike full fine-tuning, both as `runs_differ`."""
-        found = ((UNLIKE_BASE, self.to_base), (UNLIKE_FULL, self.to_full))
+        """`*` if unlike the base, `†` if unlike the reference, both as `runs_differ`."""
+        found = ((UNLIKE_BASE, self.to_base), (UNLIKE_REFERENCE, self.to_reference))
         return "".join(m for m, d in found if isinstance(d, Comparison) and d.runs_differ)
 
     @property
     def differences(self) -> list[str]:
-        """From the base and from full fine-tuning, as printed: in points, of a loss in nats."""
-        return [_difference_text(difference) for difference in (self.to_base, self.to_full)]
+        """From the base and from the reference, as printed: in points, of a loss in nats."""
+        return [_difference_text(difference) for difference in (self.to_base, self.to_reference)]
 
 
 @dataclass(frozen=True)
 class Row:
-    """The base, or the best trade-off of one sweep, method and rank.
+    """The base, or the best trade-off of one sweep, recipe and capacity.
 
     Attributes:
         trial: its number; None for the base.
@@ -94,10 +94,15 @@ class Row:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """Rows by columns: up to three summaries, then every task, each with its role."""
+    """Rows by columns: up to three summaries, then every task, each with its role.
+
+    Attributes:
+        reference: the recipe that all are compared with, see `Results.reference`.
+    """
 
     rows: tuple[Row, ...]
     roles: dict[str, Role]
+    reference: str = "reference"
 
     def frame(self) -> pd.DataFrame:
         """All numbers in tidy form: one row per cell."""
@@ -114,7 +119,7 @@ class PaperTable:
                     "role": self.roles[column],
                     "value": cell.value,
                     **_columns_of_difference("to_base", cell.to_base),
-                    **_columns_of_difference("to_full", cell.to_full),
+                    **_columns_of_difference("to_reference", cell.to_reference),
                     **_columns_of_interval("seeds", cell.seeds),
                     "seeds": cell.seeds.estimate if cell.seeds else cell.only_repeat,
                     "seeds_n": cell.repeats - cell.diverged,
@@ -139,7 +144,7 @@ class PaperTable:
         """Header and rows as printed."""
         header = ["", "trial", "lr"]
         for name in self.summaries:
-            header += [name, f"{name} Δ base", f"{name} Δ full"]
+            header += [name, f"{name} Δ base", f"{name} Δ {self.reference}"]
         rows = [
             summary_texts(row, self.summaries)
             + [cell_text(row.cells.get(name)) for name in self.tasks]
@@ -204,11 +209,13 @@ def _columns_of_interval(name: str, interval: Interval | None) -> dict[str, obje
 
 
 def paper_table(results: Results) -> PaperTable:
-    """Compare the best trade-off of full fine-tuning and of LoRA at each rank with the base."""
+    """Compare the best trade-off of each recipe and capacity with the base and the reference."""
     columns = _table_columns(results)
     rows = _base_rows(results, columns)
     rows += [_row(results, group, columns) for group in results.groups]
-    return PaperTable(tuple(_adjusted(rows)), {name: role for name, (role, *_) in columns.items()})
+    roles = {name: role for name, (role, *_) in columns.items()}
+    reference = results.reference(results.sweeps[0])
+    return PaperTable(tuple(_adjusted(rows)), roles, reference.recipe if reference else "full")
 
 
 Columns = dict[str, tuple[Role, str, list[str]]]  # column to its role, metric key and tasks
@@ -255,14 +262,14 @@ def _row(results: Results, group: Group, columns: Columns) -> Row:
 
 
 def _cell(results: Results, group: Group, metric: str, tasks: Sequence[str]) -> Cell:
-    """A metric that the group's best has, compared with the base's and full fine-tuning's."""
-    trial, full = group.best, results.full(group.sweep)
-    has_other = full is not None and full is not group
+    """A metric that the group's best has, compared with the base's and the reference's."""
+    trial, reference = group.best, results.reference(group.sweep)
+    has_other = reference is not None and reference is not group
     repeats, values = results.repeats(trial), results.repeated(trial, metric)
     return Cell(
         value=trial.metric(metric) or 0.0,
         to_base=_difference(results, group, None, metric, tasks),
-        to_full=_difference(results, group, full, metric, tasks) if has_other else None,
+        to_reference=_difference(results, group, reference, metric, tasks) if has_other else None,
         seeds=results.over_seeds(trial, metric),
         only_repeat=values[0] if len(values) == 1 else None,
         repeats=len(repeats),
@@ -271,23 +278,23 @@ def _cell(results: Results, group: Group, metric: str, tasks: Sequence[str]) -> 
 
 
 def _difference(
-    results: Results, group: Group, full: Group | None, metric: str, tasks: Sequence[str]
+    results: Results, group: Group, reference: Group | None, metric: str, tasks: Sequence[str]
 ) -> Difference:
-    """The best's value minus full fine-tuning's, or minus the base's if that is None."""
-    trial, other = group.best, full.best if full else None
+    """The best's value minus the reference's, or minus the base's if that is None."""
+    trial, other = group.best, reference.best if reference else None
     if metric == VALIDATION_LOSS:  # the base's, on the rows that the trial's sweep held out
         of_other = other.metric(metric) if other else results.sweep(trial).base.metrics.get(metric)
         return None if of_other is None else (trial.metric(metric) or 0.0) - of_other
-    picked_from = group.picked_from * (full.picked_from if full else 1)
+    picked_from = group.picked_from * (reference.picked_from if reference else 1)
     found = results.items.compare(trial, other, tasks, picked_from)
     # Base minus tuned, it falls as accuracy rises.
     return found.negated() if found and metric == FORGETTING_MEAN else found
 
 
 def _adjusted(rows: Sequence[Row]) -> list[Row]:
-    """Adjust p-values over all comparisons with the base, and over all with full fine-tuning."""
+    """Adjust p-values over all comparisons with the base, and over all with the reference."""
     cells = {(i, name): cell for i, row in enumerate(rows) for name, cell in row.cells.items()}
-    for other in ("to_base", "to_full"):
+    for other in ("to_base", "to_reference"):
         differences = {place: getattr(cell, other) for place, cell in cells.items()}
         tested = {at: found for at, found in differences.items() if isinstance(found, Comparison)}
         adjusted = holm([found.p_value for found in tested.values()])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,36 +17,36 @@ from analysis.results.trade_off import trade_off_ranges
 from analysis.stats.intervals import Interval, over_seeds
 from analysis.sweeps import Sweep
 from trainables.config import Role
-from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC, domain_metric
+from trainables.methods.base import Capacity
+from trainables.metric_keys import domain_metric
 from trainables.records.schema import BaseRecord, TaskScore, TrialRecord, TrialStatus
 
 
 @dataclass(frozen=True)
 class Group:
-    """The complete trials of one sweep and method and, for LoRA, of one rank.
+    """The complete trials of one sweep, recipe and capacity.
 
     Attributes:
-        short_label: such as `rank 8`, with the sweep if there are several.
-        rank: of LoRA; None for full fine-tuning.
+        label: such as `LoRA, rank 8`, with the sweep if there are several.
+        recipe: its name in the sweep file.
+        title: what labels call the recipe.
+        capacity: None if the recipe's method has one size only.
         best: see `Results.nearest_to_ideal`.
         picked_from: number of trials that the best was picked from, as `Results.candidates`.
     """
 
-    short_label: str
+    label: str
     sweep: Sweep
-    rank: int | None
+    recipe: str
+    title: str
+    capacity: Capacity | None
     trials: tuple[TrialRecord, ...]
     best: TrialRecord
     picked_from: int
 
     @property
-    def label(self) -> str:
-        """Such as `LoRA, rank 8`, with the sweep if there are several."""
-        return self.short_label if self.rank is None else f"LoRA, {self.short_label}"
-
-    @property
     def is_tried(self) -> bool:
-        """Whether its best was picked from enough trials to tell ranks apart."""
+        """Whether its best was picked from enough trials to tell capacities apart."""
         return self.picked_from >= FEWEST_OF_RANK
 
 
@@ -116,18 +115,25 @@ class Results:
     def _stopped(self) -> list[TrialRecord]:
         return [r for r in self.search_trials if r.status is TrialStatus.STOPPED_EARLY]
 
-    def more_stopped(self, sweep: Sweep | None = None) -> str:
-        """Such as `; 5 more trials were stopped early by their scores`, of LoRA; empty if none."""
-        lora = [r for r in self._stopped if r.rank is not None]
-        count = len(self.of(sweep, lora) if sweep else lora)
+    def more_stopped(self, sweep: Sweep | None = None, recipe: str | None = None) -> str:
+        """Such as `; 5 more trials were stopped early by their scores`; empty if none."""
+        stopped = self.of(sweep, self._stopped) if sweep else self._stopped
+        count = sum(recipe in (None, record.config.recipe) for record in stopped)
         if count == 1:
             return "; 1 more trial was stopped early by its scores"
         return f"; {count} more trials were stopped early by their scores" if count else ""
 
     @cached_property
-    def lora(self) -> list[TrialRecord]:
-        """Complete trials that trained with LoRA."""
-        return [record for record in self.complete if record.rank is not None]
+    def recipes(self) -> list[str]:
+        """The recipes that were searched, in the order of the sweeps' files."""
+        found = {record.config.recipe for record in self.search_trials}
+        in_files = [name for sweep in self.sweeps for name in sweep.settings.search]
+        of_trials = [record.config.recipe for record in self.search_trials]
+        return [name for name in dict.fromkeys([*in_files, *of_trials]) if name in found]
+
+    def of_recipe(self, recipe: str, sweep: Sweep) -> list[TrialRecord]:
+        """A sweep's complete trials of a recipe."""
+        return [r for r in self.of(sweep, self.complete) if r.config.recipe == recipe]
 
     @cached_property
     def front(self) -> list[TrialRecord]:
@@ -169,44 +175,69 @@ class Results:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """LoRA by rank, then full fine-tuning; groups without a complete trial are left out.
+        """By recipe, then by capacity; groups without a complete trial are left out.
 
         Each sweep has its own, beside those of the others: in one of several sweeps, what else
-        differs between these would be taken for chance or for an effect of the rank.
+        differs between these would be taken for chance or for an effect of the capacity.
         """
-        ranks = sorted({r.rank for r in self.complete}, key=lambda rank: rank or math.inf)
-        found = [self._group(sweep, rank) for rank in ranks for sweep in self.sweeps]
+        found = [
+            self._group(sweep, recipe, capacity)
+            for recipe in self.recipes
+            for capacity in self._capacities(recipe)
+            for sweep in self.sweeps
+        ]
         return [group for group in found if group is not None]
 
-    def _group(self, sweep: Sweep, rank: int | None) -> Group | None:
-        trials = [r for r in self.of(sweep, self.complete) if r.rank == rank]
+    def _capacities(self, recipe: str) -> list[Capacity | None]:
+        """Those of a recipe's complete trials, in order; None comes last."""
+        found = {r.config.capacity for r in self.complete if r.config.recipe == recipe}
+        sized = sorted((each for each in found if each), key=lambda each: (each.order, each.name))
+        return [*sized, None] if None in found else [*sized]
+
+    def _group(self, sweep: Sweep, recipe: str, capacity: Capacity | None) -> Group | None:
+        def own(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+            configs = ((record, record.config) for record in self.of(sweep, records))
+            return [r for r, c in configs if (c.recipe, c.capacity) == (recipe, capacity)]
+
+        trials = own(self.complete)
         if not trials:
             return None
-        picked_from = sum(r.rank == rank for r in self.of(sweep, self.candidates))
-        label = ("full fine-tuning" if rank is None else f"rank {rank}") + self.whose(sweep)
-        best = self.nearest_to_ideal(trials)
-        return Group(label, sweep, rank, tuple(trials), best, picked_from)
+        config = trials[0].config
+        return Group(
+            config.group_label + self.whose(sweep),
+            sweep,
+            recipe,
+            config.recipe_title,
+            capacity,
+            tuple(trials),
+            self.nearest_to_ideal(trials),
+            len(own(self.candidates)),
+        )
 
-    def lora_groups(self, sweep: Sweep | None = None) -> list[Group]:
-        """The groups of LoRA trials, by rank, of one sweep or of all."""
-        lora = [group for group in self.groups if group.rank is not None]
-        return [group for group in lora if group.sweep is sweep] if sweep else lora
+    def sized(self, recipe: str, sweep: Sweep) -> list[Group]:
+        """A sweep's groups of a recipe that have a capacity, in its order."""
+        own = (group for group in self.groups if (group.recipe, group.sweep) == (recipe, sweep))
+        return [group for group in own if group.capacity is not None]
 
-    def over_ranks(self) -> dict[str, list[Group]]:
-        """LoRA's groups by what is shown over ranks, if their best has it."""
-        found = {
-            metric: [g for g in self.lora_groups() if g.best.metric(metric) is not None]
-            for metric in (self.gain, OOD_ACC, FORGETTING_MEAN)
-        }
-        return {metric: groups for metric, groups in found.items() if groups}
+    def reference(self, sweep: Sweep) -> Group | None:
+        """The group to compare a sweep's others with; None if there is nothing to choose from.
 
-    def full(self, sweep: Sweep) -> Group | None:
-        """The group of full fine-tuning to compare a sweep's trials with, if there is one.
-
-        That of another sweep if it has none of its own: methods may be swept one by one.
+        That of full fine-tuning, where a recipe trains the base's own weights: of another sweep
+        if this one has none, as methods may be swept one by one. Else the best of the first recipe,
+        if the sweep has several.
         """
-        found = (group for group in self.groups if group.rank is None)
-        return min(found, key=lambda group: group.sweep is not sweep, default=None)
+        found = [group for group in self.groups if group.best.config.method.changes_base]
+        if not found:
+            own = [group for group in self.groups if group.sweep is sweep]
+            if len({group.recipe for group in own}) < 2:
+                return None
+            found = [group for group in own if group.recipe == own[0].recipe]
+        recipe, of = min(
+            ((g.recipe, g.sweep) for g in found), key=lambda each: each[1] is not sweep
+        )
+        groups = [group for group in found if (group.recipe, group.sweep) == (recipe, of)]
+        best = self.nearest_to_ideal([group.best for group in groups])
+        return next(group for group in groups if group.best is best)
 
     def nearest_to_ideal(self, trials: Sequence[TrialRecord]) -> TrialRecord:
         """The best trade-off among these complete trials, on the scale of all.

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from statistics import fmean
 
 from analysis.conclusions.conclusion import Conclusion, p_text
 from analysis.item_comparison import Comparison
-from analysis.results.formatting import end_in_points, how_many, points
+from analysis.results.formatting import capitalized, end_in_points, how_many, points
 from analysis.results.item_metrics import rounding
 from analysis.results.repeats import LEVEL, diverged
 from analysis.shown_sweeps import Results
 from analysis.stats.intervals import Interval, difference_over_seeds, over_seeds
+from analysis.stats.significance import holm
 from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
 from trainables.records.schema import TrialRecord
 
-_ROLES: tuple[tuple[Role, str, tuple[str, str], str], ...] = (
+_RoleWords = tuple[Role, str, tuple[str, str], str]
+_ROLES: tuple[_RoleWords, ...] = (
     ("retention", FORGETTING_MEAN, ("forgets less", "forgets more"), "on the retention tasks"),
     ("in_domain", IN_DOMAIN_ACC, ("gains more", "gains less"), "in the domain"),
     ("ood", OOD_ACC, ("is better", "is worse"), "out of the domain"),
 )
+
+
+_MOST_IN_PAIRS = 4
 
 
 def recommended_against_base(results: Results) -> list[Conclusion]:
@@ -110,10 +117,15 @@ def _over_repeats(count: int, mean: str, of: str = "") -> str:
 
 
 def _difference(
-    shown: str, comparison: Comparison, otherwise: str, picked: str, quantity: str
+    shown: str,
+    comparison: Comparison,
+    otherwise: str,
+    picked: str,
+    quantity: str,
+    adjusted: str = "",
 ) -> Conclusion:
     """`otherwise` is of what items do not tell apart; they may where repeats do not."""
-    evidence = _evidence(comparison, picked, quantity)
+    evidence = _evidence(comparison, picked, quantity, adjusted)
     mean = comparison.over_repeats
     if comparison.is_shown:
         of = " of one of them" if comparison.is_once else ""
@@ -133,7 +145,7 @@ def _difference(
     return Conclusion(f"{otherwise}.", evidence, "open")
 
 
-def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
+def _evidence(comparison: Comparison, picked: str, quantity: str, over: str) -> str:
     """Such as `95 % interval of the gain -0.4 to +3.1 points, n = 384; McNemar p = 0.13`.
 
     It says so if the models were picked on the items that they are compared on.
@@ -145,7 +157,7 @@ def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
         f"{_ends(interval)}, n = {interval.n}"
     ]
     if comparison.differing:
-        adjusted = " (Bonferroni)" if is_picked else ""
+        adjusted = (" (Bonferroni)" if is_picked else "") + over
         parts.append(f"{comparison.test} {p_text(comparison.p_value)}{adjusted}")
     else:
         parts.insert(0, "no item differs")
@@ -176,7 +188,7 @@ class _Pair:
         other: such as `the best LoRA (trial 5, rank 8)`.
         minus: such as `full fine-tuning minus LoRA`.
         picked_from: of how many each of the two is the best.
-        picked: such as `best of 4 full and of 12 LoRA trials`.
+        picked: such as `best of 4 full fine-tuning and of 12 LoRA trials`.
     """
 
     first: TrialRecord
@@ -198,7 +210,8 @@ def best_of_sweeps(results: Results) -> list[Conclusion]:
     return [
         conclusion
         for pair in _sweeps_with_first(results)
-        for conclusion in _compared(results, pair)
+        for role in _ROLES
+        for conclusion in _compared(results, [pair], role)
     ]
 
 
@@ -233,45 +246,78 @@ def _breach(results: Results, record: TrialRecord) -> str:
     return "" if results.keeps_constraints(record) else ", which breaks a constraint"
 
 
-def full_against_lora(results: Results, sweep: Sweep) -> list[Conclusion]:
-    """Compare full fine-tuning with the best LoRA, each at its best trade-off.
+def best_of_recipes(results: Results, sweep: Sweep) -> list[Conclusion]:
+    """Compare the recipes of a sweep, each at its best trade-off, pair by pair.
 
-    Nothing where `best_of_sweeps` compares the same two, as each was swept by itself.
+    Of more than `_MOST_IN_PAIRS` recipes each is compared with the best alone. Nothing where
+    `best_of_sweeps` compares the same two, as each was swept by itself.
     """
-    full = results.full(sweep)
-    lora = results.lora_groups(sweep)
-    if full is None or not lora:
-        return []
-    best = results.nearest_to_ideal([group.best for group in lora])
-    if any(pair.compares(full.best, best) for pair in _sweeps_with_first(results)):
-        return []
-    of = sum(record.rank is not None for record in results.of(sweep, results.candidates))
-    pair = _Pair(
-        full.best,
-        best,
-        f"Full fine-tuning at its best trade-off ({results.name(full.best)}"
-        f"{_breach(results, full.best)})",
-        f"the best LoRA ({results.name(best)}, rank {best.rank}{_breach(results, best)})",
-        "full fine-tuning minus LoRA",
-        (full.picked_from, of),
-        f"best of {full.picked_from} full and of {how_many(of, 'LoRA trial')}",
+    compared = _sweeps_with_first(results)
+    pairs = [
+        pair
+        for pair in _recipe_pairs(results, sweep)
+        if not any(other.compares(pair.first, pair.second) for other in compared)
+    ]
+    return [conclusion for role in _ROLES for conclusion in _compared(results, pairs, role)]
+
+
+def _recipe_pairs(results: Results, sweep: Sweep) -> list[_Pair]:
+    trials = {recipe: results.of_recipe(recipe, sweep) for recipe in results.recipes}
+    best = {name: results.nearest_to_ideal(own) for name, own in trials.items() if own}
+    reference = results.reference(sweep)
+    if reference and reference.sweep is not sweep and best:  # methods may be swept one by one
+        best[f"{reference.recipe}{results.whose(reference.sweep)}"] = reference.best
+    if len(best) <= _MOST_IN_PAIRS:
+        return [_recipe_pair(results, other, one) for one, other in combinations(best.values(), 2)]
+    leader = results.nearest_to_ideal([*best.values()])
+    return [_recipe_pair(results, one, leader) for one in best.values() if one is not leader]
+
+
+def _recipe_pair(results: Results, first: TrialRecord, second: TrialRecord) -> _Pair:
+    (one, n), (other, of) = (_picked_of(results, record) for record in (first, second))
+    subject = capitalized(one) if one == first.config.method.title else one
+    capacities = [f", {r.config.capacity}" if r.config.capacity else "" for r in (first, second)]
+    breaches = [_breach(results, record) for record in (first, second)]
+    return _Pair(
+        first,
+        second,
+        f"{subject} at its best trade-off ({results.name(first)}{capacities[0]}{breaches[0]})",
+        f"the best {other} ({results.name(second)}{capacities[1]}{breaches[1]})",
+        f"{one} minus {other}",
+        (n, of),
+        f"best of {n} {one} and of {how_many(of, f'{other} trial')}",
     )
-    return _compared(results, pair)
 
 
-def _compared(results: Results, pair: _Pair) -> list[Conclusion]:
-    """Compare the two, corrected for all pairs that could have been picked instead."""
+def _picked_of(results: Results, record: TrialRecord) -> tuple[str, int]:
+    """The title of a trial's recipe, and how many of its sweep's trials it is the best of."""
+    own = results.of(results.sweep(record), results.candidates)
+    title = record.config.recipe_title
+    return title, sum(each.config.recipe == record.config.recipe for each in own)
+
+
+def _compared(results: Results, pairs: Sequence[_Pair], role: _RoleWords) -> list[Conclusion]:
+    """Compare the pairs, corrected for all trials that could have been picked instead.
+
+    p-values of several pairs are adjusted over these, too (Holm).
+    """
+    name, metric, verbs, where = role
+    tasks = list(results.tasks(name))
+    made = [
+        (pair, results.items.compare(pair.first, pair.second, tasks, math.prod(pair.picked_from)))
+        for pair in pairs
+    ]
+    known = [(pair, comparison) for pair, comparison in made if comparison is not None]
+    adjusted = holm([comparison.p_value for _, comparison in known]) if len(known) > 1 else None
     conclusions = []
-    for role, metric, verbs, where in _ROLES:
-        tasks = list(results.tasks(role))
-        found = results.items.compare(pair.first, pair.second, tasks, math.prod(pair.picked_from))
-        if found is None:
-            continue
+    for place, (pair, comparison) in enumerate(known):
+        found = comparison.with_p_value(adjusted[place]) if adjusted else comparison
         verb = verbs[0] if found.difference.estimate > 0 else verbs[1]
         what = "accuracy"
-        if role == "retention":
+        if name == "retention":
             found, what = found.negated(), "forgetting"
         found = _with_repeats(results, found, pair, metric)
+        over = f" over {len(known)} pairs (Holm)" if adjusted else ""
         conclusions.append(
             _difference(
                 f"{pair.subject} {verb} than {pair.other} by {_size(found)} points {where}",
@@ -279,6 +325,7 @@ def _compared(results: Results, pair: _Pair) -> list[Conclusion]:
                 f"{pair.subject} and {pair.other} cannot be distinguished {where}",
                 pair.picked,
                 f"the difference in {what}, {pair.minus}, one run of each,",
+                over,
             )
         )
     return conclusions

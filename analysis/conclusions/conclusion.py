@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from analysis.results.repeats import SIGNIFICANT
+from analysis.shown_sweeps import Results
+from analysis.sweeps import Sweep
 
 Verdict = Literal["shown", "open", "too few data"]
 
@@ -21,6 +24,35 @@ class Conclusion:
     statement: str
     evidence: str
     verdict: Verdict = "shown"
+
+
+def of_recipes(
+    results: Results,
+    sweep: Sweep,
+    make: Callable[[Results, Sweep, str], list[Conclusion]],
+) -> list[Conclusion]:
+    """What is said of each recipe of a sweep that has a capacity, with its name if it has several.
+
+    Those with too few data are left out if there are several, unless all have: then one stands for
+    all, without its name.
+    """
+    configs = [record.config for record in results.of(sweep, results.search_trials)]
+    titles = {each.recipe: each.recipe_title for each in configs if each.capacity is not None}
+    found = {name: make(results, sweep, name) for name in results.recipes if name in titles}
+    if len(found) < 2:
+        return [conclusion for made in found.values() for conclusion in made]
+    told = [
+        replace(conclusion, statement=f"{titles[name]}: {conclusion.statement}")
+        for name, made in found.items()
+        for conclusion in made
+        if conclusion.verdict != "too few data"
+    ]
+    lacking = [(name, each) for name, made in found.items() for each in made]
+    if told or not lacking:
+        return told
+    name, most = lacking[0]
+    statement = most.statement.replace(f" {titles[name]} trials", " trials of any recipe")
+    return [replace(most, statement=statement, evidence=f"{titles[name]}: {most.evidence}")]
 
 
 def p_text(p_value: float) -> str:

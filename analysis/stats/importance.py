@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from analysis.results.trial_columns import setting_columns
-from trainables.config import LoraConfig
 from trainables.records.schema import TrialRecord
 
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 Settings = dict[str, Any]
 
 _SHARED_AXES = ("learning_rate", "batch_size", "epochs", "warmup", "weight_decay")
-_LORA_AXES = tuple(LoraConfig.model_fields)
 FEWEST_TRIALS = 10
 _FEW_VALUES = 8
 _TREES = 16  # a quarter of Optuna's default: twice as many change no share by more than 0.01
@@ -29,7 +27,7 @@ def importances(records: Sequence[TrialRecord], metric: str) -> dict[str, float]
     has an effect. The settings are those that the trials were run with.
 
     Args:
-        records: trials of one method, which have the same settings.
+        records: trials of one recipe, which have the same settings.
         metric: key of the metric to explain.
 
     Returns:
@@ -40,7 +38,12 @@ def importances(records: Sequence[TrialRecord], metric: str) -> dict[str, float]
     if len(known) < FEWEST_TRIALS or len({value for _, value in known}) < 2:
         return {}
     trials = _on_log_scales([_settings(record) for record, _ in known])
+    config = known[0][0].config
     spaces = _distributions(trials)
+    for ratio in config.method.ratios:
+        # Two of rank, alpha and their ratio determine the third; if alpha is constant, rank does.
+        if spaces.pop(f"{config.recipe}/{ratio.field}", None) is None:
+            spaces.pop(f"{config.recipe}/{ratio.axis}", None)
     import optuna
 
     verbosity = optuna.logging.get_verbosity()
@@ -65,14 +68,19 @@ def importances(records: Sequence[TrialRecord], metric: str) -> dict[str, float]
 
 
 def _settings(record: TrialRecord) -> Settings:
-    """The settings that a search can vary, under its names."""
+    """The settings that a search can vary, under its names.
+
+    Of the loss they are those of its fields, beside its name.
+    """
+    config, method = record.config, record.config.method
     columns: dict[str, Any] = setting_columns(record)
-    found = {f"{record.config.method}/{axis}": columns[axis] for axis in _SHARED_AXES}
-    if lora := record.config.lora:
-        found |= {f"lora/{axis}": columns[f"lora/{axis}"] for axis in _LORA_AXES}
+    found = {axis: columns[axis] for axis in _SHARED_AXES}
+    found |= {field: columns[f"{method.name}/{field}"] for field in type(method).model_fields}
+    for ratio in method.ratios:
         # Rounded, as division does not exactly recover the ratio that the search used.
-        found["lora/alpha_ratio"] = round(lora.alpha / lora.rank, 9)
-    return found
+        found[ratio.axis] = round(getattr(method, ratio.field) / getattr(method, ratio.of), 9)
+    found["loss"] = ", ".join(filter(None, (config.loss.name, config.loss.label)))
+    return {f"{config.recipe}/{axis}": value for axis, value in found.items()}
 
 
 def _on_log_scales(trials: Sequence[Settings]) -> list[Settings]:
@@ -105,7 +113,4 @@ def _distributions(trials: Sequence[Settings]) -> dict[str, BaseDistribution]:
             spaces[name] = FloatDistribution(min(values), max(values))
         else:
             spaces[name] = CategoricalDistribution(sorted(values, key=lambda v: (str(type(v)), v)))
-    # Two of rank, alpha and their ratio determine the third; if alpha is constant, rank suffices.
-    if spaces.pop("lora/alpha", None) is None:
-        spaces.pop("lora/alpha_ratio", None)
     return spaces
