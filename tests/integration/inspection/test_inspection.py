@@ -77,7 +77,7 @@ def merged(config: TrialConfig, weights_dir: str, dtype: torch.dtype = torch.flo
     from peft import PeftModel
 
     model = config.model.model_copy(update={"attention": "eager"})
-    if config.method == "full":
+    if config.method.changes_base:
         own = model.model_copy(update={"name": weights_dir})
         return load_model(own).to(dtype).eval()
     adapted = PeftModel.from_pretrained(load_model(model), weights_dir).to(dtype)

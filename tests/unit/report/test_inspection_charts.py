@@ -86,12 +86,12 @@ def test_lines_are_means_over_matrices_and_maps_have_one_scale(tmp_path):
         assert (trace["x"], trace["y"]) == ([0, 1, 2], [0.0, 0.1, 0.2])
 
 
-def test_maps_are_of_the_recommended_trial_full_fine_tuning_and_the_highest_rank(tmp_path):
+def test_maps_are_of_the_recommended_trial_other_recipes_and_the_largest_capacities(tmp_path):
     folder = SyntheticSweep(trials=16, items=4).write(tmp_path)
     for number in range(16):
         InspectionFolder(folder).write(record(number, 0.1))
     results = Results(open_sweeps([folder]))
-    best = {group.rank: group.best for group in results.groups}
+    best = {g.capacity and g.capacity.number: g.best for g in results.groups}
     wanted = [results.recommendation.trial, best[None], *(best[r] for r in (64, 16) if r in best)]
     ids = dict.fromkeys(trial.config.trial_id for trial in wanted)
     updates, *_, against = inspection_figures(results)

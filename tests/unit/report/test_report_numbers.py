@@ -14,6 +14,7 @@ from builders import with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.report import cost
+from analysis.report.capacity_section import capacity_figure, rate_figure, step_size_figure
 from analysis.report.curves import curves_figure
 from analysis.report.formats import as_markdown
 from analysis.report.page import render
@@ -36,6 +37,7 @@ from trainables.metric_keys import (
     MAX_RESERVED,
     OOD_ACC,
     TOKENS_PER_SECOND,
+    TOKENS_SEEN,
     TRAIN_SECONDS,
     TRAINABLE_PARAMETERS,
     task_score,
@@ -86,23 +88,23 @@ def test_the_caption_tells_what_the_last_quarter_of_a_search_added(tmp_path):
 
 
 def test_a_step_is_the_learning_rate_times_the_scale(tmp_path):
-    ledger = Ledger(SyntheticSweep(trials=8, items=8).write(tmp_path))
+    ledger = Ledger(SyntheticSweep(trials=8, items=8, full_every=0).write(tmp_path))
     for record in ledger.trials()[1:4]:
-        lora = record.config.lora.model_copy(update={"rslora": True})
-        config = record.config.model_copy(update={"lora": lora})
+        method = record.config.method.model_copy(update={"rslora": True})
+        config = record.config.model_copy(update={"method": method})
         ledger.write_trial(record.model_copy(update={"config": config}))
     results = Results(open_sweeps([tmp_path]))
     chart = step_size_figure(results).charts[1]
     expected = []
-    for record in results.lora:
-        lora = record.config.lora
+    for record in results.complete:
+        lora = record.config.method
         scale = lora.alpha / (math.sqrt(lora.rank) if lora.rslora else lora.rank)
         expected.append((record.config.learning_rate * scale, record.metric(FORGETTING_MEAN)))
     drawn = sorted(point for trace in chart.data for point in points(trace))
     assert np.allclose(drawn, sorted(expected))
 
 
-def test_a_cell_of_rates_is_the_mean_of_its_rank_and_rate(tmp_path):
+def test_a_cell_of_rates_is_the_mean_of_its_group_and_rate(tmp_path):
     rates = (1e-4, 3e-4)
     ledger = Ledger(SyntheticSweep(trials=18, items=4, full_every=0).write(tmp_path))
     for record in ledger.trials():
@@ -114,7 +116,7 @@ def test_a_cell_of_rates_is_the_mean_of_its_rank_and_rate(tmp_path):
     ):
         [drawn] = chart.data
         assert drawn["x"] == ["1.00e-04", "3.00e-04"]
-        for group, row in zip(results.lora_groups(), drawn["z"], strict=True):
+        for group, row in zip(results.groups, drawn["z"], strict=True):
             for rate, cell in zip(rates, row, strict=True):
                 own = [r.metric(metric) for r in group.trials if r.config.learning_rate == rate]
                 assert cell == (pytest.approx(fmean(own)) if own else None)
@@ -140,21 +142,21 @@ def test_the_matrix_of_tasks_is_in_points_and_a_loss_has_one_colour(tmp_path):
         )
 
 
-def test_the_bars_and_the_band_over_ranks_are_the_intervals(results):
-    full = results.full(results.sweeps[0])
+def test_the_bars_and_the_band_over_capacities_are_the_intervals(results):
+    *lora, full = results.groups
     for metric, chart in zip(
-        (IN_DOMAIN_ACC, OOD_ACC, FORGETTING_MEAN), rank_figure(results).charts, strict=True
+        (IN_DOMAIN_ACC, OOD_ACC, FORGETTING_MEAN), capacity_figure(results).charts, strict=True
     ):
         _, line, apart = chart.data
-        assert line["x"] == [g.rank for g in results.lora_groups() if g.picked_from >= 4]
+        assert line["x"] == [g.capacity.number for g in lora if g.picked_from >= 4]
         drawn = {}
         for trace in (line, apart):
             error = trace["error_y"]
             ends = (trace["y"], error["arrayminus"], error["array"])
             drawn |= dict(zip(trace["x"], zip(*ends, strict=True), strict=True))
-        assert drawn.keys() == {group.rank for group in results.lora_groups()}
-        for group in results.lora_groups():
-            value, below, above = drawn[group.rank]
+        assert drawn.keys() == {group.capacity.number for group in lora}
+        for group in lora:
+            value, below, above = drawn[group.capacity.number]
             interval = results.items.interval(group.best, metric, group.picked_from)
             assert value == group.best.metric(metric)
             assert (value - below, value + above) == pytest.approx((interval.low, interval.high))
@@ -169,7 +171,7 @@ def test_the_thick_curve_is_the_best_trial_s_from_the_base_on(results):
     [sweep] = results.sweeps
     start = (0.0, sweep.base.metrics[IN_DOMAIN_ACC])
     chart = curves_figure(results).charts[1]
-    for group, thick in zip(results.groups, chart.data[2::2], strict=True):
+    for group, thick in zip(results.groups, chart.data[-len(results.groups) :], strict=True):
         history = sweep.ledger.measurements(group.best.number)
         own = [(m.step, m.metrics[IN_DOMAIN_ACC]) for m in history if IN_DOMAIN_ACC in m.metrics]
         assert points(thick) == [start, *own]
@@ -181,13 +183,14 @@ def test_importances_are_those_of_the_setting_and_the_metric_they_name(results):
     metrics = {NAMES[metric]: metric for metric in (IN_DOMAIN_ACC, FORGETTING_MEAN, OOD_ACC)}
     named = {key.colour: metrics[key.name] for key in figure.legend}
     assert len(named) == len(chart.data) == 3
+    lora = [record for group in results.groups if group.capacity for record in group.trials]
     for trace in chart.data:
         bars = dict(zip(trace["y"], trace["x"], strict=True))
-        assert bars == pytest.approx(importances(results.lora, named[trace["marker"]["color"]]))
+        assert bars == pytest.approx(importances(lora, named[trace["marker"]["color"]]))
 
 
 COSTS = {
-    TRAINABLE_PARAMETERS: 1000.0,
+    TOKENS_SEEN: 7000.0,
     TRAIN_SECONDS: 20.0,
     EVAL_SECONDS: 30.0,
     GPU_HOURS: 4.0,
@@ -196,21 +199,26 @@ COSTS = {
 }
 
 
-def test_costs_are_means_of_each_method_and_rank_and_the_highest_memory(tmp_path):
+def test_costs_are_means_of_each_recipe_and_the_highest_memory(tmp_path):
     ledger = Ledger(SyntheticSweep(trials=8, items=4, ranks=(2, 4)).write(tmp_path))
     for record in ledger.trials():
         measured = {key: value * (1 + record.number) for key, value in COSTS.items()}
+        measured[TRAINABLE_PARAMETERS] = 10.0 * (1 + record.number)
         ledger.write_trial(with_metrics(record, record.last.metrics | measured))
     results = Results(open_sweeps([tmp_path]))
     shown = section(render(results), "cost")
     assert '<dd class="value">8 min</dd>' in shown
     rows = re.findall(r"<tr>(.*?)</tr>", shown, re.DOTALL)
-    for group, row in zip(results.groups, rows[1:], strict=True):
-        numbers = [1 + record.number for record in group.trials]
+    for recipe, row in zip(("lora", "full"), rows[1:], strict=True):
+        own = [record for record in results.complete if record.config.recipe == recipe]
+        numbers = [1 + record.number for record in own]
         values = {key: value * fmean(numbers) for key, value in COSTS.items()}
         values[MAX_RESERVED] = COSTS[MAX_RESERVED] * max(numbers)
-        shown = [float(cell.replace(",", "")) for cell in re.findall(r"<td>(.*?)</td>", row)]
-        assert shown == pytest.approx([len(numbers), *values.values()], rel=0.005)
+        count, trained, *shown = re.findall(r"<td>(.*?)</td>", row)
+        assert int(count) == len(numbers)
+        assert trained == f"{10 * min(numbers)} to {10 * max(numbers)}"
+        means = [float(cell.replace(",", "")) for cell in shown]
+        assert means == pytest.approx([*values.values()], rel=0.005)
 
 
 def test_failed_trials_repeats_and_other_sweeps_cost_time_too(tmp_path):
