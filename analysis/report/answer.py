@@ -33,7 +33,8 @@ class Number:
         base: the base's value; None for forgetting, where it is 0.
         interval: over items, such as `0.797 to 0.878`; for all trials this one was picked from.
         seeds: the mean over repeats with other seeds, its interval, and how many diverged.
-        full: the value of full fine-tuning at its best trade-off, perhaps not its best in this.
+        reference: whose value is beside it, and that value at its best trade-off, perhaps not its
+            best in this.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Number:
     base: str | None
     interval: str | None
     seeds: str | None
-    full: str | None
+    reference: tuple[str, str] | None
 
     @property
     def beside(self) -> list[str]:
@@ -50,8 +51,10 @@ class Number:
             "95 % over items" if self.seeds else "95 %": self.interval,
             "over seeds": self.seeds,
             "base": self.base,
-            "full fine-tuning at its best trade-off": self.full,
         }
+        if self.reference:
+            label, value = self.reference
+            parts[f"{label} at its best trade-off"] = value
         return [f"{what}: {value}" for what, value in parts.items() if value]
 
 
@@ -155,17 +158,16 @@ def _number(results: Results, trial: TrialRecord, metric: str) -> Number:
         return None if value is None else _written(metric, value)
 
     own = results.sweep(trial)
-    full = results.full(own)
-    other = write(full.best.metric(metric)) if full and full.best is not trial else None
-    if other and full and full.sweep is not own:
-        other += results.whose(full.sweep)
+    reference = results.reference(own)
+    other = write(reference.best.metric(metric)) if reference else None
+    is_other = reference is not None and reference.recipe != trial.config.recipe
     return Number(
         metric_name(metric),
         write(trial.metric(metric)) or "",
         None if metric == FORGETTING_MEAN else write(own.base.metrics.get(metric)),
         _interval(results, trial, metric),
         _over_seeds(results, trial, metric),
-        other,
+        (reference.label, other) if reference and other and is_other else None,
     )
 
 

@@ -256,7 +256,7 @@ def _rows(results: Results) -> Rows:
         return {group.label: group.trials for group in results.groups}
     rows: Rows = {}
     for group in results.groups:
-        name = f"{group.best.config.recipe_title}{results.whose(group.sweep)}"
+        name = f"{group.title}{results.whose(group.sweep)}"
         rows[name] = (*rows.get(name, ()), *group.trials)
     return rows
 

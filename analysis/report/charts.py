@@ -185,7 +185,8 @@ _MOST_GROUPS = 12
 
 def recipe_marks(results: Results) -> dict[str, Mark]:
     """A mark for each recipe with complete trials; of the first 24 no two have both parts alike."""
-    recipes = dict.fromkeys(group.recipe for group in results.groups)
+    complete = {group.recipe for group in results.groups}
+    recipes = [recipe for recipe in results.recipes if recipe in complete]
     return {
         recipe: Mark(_SYMBOLS[place % len(_SYMBOLS)], _COLOURS[place % len(_COLOURS)])
         for place, recipe in enumerate(recipes)
@@ -199,7 +200,7 @@ def are_many(results: Results) -> bool:
 
 def recipe_keys(results: Results, shape: str | None = None) -> list[Key]:
     """The legend of recipes, as dots if symbols stand for sweeps, or in a shape for all."""
-    titles = {g.recipe: g.best.config.recipe_title for g in results.groups}
+    titles = {group.recipe: group.title for group in results.groups}
     shape = shape or ("dot" if len(results.sweeps) > 1 else None)
     return [
         Key(titles[recipe], mark.colour, shape or mark.symbol)

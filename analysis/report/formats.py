@@ -11,7 +11,7 @@ from pathlib import Path
 from analysis.comparability import notices
 from analysis.conclusions import conclude
 from analysis.frame import trials_frame
-from analysis.paper_table import LOSS, UNLIKE_BASE, UNLIKE_FULL, paper_table
+from analysis.paper_table import LOSS, UNLIKE_BASE, UNLIKE_REFERENCE, paper_table
 from analysis.report.answer import answer
 from analysis.report.charts import finite
 from analysis.report.cost import costs, failures, gpu_hours, none_failed, number, trial_hours
@@ -98,10 +98,10 @@ def as_markdown(results: Results) -> str:
     of_loss = f", of the {LOSS} in nats/token" if LOSS in table.summaries else ""
     lines += [
         "",
-        f"\\{UNLIKE_BASE} differs from the base, {UNLIKE_FULL} from full fine-tuning "
+        f"\\{UNLIKE_BASE} differs from the base, {UNLIKE_REFERENCE} from {table.reference} "
         "(McNemar, or randomised signs where items are graded; corrected for having picked the "
         "trials, Holm-adjusted, 5 %, and an interval without 0), of one run of each, whatever "
-        f"repeats say: {UNLIKE_FULL} does not tell what other seeds would give. "
+        f"repeats say: {UNLIKE_REFERENCE} does not tell what other seeds would give. "
         f"Δ in points{of_loss}. In brackets the mean over repeats with other seeds, of two or more "
         "with its 95 % interval, and how many of these diverged.",
         "",

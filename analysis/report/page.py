@@ -16,7 +16,13 @@ from plotly.offline import get_plotlyjs
 from analysis.comparability import notices
 from analysis.conclusions import conclude
 from analysis.conclusions.conclusion import p_number
-from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, cell_text, paper_table, summary_texts
+from analysis.paper_table import (
+    UNLIKE_BASE,
+    UNLIKE_REFERENCE,
+    cell_text,
+    paper_table,
+    summary_texts,
+)
 from analysis.report.answer import answer
 from analysis.report.capacity_section import capacity_figure, rate_figure, step_size_figure
 from analysis.report.charts import Figure
@@ -90,7 +96,7 @@ def _contents(results: Results) -> dict[str, Any]:
         "table": table,
         "cell_text": cell_text,
         "summary_texts": summary_texts,
-        "marks": (UNLIKE_BASE, UNLIKE_FULL),
+        "marks": (UNLIKE_BASE, UNLIKE_REFERENCE),
         "flips": flips(results, recommended) if recommended else [],
         "costs": costs(results),
         "gpu_hours": gpu_hours(results),

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from analysis.report.rank_section import rank_figure, rate_figure, step_size_figure
 from builders import with_metrics
 from synthetic_sweep import SyntheticSweep
 
