@@ -37,9 +37,9 @@ class Cell:
 
     Attributes:
         value: a fraction, or a loss.
-        to_base, to_reference: the row's value minus the other's, of a loss the number alone; None if
-            there is nothing to compare with. The p-values, corrected for having picked the trials,
-            are adjusted over all comparisons with the base, and over all with the reference (Holm).
+        to_base, to_reference: the row's value minus the other's, of a loss the number alone; None
+            if there is nothing to compare with. The p-values, corrected for having picked the
+            trials, are adjusted over all comparisons with the base, and with the reference (Holm).
         seeds: over complete repeats with other seeds, without the trial itself; None for fewer
             than two.
         only_repeat: the value of the one complete repeat where there is no other.

@@ -16,6 +16,7 @@ from typing import Any
 from trainables import metric_keys
 from trainables.config import TrialConfig
 from trainables.evaluation.forgetting import forgetting_metrics
+from trainables.methods.base import Method
 from trainables.methods.full import Full
 from trainables.methods.lora import Lora
 from trainables.records.item_records import write_items
@@ -50,6 +51,7 @@ class SyntheticSweep:
 
     Attributes:
         failures: trial number to how it ended, for those that did not complete.
+        recipes: by name the methods to draw from, in turns; LoRA and full fine-tuning if empty.
         prompt: of every item; `{}` becomes its number.
     """
 
@@ -60,6 +62,7 @@ class SyntheticSweep:
     seed: int = 0
     full_every: int = 4
     ranks: tuple[int, ...] = RANKS
+    recipes: dict[str, tuple[Method, ...]] = field(default_factory=dict)
     objectives: tuple[dict[str, str], ...] = (
         {"metric": metric_keys.IN_DOMAIN_ACC, "mode": "max"},
         {"metric": metric_keys.FORGETTING_MEAN, "mode": "min"},
@@ -110,6 +113,7 @@ class SyntheticSweep:
                 "objectives": list(self.objectives),
                 "constraints": list(self.constraints),
                 "sampler": "tpe",
+                "search": {name: {} for name in self.recipes or ("lora", "full")},
                 "budget": {"trials": self.budget or self.trials},
                 "wandb": {"project": "forgetting-sweeps"},
             },
@@ -164,14 +168,20 @@ class SyntheticSweep:
         is_full = self.full_every and number % self.full_every == 0
         rank = draw.choice(self.ranks)
         ratio = draw.choice((1, 2, 4))
-        rate = 10 ** draw.uniform(-5, -3.5) if is_full else 10 ** draw.uniform(-4.5, -2.5)
+        method: Method = Full() if is_full else Lora(rank=rank, alpha=rank * ratio)
+        recipe = method.name
+        if self.recipes:
+            recipe = list(self.recipes)[number % len(self.recipes)]
+            method = draw.choice(self.recipes[recipe])
+        slow = method.changes_base
+        rate = 10 ** draw.uniform(-5, -3.5) if slow else 10 ** draw.uniform(-4.5, -2.5)
         return TrialConfig(
             trial_id=f"{self.name}-id-{number:04d}",
             number=number,
             seed=self.seed,
             data_seed=self.seed,
-            recipe="full" if is_full else "lora",
-            method=Full() if is_full else Lora(rank=rank, alpha=rank * ratio),
+            recipe=recipe,
+            method=method,
             learning_rate=rate,
             output_dir=str(output_dir),
             base_dir="base",
@@ -232,12 +242,15 @@ def _parts(model: str) -> dict[str, Any]:
 def _params(config: TrialConfig) -> dict[str, float | int | str | bool]:
     method = config.method
     if not isinstance(method, Lora):
-        return {"recipe": "full", "full/learning_rate": config.learning_rate}
+        return {
+            "recipe": config.recipe,
+            f"{config.recipe}/learning_rate": config.learning_rate,
+        }
     return {
-        "recipe": "lora",
-        "lora/rank": method.rank,
-        "lora/alpha_ratio": method.alpha / method.rank,
-        "lora/learning_rate": config.learning_rate,
+        "recipe": config.recipe,
+        f"{config.recipe}/rank": method.rank,
+        f"{config.recipe}/alpha_ratio": method.alpha / method.rank,
+        f"{config.recipe}/learning_rate": config.learning_rate,
     }
 
 

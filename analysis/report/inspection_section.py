@@ -62,13 +62,11 @@ def _to_compare(results: Results, seen: Inspected) -> Inspected:
         return []
     taken = results.recommendation.trial
     own = results.sweep(taken)
-    seen_recipes = {taken.config.recipe}
-    others, more = [], []
     largest_first = [*reversed(results.groups)]
-    for group in sorted(largest_first, key=lambda group: group.sweep is not own):
-        (more if group.recipe in seen_recipes else others).append(group)
-        seen_recipes.add(group.recipe)
-    groups = [*others, *more]
+    ordered = sorted(largest_first, key=lambda group: group.sweep is not own)
+    first = {group.recipe: group for group in reversed(ordered)}
+    first.pop(taken.config.recipe, None)
+    groups = sorted(ordered, key=lambda group: first.get(group.recipe) is not group)
     wanted = dict.fromkeys(r.config.trial_id for r in (taken, *(g.best for g in groups)))
     by_id = {record.config.trial_id: (record, inspection) for record, inspection in seen}
     return [by_id[trial_id] for trial_id in wanted if trial_id in by_id][:_MOST_MAPS]
