@@ -83,7 +83,7 @@ def trend_of_forgetting(
     return found(Results(open_sweeps([folder])), start)
 
 
-def test_a_trend_over_ranks_is_seen_beside_what_learning_rates_do(tmp_path):
+def test_a_trend_over_capacities_is_seen_beside_what_learning_rates_do(tmp_path):
     grid = itertools.product(range(6), range(5))
     trials = [(8 * 2**r, 1e-5 * 2**place, 0.1 * place + 0.004 * r) for place, r in grid]
     trend = trend_of_forgetting(tmp_path, trials)

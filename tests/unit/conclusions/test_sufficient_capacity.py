@@ -13,7 +13,7 @@ from builders import repeat_of, with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.conclusions import Conclusion
-from analysis.conclusions.sufficient_rank import rank_that_suffices
+from analysis.conclusions.sufficient_capacity import capacity_that_suffices
 from analysis.shown_sweeps import Results
 from analysis.stats.task_parts import Part
 from analysis.sweeps import Sweep, open_sweeps
@@ -93,7 +93,7 @@ class OfRanks(Results):
 
 
 def conclusion(results: Results) -> Conclusion:
-    [found] = rank_that_suffices(results, results.sweeps[0])
+    [found] = capacity_that_suffices(results, results.sweeps[0])
     return found
 
 
