@@ -58,7 +58,7 @@ def test_each_sweep_has_its_own_row_of_each_rank_compared_with_its_own_full_fine
 def test_what_is_said_of_a_sweep_is_what_is_said_of_it_alone(results):
     """Pooled, trials of one rank but of two sweeps would be tested as if alike."""
     told = [(c.statement, c.evidence) for c in conclude(results)]
-    for make in (forgetting_and_step_size, trend_over_capacities, rank_that_suffices):
+    for make in (forgetting_and_step_size, trend_over_capacities, capacity_that_suffices):
         for sweep in results.sweeps:
             alone = Results([sweep])
             for one in make(alone, alone.sweeps[0]):
