@@ -9,6 +9,7 @@ from synthetic_sweep import SyntheticSweep
 
 from analysis.conclusions import Conclusion, conclude
 from analysis.conclusions.capacity_trends import forgetting_and_step_size, trend_over_capacities
+from analysis.conclusions.sufficient_capacity import capacity_that_suffices
 from analysis.paper_table import paper_table
 from analysis.results.trade_off import best_trade_off, objective_ranges, scaling_trials
 from analysis.shown_sweeps import Results
