@@ -1,0 +1,90 @@
+"""`docs/methods.md` and `docs/adding_a_method.md` are what the methods' own files say.
+
+`UPDATE_SNAPSHOTS=1 pytest tests/unit/project/test_method_documents.py` writes both anew.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from trainables.methods import METHODS, Method
+
+PROJECT = Path(__file__).parents[3]
+METHODS_PAGE = PROJECT / "docs/methods.md"
+EXAMPLE_PAGE = PROJECT / "docs/adding_a_method.md"
+EXAMPLE = PROJECT / "trainables/methods/vera.py"
+COLUMNS = (
+    "`method`",
+    "name",
+    "capacity",
+    "axes",
+    "packed",
+    "merged",
+    "4 bits",
+    "vLLM",
+    "source",
+)
+
+
+def row(method: type[Method]) -> list[str]:
+    """What a method says of itself."""
+    example = method.example()
+    return [
+        f"`{method.name}`",
+        method.title,
+        capacity(method),
+        ", ".join(f"`{axis}`" for axis in axes(method)),
+        yes(not isinstance(example.packed, str)),
+        yes(method.merges),
+        yes(method.takes_4bit),
+        yes(method.served_by_vllm),
+        linked(method.source),
+    ]
+
+
+def capacity(method: type[Method]) -> str:
+    """The field, and whether fewer parameters are trained as it rises."""
+    if method.capacity_field is None:
+        return ""
+    return f"`{method.capacity_field}`" + (" (falling)" if method.capacity_falls else "")
+
+
+def axes(method: type[Method]) -> list[str]:
+    """What is searched beside the capacity and what all methods have."""
+    ratios = {ratio.field: ratio.axis for ratio in method.ratios}
+    usual = {method.capacity_field, "target_modules"}
+    return [ratios.get(field, field) for field in method.model_fields if field not in usual]
+
+
+def yes(is_so: bool) -> str:
+    return "yes" if is_so else ""
+
+
+def linked(source: str) -> str:
+    return re.sub(r"\b(\d{4}\.\d{5})\b", r"[\1](https://arxiv.org/abs/\1)", source)
+
+
+def replaced(text: str, name: str, content: str) -> str:
+    """The text with what stands between the marks `<!-- name -->` and `<!-- end -->` replaced."""
+    mark = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+    assert re.search(mark, text, re.DOTALL)
+    return re.sub(mark, lambda found: found[1] + content + found[2], text, flags=re.DOTALL)
+
+
+def assert_current(page: Path, name: str, content: str) -> None:
+    expected = replaced(page.read_text("utf-8"), name, content)
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        page.write_text(expected, "utf-8")
+    assert page.read_text("utf-8") == expected
+
+
+def test_the_table_has_every_method_as_it_is() -> None:
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *(row(method) for method in METHODS)]
+    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    assert_current(METHODS_PAGE, "table", table)
+
+
+def test_the_example_is_the_file_as_it_is() -> None:
+    assert_current(EXAMPLE_PAGE, "file", f"```python\n{EXAMPLE.read_text('utf-8')}```\n")
