@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from trainables.methods.base import Footprint
-from trainables.methods.peft_method import PeftMethod
+from trainables.methods.ranked import Ranked
 
 
-class Deft(PeftMethod):
+class Deft(Ranked):
     """(I - P f(P)^T) W0 + P C: removes directions from W0 and writes others in their place.
 
     Attributes:
@@ -27,7 +27,6 @@ class Deft(PeftMethod):
         "rank": "r",
         "projection": "decomposition_method",
     }
-    capacity_field: ClassVar[str | None] = "rank"
 
     rank: int = Field(default=8, ge=1)
     projection: Literal["relu", "qr"] = "relu"

@@ -8,10 +8,10 @@ from typing import ClassVar
 from pydantic import Field
 
 from trainables.methods.base import Footprint
-from trainables.methods.peft_method import PeftMethod
+from trainables.methods.ranked import Ranked
 
 
-class DeLora(PeftMethod):
+class DeLora(Ranked):
     """W0 + (b / R) B N A diag(w): N normalises B's columns and A's rows, w_j = |W0[:, j]|.
 
     Attributes:
@@ -24,7 +24,6 @@ class DeLora(PeftMethod):
     source: ClassVar[str] = "Bini et al. 2025, 2503.18225"
     peft_class: ClassVar[str] = "DeloraConfig"
     peft_fields: ClassVar[Mapping[str, str]] = {"rank": "r", "boundary": "delora_lambda"}
-    capacity_field: ClassVar[str | None] = "rank"
 
     rank: int = Field(default=8, ge=1)
     boundary: float = Field(default=15.0, gt=0)

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from trainables.methods.base import Footprint
-from trainables.methods.peft_method import PeftMethod
+from trainables.methods.ranked import Ranked
 
 
-class GLora(PeftMethod):
+class GLora(Ranked):
     """W0 * (1 + A) + B, elementwise, A and B of low rank; without the paper's terms for biases.
 
     Attributes:
@@ -24,7 +24,6 @@ class GLora(PeftMethod):
     peft_class: ClassVar[str] = "GloraConfig"
     peft_fields: ClassVar[Mapping[str, str]] = {"rank": "r"}
     peft_options: ClassVar[Mapping[str, Any]] = {"config_C": "none", "config_D_E": "none"}
-    capacity_field: ClassVar[str | None] = "rank"
 
     rank: int = Field(default=8, ge=1)
 

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from trainables.methods.base import Footprint
-from trainables.methods.peft_method import PeftMethod
+from trainables.methods.ranked import Ranked
 
 
-class Peanut(PeftMethod):
+class Peanut(Ranked):
     """W0 + s f(W0), f a small network from each input's column of W0 to its column of the update.
 
     Attributes:
@@ -31,7 +31,6 @@ class Peanut(PeftMethod):
         "activation": "act_fn",
         "scaling": "scaling",
     }
-    capacity_field: ClassVar[str | None] = "rank"
 
     rank: int = Field(default=32, ge=1)
     depth: int = Field(default=0, ge=0)

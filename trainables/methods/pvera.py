@@ -9,10 +9,10 @@ from pydantic import Field
 
 from trainables.decoder_shape import ModelShape
 from trainables.methods.base import Footprint
-from trainables.methods.peft_method import PeftMethod
+from trainables.methods.ranked import Ranked
 
 
-class PVera(PeftMethod):
+class PVera(Ranked):
     """VeRA with a random latent: W0 x + b * B (m + e exp(v / 2)), (m, v) = d * A x, e normal.
 
     A and B are random, frozen and shared by all layers; outside training e is zero.
@@ -27,7 +27,6 @@ class PVera(PeftMethod):
     source: ClassVar[str] = "Fillioux et al. 2025, 2512.07703"
     peft_class: ClassVar[str] = "PveraConfig"
     peft_fields: ClassVar[Mapping[str, str]] = {"rank": "r", "initial_d": "d_initial"}
-    capacity_field: ClassVar[str | None] = "rank"
     takes_4bit: ClassVar[bool] = True
 
     rank: int = Field(default=256, ge=1)

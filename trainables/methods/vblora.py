@@ -9,10 +9,11 @@ from pydantic import Field
 
 from trainables.decoder_shape import ModelShape
 from trainables.methods.base import Footprint
-from trainables.methods.peft_method import PeftMethod, Sides
+from trainables.methods.peft_method import Sides
+from trainables.methods.ranked import Ranked
 
 
-class VbLora(PeftMethod):
+class VbLora(Ranked):
     """W0 + B A whose parts are mixtures of the vectors of one bank, by a softmax over the top few.
 
     Attributes:
@@ -33,7 +34,6 @@ class VbLora(PeftMethod):
         "top": "topk",
     }
     divides: ClassVar[Mapping[str, Sides]] = {"vector_length": "both"}
-    capacity_field: ClassVar[str | None] = "rank"
     starts_at_base: ClassVar[bool] = False
     takes_4bit: ClassVar[bool] = True
 
