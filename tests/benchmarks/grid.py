@@ -166,7 +166,7 @@ def train_in_slots(config: SweepConfig, jobs: Sequence[Job], base_dir: Path) -> 
     waiting = list(reversed(jobs))
     busy: dict[Any, tuple[Job, ListReporter, tempfile.TemporaryDirectory[str]]] = {}
     first = trial(config, *jobs[0], base_dir, "")
-    engine = SlotEngine(first.model, first.method, recomputes=False, longest=config.data.max_length)
+    engine = SlotEngine(first)
     while busy or waiting:
         while waiting and len(busy) < SLOTS:
             job, reporter, folder = waiting.pop(), ListReporter(), tempfile.TemporaryDirectory()

@@ -31,7 +31,8 @@ from evaluated import evaluated_base
 from packing import _quiet
 from packing_models import MADE, load, made
 
-from trainables.config import LoraConfig, TrialConfig
+from trainables.config import TrialConfig
+from trainables.methods.lora import Lora
 from trainables.packing.engine import SlotEngine
 from trainables.training.reporter import ListReporter
 from tune.config.sweep_file import load_sweep
@@ -77,7 +78,7 @@ def main() -> None:
                 if count < len(ranks):
                     continue
                 loras = [
-                    LoraConfig(rank=ranks[number % len(ranks)], alpha=16.0, dropout=dropout)
+                    Lora(rank=ranks[number % len(ranks)], alpha=16.0, dropout=dropout)
                     for number in range(count)
                 ]
                 with tempfile.TemporaryDirectory(dir=folder) as output:
@@ -126,18 +127,17 @@ def _alone(model: str, dropout: float, folder: Path) -> int:
     return (at_steps[-1] - at_steps[FIRST]) // (len(at_steps) - 1 - FIRST)
 
 
-def _in_slots(config: SweepConfig, base: Path, loras: list[LoraConfig], output: Path) -> int:
+def _in_slots(config: SweepConfig, base: Path, loras: list[Lora], output: Path) -> int:
     """Kernels of a step of all of them."""
-    engine = SlotEngine(config.model, loras[0], recomputes=False, longest=config.data.max_length)
-    for number, lora in enumerate(loras):
-        trial = TrialConfig(
+    trials = [
+        TrialConfig(
             trial_id=str(number),
             number=number,
             seed=0,  # the same samples, which are always in one pass
             data_seed=0,
-            method="lora",
+            recipe="lora",
+            method=lora,
             learning_rate=1e-4,
-            lora=lora,
             model=config.model,
             data=config.data,
             eval=config.eval,
@@ -145,6 +145,10 @@ def _in_slots(config: SweepConfig, base: Path, loras: list[LoraConfig], output: 
             output_dir=str(output / str(number)),
             base_dir=str(base),
         )
+        for number, lora in enumerate(loras)
+    ]
+    engine = SlotEngine(trials[0])
+    for trial in trials:
         engine.join(trial, ListReporter())
     for _ in range(FIRST):
         engine.step()

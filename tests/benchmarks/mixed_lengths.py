@@ -36,7 +36,8 @@ from evaluated import evaluated_base
 from packing import _machine, _quiet
 from packing_models import MADE, made
 
-from trainables.config import LoraConfig, TrialConfig
+from trainables.config import TrialConfig
+from trainables.methods.lora import Lora
 from trainables.packing.engine import SlotEngine
 from trainables.packing.passes import PassTimes, Share, padded_tokens
 from trainables.training.reporter import ListReporter
@@ -79,9 +80,9 @@ def _engine(folder: Path, slots: int, batch: int) -> SlotEngine:
             number=number,
             seed=number,
             data_seed=0,
-            method="lora",
+            recipe="lora",
+            method=Lora(rank=RANKS[number % len(RANKS)], alpha=16.0),
             learning_rate=1e-4,
-            lora=LoraConfig(rank=RANKS[number % len(RANKS)], alpha=16.0),
             model=config.model,
             data=config.data,
             eval=config.eval,
@@ -91,8 +92,7 @@ def _engine(folder: Path, slots: int, batch: int) -> SlotEngine:
         )
         for number in range(slots)
     ]
-    lora = LoraConfig(rank=RANKS[0], alpha=16.0)
-    engine = SlotEngine(config.model, lora, recomputes=False, longest=config.data.max_length)
+    engine = SlotEngine(trials[0])
     for trial in trials:
         engine.join(trial, ListReporter())
     return engine

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def engine_for(trial: TrialConfig, recomputes: bool = False) -> SlotEngine:
     """An engine for trials of this one's base and layers."""
-    return SlotEngine(trial.model, trial.lora, recomputes, trial.data.max_length)
+    train = trial.train.model_copy(update={"gradient_checkpointing": recomputes})
+    return SlotEngine(trial.model_copy(update={"train": train}))
 
 
 @contextmanager

@@ -98,13 +98,11 @@ class LowRankLayout:
         rank: of A (R, I) and B (O, R). Adapters of equal `key` are computed together.
         scaling: s.
         dropout: share of the inputs that is dropped.
-        rate_of_B: B's learning rate as a multiple of A's.
     """
 
     rank: int
     scaling: float
     dropout: float = 0.0
-    rate_of_B: float = 1.0
 
     @property
     def key(self) -> int:

@@ -1,6 +1,6 @@
-"""LoRA adapters of several trials on one frozen base, in one forward and backward pass.
+"""Low-rank adapters of several trials on one frozen base, in one forward and backward pass.
 
-Trials of equal rank share one matrix, one row per trial, so their products are batched without
+Trials of one layout share one matrix, one row per trial, so their products are batched without
 padding or copies. Gradients are written directly into a matrix of the same shape.
 
 B and the activations between A and B are stored transposed: a small rank is then the number of rows
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from trainables.config import LoraConfig
+from trainables.methods.base import LowRankLayout
 from trainables.models.four_bit import plain_weight
 from trainables.packing.packed_dropout import Masks
 
@@ -60,12 +60,15 @@ class Adapter:
     """One trial's adapter: a flat fp32 vector with views of its tensors under PEFT's names.
 
     Attributes:
+        layout: what its method says of it.
         flat_P: its parameters; `grad` accumulates the gradient of the losses so far.
         tensors: views of `flat_P` by PEFT's parameter names.
     """
 
-    def __init__(self, lora: LoraConfig, targets: Sequence[Target], values_P: torch.Tensor) -> None:
-        self.rank, self.scaling, self.dropout = lora.rank, lora.scaling, lora.dropout
+    def __init__(
+        self, layout: LowRankLayout, targets: Sequence[Target], values_P: torch.Tensor
+    ) -> None:
+        self.layout = layout
         self.targets = targets
         self.flat_P = torch.nn.Parameter(values_P)
         self.flat_P.grad = torch.zeros_like(values_P)
@@ -77,7 +80,7 @@ class Adapter:
         """View a flat vector, such as the parameters or a moment, as PEFT's tensors."""
         views = {}
         for target in self.targets:
-            A, B_T = target.split(flat_P, self.rank)
+            A, B_T = target.split(flat_P, self.layout.rank)
             views[peft_name(target, "A")], views[peft_name(target, "B")] = A, B_T.mT
         return views
 
@@ -101,7 +104,7 @@ def peft_name(target: Target, matrix: str) -> str:
 
 
 class AdapterGroup:
-    """Adapters of one rank, as rows of one matrix.
+    """Adapters of one layout key, as rows of one matrix.
 
     The matrix is rebuilt only when a trial joins or leaves. Products are computed in the base's
     dtype.
@@ -109,13 +112,14 @@ class AdapterGroup:
 
     def __init__(self, adapters: Sequence[Adapter], dtype: torch.dtype) -> None:
         self.adapters = list(adapters)
-        self.rank = adapters[0].rank
+        self.rank = adapters[0].layout.rank
         self._parameters_GP = torch.stack([adapter.flat_P.data for adapter in adapters])
         self._gradients_GP = torch.stack([adapter.flat_P.grad for adapter in adapters])
+        layouts = [adapter.layout for adapter in adapters]
         # Dropout's 1 / (1 - p) is part of the scaling, rather than of each kept element.
         self._scalings_G11 = {
             drops: self._parameters_GP.new_tensor(
-                [each.scaling / (1 - each.dropout * drops) for each in adapters]
+                [each.scaling / (1 - each.dropout * drops) for each in layouts]
             ).view(-1, 1, 1)
             for drops in (False, True)
         }

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from trainables.config import LoraConfig, ModelConfig, TrialConfig
+from trainables.config import TrialConfig
 from trainables.data.tokenized import trial_inputs
 from trainables.errors import release_frames, traced
 from trainables.evaluation.evaluator import Evaluator
@@ -24,6 +24,7 @@ from trainables.packing.packed_batch import Batch
 from trainables.packing.packed_dropout import Masks
 from trainables.packing.packed_loss import PassLoss
 from trainables.packing.passes import PassTimes, Share, padded_tokens, plan
+from trainables.packing.shared import Shared
 from trainables.packing.slot import Slot
 from trainables.process.out_of_memory import free_memory, is_out_of_memory
 from trainables.records.schema import TrialResult
@@ -42,34 +43,33 @@ class Ended:
 
 
 class SlotEngine:
-    """Trains any number of LoRA trials on this process's base; they join and leave between passes.
+    """Trains any number of trials on this process's base; they join and leave between passes.
 
     Args:
-        model: the base, frozen until `close`.
-        lora: the layers that all trials adapt.
-        recomputes: activations in the backward pass, `train.gradient_checkpointing`.
-        longest: tokens of the trials' longest sample at most, `data.max_length`.
+        trial: one of them; the base is frozen until `close`.
+
+    Attributes:
+        shared: what all its trials have in common.
 
     Raises:
         NotPackable: the base cannot be shared.
     """
 
-    def __init__(
-        self, model: ModelConfig, lora: LoraConfig, recomputes: bool, longest: int
-    ) -> None:
-        self._base = shared_base(model)
-        names, self._resolved = resolve_targets(self._base, lora)
-        check_packable(self._base, names, longest)
+    def __init__(self, trial: TrialConfig) -> None:
+        self.shared = Shared.of(trial)
+        self._base = shared_base(trial.model)
+        names, self._resolved = resolve_targets(self._base, trial.method)
+        check_packable(self._base, names, self.shared.longest)
         self._targets = lay_out([(name, self._base.get_submodule(name)) for name in names])
         self._layers = AdaptedLayers(self._targets)
-        self._groups: dict[int, AdapterGroup] = {}  # by rank
+        self._groups: dict[int, AdapterGroup] = {}  # by their layouts' key
         self._slots: dict[Adapter, Slot] = {}
         self._times = PassTimes()
         self._most_tokens = 0  # in a pass, while there is a slot of `_short`
         self._short: set[Adapter] = set()  # those that were busy as memory ran out
         self._largest_pass = 0
-        self._dtype = getattr(torch, model.dtype)
-        contexts = self._layers.contexts if recomputes else None
+        self._dtype = getattr(torch, trial.model.dtype)
+        contexts = self._layers.contexts if self.shared.recomputes else None
         self._loss = PassLoss(self._base, self._autocast, contexts)
         self._base.requires_grad_(False)
         self._base.train()
@@ -82,7 +82,8 @@ class SlotEngine:
     def join(self, trial: TrialConfig, reporter: Reporter) -> Slot:
         """Give a trial a slot, effective from the next pass.
 
-        A trial begun by an earlier attempt resumes from its newest checkpoint.
+        It needs what `shared` says. A trial begun by an earlier attempt resumes from its newest
+        checkpoint.
         """
         with self.charged_to():
             slot = self._new_slot(trial, reporter)
@@ -104,10 +105,10 @@ class SlotEngine:
         slot = Slot(
             trial, reporter, self._base, tokenizer, tokenized, self._targets, self._resolved
         )
-        rank = slot.adapter.rank
-        members = self._groups[rank].adapters if rank in self._groups else []
+        key = slot.adapter.layout.key
+        members = self._groups[key].adapters if key in self._groups else []
         try:
-            self._groups[rank] = AdapterGroup([*members, slot.adapter], self._dtype)
+            self._groups[key] = AdapterGroup([*members, slot.adapter], self._dtype)
         except BaseException:  # else its tensors stay until Python next looks for cycles
             slot.release()
             raise
@@ -117,13 +118,13 @@ class SlotEngine:
         """Free a slot, whatever the state of its trial."""
         del self._slots[slot.adapter]
         self._short.discard(slot.adapter)
-        rank = slot.adapter.rank
-        rest = [adapter for adapter in self._groups[rank].adapters if adapter is not slot.adapter]
+        key = slot.adapter.layout.key
+        rest = [adapter for adapter in self._groups[key].adapters if adapter is not slot.adapter]
         slot.adapter.release()  # else those that end in one step keep a matrix alive each
         if rest:
-            self._groups[rank] = AdapterGroup(rest, self._dtype)
+            self._groups[key] = AdapterGroup(rest, self._dtype)
         else:
-            del self._groups[rank]
+            del self._groups[key]
         slot.release()
 
     def step(self) -> list[Ended]:
@@ -195,7 +196,7 @@ class SlotEngine:
             self._pass(shares)
         for slot in slots:
             slot.optimizer.clip(1.0)
-            slot.optimizer.inner.step()
+            slot.optimizer.step()
             slot.optimizer.zero_grad()
         if self._base.device.type == "cuda":  # else the next pass would be charged with the steps
             torch.cuda.synchronize()
@@ -226,14 +227,15 @@ class SlotEngine:
             self._base.device,
         )
         masks = Masks(
-            [share.slot.adapter.dropout for share in shares],
+            [share.slot.adapter.layout.dropout for share in shares],
             [share.slot.generator for share in shares],
             batch,
         )
         parts = self._make_parts((share.slot, len(share.samples)) for share in shares)
         with self._layers.routed(parts, masks):
             features_TF = self._loss.features(batch)
-            losses: list[float] = self._loss.backward(features_TF, batch).tolist()
+            of_slots = [share.slot.trial.loss for share in shares]
+            losses: list[float] = self._loss.backward(features_TF, batch, of_slots).tolist()
         tokens = batch.input_ids_NS.numel()
         self._times.add(tokens, time.perf_counter() - started)
         self._largest_pass = max(self._largest_pass, tokens)
@@ -298,7 +300,7 @@ class SlotEngine:
         """The parts of a batch with so many rows of each slot, in order."""
         parts: list[Part] = []
         for slot, count in rows:
-            group = self._groups[slot.adapter.rank]
+            group = self._groups[slot.adapter.layout.key]
             index = group.adapters.index(slot.adapter)
             last = parts[-1] if parts else None
             is_next = last and (last.group, last.last, last.rows) == (group, index, count)

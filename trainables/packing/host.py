@@ -96,7 +96,7 @@ def _steps_to_record(train: TrainConfig, total: int) -> frozenset[int]:
 
 
 class SlotHost:
-    """Slots for trials of one model; a trial that finds none free waits for the next.
+    """Slots for trials of one base; a trial that finds none free waits for the next.
 
     All methods must be called on one event loop. The engine runs in a thread of its own; trials
     join and leave between its passes.
@@ -164,7 +164,7 @@ class SlotHost:
         """Accept a trial; an earlier attempt at it, which nobody listens to any more, leaves.
 
         Args:
-            trial: of LoRA.
+            trial: one that can train in a slot.
             slots: trials that may train here at a time.
             may_wait: whether to accept it even if all slots are taken.
             listener: who will ask for its events.
@@ -323,12 +323,12 @@ class SlotHost:
         return None
 
     def _engine_for(self, trial: TrialConfig) -> Any:
+        """The process's engine; what the first trial needs, all others must need too."""
         if self._engine is None:
             from trainables.packing.engine import SlotEngine
 
-            assert trial.lora is not None  # noqa: S101 - none but LoRA trials come here
-            recomputes, longest = trial.train.gradient_checkpointing, trial.data.max_length
-            self._engine = SlotEngine(trial.model, trial.lora, recomputes, longest)
+            self._engine = SlotEngine(trial)
+        self._engine.shared.check(trial)
         return self._engine
 
     async def _uncharged(self, work: Callable[..., Any], *arguments: Any) -> Any:

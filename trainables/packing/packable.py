@@ -8,10 +8,10 @@ from typing import Any
 import peft
 import torch
 
-from trainables.config import LoraConfig
 from trainables.errors import first_line
 from trainables.evaluation.model_limits import rotations
-from trainables.models.lora_adapter import adapt, restore
+from trainables.methods import Method
+from trainables.models.adapter import Adapted
 
 _SEQUENCES = (2, 3)  # of the passes that show what it does: how many, and their tokens
 
@@ -20,7 +20,7 @@ class NotPackable(Exception):
     """The base would let trials in one batch affect each other; the message says how."""
 
 
-def resolve_targets(base: Any, lora: LoraConfig) -> tuple[list[str], peft.LoraConfig]:
+def resolve_targets(base: Any, method: Method) -> tuple[list[str], peft.PeftConfig]:
     """The names of the layers that PEFT adapts, and its configuration with them resolved.
 
     Raises:
@@ -28,13 +28,13 @@ def resolve_targets(base: Any, lora: LoraConfig) -> tuple[list[str], peft.LoraCo
     """
     try:
         with torch.random.fork_rng():
-            adapted = adapt(base, lora)
+            adapted = Adapted(base, method, steps=1)
     except ValueError as error:
         raise NotPackable(f"PEFT says: {first_line(error)}") from error
-    names = list(adapted.base_model.targeted_module_names)
-    parameters = list(adapted.base_model.targeted_parameter_names)
-    resolved = adapted.peft_config["default"]
-    restore(base, adapted)
+    names = list(adapted.model.base_model.targeted_module_names)
+    parameters = list(adapted.model.base_model.targeted_parameter_names)
+    resolved = adapted.model.peft_config["default"]
+    adapted.remove()
     if parameters:
         raise NotPackable(f"{parameters[0]} is adapted, and is no linear layer's")
     return names, resolved

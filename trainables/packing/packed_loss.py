@@ -9,7 +9,7 @@ state or, if something follows the head, logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from trainables.compat.transformers import recomputes_by_hook
 from trainables.evaluation.logits import logits_at
+from trainables.losses import Loss
 from trainables.models.adaptable import recompute
 from trainables.packing.packable import NotPackable
 from trainables.packing.packed_batch import Batch
@@ -69,8 +70,10 @@ class PassLoss:
         """Leave the base as it was."""
         self._base.gradient_checkpointing_disable()
 
-    def backward(self, features_TF: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Backpropagate each micro-batch's loss to the adapters it passed through.
+    def backward(
+        self, features_TF: torch.Tensor, batch: Batch, losses: Sequence[Loss]
+    ) -> torch.Tensor:
+        """Backpropagate each micro-batch's own of the `losses` to the adapters it passed through.
 
         Returns:
             The losses (K,), in nats per token.
@@ -81,6 +84,11 @@ class PassLoss:
         tile_parts = zip(tiles, targets, weights, strict=True)
         nll_T = torch.cat([self._nll(*parts) for parts in tile_parts])
         grad_TF = torch.cat([tile.grad for tile in tiles if tile.grad is not None])
+        if any(loss.weighs_tokens for loss in losses):
+            # A token's features determine its own negative log-likelihood and no other.
+            weights_T = _token_weights(losses, nll_T, batch.slots_T)
+            grad_TF.mul_(weights_T[:, None])
+            nll_T = weights_T * nll_T
         features_TF.backward(grad_TF)
         sums_K = nll_T.new_zeros(len(batch.lengths)).index_add(0, batch.slots_T, nll_T)
         return sums_K / batch.tokens_K
@@ -98,6 +106,15 @@ class PassLoss:
         nll_T = cross_entropy(logits_TV.float(), targets_T, reduction="none")
         nll_T.backward(weights_T)
         return nll_T.detach()
+
+
+def _token_weights(
+    losses: Sequence[Loss], nll_T: torch.Tensor, slots_T: torch.Tensor
+) -> torch.Tensor:
+    """Each micro-batch's weights of its own tokens (T,); tokens are in the micro-batches' order."""
+    counts = torch.bincount(slots_T, minlength=len(losses)).tolist()
+    parts = zip(losses, nll_T.split(counts), strict=True)
+    return torch.cat([loss.token_weights(own_T) for loss, own_T in parts])
 
 
 @torch.no_grad()

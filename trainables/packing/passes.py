@@ -48,7 +48,7 @@ class Share:
         A micro-batch of which something is dropped stays together, since what is dropped is drawn
         for all of it at once.
         """
-        if self.slot.adapter.dropout:
+        if self.slot.adapter.layout.dropout:
             return [self]
         return [Share(self.slot, [sample]) for sample in self.samples]
 

@@ -1,4 +1,4 @@
-"""One LoRA trial in a slot: what TRL's trainer is to a trial that trains alone.
+"""One trial in a slot: what TRL's trainer is to a trial that trains alone.
 
 It has a trainer's `model`, `optimizer`, `lr_scheduler`, `args` and `state`, so reports and
 checkpoints are those of any other trial, and a trial can resume from a slot's checkpoint outside
@@ -22,8 +22,8 @@ from trainables.config import TrialConfig
 from trainables.data.dataset import Sample, TokenizedData, labelled, training_order
 from trainables.data.tokenized import as_dataset, longest
 from trainables.evaluation.evaluator import Evaluator
+from trainables.methods.base import LowRankLayout
 from trainables.models.loading import save_own_tokenizer
-from trainables.models.lora_adapter import peft_config
 from trainables.packing.adapters import Adapter, Target
 from trainables.packing.packed_optimizer import FlatAdamW
 from trainables.records.schema import TrialResult
@@ -38,7 +38,7 @@ _READ_AT_ONCE = 64
 
 
 class Slot:
-    """A LoRA trial's state between the passes that it shares with others.
+    """A trial's state between the passes that it shares with others.
 
     `targets` are the adapted layers of the frozen base, `resolved` is an adapter's configuration
     with base and layers as PEFT resolved them. `measuring` leaves out the time that went elsewhere.
@@ -52,16 +52,17 @@ class Slot:
         tokenizer: Any,
         tokenized: TokenizedData,
         targets: Sequence[Target],
-        resolved: peft.LoraConfig,
+        resolved: peft.PeftConfig,
     ) -> None:
-        assert trial.lora is not None  # noqa: S101 - TrialConfig sees to it
+        layout = trial.method.packed
+        assert isinstance(layout, LowRankLayout)  # noqa: S101 - others have no slot
         self.trial = trial
         self.args = sft_config(trial, len(tokenized.train))
         self.state = TrainerState(max_steps=self.args.max_steps)
-        values_P = initial_values(trial, targets).to(base.device)
-        self.adapter = Adapter(trial.lora, targets, values_P)
+        values_P = initial_values(trial, self.args.max_steps, targets).to(base.device)
+        self.adapter = Adapter(layout, targets, values_P)
         self.model = AdaptedBase(base, self.adapter)
-        self.optimizer = FlatAdamW(self.adapter, self.args)
+        self.optimizer = FlatAdamW(self.adapter, self.args, trial.method.rate)
         self.lr_scheduler = get_scheduler(
             self.args.lr_scheduler_type,
             self.optimizer.inner,
@@ -165,7 +166,7 @@ class Slot:
         """
         norm = self.optimizer.clip(self.args.max_grad_norm)
         self.measuring.before_step()
-        self.optimizer.inner.step()
+        self.optimizer.step()
         self.lr_scheduler.step()
         self.optimizer.zero_grad()
         self.state.num_input_tokens_seen += sum(len(s["input_ids"]) for s in self._batch())
@@ -205,7 +206,7 @@ class Slot:
 
     def _save(self, folder: Path) -> None:
         """Save the adapter as PEFT does."""
-        config = peft_config(self.trial.lora)
+        config = self.trial.method.peft_config(self.args.max_steps)
         config.target_modules = self._resolved.target_modules
         config.exclude_modules = self._resolved.exclude_modules
         config.base_model_name_or_path = self._resolved.base_model_name_or_path
@@ -252,9 +253,9 @@ class AdaptedBase:
         yield from self._adapter.tensors.values()
 
 
-def initial_values(trial: TrialConfig, targets: Sequence[Target]) -> torch.Tensor:
+def initial_values(trial: TrialConfig, steps: int, targets: Sequence[Target]) -> torch.Tensor:
     """A fresh flat adapter on the CPU, as PEFT initialises it from the trial's seed."""
-    config = peft_config(trial.lora)
+    config = trial.method.peft_config(steps)
     parts = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(trial.seed)

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
+from trainables.losses.sft import Sft
 from trainables.packing import packed_loss
 from trainables.packing.packed_batch import Batch
 from trainables.packing.packed_loss import PassLoss, ends_with_head
@@ -81,7 +82,7 @@ def test_losses_and_gradients_are_those_of_a_loop_over_sequences(
     counts = [sum(t != -100 for s in m for t in s["labels"][1:]) for m in micro_batches]
     batch = Batch.of(micro_batches, [max(1, count) for count in counts], torch.device("cpu"))
     pass_loss = PassLoss(base, nullcontext)
-    found_K = pass_loss.backward(pass_loss.features(batch), batch)
+    found_K = pass_loss.backward(pass_loss.features(batch), batch, [Sft()] * 3)
     assert found_K.tolist() == pytest.approx(losses, rel=1e-5)
     assert found_K[2] == 0
     for name, gradient in gradients(base).items():
@@ -97,5 +98,5 @@ def test_in_bfloat16_the_loss_is_computed_in_float32() -> None:
     own = norm.forward
     norm.forward = lambda x_NSI: own(x_NSI).float()
     batch = Batch.of([[row]], [5], torch.device("cpu"))
-    (loss,) = pass_loss.backward(pass_loss.features(batch), batch).tolist()
+    (loss,) = pass_loss.backward(pass_loss.features(batch), batch, [Sft()]).tolist()
     assert loss == pytest.approx(expected.item(), abs=1e-4)

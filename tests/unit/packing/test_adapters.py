@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.config import LoraConfig
+from trainables.methods.base import LowRankLayout
 from trainables.packing.adapters import AdaptedLayers, Adapter, AdapterGroup, Part, lay_out
 from trainables.packing.packed_batch import Batch
 from trainables.packing.packed_dropout import Masks
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 # Trials in two groups; the third one and the last share a pass with different numbers of rows.
 TRIALS = [
-    LoraConfig(rank=2, alpha=4.0, dropout=0.5),
-    LoraConfig(rank=2, alpha=2.0),
-    LoraConfig(rank=2, alpha=1.0, dropout=0.25),
-    LoraConfig(rank=5, alpha=8.0, rslora=True),
+    LowRankLayout(rank=2, scaling=2.0, dropout=0.5),
+    LowRankLayout(rank=2, scaling=1.0),
+    LowRankLayout(rank=2, scaling=0.5, dropout=0.25),
+    LowRankLayout(rank=5, scaling=3.6),
 ]
 ROWS, LENGTHS, INPUTS = [2, 2, 2, 1], [3, 4, 4, 2], 6
 
@@ -50,10 +50,10 @@ def targets(model: nn.Module) -> list[Target]:
     return lay_out([(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)])
 
 
-def new_adapter(lora: LoraConfig, model: nn.Module) -> Adapter:
+def new_adapter(layout: LowRankLayout, model: nn.Module) -> Adapter:
     places = targets(model)
-    size = lora.rank * sum(t.module.in_features + t.module.out_features for t in places)
-    return Adapter(lora, places, 0.3 * torch.randn(size))
+    size = layout.rank * sum(t.module.in_features + t.module.out_features for t in places)
+    return Adapter(layout, places, 0.3 * torch.randn(size))
 
 
 def batch(rows: list[int], lengths: list[int]) -> Batch:
@@ -70,11 +70,11 @@ def generators(seeds: range) -> list[torch.Generator]:
 
 def test_outputs_and_gradients_are_those_of_a_loop_over_trials() -> None:
     model = network()
-    adapters = [new_adapter(lora, model) for lora in TRIALS]
+    adapters = [new_adapter(layout, model) for layout in TRIALS]
     groups = [AdapterGroup(adapters[:3], torch.float32), AdapterGroup(adapters[3:], torch.float32)]
     # The second trial alone, then the third: parts of a group need not begin at its first adapter.
     parts = [Part(groups[0], 0, 1, 2), Part(groups[0], 1, 3, 2), Part(groups[1], 0, 1, 1)]
-    rates = [lora.dropout for lora in TRIALS]
+    rates = [layout.dropout for layout in TRIALS]
     masks = Kept(rates, generators(range(4)), batch(ROWS, LENGTHS))
     x_NSI = torch.randn(sum(ROWS), max(LENGTHS), INPUTS, requires_grad=True)
     weight_NSO = torch.randn(sum(ROWS), max(LENGTHS), 3)
@@ -83,7 +83,7 @@ def test_outputs_and_gradients_are_those_of_a_loop_over_trials() -> None:
         y_NSO = model(x_NSI)
         (y_NSO * weight_NSO).sum().backward()
     first_row = 0
-    for adapter, lora, rows in zip(adapters, TRIALS, ROWS, strict=True):
+    for adapter, layout, rows in zip(adapters, TRIALS, ROWS, strict=True):
         own = slice(first_row, first_row + rows)
         first_row += rows
         tensors = {n: t.detach().clone().requires_grad_() for n, t in adapter.tensors.items()}
@@ -92,8 +92,8 @@ def test_outputs_and_gradients_are_those_of_a_loop_over_trials() -> None:
         for layer, kept in zip((0, 2), masks.drawn, strict=True):
             names = [f"base_model.model.{layer}.lora_{matrix}.default.weight" for matrix in "AB"]
             A, B = (tensors[name] for name in names)
-            dropped = h * kept[own] / (1 - lora.dropout)
-            h = model[layer](h) + adapter.scaling * dropped @ A.T @ B.T
+            dropped = h * kept[own] / (1 - layout.dropout)
+            h = model[layer](h) + layout.scaling * dropped @ A.T @ B.T
             h = torch.tanh(h) if layer == 0 else h
         torch.testing.assert_close(y_NSO[own], h)
         (h * weight_NSO[own]).sum().backward()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from trainables.methods.base import LowRankLayout
 from trainables.packing.passes import PassTimes, Share, padded_tokens, plan
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def share(*lengths: int, dropout: float = 0.0) -> Share:
-    slot: Any = SimpleNamespace(adapter=SimpleNamespace(dropout=dropout))
+    layout = LowRankLayout(rank=1, scaling=1.0, dropout=dropout)
+    slot: Any = SimpleNamespace(adapter=SimpleNamespace(layout=layout))
     return Share(slot, [{"input_ids": [1] * n, "labels": [1] * n} for n in lengths])
 
 
