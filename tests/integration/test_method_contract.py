@@ -229,6 +229,7 @@ def test_on_4_bits_it_starts_and_trains_as_it_says(method: type[Method]) -> None
     assert (logits(adapted.model) - expected).abs().max() > 1e-2
     with adapted.without() as alone:
         torch.testing.assert_close(logits(alone), expected, atol=1e-6, rtol=0)
+    assert adapted.remove()
 
 
 class StopAt(ListReporter):

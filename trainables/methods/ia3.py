@@ -22,7 +22,6 @@ class IA3(PeftMethod):
     title: ClassVar[str] = "(IA)^3"
     source: ClassVar[str] = "Liu et al. 2022, 2205.05638"
     peft_class: ClassVar[str] = "IA3Config"
-    takes_4bit: ClassVar[bool] = True
 
     target_modules: Modules = ("down_proj", "k_proj", "v_proj")
 

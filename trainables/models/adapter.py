@@ -81,9 +81,13 @@ def _tensors(model: Any) -> dict[str, Any]:
 
 
 def _fingerprint(base: Any) -> dict[str, tuple[int, int]]:
-    """Place in memory and version of each parameter and buffer of the base, by its name."""
-    tensors = base.state_dict(keep_vars=True)
-    return {name: (tensor.data_ptr(), writes(tensor)) for name, tensor in tensors.items()}
+    """Place in memory and version of each of the base's tensors that is saved, by its name."""
+    saved = base.state_dict().keys()  # what it has beside them, in 4 bits, is made by each call
+    return {
+        name: (tensor.data_ptr(), writes(tensor))
+        for name, tensor in _tensors(base).items()
+        if name in saved
+    }
 
 
 def _make(base: Any, method: Method, steps: int) -> Any:
