@@ -8,21 +8,21 @@ from pathlib import Path
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
+from analysis.capacity_axis import CapacityAxis, capacity_axis
+from analysis.recipe_marks import ACCENT, Mark, are_many, recipe_marks
 from analysis.results.formatting import axis_title
 from analysis.results.sample_size import FEWEST_OF_RANK
 from analysis.shown_sweeps import Group, Results
 from analysis.stats.intervals import error_bars
 from analysis.sweeps import bases
 from trainables.errors import Fault, UserError
+from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
 from trainables.records.schema import TrialRecord
 from trainables.storage.disk import whole_file
 
-_BLUE = "#2b6f9f"
-_FULL_COLOUR = "#d55e00"  # vermilion, distinct from viridis for every kind of colour vision
+_MARKERS = {"circle": "o", "diamond": "D", "square": "s"}
 _BREAKS = "breaks a constraint"
 _FONTS = {"pdf.fonttype": 42, "ps.fonttype": 42}
 """TrueType: many a publisher refuses the Type 3 fonts that matplotlib embeds by itself."""
@@ -31,8 +31,8 @@ _FONTS = {"pdf.fonttype": 42, "ps.fonttype": 42}
 def trade_off(results: Results) -> Figure | None:
     """Plot the gain in the domain against forgetting, OOD accuracy and every other objective.
 
-    LoRA trials are coloured by rank; full fine-tuning, the base, the Pareto front and the
-    recommended trial are marked. None if no complete trial measured any of these.
+    Trials are coloured by recipe; the base, the Pareto front, whose capacities are written beside
+    it, and the recommended trial are marked. None if no complete trial measured any of these.
     """
     sides = results.plotted_against
     if not sides:
@@ -44,41 +44,26 @@ def trade_off(results: Results) -> Figure | None:
         _scatter(axes, results, key)
     row[0].set_ylabel(axis_title(results.gain))
     row[0].legend(loc="best")
-    if results.lora:
-        ranks, norm = _rank_colours(results)
-        scale = ScalarMappable(norm=norm, cmap="viridis")
-        bar = figure.colorbar(scale, ax=list(row), ticks=range(len(ranks)), label="rank")
-        bar.ax.set_yticklabels([str(rank) for rank in ranks])
     return figure
-
-
-def _rank_colours(results: Results) -> tuple[list[int], BoundaryNorm]:
-    """The ranks present, and a colour scale with one step for each."""
-    ranks = sorted({record.rank for record in results.lora if record.rank is not None})
-    return ranks, BoundaryNorm([i - 0.5 for i in range(len(ranks) + 1)], 256)
 
 
 def _scatter(axes: Axes, results: Results, key: str) -> None:
     shown = [r for r in results.complete if None not in (r.metric(key), r.metric(results.gain))]
-    lora = [record for record in shown if record.rank is not None]
-    full = [record for record in shown if record.rank is None]
-    if lora:
-        ranks, norm = _rank_colours(results)
-        axes.scatter(
-            _values(lora, key),
-            _values(lora, results.gain),
-            c=[ranks.index(record.rank or 0) for record in lora],
-            cmap="viridis",
-            norm=norm,
-            s=50,
-            edgecolors="black",
-            linewidths=0.4,
-            label="LoRA",
-        )
-    if full:
-        x, y = _values(full, key), _values(full, results.gain)
-        axes.scatter(x, y, marker="D", s=45, c=_FULL_COLOUR, label="full")
+    for recipe, mark in recipe_marks(results).items():
+        own = [record for record in shown if record.config.recipe == recipe]
+        if own:
+            axes.scatter(
+                _values(own, key),
+                _values(own, results.gain),
+                marker=_MARKERS[mark.symbol],
+                s=45,
+                c=mark.colour,
+                edgecolors="black",
+                linewidths=0.4,
+                label=own[0].config.recipe_title,
+            )
     _ring(axes, results, key)
+    _write_capacities(axes, results, key)
     # The base has no cost, such as training time, and so no star against it.
     for (of_key, gain), name in bases(results.sweeps, key, results.gain).items():
         axes.scatter(of_key, gain, marker="*", s=160, c="black", label=name)
@@ -86,11 +71,19 @@ def _scatter(axes: Axes, results: Results, key: str) -> None:
     axes.grid(alpha=0.3)
 
 
+def _write_capacities(axes: Axes, results: Results, key: str) -> None:
+    for record in results.front:
+        x, y = record.metric(key), record.metric(results.gain)
+        if record.config.capacity and x is not None and y is not None:
+            text = str(record.config.capacity)
+            axes.annotate(text, (x, y), (7, -3), textcoords="offset points", fontsize=7)
+
+
 def _ring(axes: Axes, results: Results, key: str) -> None:
     """Ring the trials of the front, and the recommended one, as the report does."""
     around = [("Pareto front", results.front, 130, "black", 1.3)]
     if taken := results.recommendation:
-        around.append((taken.word, [taken.trial], 260, _FULL_COLOUR, 2.0))
+        around.append((taken.word, [taken.trial], 260, ACCENT, 2.0))
     for label, records, size, colour, width in around:
         if records:
             x, y = _values(records, key), _values(records, results.gain)
@@ -105,64 +98,115 @@ def _values(records: Sequence[TrialRecord], key: str) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
 
-def rank_curves(results: Results) -> Figure | None:
-    """Plot gain, OOD and forgetting of the best by rank, with full fine-tuning as a band.
+def capacity_curves(results: Results) -> Figure | None:
+    """Plot gain, OOD and forgetting of the best by capacity, what has none as a band.
 
-    Error bars and band are 95 % intervals over items that hold for all trials that the best was
-    picked from; how many those are is written beside each rank. A rank of too few trials is a
-    square that no line joins. A best that breaks a constraint is hollow. Dots are all complete LoRA
-    trials. None without LoRA trials.
+    Error bars and bands are 95 % intervals over items that hold for all trials that the best was
+    picked from. The best of too few trials is hollow, and no line joins it. Of a few recipes dots
+    are all complete trials. None if no recipe has a capacity.
     """
-    shown = results.over_ranks()
-    if not shown:
+    across = capacity_axis(results)
+    metrics = (results.gain, OOD_ACC, FORGETTING_MEAN)
+    shown = {
+        metric: groups
+        for metric in metrics
+        if (groups := [each for each in results.groups if each.best.metric(metric) is not None])
+    }
+    if across is None or not shown:
         return None
     figure = Figure(figsize=(3.4 * len(shown), 3.2), layout="constrained", dpi=150)
     row = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, (key, groups) in zip(row, shown.items(), strict=True):
-        _rank_curve(axes, results, groups, key)
+        _capacity_curves(axes, results, across, groups, key)
     row[0].legend(loc="best", fontsize=8)
     return figure
 
 
-def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -> None:
-    ranks = [group.rank or 0 for group in lora]
-    trials = [record for group in lora for record in group.trials]
-    at_ranks = [record.rank or 0 for record in trials]
-    axes.plot(at_ranks, _values(trials, key), ".", color="grey", alpha=0.4)
-    apart = f"LoRA, of fewer than {FEWEST_OF_RANK}"
-    for form, label, is_tried in (("o-", "LoRA", True), ("s", apart, False)):
-        own = [group for group in lora if group.is_tried == is_tried]
-        values = _values([group.best for group in own], key)
-        intervals = [results.items.interval(group.best, key, group.picked_from) for group in own]
-        at, bars = [group.rank or 0 for group in own], error_bars(values, intervals)
-        if own:
-            axes.errorbar(at, values, yerr=bars, fmt=form, color=_BLUE, capsize=3, label=label)
-    breaking = [group.best for group in lora if not results.keeps_constraints(group.best)]
+def _capacity_curves(
+    axes: Axes, results: Results, across: CapacityAxis, groups: Sequence[Group], key: str
+) -> None:
+    marks = recipe_marks(results)
+    curves: dict[tuple[str, str], list[Group]] = {}
+    for group in groups:
+        if across.place(group.best) is None:
+            _band(axes, results, group, key, marks[group.recipe])
+        else:
+            curves.setdefault((group.recipe, group.sweep.title), []).append(group)
+    for (recipe, _), own in curves.items():
+        _curve(axes, results, across, own, key, marks[recipe])
+    breaking = [
+        group.best for own in curves.values() for group in own if not _keeps(results, group)
+    ]
     if breaking:
-        x, y = [record.rank or 0 for record in breaking], _values(breaking, key)
-        axes.plot(x, y, "o", color=_BLUE, markerfacecolor="white", zorder=3, label=_BREAKS)
-    full = results.full(results.sweeps[0])
-    value = full.best.metric(key) if full else None
-    if full and value is not None:
-        text = "" if results.keeps_constraints(full.best) else f", {_BREAKS}"
-        label = f"full, of {full.picked_from}{text}"
-        axes.axhline(value, color=_FULL_COLOUR, linewidth=1.2, label=label)
-        interval = results.items.interval(full.best, key, full.picked_from)
-        if interval:
-            axes.axhspan(interval.low, interval.high, color=_FULL_COLOUR, alpha=0.16, linewidth=0)
+        x = [_at(across, record) for record in breaking]
+        axes.plot(x, _values(breaking, key), "kx", zorder=3, label=_BREAKS)
     for (value,), name in bases(results.sweeps, key).items():
         axes.axhline(value, color="black", linestyle=":", label=name)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ranks, [f"{group.rank}\nof {group.picked_from}" for group in lora])
-    axes.minorticks_off()
-    axes.set_xlabel("rank, best of so many trials")
+    axes.set_xscale("log", base=2 if across.ticks else 10)
+    if across.ticks:
+        axes.set_xticks([*across.ticks], [*across.ticks.values()])
+        axes.minorticks_off()
+    axes.set_xlabel(across.title)
     axes.set_ylabel(axis_title(key))
     axes.grid(alpha=0.3)
 
 
+def _curve(
+    axes: Axes,
+    results: Results,
+    across: CapacityAxis,
+    groups: Sequence[Group],
+    key: str,
+    mark: Mark,
+) -> None:
+    title = f"{groups[0].title}{results.whose(groups[0].sweep)}"
+    if not are_many(results):
+        trials = [record for group in groups for record in group.trials]
+        x = [_at(across, record) for record in trials]
+        axes.plot(x, _values(trials, key), ".", color=mark.colour, alpha=0.3)
+    few = f"{title}, of fewer than {FEWEST_OF_RANK}"
+    for line, label, face, is_tried in (
+        ("-", title, mark.colour, True),
+        ("", few, "white", False),
+    ):
+        own = [group for group in groups if group.is_tried == is_tried]
+        values = _values([group.best for group in own], key)
+        intervals = [results.items.interval(group.best, key, group.picked_from) for group in own]
+        if own:
+            axes.errorbar(
+                [_at(across, group.best) for group in own],
+                values,
+                yerr=error_bars(values, intervals),
+                fmt=f"{_MARKERS[mark.symbol]}{line}",
+                color=mark.colour,
+                markerfacecolor=face,
+                capsize=3,
+                label=label,
+            )
+
+
+def _band(axes: Axes, results: Results, group: Group, key: str, mark: Mark) -> None:
+    """The best of what has no place on the axis, with its interval."""
+    text = "" if _keeps(results, group) else f", {_BREAKS}"
+    label = f"{group.label}, of {group.picked_from}{text}"
+    axes.axhline(group.best.metric(key) or 0.0, color=mark.colour, linewidth=1.2, label=label)
+    interval = results.items.interval(group.best, key, group.picked_from)
+    if interval:
+        axes.axhspan(interval.low, interval.high, color=mark.colour, alpha=0.16, linewidth=0)
+
+
+def _keeps(results: Results, group: Group) -> bool:
+    return results.keeps_constraints(group.best)
+
+
+def _at(across: CapacityAxis, record: TrialRecord) -> float:
+    place = across.place(record)
+    return math.nan if place is None else place
+
+
 def save_all(results: Results, folder: Path) -> list[Path]:
     """Write every available figure as PDF and PNG; returns the files."""
-    figures = {"trade_off": trade_off(results), "rank_curves": rank_curves(results)}
+    figures = {"trade_off": trade_off(results), "capacity_curves": capacity_curves(results)}
     files = [
         (figure, folder / f"{name}.{suffix}")
         for name, figure in figures.items()

@@ -102,7 +102,7 @@ class PaperTable:
 
     rows: tuple[Row, ...]
     roles: dict[str, Role]
-    reference: str = "reference"
+    reference: str
 
     def frame(self) -> pd.DataFrame:
         """All numbers in tidy form: one row per cell."""
@@ -215,7 +215,7 @@ def paper_table(results: Results) -> PaperTable:
     rows += [_row(results, group, columns) for group in results.groups]
     roles = {name: role for name, (role, *_) in columns.items()}
     reference = results.reference(results.sweeps[0])
-    return PaperTable(tuple(_adjusted(rows)), roles, reference.recipe if reference else "full")
+    return PaperTable(tuple(_adjusted(rows)), roles, reference.recipe if reference else "reference")
 
 
 Columns = dict[str, tuple[Role, str, list[str]]]  # column to its role, metric key and tasks

@@ -131,7 +131,7 @@ class Results:
         of_trials = [record.config.recipe for record in self.search_trials]
         return [name for name in dict.fromkeys([*in_files, *of_trials]) if name in found]
 
-    def of_recipe(self, recipe: str, sweep: Sweep) -> list[TrialRecord]:
+    def recipe_trials(self, recipe: str, sweep: Sweep) -> list[TrialRecord]:
         """A sweep's complete trials of a recipe."""
         return [r for r in self.of(sweep, self.complete) if r.config.recipe == recipe]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from analysis.conclusions.conclusion import Conclusion, of_recipes, p_text
+from analysis.conclusions.conclusion import Conclusion, for_recipes, p_text
 from analysis.results.formatting import NAMES
 from analysis.results.repeats import SIGNIFICANT
 from analysis.results.sample_size import FEWEST_RANKS
@@ -23,7 +23,7 @@ def forgetting_and_step_size(results: Results, sweep: Sweep) -> list[Conclusion]
 
     The size is learning rate x scale; for methods without a scale the learning rate.
     """
-    return of_recipes(results, sweep, _forgetting) if results.tasks("retention") else []
+    return for_recipes(results, sweep, _forgetting) if results.tasks("retention") else []
 
 
 def _forgetting(results: Results, sweep: Sweep, recipe: str) -> list[Conclusion]:
@@ -44,7 +44,7 @@ def _forgetting(results: Results, sweep: Sweep, recipe: str) -> list[Conclusion]
 
 def trend_over_capacities(results: Results, sweep: Sweep) -> list[Conclusion]:
     """Whether each score rises or falls with the capacity, at equal learning rate."""
-    return of_recipes(results, sweep, _over_capacities)
+    return for_recipes(results, sweep, _over_capacities)
 
 
 def _over_capacities(results: Results, sweep: Sweep, recipe: str) -> list[Conclusion]:
@@ -66,7 +66,7 @@ def _over_capacities(results: Results, sweep: Sweep, recipe: str) -> list[Conclu
 
 def _sized(results: Results, sweep: Sweep, recipe: str) -> list[TrialRecord]:
     """Complete trials of a recipe that have a capacity."""
-    return [r for r in results.of_recipe(recipe, sweep) if r.config.capacity is not None]
+    return [r for r in results.recipe_trials(recipe, sweep) if r.config.capacity is not None]
 
 
 def _measured(results: Results, sweep: Sweep, recipe: str, metric: str) -> list[TrialRecord]:
@@ -120,7 +120,7 @@ def _trend(
 def _too_few_of_capacities(
     results: Results, recipe: str, what: str, trials: Sequence[TrialRecord]
 ) -> Conclusion:
-    name = _capacity_name(_of_search(results, recipe))
+    name = _capacity_name(_searched(results, recipe))
     plural = "capacities" if name == "capacity" else f"{name}s"
     question = f"whether {what} rises or falls with {name}"
     return _too_few_trials(results, recipe, question, trials, f" over {FEWEST_RANKS} {plural}")
@@ -129,7 +129,7 @@ def _too_few_of_capacities(
 def _too_few_trials(
     results: Results, recipe: str, question: str, trials: Sequence[TrialRecord], over: str = ""
 ) -> Conclusion:
-    title = _of_search(results, recipe)[0].config.recipe_title
+    title = _searched(results, recipe)[0].config.recipe_title
     return Conclusion(
         f"Too few {title} trials to say {question}.",
         f"{len(trials)} complete; {_FEWEST_TRIALS}{over} are needed",
@@ -137,5 +137,5 @@ def _too_few_trials(
     )
 
 
-def _of_search(results: Results, recipe: str) -> list[TrialRecord]:
+def _searched(results: Results, recipe: str) -> list[TrialRecord]:
     return [record for record in results.search_trials if record.config.recipe == recipe]

@@ -32,6 +32,14 @@ _ROLES: tuple[_RoleWords, ...] = (
 _MOST_IN_PAIRS = 4
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """What a sentence is about, as it is called at the start and within: names keep their case."""
+
+    first: str
+    within: str
+
+
 def recommended_against_base(results: Results) -> list[Conclusion]:
     """What the recommended trial gains in the domain, and forgets."""
     if results.recommendation is None:
@@ -39,9 +47,10 @@ def recommended_against_base(results: Results) -> list[Conclusion]:
         count = how_many(len(results.search_trials), "trial")
         return [Conclusion(statement, count, "too few data")]
     trial, of = results.recommendation.trial, len(results.candidates)
-    subject = f"The {results.recommendation.word} trial"
+    word = results.recommendation.word
+    subject = _Subject(f"The {word} trial", f"the {word} trial")
     picked = f"best of {of} trials"
-    conclusions = _loss_against_base(results, trial, subject, picked)
+    conclusions = _loss_against_base(results, trial, subject.first, picked)
     roles: tuple[tuple[Role, str, tuple[str, str], str], ...] = (
         ("in_domain", IN_DOMAIN_ACC, ("gains", "loses"), "in the domain"),
         ("retention", FORGETTING_MEAN, ("forgets", "gains"), "on the retention tasks"),
@@ -55,9 +64,9 @@ def recommended_against_base(results: Results) -> list[Conclusion]:
             found = found.negated()
         found = _with_own_repeats(results, found, trial, metric)
         verb = verbs[0] if found.difference.estimate >= 0 else verbs[1]
-        shown = f"{subject} {verb} {_size(found)} points {where}"
-        otherwise = f"{subject} cannot be distinguished from the base {where}"
-        conclusions.append(_difference(shown, found, otherwise, picked, quantity))
+        shown = f"{verb} {_size(found)} points {where}"
+        otherwise = f"cannot be distinguished from the base {where}"
+        conclusions.append(_difference(subject, shown, found, otherwise, picked, quantity))
     return conclusions
 
 
@@ -117,6 +126,7 @@ def _over_repeats(count: int, mean: str, of: str = "") -> str:
 
 
 def _difference(
+    subject: _Subject,
     shown: str,
     comparison: Comparison,
     otherwise: str,
@@ -124,25 +134,26 @@ def _difference(
     quantity: str,
     adjusted: str = "",
 ) -> Conclusion:
-    """`otherwise` is of what items do not tell apart; they may where repeats do not."""
+    """What is `shown` of the subject, or `otherwise`: items may tell apart what repeats do not."""
     evidence = _evidence(comparison, picked, quantity, adjusted)
     mean = comparison.over_repeats
     if comparison.is_shown:
         of = " of one of them" if comparison.is_once else ""
         over = "" if mean is None else _over_repeats(comparison.repeats, _in_points(mean), of)
-        return Conclusion(f"{shown}{over}.", evidence)
+        return Conclusion(f"{subject.first} {shown}{over}.", evidence)
+    statement = f"{subject.first} {otherwise}"
     if comparison.runs_differ:
-        within = f"{shown[0].lower()}{shown[1:]}"
+        within = f"{subject.within} {shown}"
         more = "repeats" if mean is None else "more repeats"
-        otherwise = (
+        statement = (
             f"That {within} is not confirmed by repeats with other seeds"
             if comparison.is_doubted
             else f"In one run of each, {within}; {more} with other seeds would show whether it is "
             "so for other trainings, too (`confirm`)"
         )
     elif comparison.repeats_differ:
-        otherwise += " by these items alone; repeats with other seeds agree on a difference"
-    return Conclusion(f"{otherwise}.", evidence, "open")
+        statement += " by these items alone; repeats with other seeds agree on a difference"
+    return Conclusion(f"{statement}.", evidence, "open")
 
 
 def _evidence(comparison: Comparison, picked: str, quantity: str, over: str) -> str:
@@ -184,7 +195,7 @@ class _Pair:
     """Two trials, each the best of several, and how sentences name them.
 
     Attributes:
-        subject: such as `Full fine-tuning at its best trade-off (trial 3)`.
+        subject: such as `full fine-tuning at its best trade-off (trial 3)`.
         other: such as `the best LoRA (trial 5, rank 8)`.
         minus: such as `full fine-tuning minus LoRA`.
         picked_from: of how many each of the two is the best.
@@ -193,7 +204,7 @@ class _Pair:
 
     first: TrialRecord
     second: TrialRecord
-    subject: str
+    subject: _Subject
     other: str
     minus: str
     picked_from: tuple[int, int]
@@ -224,10 +235,11 @@ def _sweeps_with_first(results: Results) -> list[_Pair]:
             continue
         first, second = map(results.nearest_to_ideal, trials)
         n, of = (len(results.of(s, results.candidates)) for s in (sweep, reference))
+        best = f"best trade-off of {sweep.title} ({_trial(results, first)})"
         pair = _Pair(
             first,
             second,
-            f"The best trade-off of {sweep.title} ({_trial(results, first)})",
+            _Subject(f"The {best}", f"the {best}"),
             f"that of {reference.title} ({_trial(results, second)})",
             f"{sweep.title} minus {reference.title}",
             (n, of),
@@ -262,7 +274,7 @@ def best_of_recipes(results: Results, sweep: Sweep) -> list[Conclusion]:
 
 
 def _recipe_pairs(results: Results, sweep: Sweep) -> list[_Pair]:
-    trials = {recipe: results.of_recipe(recipe, sweep) for recipe in results.recipes}
+    trials = {recipe: results.recipe_trials(recipe, sweep) for recipe in results.recipes}
     best = {name: results.nearest_to_ideal(own) for name, own in trials.items() if own}
     reference = results.reference(sweep)
     if reference and reference.sweep is not sweep and best:  # methods may be swept one by one
@@ -275,13 +287,14 @@ def _recipe_pairs(results: Results, sweep: Sweep) -> list[_Pair]:
 
 def _recipe_pair(results: Results, first: TrialRecord, second: TrialRecord) -> _Pair:
     (one, n), (other, of) = (_picked_of(results, record) for record in (first, second))
-    subject = capitalized(one) if one == first.config.method.title else one
     capacities = [f", {r.config.capacity}" if r.config.capacity else "" for r in (first, second)]
     breaches = [_breach(results, record) for record in (first, second)]
+    at_best = f"at its best trade-off ({results.name(first)}{capacities[0]}{breaches[0]})"
+    begin = capitalized(one) if one == first.config.method.title else one
     return _Pair(
         first,
         second,
-        f"{subject} at its best trade-off ({results.name(first)}{capacities[0]}{breaches[0]})",
+        _Subject(f"{begin} {at_best}", f"{one} {at_best}"),
         f"the best {other} ({results.name(second)}{capacities[1]}{breaches[1]})",
         f"{one} minus {other}",
         (n, of),
@@ -320,9 +333,10 @@ def _compared(results: Results, pairs: Sequence[_Pair], role: _RoleWords) -> lis
         over = f" over {len(known)} pairs (Holm)" if adjusted else ""
         conclusions.append(
             _difference(
-                f"{pair.subject} {verb} than {pair.other} by {_size(found)} points {where}",
+                pair.subject,
+                f"{verb} than {pair.other} by {_size(found)} points {where}",
                 found,
-                f"{pair.subject} and {pair.other} cannot be distinguished {where}",
+                f"and {pair.other} cannot be distinguished {where}",
                 pair.picked,
                 f"the difference in {what}, {pair.minus}, one run of each,",
                 over,

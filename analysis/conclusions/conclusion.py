@@ -26,7 +26,7 @@ class Conclusion:
     verdict: Verdict = "shown"
 
 
-def of_recipes(
+def for_recipes(
     results: Results,
     sweep: Sweep,
     make: Callable[[Results, Sweep, str], list[Conclusion]],
@@ -41,15 +41,15 @@ def of_recipes(
     found = {name: make(results, sweep, name) for name in results.recipes if name in titles}
     if len(found) < 2:
         return [conclusion for made in found.values() for conclusion in made]
-    told = [
+    decided = [
         replace(conclusion, statement=f"{titles[name]}: {conclusion.statement}")
         for name, made in found.items()
         for conclusion in made
         if conclusion.verdict != "too few data"
     ]
     lacking = [(name, each) for name, made in found.items() for each in made]
-    if told or not lacking:
-        return told
+    if decided or not lacking:
+        return decided
     name, most = lacking[0]
     statement = most.statement.replace(f" {titles[name]} trials", " trials of any recipe")
     return [replace(most, statement=statement, evidence=f"{titles[name]}: {most.evidence}")]

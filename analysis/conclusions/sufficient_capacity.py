@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from analysis.conclusions.conclusion import Conclusion, of_recipes
+from analysis.conclusions.conclusion import Conclusion, for_recipes
 from analysis.results.formatting import capitalized
 from analysis.results.item_metrics import rounding
 from analysis.results.repeats import LEVEL, diverged
@@ -61,7 +61,7 @@ def capacity_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     the capacity has any. Each needs `FEWEST_OF_RANK` trials. Shown if repeats with other seeds
     bound the difference as well.
     """
-    return of_recipes(results, sweep, _that_suffices) if results.tasks("in_domain") else []
+    return for_recipes(results, sweep, _that_suffices) if results.tasks("in_domain") else []
 
 
 def _that_suffices(results: Results, sweep: Sweep, recipe: str) -> list[Conclusion]:

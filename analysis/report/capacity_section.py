@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import pairwise
 
 import numpy as np
 
+from analysis.capacity_axis import CapacityAxis, capacity_axis
+from analysis.recipe_marks import Mark, are_many
 from analysis.report.charts import (
     Chart,
     Figure,
-    Mark,
     Trace,
-    are_many,
     axis,
     group_mark,
     heatmap,
@@ -29,7 +28,7 @@ from analysis.results.sample_size import FEWEST_OF_RANK
 from analysis.shown_sweeps import Group, Results
 from analysis.stats.intervals import error_bars
 from analysis.sweeps import bases
-from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC, TRAINABLE_PARAMETERS
+from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
 from trainables.records.schema import TrialRecord
 
 _MOST_RATES = 7
@@ -37,25 +36,11 @@ _MOST_ROWS = 16
 """Of a heat map; of more groups those of one recipe share a row."""
 
 
-@dataclass(frozen=True)
-class _Across:
-    """What curves are drawn over.
-
-    Attributes:
-        place: a trial's value; None of one that has no place there.
-        ticks: labels by value; empty for those of a log axis.
-    """
-
-    title: str
-    place: Callable[[TrialRecord], float | None]
-    ticks: dict[float, str]
-
-
 def capacity_figure(results: Results) -> Figure | None:
     """The best of each recipe by capacity, what has none as a band; None if none has any."""
-    if all(group.capacity is None for group in results.groups):
+    across = capacity_axis(results)
+    if across is None:
         return None
-    across = _across(results)
     metrics = [results.gain, OOD_ACC, FORGETTING_MEAN]
     if are_many(results):
         metrics.remove(OOD_ACC)
@@ -85,31 +70,7 @@ def _groups_with(results: Results, metric: str) -> list[Group]:
     return [group for group in results.groups if group.best.metric(metric) is not None]
 
 
-def _across(results: Results) -> _Across:
-    """The capacity if it is one for all recipes but one, else the number of trained parameters."""
-    sized = [(group, group.capacity) for group in results.groups if group.capacity is not None]
-    names = {capacity.name for _, capacity in sized}
-    unsized = {group.recipe for group in results.groups if group.capacity is None}
-    if len(names) > 1 or len(unsized) > 1:
-        return _Across("trained parameters", lambda r: r.metric(TRAINABLE_PARAMETERS), {})
-    [name] = names
-    is_one_curve = len({(group.sweep.title, group.recipe) for group, _ in sized}) == 1
-    ticks = {
-        float(capacity.number): f"{capacity.number}<br>of {group.picked_from}"
-        if is_one_curve
-        else str(capacity.number)
-        for group, capacity in sized
-    }
-    title = f"{name}, best of so many trials" if is_one_curve else name
-    return _Across(title, _capacity, ticks)
-
-
-def _capacity(record: TrialRecord) -> float | None:
-    capacity = record.config.capacity
-    return None if capacity is None else float(capacity.number)
-
-
-def _bands_in_words(results: Results, across: _Across) -> str:
+def _bands_in_words(results: Results, across: CapacityAxis) -> str:
     bands = [group for group in results.groups if across.place(group.best) is None]
     if not bands:
         return ""
@@ -118,12 +79,12 @@ def _bands_in_words(results: Results, across: _Across) -> str:
     return f" {is_} {', '.join(bests)}, which {has} no {across.title.partition(',')[0]}."
 
 
-def _chart(results: Results, across: _Across, metric: str, groups: Sequence[Group]) -> Chart:
+def _chart(results: Results, across: CapacityAxis, metric: str, groups: Sequence[Group]) -> Chart:
     curves: dict[tuple[str, str], list[Group]] = {}
     for group in groups:
         if across.place(group.best) is not None:
             curves.setdefault((group.sweep.title, group.recipe), []).append(group)
-    ticks = {"tickvals": [*across.ticks], "ticktext": [*across.ticks.values()]}
+    ticks = {"tickvals": [*across.ticks], "ticktext": _lines(across.ticks.values())}
     text = ", ".join(
         f"{group.label} {metric_text(metric, group.best.metric(metric))}"
         for own in curves.values()
@@ -142,7 +103,13 @@ def _chart(results: Results, across: _Across, metric: str, groups: Sequence[Grou
     )
 
 
-def _curve(results: Results, across: _Across, groups: Sequence[Group], metric: str) -> list[Trace]:
+def _lines(texts: Iterable[str]) -> list[str]:
+    return [text.replace("\n", "<br>") for text in texts]
+
+
+def _curve(
+    results: Results, across: CapacityAxis, groups: Sequence[Group], metric: str
+) -> list[Trace]:
     """A recipe's trials as dots, and a line through the best of each group tried often enough."""
     mark = group_mark(results, groups[0])
     trials = [record for group in groups for record in group.trials]
@@ -168,7 +135,7 @@ def _curve(results: Results, across: _Across, groups: Sequence[Group], metric: s
 
 
 def _bests(
-    results: Results, across: _Across, groups: Sequence[Group], metric: str, mark: Mark
+    results: Results, across: CapacityAxis, groups: Sequence[Group], metric: str, mark: Mark
 ) -> Trace:
     """The best of each group, with its interval."""
     intervals = [results.items.interval(group.best, metric, group.picked_from) for group in groups]
@@ -193,7 +160,7 @@ def _hover_of_best(results: Results, group: Group) -> str:
     return text if results.keeps_constraints(group.best) else f"{text}, breaks a constraint"
 
 
-def _references(results: Results, across: _Across, metric: str) -> dict[str, list[Trace]]:
+def _references(results: Results, across: CapacityAxis, metric: str) -> dict[str, list[Trace]]:
     """A band for each group that has no place on the axis, and a line for each base."""
     shapes: list[Trace] = []
     notes: list[Trace] = []

@@ -14,6 +14,7 @@ from typing import Any
 
 from plotly.colors import make_colorscale
 
+from analysis.recipe_marks import Mark, recipe_marks
 from analysis.results.formatting import metric_name, metric_text, setting_in_full
 from analysis.shown_sweeps import Group, Results
 from analysis.sweeps import Sweep
@@ -22,8 +23,6 @@ from trainables.records.schema import TrialRecord
 
 Trace = dict[str, Any]
 
-ACCENT = "#d55e00"
-"""Vermilion of Okabe and Ito (2008), of what is recommended; no recipe has it."""
 _BLUES = ("#f3f1ea", "#c6dbe4", "#73a9c9", "#2b6f9f", "#0b3a63")
 _BLUE_TO_VERMILION = ("#1d6996", "#8bbcd8", "#f3f1ea", "#f0a36b", "#b03a00")
 
@@ -144,31 +143,6 @@ def heatmap(
     return trace
 
 
-@dataclass(frozen=True)
-class Mark:
-    """How a recipe, or one of several sweeps, is marked on charts.
-
-    Attributes:
-        symbol: of its points, as Plotly and the page's style call it.
-        colour: of its points and curves.
-    """
-
-    symbol: str
-    colour: str
-
-
-# At least 3:1 against the paper in both schemes; the order keeps neighbours apart.
-_COLOURS = (
-    "#2f7fc1",
-    "#a8842c",
-    "#9b6bd1",
-    "#2e9b5f",
-    "#cf5a9c",
-    "#1c959b",
-    "#7f8790",
-    "#7c9a3a",
-)
-_SYMBOLS = ("circle", "diamond", "square")
 _MARKS = (
     Mark("circle", "#2b6f9f"),
     Mark("square", "#009e73"),
@@ -179,23 +153,7 @@ _MARKS = (
 )
 _SMALLEST, _LARGEST, _USUAL = 7.0, 15.0, 10.0
 """Pixels of points by capacity, and of those without one."""
-_MANY_RECIPES = 5
 _MOST_GROUPS = 12
-
-
-def recipe_marks(results: Results) -> dict[str, Mark]:
-    """A mark for each recipe with complete trials; of the first 24 no two have both parts alike."""
-    complete = {group.recipe for group in results.groups}
-    recipes = [recipe for recipe in results.recipes if recipe in complete]
-    return {
-        recipe: Mark(_SYMBOLS[place % len(_SYMBOLS)], _COLOURS[place % len(_COLOURS)])
-        for place, recipe in enumerate(recipes)
-    }
-
-
-def are_many(results: Results) -> bool:
-    """Whether there are so many recipes that charts show less of each."""
-    return len(recipe_marks(results)) > _MANY_RECIPES
 
 
 def recipe_keys(results: Results, shape: str | None = None) -> list[Key]:

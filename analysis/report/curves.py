@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from analysis.recipe_marks import are_many
 from analysis.report.charts import (
     Chart,
     Figure,
     Key,
     Trace,
-    are_many,
     axis,
     group_mark,
     groups_in_words,

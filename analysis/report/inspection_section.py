@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from analysis.inspect_models import inspected
+from analysis.recipe_marks import recipe_marks
 from analysis.report.charts import (
     Chart,
     Figure,
@@ -16,7 +17,6 @@ from analysis.report.charts import (
     point_keys,
     point_trace,
     recipe_keys,
-    recipe_marks,
 )
 from analysis.results.formatting import axis_title, how_many
 from analysis.shown_sweeps import Results

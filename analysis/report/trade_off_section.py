@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from analysis.recipe_marks import ACCENT
 from analysis.report.charts import (
-    ACCENT,
     Chart,
     Figure,
     Key,

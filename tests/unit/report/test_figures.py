@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from builders import adapter
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
-from analysis.figures import rank_curves, trade_off
+from analysis.figures import capacity_curves, trade_off
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
 from trainables import metric_keys
@@ -28,28 +29,44 @@ def test_the_front_and_the_recommended_trial_are_ringed(results):
             assert drawn[label] == [[r.metric(key), r.metric(results.gain)] for r in records]
 
 
-def test_rank_curves_go_through_the_best_of_each_rank_of_four_trials(results):
-    lora = [group for group in results.groups if group.rank is not None]
-    tried = [group for group in lora if group.picked_from >= 4]
+def test_curves_go_through_the_best_of_each_rank_of_four_trials(results):
+    [sweep] = results.sweeps
+    lora = results.sized("lora", sweep)
+    tried = [group for group in lora if group.is_tried]
     assert 0 < len(tried) < len(lora)
-    axes = rank_curves(results).axes
+    axes = capacity_curves(results).axes
     assert len(axes) == 3
     keys = (metric_keys.IN_DOMAIN_ACC, metric_keys.OOD_ACC, metric_keys.FORGETTING_MEAN)
     for one, key in zip(axes, keys, strict=True):
-        for marker, joined_by, own in (
-            ("o", "-", tried),
-            ("s", "None", [group for group in lora if group not in tried]),
+        lines = [line for line in one.lines if line.get_marker() == "o"]
+        for line, joined_by, own in zip(
+            lines, ("-", "None"), (tried, [g for g in lora if not g.is_tried]), strict=True
         ):
-            line = next(line for line in one.lines if line.get_marker() == marker)
             assert line.get_linestyle() == joined_by
-            assert line.get_xdata().tolist() == [group.rank for group in own]
+            assert line.get_xdata().tolist() == [group.capacity.number for group in own]
             assert line.get_ydata().tolist() == [group.best.metric(key) for group in own]
+
+
+def test_recipes_of_any_methods_are_drawn_over_trained_parameters(tmp_path):
+    recipes = {
+        "lora": (adapter(rank=4), adapter(rank=8)),
+        "dora_wide": (adapter("dora", rank=16, alpha=32),),
+        "full": (adapter("full"),),
+        "layer_norms": (adapter("lntuning"),),
+    }
+    results = Results(open_sweeps([SyntheticSweep(trials=40, recipes=recipes).write(tmp_path)]))
+    [first, *_] = capacity_curves(results).axes
+    assert first.get_xlabel() == "trained parameters"
+    [against, *_] = trade_off(results).axes
+    titles = {"LoRA", "dora_wide", "full fine-tuning", "layer_norms", "base"}
+    for axes in (first, against):
+        assert titles <= {*axes.get_legend_handles_labels()[1]}
 
 
 def test_a_folder_gets_all_figures_and_a_file_the_trade_off(tmp_path, results):
     sweep_dir = str(results.sweeps[0].ledger.folder.root)
     assert main(["figure", sweep_dir, "--to", str(tmp_path / "figures")]) == 0
-    names = {"trade_off", "rank_curves"}
+    names = {"trade_off", "capacity_curves"}
     files = sorted((tmp_path / "figures").iterdir())
     assert {file.stem for file in files} == names
     assert {file.suffix for file in files} == {".pdf", ".png"}
