@@ -50,6 +50,7 @@ _ALIASES = {
     f"search.{ANY_RECIPE}.dropout": "lora_dropout",
     f"search.{ANY_RECIPE}.target_modules": "lora_target_modules lora_target_linear lora_target",
     f"search.{ANY_RECIPE}.rslora": "peft_use_rslora use_rslora",
+    f"search.{ANY_RECIPE}.rate_ratio": "loraplus_lr_ratio",
     f"search.{ANY_RECIPE}.dora": "peft_use_dora use_dora",
     "wandb.project": "wandb_project",
     "wandb.entity": "wandb_entity",

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from trainables.errors import Diverged
 from trainables.evaluation.evaluator import Evaluator
+from trainables.losses.dft import Dft
 from trainables.models.loading import load_model, shared_base
 from trainables.training.adapter_sft import train_adapter
 from trainables.training.reporter import ListReporter
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 
 SHORT = {"steps": 6, "report_every": 6}
+PLUS = {"method": "loraplus", "loraplus": {"rank": 4, "alpha": 8.0}}
 TRIALS: dict[str, dict[str, Any]] = {
     "plain": {"train": SHORT},
     "same rank, other alpha": {"train": SHORT, "lora": {"alpha": 16.0}, "learning_rate": 3e-3},
@@ -44,6 +46,14 @@ TRIALS: dict[str, dict[str, Any]] = {
         | {"schedule": "cosine", "warmup": 0.3, "weight_decay": 0.1},
     },
     "unclipped": {"train": SHORT | {"max_grad_norm": 0.0}, "learning_rate": 2e-3, "seed": 1},
+    "LoRA+": {
+        **PLUS,
+        "train": SHORT | {"schedule": "cosine", "warmup": 0.3, "weight_decay": 0.1},
+    },
+    "weighted tokens, accumulated": {
+        "loss": Dft(),
+        "train": SHORT | {"batch_size": 8, "micro_batch_size": 2},
+    },
     "plain text": {"train": SHORT, "data": {"text": "prompt"}},
 }
 
@@ -159,7 +169,7 @@ def in_slot(trial: TrialConfig, reporter: ListReporter) -> None:
         raise error
 
 
-RESUMED = {"train": {"steps": 6, "report_every": 3, "schedule": "cosine"}}
+RESUMED = {**PLUS, "train": {"steps": 6, "report_every": 3, "schedule": "cosine"}}
 
 
 @pytest.fixture(scope="module")
