@@ -50,7 +50,6 @@ _ALIASES = {
     f"search.{ANY_RECIPE}.dropout": "lora_dropout",
     f"search.{ANY_RECIPE}.target_modules": "lora_target_modules lora_target_linear lora_target",
     f"search.{ANY_RECIPE}.rslora": "peft_use_rslora use_rslora",
-    f"search.{ANY_RECIPE}.rate_ratio": "loraplus_lr_ratio",
     f"search.{ANY_RECIPE}.dora": "peft_use_dora use_dora",
     "wandb.project": "wandb_project",
     "wandb.entity": "wandb_entity",
@@ -91,7 +90,6 @@ _WITHOUT_KEY = {
     f"{_NOT_HERE}: deepspeed shards what trains the base itself": "fsdp fsdp_config",
     _NOT_HERE: (
         "modules_to_save lora_modules_to_save adapter_name_or_path rl rope_scaling data.streaming "
-        "neftune_noise_alpha loraplus_lr_ratio init_lora_weights pissa_init push_to_hub"
     ),
 }
 

@@ -23,9 +23,9 @@ SHAPE = ModelShape(
 )
 # Recipes beside the sweep's `lora`, the field at fault, and what its message says.
 BAD: list[tuple[dict[str, Any], str, list[str]]] = [
-    ({"loraa": LORA}, "loraa", ["is no method", "did you mean lora?"]),
+    ({"loara": LORA}, "loara", ["is no method", "did you mean lora?"]),
     ({"mine": LORA}, "mine", ["must name its `method`", "known: "]),
-    ({"mine": {"method": "loraa", **LORA}}, "mine.method", ["got 'loraa'", "did you mean lora?"]),
+    ({"mine": {"method": "loara", **LORA}}, "mine.method", ["got 'loara'", "did you mean lora?"]),
     ({"frist": [{"rank": 4}]}, "frist", ["unknown key", "did you mean first?"]),
     ({"a": {"method": "full", "loss": "stf", **RATE}}, "a.loss", ["got stf", "did you mean sft?"]),
     ({"a": {"method": "full", "loss": [], **RATE}}, "a.loss", ["a loss at least", "known: "]),
@@ -62,16 +62,16 @@ def test_what_is_wrong_with_a_recipe_is_one_fault(
 
 
 def test_all_recipes_at_fault_are_reported_at_once(tmp_path: Path) -> None:
-    wrong = {f"search__{key}": own for key in ("loraa", "full") for own in [BAD[0][0]["loraa"]]}
+    wrong = {f"search__{key}": own for key in ("loara", "full") for own in [BAD[0][0]["loara"]]}
     found = faults(written(tmp_path, search__b={"method": "full", "loss": "x", **RATE}, **wrong))
     fields = {fault.field.removeprefix("search.") for fault in found}
-    assert fields == {"b.loss", "loraa", "full.rank", "full.alpha_ratio"}
+    assert fields == {"b.loss", "loara", "full.rank", "full.alpha_ratio"}
 
 
 @pytest.mark.parametrize(
     ("resources", "field", "fact"),
     [
-        ({"loraa": {"workers": 2}}, "resources.loraa", "did you mean lora?"),
+        ({"loara": {"workers": 2}}, "resources.loara", "did you mean lora?"),
         ({"full": {"slots": 2}}, "resources.full.slots", "changes the base"),
         ({"a": {"slots": "auto"}}, "resources.a.slots", "norms are not batched"),
         ({"workers": 2}, "resources.workers", "resources.a.workers"),
