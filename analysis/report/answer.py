@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
+from analysis.report.recipe_section import recipe_answer
 from analysis.results.formatting import (
     capitalized,
     end_in_points,
@@ -65,6 +66,7 @@ class Answer:
     Attributes:
         setting: such as `LoRA, rank 4, alpha 4, learning rate 3.9e-03`.
         weights: where they are; None if they were not kept or are gone.
+        recipes: which recipe forgets least at equal accuracy; None if there are not two.
     """
 
     trial: str
@@ -74,6 +76,7 @@ class Answer:
     is_feasible: bool
     numbers: tuple[Number, ...]
     weights: str | None
+    recipes: str | None
 
 
 def answer(results: Results) -> Answer | None:
@@ -96,6 +99,7 @@ def answer(results: Results) -> Answer | None:
             if trial.metric(metric) is not None
         ),
         _weights(results, trial),
+        recipe_answer(results),
     )
 
 

@@ -16,8 +16,10 @@ from analysis.report.answer import answer
 from analysis.report.charts import finite
 from analysis.report.cost import costs, failures, gpu_hours, none_failed, number, trial_hours
 from analysis.report.page import render
+from analysis.report.recipe_section import recipe_answer, recipe_table
 from analysis.report.task_section import flips
 from analysis.results.formatting import count_trials, without_controls
+from analysis.results.matched_accuracy import MatchedRow, matched_rows
 from analysis.results.repeats import diverged
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
@@ -46,6 +48,8 @@ def as_json(results: Results) -> str:
         "feasible": found.is_feasible if found else None,
         "answer": _answer(results),
         "front": [record.config.trial_id for record in results.front],
+        "recipe_answer": recipe_answer(results),
+        "recipes": [_matched(row) for row in matched_rows(results)],
         "conclusions": [vars(conclusion) for conclusion in conclude(results)],
         "table": paper_table(results).frame().to_dict("records"),
         "costs": [asdict(cost) for cost in costs(results)],
@@ -76,6 +80,12 @@ def _answer(results: Results) -> dict[str, object] | None:
     }
 
 
+def _matched(row: MatchedRow) -> dict[str, object]:
+    """A recipe's row, with its trial's id in place of the trial."""
+    interval = asdict(row.interval) if row.interval else None
+    return vars(row) | {"trial": row.trial.config.trial_id, "interval": interval}
+
+
 def as_markdown(results: Results) -> str:
     """Answer, conclusions, the table and failures."""
     lines = [_text(f"# {', '.join(sweep.title for sweep in results.sweeps)}"), ""]
@@ -91,7 +101,7 @@ def as_markdown(results: Results) -> str:
             beside = f" ({'; '.join(one.beside)})" if one.beside else ""
             lines.append(_text(f"- {one.name} **{one.value}**{beside}"))
         lines.append("")
-    lines += ["## What the data say", ""]
+    lines += [*_recipes(results), "## What the data say", ""]
     lines += [_text(f"- *{c.verdict}*: {c.statement} ({c.evidence})") for c in conclude(results)]
     table = paper_table(results)
     lines += ["", "## Recipes and capacities, task by task", "", *_table(table.texts())]
@@ -115,6 +125,16 @@ def as_markdown(results: Results) -> str:
     hours = f"{number(gpu_hours(results))} GPU-hours of training and evaluation"
     lines += ["", f"{count_trials(results.trials)}, {hours}."]
     return without_controls("\n".join(lines)) + "\n"
+
+
+def _recipes(results: Results) -> list[str]:
+    """Which recipe forgets least, with its table; empty if there are not two to compare."""
+    table, found = recipe_table(results), recipe_answer(results)
+    if table is None:
+        return []
+    heading = "## Which recipe learns the domain with the least forgetting"
+    answered = [_text(found), ""] if found else []
+    return [heading, "", *answered, *_table([table.titles, *table.rows]), "", _text(table.note), ""]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

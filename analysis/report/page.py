@@ -29,6 +29,7 @@ from analysis.report.charts import Figure
 from analysis.report.cost import costs, failures, gpu_hours, none_failed, number, trial_hours
 from analysis.report.curves import curves_figure
 from analysis.report.inspection_section import inspection_figures
+from analysis.report.recipe_section import recipe_table
 from analysis.report.settings_section import IMPORTANCE_LACKING, importance_figure
 from analysis.report.task_section import flips, task_figure
 from analysis.report.trade_off_section import hypervolume_figure, trade_off_figure
@@ -46,6 +47,9 @@ from analysis.shown_sweeps import Results
 from trainables.config import ROLES
 from trainables.metric_keys import role_mean
 from trainables.records.schema import TrialRecord, TrialStatus
+
+_MOST_CONCLUSIONS = 16
+"""Of more, those that are open are folded."""
 
 
 def render(results: Results) -> str:
@@ -80,7 +84,9 @@ def _contents(results: Results) -> dict[str, Any]:
     return {
         "notices": notices(results.sweeps),
         "answer": answer(results),
+        "recipes": recipe_table(results),
         "conclusions": conclude(results),
+        "most_conclusions": _MOST_CONCLUSIONS,
         "figures": {
             "trade_off": trade_off_figure(results),
             "hypervolume": hypervolume_figure(results),
