@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 from datasets import Dataset
@@ -23,6 +22,7 @@ from trl.trainer import utils as trl_utils
 
 from trainables.config import ModelConfig, TrialConfig
 from trainables.methods import METHODS, Method
+from trainables.models.adapter import Adapted
 from trainables.models.loading import load_model, shared_base
 from trainables.models.model_shape import read_shape
 from trainables.process import memory_estimate
@@ -136,7 +136,7 @@ def measure(trial: TrialConfig, tokenizer: Any) -> _Watch:
             network, arguments = prepare(trial, count, settings)
         else:
             network, arguments = load_model(trial.model), sft_config(trial, count)
-            network = peft.get_peft_model(network, trial.method.peft_config(STEPS))
+            network = Adapted(network, trial.method, STEPS).model
         with Tracker() as tracker:
             for tensor in (*network.parameters(), *network.buffers()):
                 tracker.add(tensor.data)
