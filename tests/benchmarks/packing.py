@@ -2,16 +2,18 @@
 
     python tests/benchmarks/packing.py --out packing.json
 
-The same fixed list of trials (same data, steps, evaluation) three ways, in turn, in one run, each
+The same fixed list of trials (same data, steps, evaluation) several ways, in turn, in one run, each
 in a process of its own; where there is a GPU other shapes are the default, in bfloat16:
 
     stock    Ray Tune function trials with TRL, PEFT and lm-evaluation-harness, on Ray's own terms
     loop     the same function called in a loop, everything imported and the base loaded: the floor
              of one at a time
-    slots    this project's sweep, `resources.lora.slots: auto`
+    mixed    this project's sweep of as many trials of the same ranks and learning rates, which
+             three recipes share: LoRA, rsLoRA and LoRA+
+    slots    this project's sweep, `resources.lora.slots: auto`, with which the others are compared
 
 Times are wall-clock, base evaluation left out; the ratios are of one round each, so that what else
-the machine does disturbs all three alike. `shares` says where the time went, as shares of the
+the machine does disturbs all alike. `shares` says where the time went, as shares of the
 wall-clock of all lanes: trials, or hosts of slots, that run side by side. Idle, and with it the
 start of processes, is what is left. `peak_mib` counts memory that processes share once.
 """
@@ -46,6 +48,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 TASKS = ("target_relay", "list_max")
+RECIPES = ("lora", "rslora", "loraplus")
 RANKS = (4, 8, 16, 32)
 RATES = tuple(1e-4 * 1.3**power for power in range(16))
 
@@ -77,6 +80,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--items", type=int, default=100, help="evaluated at the end, a task")
     parser.add_argument("--rounds", type=int, default=3)
+    others = ["stock", "loop", "mixed"]
+    parser.add_argument("--beside", nargs="+", choices=others, default=others)
     options = parser.parse_args()
     _quiet()
     figures: dict[str, Any] = {"machine": _machine(), "options": vars(options) | {"out": None}}
@@ -87,17 +92,19 @@ def main() -> None:
                 shape = replace(shape, model=made(MADE[shape.model], Path(folder) / shape.model))
             data = _write_rows(shape, Path(folder) / "rows.jsonl")
             work = Workload(shape, options.trials, options.steps, options.items, data)
-            rounds = [_round(work, Path(folder) / str(r)) for r in range(options.rounds)]
+            folders = [Path(folder) / str(number) for number in range(options.rounds)]
+            rounds = [_round(work, options.beside, each) for each in folders]
         figures[name] = _summary(work, rounds)
         options.out.write_text(json.dumps(figures, indent=2))
         print(json.dumps({name: figures[name]}, indent=2))
 
 
-def _round(work: Workload, folder: Path) -> dict[str, Any]:
-    """All three, one after another."""
-    ways = {"stock": _stock, "loop": _loop, "slots": _slots}
+def _round(work: Workload, beside: list[str], folder: Path) -> dict[str, Any]:
+    """Each way, one after another."""
+    ways = {"stock": _stock, "loop": _loop, "mixed": _mixed, "slots": _slots}
     figures = {}
-    for name, way in ways.items():
+    for name in (*beside, "slots"):
+        way = ways[name]
         load = os.getloadavg()[0]
         with PeakMemory() as memory, ProcessPoolExecutor(1, get_context("spawn")) as process:
             of_way = process.submit(way, work, folder / name).result()
@@ -111,7 +118,8 @@ def _summary(work: Workload, rounds: list[dict[str, Any]]) -> dict[str, Any]:
     }
     ratios = {
         f"slots / {other}": median(r[other]["seconds"] / r["slots"]["seconds"] for r in rounds)
-        for other in ("stock", "loop")
+        for other in rounds[0]
+        if other != "slots"
     }
     return {"trials_per_hour": per_hour, "ratios": ratios, "rounds": rounds}
 
@@ -266,6 +274,14 @@ def _loop(work: Workload, folder: Path) -> dict[str, Any]:
 
 
 def _slots(work: Workload, folder: Path) -> dict[str, Any]:
+    return _sweep(work, folder, ("lora",))
+
+
+def _mixed(work: Workload, folder: Path) -> dict[str, Any]:
+    return _sweep(work, folder, RECIPES)
+
+
+def _sweep(work: Workload, folder: Path, recipes: tuple[str, ...]) -> dict[str, Any]:
     from trainables.records.schema import TrialStatus
     from tune.cluster.ray_cluster import ray_cluster
     from tune.config.sweep_file import load_sweep
@@ -279,8 +295,12 @@ def _slots(work: Workload, folder: Path) -> dict[str, Any]:
             self.started, self.at = time.perf_counter(), time.time()
 
     _quiet()
-    points = work.points()
-    rates = sorted({point["learning_rate"] for point in points})
+    rates = sorted({point["learning_rate"] for point in work.points()})
+    searched = {recipe: rates[n :: len(recipes)] for n, recipe in enumerate(recipes)}
+    spaces = [
+        f"{recipe}: {{rank: {list(RANKS)}, alpha_ratio: 2, learning_rate: {own}}}"
+        for recipe, own in searched.items()
+    ]
     config = load_sweep(
         "quickstart",
         [
@@ -289,7 +309,7 @@ def _slots(work: Workload, folder: Path) -> dict[str, Any]:
             f"data={{path: {work.data}, validation_fraction: 0}}",
             f"eval={{in_domain: [{TASKS[0]}], retention: [{TASKS[1]}], limit: {work.items}, "
             "task_dirs: [package://trainables/embedded/eval_tasks], kl_prompts: 0}",
-            f"search={{lora: {{rank: {list(RANKS)}, alpha_ratio: 2, learning_rate: {rates}}}}}",
+            f"search={{{', '.join(spaces)}}}",
             "sampler=grid",
             "objectives=[{metric: in_domain/acc_mean, mode: max}]",
             "constraints=[]",
@@ -297,7 +317,7 @@ def _slots(work: Workload, folder: Path) -> dict[str, Any]:
             f"budget.trials={work.trials}",
             f"train={{steps: {work.steps}, batch_size: {work.shape.batch}, "
             f"micro_batch_size: {work.shape.batch}, report_every: {work.steps}}}",
-            "resources.lora.slots=auto",
+            *(f"resources.{recipe}.slots=auto" for recipe in recipes),
         ],
     )
     clock = Clock()
