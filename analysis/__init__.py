@@ -7,9 +7,11 @@
     export            the winner, to use
     tracking          W&B: views and tables there, runs from there
     frame             sweeps as pandas frames
+    capacity_axis     what curves over capacities are drawn over
+    recipe_marks      colours and symbols of recipes
     inspect_models    what changed inside the models
     conclusions       sentences, each with its evidence
-    paper_table       method and rank by task
+    paper_table       recipe and capacity by task
     shown_sweeps      what all of these show, computed once
     item_comparison   answers item by item
     comparability     warnings where sweeps that differ are shown together

@@ -44,8 +44,9 @@ def test_every_trial_of_every_sweep_has_a_row(sweeps):
         row = trials.loc[record.config.trial_id]
         assert row["status"] == record.status.value
         assert row["learning_rate"] == record.config.learning_rate
-        if record.config.lora:
-            assert row["lora/rank"] == record.config.lora.rank
+        if record.config.capacity:
+            assert (row["capacity_name"], row["capacity"]) == ("rank", row["lora/rank"])
+            assert row["lora/rank"] == record.config.method.rank
         else:
             assert math.isnan(row["lora/rank"])
 

@@ -66,9 +66,9 @@ def test_a_running_sweep_shows_its_trials_what_is_left_and_the_best(tmp_path: Pa
         "tiny: 2/4 finished, 1 running, 4 min 10 s elapsed, about 2 min 30 s left"
     )
     shown = rows(watched)
-    assert shown["base"] == "base - - - - - - 0.250 +0.000 0.125 -"
-    assert shown["0"] == "0 lora 8 16 3.2e-04 10 0.500 0.500 +0.100 0.250 complete"
-    assert shown["2"] == "2 full - - 3.2e-04 5 0.250 0.750 +0.200 0.375 running"
+    assert shown["base"] == "base - - - - - 0.250 +0.000 0.125 -"
+    assert shown["0"] == "0 lora rank 8 3.2e-04 10 0.500 0.500 +0.100 0.250 complete"
+    assert shown["2"] == "2 full - 3.2e-04 5 0.250 0.750 +0.200 0.375 running"
     assert shown["highest"] == (
         "highest in_domain/acc_mean so far: 0.500, trial 0 (lora, rank 8, alpha 16, lr 3.2e-04)"
     )

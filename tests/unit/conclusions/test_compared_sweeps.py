@@ -42,7 +42,7 @@ def test_each_sweep_has_its_own_row_of_each_rank_compared_with_its_own_full_fine
     expected = []
     for rank in (1, 4, 16, 64, None):
         for sweep in results.sweeps:
-            own = [r for r in sweep.trials if r.rank == rank]
+            own = [r for r in sweep.trials if r.config.method.columns.get("rank") == rank]
             done = [r for r in own if r.status is TrialStatus.COMPLETE]
             best = best_trade_off(results.goals, done, ranges)
             method = "full fine-tuning" if rank is None else f"LoRA, rank {rank}"
@@ -53,7 +53,7 @@ def test_each_sweep_has_its_own_row_of_each_rank_compared_with_its_own_full_fine
     for row in rows[:-2]:
         cell = row.cells["in-domain"]
         difference = cell.value - full[row.label.split()[-1]].cells["in-domain"].value
-        assert cell.to_full.difference.estimate == pytest.approx(difference)
+        assert cell.to_reference.difference.estimate == pytest.approx(difference)
 
 
 def test_what_is_said_of_a_sweep_is_what_is_said_of_it_alone(results):

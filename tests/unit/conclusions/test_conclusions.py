@@ -8,20 +8,21 @@ from dataclasses import replace
 
 import pytest
 import scipy.stats
-from analysis.report.rank_section import rank_figure
-from builders import repeat_of, with_metrics
+from builders import adapter, repeat_of, with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.conclusions import conclude
 from analysis.conclusions.comparisons import (
     _difference,
-    full_against_lora,
+    _Subject,
+    best_of_recipes,
     recommended_against_base,
 )
 from analysis.conclusions.conclusion import p_text
 from analysis.item_comparison import Comparison
 from analysis.paper_table import Cell, cell_text, paper_table
 from analysis.report.answer import _range
+from analysis.report.capacity_section import capacity_figure
 from analysis.shown_sweeps import Results
 from analysis.stats.intervals import Interval, over_items
 from analysis.stats.significance import holm
@@ -65,7 +66,7 @@ def test_a_trend_of_trials_that_early_stopping_left_is_open(tmp_path):
     more = "; 10 more trials were stopped early by their scores"
     suffices = next(c for c in conclude(results) if "suffice" in c.statement)
     assert all(one.evidence.endswith(more) for one in (trend, suffices))
-    assert more in rank_figure(results).caption
+    assert more in capacity_figure(results).caption
 
 
 def trend_of_forgetting(
@@ -76,8 +77,8 @@ def trend_of_forgetting(
     """Of trials of these ranks, learning rates and values of forgetting."""
     ledger = Ledger(SyntheticSweep(trials=len(trials), items=4, full_every=0).write(folder))
     for record, (rank, rate, forgetting) in zip(ledger.trials(), trials, strict=True):
-        lora = record.config.lora.model_copy(update={"rank": rank})
-        config = record.config.model_copy(update={"lora": lora, "learning_rate": rate})
+        method = adapter(rank=rank)
+        config = record.config.model_copy(update={"method": method, "learning_rate": rate})
         metrics = {**record.last.metrics, FORGETTING_MEAN: forgetting}
         ledger.write_trial(with_metrics(record, metrics, config=config))
     return found(Results(open_sweeps([folder])), start)
@@ -134,16 +135,16 @@ def test_the_lead_of_a_run_that_was_picked_and_never_repeated_is_open(tmp_path):
         write_repeat(ledger, full, number, value)
     results = Results(open_sweeps([tmp_path]))
     [told] = [
-        c for c in full_against_lora(results, results.sweeps[0]) if "in the domain" in c.statement
+        c for c in best_of_recipes(results, results.sweeps[0]) if "in the domain" in c.statement
     ]
     assert told.verdict == "open"
     assert told.statement.endswith("(`confirm`).")
     assert "n = 3 repeats of one, for a run of the other, which was picked" in told.evidence
-    picked = results.nearest_to_ideal(results.lora)
+    picked = results.nearest_to_ideal(results.recipe_trials("lora", results.sweeps[0]))
     for number, value in enumerate((0.4, 0.43, 0.41), 200):
         write_repeat(ledger, picked, number, value)
     results = Results(open_sweeps([tmp_path]))
-    assert [c.verdict for c in full_against_lora(results, results.sweeps[0])][1] == "shown"
+    assert [c.verdict for c in best_of_recipes(results, results.sweeps[0])][1] == "shown"
 
 
 def test_the_table_has_the_base_each_rank_and_full_sft_with_their_own_values(results):
@@ -162,9 +163,9 @@ def test_the_table_has_the_base_each_rank_and_full_sft_with_their_own_values(res
         assert interval.low <= forgetting.value <= interval.high
 
 
-@pytest.mark.parametrize(("other", "mark"), [("to_base", "*"), ("to_full", "†")])
+@pytest.mark.parametrize(("other", "mark"), [("to_base", "*"), ("to_reference", "†")])
 def test_marks_are_mcnemars_test_adjusted_for_the_picks_and_over_the_table(results, other, mark):
-    table, full = paper_table(results), results.full(results.sweeps[0])
+    table, full = paper_table(results), results.reference(results.sweeps[0])
     cells = [(r, n) for r in table.rows for n, c in r.cells.items() if getattr(c, other)]
     raw = []
     for row, name in cells:
@@ -235,7 +236,8 @@ def test_the_ends_of_an_interval_are_written_on_their_side_of_0(
     """Else "shown" and "open" stand beside the same numbers."""
     interval = Interval((low + high) / 2, low, high, 100)
     comparison = Comparison(interval, "McNemar", 0.001, 30, 1, are_trained=False)
-    said = _difference("It gains", comparison, "It may not gain", "picked", "the gain")
+    subject = _Subject("It", "it")
+    said = _difference(subject, "gains", comparison, "may not gain", "picked", "the gain")
     assert f"interval of the gain {told} points, n = 100" in said.evidence
     assert said.verdict == kind
     assert _range(interval, FORGETTING_MEAN) == f"{told}, n = 100"
@@ -246,10 +248,10 @@ def test_a_mark_needs_an_interval_without_0_as_a_conclusion_does():
         Comparison(Interval(-0.1, -0.2, high, 100), "McNemar", 0.001, 30, 1, are_trained=True)
         for high in (-0.05, 0.01)
     )
-    assert Cell(0.5, to_base=across, to_full=apart).marks == "†"
-    assert Cell(0.5, to_base=apart, to_full=across).marks == "*"
+    assert Cell(0.5, to_base=across, to_reference=apart).marks == "†"
+    assert Cell(0.5, to_base=apart, to_reference=across).marks == "*"
     for p_value in (0.05, 0.06):
-        assert Cell(0.5, to_base=replace(apart, p_value=p_value), to_full=apart).marks == "†"
+        assert Cell(0.5, to_base=replace(apart, p_value=p_value), to_reference=apart).marks == "†"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.stats
-from builders import repeat_of, with_metrics
+from builders import adapter, repeat_of, with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.conclusions import Conclusion
@@ -17,7 +17,6 @@ from analysis.conclusions.sufficient_capacity import capacity_that_suffices
 from analysis.shown_sweeps import Results
 from analysis.stats.task_parts import Part
 from analysis.sweeps import Sweep, open_sweeps
-from trainables.config import LoraConfig
 from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.records.schema import TrialStatus
 
@@ -69,12 +68,11 @@ class OfRanks(Results):
             own = ((order if seed is None else draw.random(items)) < accuracy).astype(float)
             scores[record.config.trial_id] = {"sums": own}
             metrics = record.last.metrics | {IN_DOMAIN_ACC: float(own.mean())}
-            lora = LoraConfig(rank=rank, alpha=8)
-            config = record.config.model_copy(update={"lora": lora})
+            config = record.config.model_copy(update={"method": adapter(rank=rank, alpha=8)})
             trials.append(with_metrics(record, metrics, config=config))
         for rank, values in (repeats or {}).items():
             best = max(
-                (r for r in trials if r.rank == rank and r.confirms is None),
+                (r for r in trials if r.config.capacity.number == rank and r.confirms is None),
                 key=lambda r: r.metric(IN_DOMAIN_ACC),
             )
             for value in values:

@@ -7,11 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from builders import GAIN, LOSS, sweep_config, trial
+from builders import GAIN, LOSS, adapter, sweep_config, trial
 from ray.exceptions import RayError, RayTaskError
 
 from analysis.results.default_selection import default_selection
-from trainables.config import LoraConfig
 from trainables.records.record_paths import SweepFolder
 from trainables.records.schema import TrialRecord, TrialStatus
 from tune.cluster.inspections import inspect_trials
@@ -25,9 +24,15 @@ def scored(
     metrics = {GAIN: accuracy}
     if forgetting is not None:
         metrics[LOSS] = forgetting
-    method = {"lora": LoraConfig(rank=rank, alpha=8)} if rank else {"method": "full"}
+    method = adapter(rank=rank, alpha=8) if rank else adapter("full")
     rate = 1e-5 * (1 + fields.get("confirms", number))
-    fields = {"weights_dir": "w", "learning_rate": rate, **method, **fields}
+    fields = {
+        "weights_dir": "w",
+        "learning_rate": rate,
+        "recipe": method.name,
+        "method": method,
+        **fields,
+    }
     return trial(number, metrics, **fields)
 
 

@@ -56,7 +56,11 @@ def opened(*folders: Path) -> Results:
 def group_of_several(results: Results):
     """A rank with several trials of which the recommended one is none."""
     taken = results.recommendation.trial
-    return next(g for g in results.lora_groups() if len(g.trials) > 1 and taken not in g.trials)
+    return next(
+        g
+        for g in results.sized("lora", results.sweeps[0])
+        if len(g.trials) > 1 and taken not in g.trials
+    )
 
 
 @pytest.mark.parametrize(

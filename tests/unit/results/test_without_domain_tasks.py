@@ -74,7 +74,7 @@ def test_the_table_has_the_loss_and_its_differences(results):
     table = paper_table(results)
     assert table.summaries == ["validation loss", "OOD", "forgetting"]
     before = results.base.metrics[VALIDATION_LOSS]
-    full = next(group.best for group in results.groups if group.rank is None)
+    full = next(group.best for group in results.groups if group.capacity is None)
     header, *rows = table.texts()
     assert header[3:6] == ["validation loss", "validation loss Δ base", "validation loss Δ full"]
     for row, group in zip(rows[1:], results.groups, strict=True):
@@ -121,5 +121,5 @@ def test_a_sweep_without_any_task_has_its_page_too(tmp_path):
     change_base(ledger, scores={}, metrics=losses)
     write_items(ledger.folder.base_items, [])
     page = render(Results(open_sweeps([tmp_path])))
-    assert 'aria-label="Methods and ranks"' in page
+    assert 'aria-label="Recipes and capacities"' in page
     assert 'aria-label="Accuracy by task"' not in page
