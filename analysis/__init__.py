@@ -12,6 +12,7 @@
     inspect_models    what changed inside the models
     conclusions       sentences, each with its evidence
     paper_table       recipe and capacity by task
+    matched_accuracy  forgetting of recipes at one accuracy in the domain
     shown_sweeps      what all of these show, computed once
     item_comparison   answers item by item
     comparability     warnings where sweeps that differ are shown together

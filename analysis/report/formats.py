@@ -11,6 +11,7 @@ from pathlib import Path
 from analysis.comparability import notices
 from analysis.conclusions import conclude
 from analysis.frame import trials_frame
+from analysis.matched_accuracy import MatchedRow, matched_rows
 from analysis.paper_table import LOSS, UNLIKE_BASE, UNLIKE_REFERENCE, paper_table
 from analysis.report.answer import answer
 from analysis.report.charts import finite
@@ -19,7 +20,6 @@ from analysis.report.page import render
 from analysis.report.recipe_section import recipe_answer, recipe_table
 from analysis.report.task_section import flips
 from analysis.results.formatting import count_trials, without_controls
-from analysis.results.matched_accuracy import MatchedRow, matched_rows
 from analysis.results.repeats import diverged
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps

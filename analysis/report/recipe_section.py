@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from analysis.matched_accuracy import MatchedRow, matched_rows
 from analysis.report.cost import number
 from analysis.results.formatting import capitalized, end_in_points, metric_text, points
-from analysis.results.matched_accuracy import MatchedRow, matched_rows
 from analysis.shown_sweeps import Results
 from trainables.metric_keys import IN_DOMAIN_ACC, OOD_ACC
 

@@ -7,6 +7,7 @@ import json
 import pytest
 from synthetic_sweep import SyntheticSweep
 
+from analysis.matched_accuracy import matched_rows
 from analysis.report.capacity_section import capacity_figure, rate_figure
 from analysis.report.charts import recipe_keys
 from analysis.report.curves import curves_figure
@@ -14,7 +15,6 @@ from analysis.report.formats import as_json, as_markdown
 from analysis.report.page import render
 from analysis.report.recipe_section import recipe_answer, recipe_table
 from analysis.report.task_section import task_figure
-from analysis.results.matched_accuracy import matched_rows
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
 from trainables.methods import METHODS, Method

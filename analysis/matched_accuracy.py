@@ -71,7 +71,9 @@ def matched_rows(results: Results) -> list[MatchedRow]:
 
 
 def _by_recipe(results: Results) -> list[list[TrialRecord]]:
-    return [results.of_recipe(name, sweep) for name in results.recipes for sweep in results.sweeps]
+    return [
+        results.recipe_trials(name, sweep) for name in results.recipes for sweep in results.sweeps
+    ]
 
 
 def _measured(results: Results, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
