@@ -58,13 +58,14 @@ def matched_rows(results: Results) -> list[MatchedRow]:
     """A row for each sweep's recipes, the least forgetting first; those below the level last.
 
     The level is the best accuracy of the recipe that learned least, of those with at least half of
-    the largest gain over the base. Empty without in-domain or retention tasks.
+    the largest gain over the base: one that hardly learns would lower it to the base's accuracy,
+    at which nothing is forgotten. Empty without in-domain or retention tasks, or if none gains.
     """
     own = [_measured(results, trials) for trials in _by_recipe(results)]
     measured = [trials for trials in own if trials]
-    if not measured:
-        return []
     level = _level(results.base.metrics.get(IN_DOMAIN_ACC, 0.0), measured)
+    if level is None:
+        return []
     picked = sorted((_pick(trials, level) for trials in measured), key=lambda r: _order(r, level))
     pairs = math.comb(len(picked), 2)
     return [_row(results, trial, picked[0], level, pairs) for trial in picked]
@@ -82,8 +83,10 @@ def _measured(results: Results, trials: Sequence[TrialRecord]) -> list[TrialReco
     return [trial for trial in trials if all(trial.metric(key) is not None for key in keys)]
 
 
-def _level(base: float, recipes: Sequence[Sequence[TrialRecord]]) -> float:
-    best = [max(_accuracy(trial) for trial in trials) for trials in recipes]
+def _level(base: float, recipes: Sequence[Sequence[TrialRecord]]) -> float | None:
+    best = [max(map(_accuracy, trials)) for trials in recipes]
+    if max(best, default=base) <= base:
+        return None
     least = base + _LEAST_SHARE * (max(best) - base)
     return min(accuracy for accuracy in best if accuracy >= least)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from analysis.matched_accuracy import MatchedRow, matched_rows
 from analysis.report.cost import number
-from analysis.results.formatting import capitalized, end_in_points, metric_text, points
+from analysis.results.formatting import end_in_points, metric_text, points
 from analysis.shown_sweeps import Results
 from trainables.metric_keys import IN_DOMAIN_ACC, OOD_ACC
 
@@ -94,12 +94,11 @@ def recipe_answer(results: Results) -> str | None:
     undecided = [row.label for row in others if not row.forgets_more]
     if worse:
         forget = "forgets" if len(worse) == 1 else "forget"
-        found += f" {capitalized(_listed(worse))} {forget} more on the same items."
+        found += f" On the same items {_listed(worse)} {forget} more."
     if undecided:
         found += f" Items do not decide between it and {_listed(undecided)}."
     if below := [row.label for row in rows if not row.reaches]:
-        reach = "does" if len(below) == 1 else "do"
-        found += f" {capitalized(_listed(below))} {reach} not reach that accuracy."
+        found += f" That accuracy is not reached by {_listed(below)}."
     return found
 
 

@@ -138,7 +138,7 @@ def test_the_lead_of_a_run_that_was_picked_and_never_repeated_is_open(tmp_path):
         c for c in best_of_recipes(results, results.sweeps[0]) if "in the domain" in c.statement
     ]
     assert told.verdict == "open"
-    assert told.statement.startswith("In one run of each, LoRA at its best trade-off (trial ")
+    assert told.statement.startswith("In one run of each, full fine-tuning at its best")
     assert told.statement.endswith("(`confirm`).")
     assert "n = 3 repeats of one, for a run of the other, which was picked" in told.evidence
     picked = results.nearest_to_ideal(results.recipe_trials("lora", results.sweeps[0]))

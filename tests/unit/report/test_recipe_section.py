@@ -38,7 +38,7 @@ def results(tmp_path_factory) -> Results:
 
 def test_a_recipe_is_judged_by_its_trial_that_forgets_least_at_the_level(results):
     rows = matched_rows(results)
-    own = {name: results.of_recipe(name, results.sweeps[0]) for name in FOUR}
+    own = {name: results.recipe_trials(name, results.sweeps[0]) for name in FOUR}
     best = [max(trial.metric(IN_DOMAIN_ACC) for trial in trials) for trials in own.values()]
     base = results.base.metrics[IN_DOMAIN_ACC]
     level = min(one for one in best if one - base >= (max(best) - base) / 2)
@@ -79,7 +79,7 @@ def test_a_recipe_that_forgets_far_more_is_told_apart(tmp_path):
     assert other.forgetting - first.forgetting > 0.1
     assert other.forgets_more
     assert not first.forgets_more
-    assert f"{other.label.capitalize()} forgets more on the same items" in recipe_answer(results)
+    assert f"On the same items {other.label} forgets more." in recipe_answer(results)
 
 
 def test_one_recipe_is_compared_with_none(tmp_path):
