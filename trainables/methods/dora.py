@@ -15,6 +15,7 @@ class Dora(LowRank):
     name: ClassVar[str] = "dora"
     title: ClassVar[str] = "DoRA"
     source: ClassVar[str] = "Liu et al. 2024, 2402.09353"
+    served_by_vllm: ClassVar[bool] = False
     peft_options: ClassVar[Mapping[str, Any]] = {"use_dora": True}
 
     @property
