@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from analysis.capacity_axis import CapacityAxis, capacity_axis
 from analysis.recipe_marks import ACCENT, Mark, are_many, recipe_marks
 from analysis.results.formatting import axis_title
-from analysis.results.sample_size import FEWEST_OF_RANK
+from analysis.results.sample_size import FEWEST_OF_CAPACITY
 from analysis.shown_sweeps import Group, Results
 from analysis.stats.intervals import error_bars
 from analysis.sweeps import bases
@@ -164,7 +164,7 @@ def _curve(
         trials = [record for group in groups for record in group.trials]
         x = [_at(across, record) for record in trials]
         axes.plot(x, _values(trials, key), ".", color=mark.colour, alpha=0.3)
-    few = f"{title}, of fewer than {FEWEST_OF_RANK}"
+    few = f"{title}, of fewer than {FEWEST_OF_CAPACITY}"
     for line, label, face, is_tried in (
         ("-", title, mark.colour, True),
         ("", few, "white", False),

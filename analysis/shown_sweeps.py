@@ -12,7 +12,7 @@ from analysis.results.item_metrics import limits, rounding
 from analysis.results.pareto import can_be_taken, is_feasible, objective_values, pareto_front
 from analysis.results.recommendation import Recommendation, numbers_text, recommend
 from analysis.results.repeats import best_confirmed, find_repeats, judged_by_repeats, metrics_over
-from analysis.results.sample_size import FEWEST_OF_RANK
+from analysis.results.sample_size import FEWEST_OF_CAPACITY
 from analysis.results.trade_off import trade_off_ranges
 from analysis.stats.intervals import Interval, over_seeds
 from analysis.sweeps import Sweep
@@ -47,7 +47,7 @@ class Group:
     @property
     def is_tried(self) -> bool:
         """Whether its best was picked from enough trials to tell capacities apart."""
-        return self.picked_from >= FEWEST_OF_RANK
+        return self.picked_from >= FEWEST_OF_CAPACITY
 
 
 class Results:

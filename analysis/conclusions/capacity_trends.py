@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from analysis.conclusions.conclusion import Conclusion, for_recipes, p_text
 from analysis.results.formatting import NAMES
 from analysis.results.repeats import SIGNIFICANT
-from analysis.results.sample_size import FEWEST_RANKS
+from analysis.results.sample_size import FEWEST_CAPACITIES
 from analysis.shown_sweeps import Results
 from analysis.stats.trends import spearman
 from analysis.sweeps import Sweep
@@ -84,7 +84,7 @@ def _capacity_name(trials: Sequence[TrialRecord]) -> str:
 
 
 def _tell_capacities_apart(trials: Sequence[TrialRecord]) -> bool:
-    return len(trials) >= _FEWEST_TRIALS and len(set(_capacities(trials))) >= FEWEST_RANKS
+    return len(trials) >= _FEWEST_TRIALS and len(set(_capacities(trials))) >= FEWEST_CAPACITIES
 
 
 def _trend(
@@ -123,7 +123,7 @@ def _too_few_of_capacities(
     name = _capacity_name(_searched(results, recipe))
     plural = "capacities" if name == "capacity" else f"{name}s"
     question = f"whether {what} rises or falls with {name}"
-    return _too_few_trials(results, recipe, question, trials, f" over {FEWEST_RANKS} {plural}")
+    return _too_few_trials(results, recipe, question, trials, f" over {FEWEST_CAPACITIES} {plural}")
 
 
 def _too_few_trials(

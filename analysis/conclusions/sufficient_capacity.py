@@ -12,10 +12,10 @@ from analysis.results.formatting import capitalized
 from analysis.results.item_metrics import rounding
 from analysis.results.repeats import LEVEL, diverged
 from analysis.results.sample_size import (
-    FEWEST_OF_RANK,
-    FEWEST_RANKS,
+    FEWEST_CAPACITIES,
+    FEWEST_OF_CAPACITY,
     NEGLIGIBLE,
-    level_of_rank,
+    level_of_capacity,
 )
 from analysis.shown_sweeps import Group, Results
 from analysis.stats.intervals import difference_over_seeds, upper_bound
@@ -34,7 +34,7 @@ class _Candidate:
     Attributes:
         most: upper bound on what the best trial of any of these gains over its best.
         items: number that they are compared on.
-        is_tried: whether it and all above it have `FEWEST_OF_RANK` trials.
+        is_tried: whether it and all above it have `FEWEST_OF_CAPACITY` trials.
         over_seeds: the highest end of intervals over seeds of the same; None without one for each.
             Its own run, which was picked, does not stand for its repeats.
         is_refuted: whether its best diverged with another seed, or a larger one's best gains more
@@ -58,7 +58,7 @@ def capacity_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     """Of each recipe, the smallest capacity whose best trial every larger one's beats by little.
 
     By at most `NEGLIGIBLE`. The best is that in the domain, of trials that keep the constraints if
-    the capacity has any. Each needs `FEWEST_OF_RANK` trials. Shown if repeats with other seeds
+    the capacity has any. Each needs `FEWEST_OF_CAPACITY` trials. Shown if repeats with other seeds
     bound the difference as well.
     """
     return for_recipes(results, sweep, _that_suffices) if results.tasks("in_domain") else []
@@ -66,7 +66,7 @@ def capacity_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
 
 def _that_suffices(results: Results, sweep: Sweep, recipe: str) -> list[Conclusion]:
     groups = {group.capacity: group for group in results.sized(recipe, sweep) if group.capacity}
-    if len(groups) < FEWEST_RANKS:
+    if len(groups) < FEWEST_CAPACITIES:
         name = next((capacity.name for capacity in groups), "capacity")
         statement = f"Too few {_plural(name)} to say which one suffices."
         count = f"{len(groups)} {name if len(groups) == 1 else _plural(name)}"
@@ -98,7 +98,7 @@ def _that_suffices(results: Results, sweep: Sweep, recipe: str) -> list[Conclusi
         return [Conclusion(f"In one run of each, {claim}; {would}.", evidence, "open")]
     lacking = ""
     if not all(candidate.is_tried for candidate in within):
-        lacking = f"; one that suffices and all above it need {FEWEST_OF_RANK} each"
+        lacking = f"; one that suffices and all above it need {FEWEST_OF_CAPACITY} each"
     if refuted := [str(each.capacity.number) for each in within if each.is_refuted]:
         lacking += f"; repeats with other seeds refute {largest.name} {', '.join(refuted)}"
     return [
@@ -139,7 +139,7 @@ def _candidates(
         gains = [gain for gain in found if gain is not None]
         if len(gains) < len(found):
             return
-        level = level_of_rank(len(groups), groups[own].picked_from)
+        level = level_of_capacity(len(groups), groups[own].picked_from)
         yield _Candidate(
             own,
             most=max(upper_bound(*gain, level=level) for gain in gains),

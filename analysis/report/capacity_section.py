@@ -24,7 +24,7 @@ from analysis.report.charts import (
     point_trace,
 )
 from analysis.results.formatting import NAMES, axis_title, how_many, metric_text
-from analysis.results.sample_size import FEWEST_OF_RANK
+from analysis.results.sample_size import FEWEST_OF_CAPACITY
 from analysis.shown_sweeps import Group, Results
 from analysis.stats.intervals import error_bars
 from analysis.sweeps import bases
@@ -49,8 +49,8 @@ def capacity_figure(results: Results) -> Figure | None:
     joined = "Lines: the best trade-off of each recipe at each capacity"
     if not all(group.is_tried for group in results.groups):
         joined += (
-            f" of at least {FEWEST_OF_RANK} trials; hollow and not joined: that of fewer, which "
-            "tells more of their learning rates than of the capacity"
+            f" of at least {FEWEST_OF_CAPACITY} trials; hollow and not joined: that of fewer, "
+            "which tells more of their learning rates than of the capacity"
         )
     dots = (
         ""

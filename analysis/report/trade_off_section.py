@@ -25,14 +25,14 @@ from analysis.report.charts import (
 from analysis.results.formatting import NAMES, axis_title, goals_in_words, how_many
 from analysis.results.pareto import is_feasible, is_no_worse, objective_losses
 from analysis.results.recommendation import refuted
-from analysis.results.sample_size import FEWEST_OF_RANK
+from analysis.results.sample_size import FEWEST_OF_CAPACITY
 from analysis.shown_sweeps import Results
 from analysis.stats.hypervolume import hypervolume
 from analysis.sweeps import Sweep, bases
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.schema import TrialRecord
 
-_FEWEST_TO_LEVEL_OFF = 4 * FEWEST_OF_RANK
+_FEWEST_TO_LEVEL_OFF = 4 * FEWEST_OF_CAPACITY
 """Trials whose last quarter tells whether more would help: of fewer it may be a single one."""
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from analysis.results.formatting import how_many
 from analysis.results.sample_size import (
-    FEWEST_OF_RANK,
-    FEWEST_RANKS,
+    FEWEST_CAPACITIES,
+    FEWEST_OF_CAPACITY,
     NEGLIGIBLE,
     items_needed,
-    level_of_rank,
+    level_of_capacity,
 )
 from trainables.config import Frozen
 from trainables.metric_keys import VALIDATION_LOSS
@@ -77,9 +77,9 @@ def item_warnings(config: SweepConfig, base: BaseRecord, trials: int) -> Iterato
     for recipe in search.recipes if sizes else ():
         name, choices = search.space(recipe).capacities
         own_trials = trials // len(search.recipes)
-        if len(choices) < FEWEST_RANKS or own_trials < len(choices) * FEWEST_OF_RANK:
+        if len(choices) < FEWEST_CAPACITIES or own_trials < len(choices) * FEWEST_OF_CAPACITY:
             continue
-        level = level_of_rank(len(choices), FEWEST_OF_RANK)
+        level = level_of_capacity(len(choices), FEWEST_OF_CAPACITY)
         needed = items_needed(sizes, [1 / len(sizes)] * len(sizes), level=level)
         if sum(sizes) < needed:
             yield (

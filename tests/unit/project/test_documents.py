@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from analysis.__main__ import _parser as analysis_parser
-from analysis.results.sample_size import FEWEST_OF_RANK, items_needed, level_of_rank
+from analysis.results.sample_size import FEWEST_OF_CAPACITY, items_needed, level_of_capacity
 from trainables.process.memory_estimate import estimate
 from tune.cli import _parser as sweep_parser
 from tune.config.sweep_config import SweepConfig
@@ -133,8 +133,8 @@ def test_sweeps_have_items_enough_to_show_that_a_rank_suffices(name: str, my_swe
     sweep = load_sweep(str(my_sweep) if name == "my_sweep" else name, [])
     [task], trials = sweep.eval.in_domain, sweep.budget.trials
     _, ranks = sweep.search.space("lora").capacities
-    assert trials >= len(ranks) * len(sweep.search.recipes) * FEWEST_OF_RANK
-    level = level_of_rank(len(ranks), trials // len(ranks))
+    assert trials >= len(ranks) * len(sweep.search.recipes) * FEWEST_OF_CAPACITY
+    level = level_of_capacity(len(ranks), trials // len(ranks))
     assert items_needed([1], [1.0], level=level) <= (sweep.eval.task_limit(task) or 0)
 
 
