@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from analysis.conclusions.sufficient_capacity import capacity_that_suffices
 from analysis.shown_sweeps import Results
 from analysis.stats.task_parts import Part
 from analysis.sweeps import Sweep, open_sweeps
+from trainables.methods import METHODS, Method
 from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.records.schema import TrialStatus
 
@@ -45,6 +46,7 @@ class OfRanks(Results):
         accuracies: of the trials of each rank, or of four that are alike.
         repeats: of the best of a rank, the accuracy of runs with other seeds.
         seed: of items that trials answer by chance; by default a better trial answers more items.
+        make: the method of a rank, or of what it has instead.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class OfRanks(Results):
         repeats: Repeats | None = None,
         items: int = 800,
         seed: int | None = None,
+        make: Callable[[int], Method] = lambda rank: adapter(rank=rank, alpha=8),
     ) -> None:
         draw = np.random.default_rng(seed or 0)
         order = (np.arange(items) + 0.5) / items
@@ -68,7 +71,8 @@ class OfRanks(Results):
             own = ((order if seed is None else draw.random(items)) < accuracy).astype(float)
             scores[record.config.trial_id] = {"sums": own}
             metrics = record.last.metrics | {IN_DOMAIN_ACC: float(own.mean())}
-            config = record.config.model_copy(update={"method": adapter(rank=rank, alpha=8)})
+            method = make(rank)
+            config = record.config.model_copy(update={"method": method})
             trials.append(with_metrics(record, metrics, config=config))
         for rank, values in (repeats or {}).items():
             best = max(
@@ -144,3 +148,10 @@ def test_the_wider_of_the_bounds_over_items_and_over_seeds_is_given(sweep):
     most = f"{math.ceil(1000 * (0.016 + half)) / 10:.1f} points"
     assert found.verdict == "shown"
     assert f"gains more than {most} over its best." in found.statement
+
+
+def test_where_the_parameters_fall_with_the_capacity_a_lower_one_may_gain_more(sweep):
+    c3a = METHODS.find("c3a")
+    falling = {2: 0.9, 4: 0.9, 32: 0.2}
+    found = conclusion(OfRanks(sweep, falling, make=lambda size: c3a(block_size=size)))
+    assert "block size 4 suffices in the domain: the best trial of no lower" in found.statement
