@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
 
 from analysis.conclusions.conclusion import Conclusion, p_text
+from analysis.conclusions.difference import (
+    Subject,
+    mean_over_repeats,
+    size_in_points,
+    state_difference,
+)
 from analysis.item_comparison import Comparison
-from analysis.results.formatting import capitalized, end_in_points, how_many, points
+from analysis.results.formatting import capitalized, how_many, in_list
 from analysis.results.item_metrics import rounding
-from analysis.results.repeats import LEVEL, diverged
+from analysis.results.repeats import diverged
 from analysis.shown_sweeps import Results
-from analysis.stats.intervals import Interval, difference_over_seeds, over_seeds
+from analysis.stats.intervals import difference_over_seeds, over_seeds
 from analysis.stats.significance import holm
 from analysis.sweeps import Sweep
 from trainables.config import Role
@@ -30,14 +37,7 @@ _ROLES: tuple[_RoleWords, ...] = (
 
 
 _MOST_IN_PAIRS = 4
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """What a sentence is about, as it is called at the start and within: names keep their case."""
-
-    first: str
-    within: str
+"""Recipes that are compared pair by pair, and pairs that each have a sentence whatever it says."""
 
 
 def recommended_against_base(results: Results) -> list[Conclusion]:
@@ -48,7 +48,7 @@ def recommended_against_base(results: Results) -> list[Conclusion]:
         return [Conclusion(statement, count, "too few data")]
     trial, of = results.recommendation.trial, len(results.candidates)
     word = results.recommendation.word
-    subject = _Subject(f"The {word} trial", f"the {word} trial")
+    subject = Subject(f"The {word} trial", f"the {word} trial")
     picked = f"best of {of} trials"
     conclusions = _loss_against_base(results, trial, subject.first, picked)
     roles: tuple[tuple[Role, str, tuple[str, str], str], ...] = (
@@ -64,9 +64,9 @@ def recommended_against_base(results: Results) -> list[Conclusion]:
             found = found.negated()
         found = _with_own_repeats(results, found, trial, metric)
         verb = verbs[0] if found.difference.estimate >= 0 else verbs[1]
-        shown = f"{verb} {_size(found)} points {where}"
+        shown = f"{verb} {size_in_points(found)} points {where}"
         otherwise = f"cannot be distinguished from the base {where}"
-        conclusions.append(_difference(subject, shown, found, otherwise, picked, quantity))
+        conclusions.append(state_difference(subject, shown, found, otherwise, picked, quantity))
     return conclusions
 
 
@@ -80,7 +80,7 @@ def _loss_against_base(
         return []
     verb = "lowers" if after < before else "does not lower"
     values = results.repeated(trial, VALIDATION_LOSS)
-    over = _over_repeats(len(values), f"{fmean(values):.3f}") if values else ""
+    over = mean_over_repeats(len(values), f"{fmean(values):.3f}") if values else ""
     sizes = f"{before:.3f} to {after:.3f} nats/token{over}"
     statement = f"{subject} {verb} the base's validation loss: {sizes}."
     parts = [f"{picked}; no interval over the held-out rows"]
@@ -110,91 +110,12 @@ def _with_own_repeats(
     )
 
 
-def _size(comparison: Comparison) -> str:
-    return _in_points(comparison.difference.estimate)
-
-
-def _in_points(share: float) -> str:
-    return f"{100 * abs(share):.1f}"
-
-
-def _over_repeats(count: int, mean: str, of: str = "") -> str:
-    """The mean over as many repeats: one run's size may lie outside of their interval."""
-    if count == 1:
-        return f"; in a run with another seed {mean}"
-    return f"; over {count} runs{of} with other seeds {mean} on average"
-
-
-def _difference(
-    subject: _Subject,
-    shown: str,
-    comparison: Comparison,
-    otherwise: str,
-    picked: str,
-    quantity: str,
-    adjusted: str = "",
-) -> Conclusion:
-    """What is `shown` of the subject, or `otherwise`: items may tell apart what repeats do not."""
-    evidence = _evidence(comparison, picked, quantity, adjusted)
-    mean = comparison.over_repeats
-    if comparison.is_shown:
-        of = " of one of them" if comparison.is_once else ""
-        over = "" if mean is None else _over_repeats(comparison.repeats, _in_points(mean), of)
-        return Conclusion(f"{subject.first} {shown}{over}.", evidence)
-    statement = f"{subject.first} {otherwise}"
-    if comparison.runs_differ:
-        within = f"{subject.within} {shown}"
-        more = "repeats" if mean is None else "more repeats"
-        statement = (
-            f"That {within} is not confirmed by repeats with other seeds"
-            if comparison.is_doubted
-            else f"In one run of each, {within}; {more} with other seeds would show whether it is "
-            "so for other trainings, too (`confirm`)"
-        )
-    elif comparison.repeats_differ:
-        statement += " by these items alone; repeats with other seeds agree on a difference"
-    return Conclusion(f"{statement}.", evidence, "open")
-
-
-def _evidence(comparison: Comparison, picked: str, quantity: str, over: str) -> str:
-    """Such as `95 % interval of the gain -0.4 to +3.1 points, n = 384; McNemar p = 0.13`.
-
-    It says so if the models were picked on the items that they are compared on.
-    """
-    is_picked = comparison.picked_from > 1
-    interval = comparison.difference
-    parts = [
-        f"{'simultaneous ' if is_picked else ''}{100 * LEVEL:g} % interval of {quantity} "
-        f"{_ends(interval)}, n = {interval.n}"
-    ]
-    if comparison.differing:
-        adjusted = (" (Bonferroni)" if is_picked else "") + over
-        parts.append(f"{comparison.test} {p_text(comparison.p_value)}{adjusted}")
-    else:
-        parts.insert(0, "no item differs")
-    if seeds := comparison.seeds:
-        picked_run = ", which was picked" if comparison.is_flattered else ""
-        once = f"repeats of one, for a run of the other{picked_run}"
-        of = once if comparison.is_once else "repeats"
-        parts.append(f"over seeds {_ends(seeds)}, n = {comparison.repeats} {of}")
-    elif comparison.over_repeats is not None:
-        once = "repeats of one, without a complete one of the other,"
-        of = once if comparison.is_once else "repeats"
-        parts.append(f"over {of} {points(comparison.over_repeats)} points, too few for an interval")
-    if comparison.diverged:
-        parts.append(f"repeats that diverged: {comparison.diverged}")
-    return "; ".join([*parts, f"{picked}, picked on these items"] if is_picked else parts)
-
-
-def _ends(interval: Interval) -> str:
-    return f"{end_in_points(interval.low)} to {end_in_points(interval.high)} points"
-
-
 @dataclass(frozen=True)
 class _Pair:
     """Two trials, each the best of several, and how sentences name them.
 
     Attributes:
+        name: of the first, such as `full fine-tuning (trial 3)`.
         subject: such as `full fine-tuning at its best trade-off (trial 3)`.
         other: such as `the best LoRA (trial 5, rank 8)`.
         minus: such as `full fine-tuning minus LoRA`.
@@ -204,7 +125,8 @@ class _Pair:
 
     first: TrialRecord
     second: TrialRecord
-    subject: _Subject
+    name: str
+    subject: Subject
     other: str
     minus: str
     picked_from: tuple[int, int]
@@ -239,7 +161,8 @@ def _sweeps_with_first(results: Results) -> list[_Pair]:
         pair = _Pair(
             first,
             second,
-            _Subject(f"The {best}", f"the {best}"),
+            f"{sweep.title} ({results.name(first)})",
+            Subject(f"The {best}", f"the {best}"),
             f"that of {reference.title} ({_trial(results, second)})",
             f"{sweep.title} minus {reference.title}",
             (n, of),
@@ -294,7 +217,8 @@ def _recipe_pair(results: Results, first: TrialRecord, second: TrialRecord) -> _
     return _Pair(
         first,
         second,
-        _Subject(f"{begin} {at_best}", f"{one} {at_best}"),
+        f"{one} ({results.name(first)})",
+        Subject(f"{begin} {at_best}", f"{one} {at_best}"),
         f"the best {other} ({results.name(second)}{capacities[1]}{breaches[1]})",
         f"{one} minus {other}",
         (n, of),
@@ -314,7 +238,7 @@ def _compared(results: Results, pairs: Sequence[_Pair], role: _RoleWords) -> lis
 
     p-values of several pairs are adjusted over these, too (Holm).
     """
-    name, metric, verbs, where = role
+    name, metric, *_ = role
     tasks = list(results.tasks(name))
     made = [
         (pair, results.items.compare(pair.first, pair.second, tasks, math.prod(pair.picked_from)))
@@ -322,27 +246,82 @@ def _compared(results: Results, pairs: Sequence[_Pair], role: _RoleWords) -> lis
     ]
     known = [(pair, comparison) for pair, comparison in made if comparison is not None]
     adjusted = holm([comparison.p_value for _, comparison in known]) if len(known) > 1 else None
-    conclusions = []
+    over = f" over {len(known)} pairs (Holm)" if adjusted else ""
+    found = []
     for place, (pair, comparison) in enumerate(known):
-        found = comparison.with_p_value(adjusted[place]) if adjusted else comparison
-        verb = verbs[0] if found.difference.estimate > 0 else verbs[1]
-        what = "accuracy"
-        if name == "retention":
-            found, what = found.negated(), "forgetting"
-        found = _with_repeats(results, found, pair, metric)
-        over = f" over {len(known)} pairs (Holm)" if adjusted else ""
-        conclusions.append(
-            _difference(
-                pair.subject,
-                f"{verb} than {pair.other} by {_size(found)} points {where}",
-                found,
-                f"and {pair.other} cannot be distinguished {where}",
-                pair.picked,
-                f"the difference in {what}, {pair.minus}, one run of each,",
-                over,
-            )
+        each = comparison.with_p_value(adjusted[place]) if adjusted else comparison
+        each = each.negated() if name == "retention" else each
+        found.append((pair, _with_repeats(results, each, pair, metric)))
+    if len(known) > _MOST_IN_PAIRS:
+        return _many(found, role, over)
+    return [_one(pair, each, role, over) for pair, each in found]
+
+
+def _verb(comparison: Comparison, role: _RoleWords) -> str:
+    name, _, verbs, _ = role
+    is_better = (comparison.difference.estimate > 0) != (name == "retention")
+    return verbs[0] if is_better else verbs[1]
+
+
+def _one(pair: _Pair, comparison: Comparison, role: _RoleWords, over: str) -> Conclusion:
+    name, _, _, where = role
+    size, what = size_in_points(comparison), "forgetting" if name == "retention" else "accuracy"
+    return state_difference(
+        pair.subject,
+        f"{_verb(comparison, role)} than {pair.other} by {size} points {where}",
+        comparison,
+        f"and {pair.other} cannot be distinguished {where}",
+        pair.picked,
+        f"the difference in {what}, {pair.minus}, one run of each,",
+        over,
+    )
+
+
+def _many(
+    found: Sequence[tuple[_Pair, Comparison]], role: _RoleWords, over: str
+) -> list[Conclusion]:
+    """Of many pairs one sentence for all that differ alike in one run, and one for the others.
+
+    Those with repeats have a sentence of their own.
+    """
+    repeated: list[Conclusion] = []
+    alike: list[tuple[_Pair, Comparison]] = []
+    once: defaultdict[tuple[str, str], list[tuple[_Pair, Comparison]]] = defaultdict(list)
+    for pair, each in found:
+        if each.over_repeats is not None or each.diverged:
+            repeated.append(_one(pair, each, role, over))
+        elif each.runs_differ:
+            once[_verb(each, role), pair.other].append((pair, each))
+        else:
+            alike.append((pair, each))
+    conclusions = [
+        Conclusion(
+            f"In one run of each, every one of these {verb} than {other} {role[-1]}: "
+            + in_list([f"{p.name} by {size_in_points(each)} points" for p, each in own])
+            + "; repeats with other seeds would show whether it is so for other trainings, too "
+            "(`confirm`).",
+            _evidence(own, "highest", max(each.p_value for _, each in own), over),
+            "open",
         )
-    return conclusions
+        for (verb, other), own in once.items()
+    ]
+    if alike:
+        names = in_list([pair.name for pair, _ in alike])
+        lowest = min(each.p_value for _, each in alike)
+        statement = f"{capitalized(role[-1])} items do not tell {alike[0][0].other} from {names}."
+        evidence = _evidence(alike, "lowest", lowest, over)
+        conclusions.append(Conclusion(statement, evidence, "open"))
+    return [*repeated, *conclusions]
+
+
+def _evidence(
+    own: Sequence[tuple[_Pair, Comparison]], extreme: str, p_value: float, over: str
+) -> str:
+    """Such as `one run of each, n = 80; highest McNemar p = 0.0028 over 27 pairs (Holm)`."""
+    _, first = own[0]
+    picked = " (Bonferroni)" if any(each.picked_from > 1 for _, each in own) else ""
+    tested = f"{extreme} {first.test} {p_text(p_value)}{picked}{over}"
+    return f"one run of each, n = {first.difference.n}; {tested}"
 
 
 def _with_repeats(results: Results, found: Comparison, pair: _Pair, metric: str) -> Comparison:

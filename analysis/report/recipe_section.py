@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from analysis.matched_accuracy import MatchedRow, matched_rows
 from analysis.report.cost import number
-from analysis.results.formatting import end_in_points, metric_text, points
+from analysis.results.formatting import end_in_points, in_list, metric_text, points
 from analysis.shown_sweeps import Results
 from trainables.metric_keys import IN_DOMAIN_ACC, OOD_ACC
 
@@ -84,10 +84,13 @@ def recipe_answer(results: Results) -> str | None:
     reaching = [row for row in rows if row.reaches]
     if len(reaching) < 2:
         return None
-    first, *others = reaching
-    interval = f" (95 %: {_interval(first)})" if first.interval else ""
+    first = reaching[0]
+    least = [row for row in reaching if row.forgetting == first.forgetting]
+    others = reaching[len(least) :]
+    interval = f" (95 %: {_interval(first)})" if first.interval and len(least) == 1 else ""
     found = (
-        f"At {_accuracy(first.level)} in the domain {first.label} forgets least, "
+        f"At {_accuracy(first.level)} in the domain {_listed([row.label for row in least])} "
+        f"{'forgets' if len(least) == 1 else 'forget'} least, "
         f"{points(first.forgetting)} points{interval}."
     )
     worse = [row.label for row in others if row.forgets_more]
@@ -95,8 +98,9 @@ def recipe_answer(results: Results) -> str | None:
     if worse:
         forget = "forgets" if len(worse) == 1 else "forget"
         found += f" On the same items {_listed(worse)} {forget} more."
+    them = "it" if len(least) == 1 else first.label
     if undecided:
-        found += f" Items do not decide between it and {_listed(undecided)}."
+        found += f" Items do not decide between {them} and {_listed(undecided)}."
     if below := [row.label for row in rows if not row.reaches]:
         found += f" That accuracy is not reached by {_listed(below)}."
     return found
@@ -105,5 +109,4 @@ def recipe_answer(results: Results) -> str | None:
 def _listed(names: Sequence[str]) -> str:
     """Such as `A, B and 4 more`."""
     shown, more = names[:_MOST_NAMED], len(names) - _MOST_NAMED
-    *firsts, last = [*shown, f"{more} more"] if more > 0 else shown
-    return f"{', '.join(firsts)} and {last}" if firsts else last
+    return in_list([*shown, f"{more} more"] if more > 0 else shown)

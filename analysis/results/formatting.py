@@ -151,8 +151,18 @@ def setting_in_full(record: TrialRecord) -> str:
 
 
 def capitalized(text: str) -> str:
-    """Its first letter in upper case; the others stay as they are, unlike by `str.capitalize`."""
-    return text[:1].upper() + text[1:]
+    """Its first letter in upper case, unless its first word has capitals as `rsLoRA` has.
+
+    The other letters stay as they are, unlike by `str.capitalize`.
+    """
+    first, _, _ = text.partition(" ")
+    return text if first != first.lower() else text[:1].upper() + text[1:]
+
+
+def in_list(parts: Sequence[str]) -> str:
+    """Such as `A, B and C`."""
+    *firsts, last = parts
+    return f"{', '.join(firsts)} and {last}" if firsts else last
 
 
 def further_settings(record: TrialRecord) -> list[str]:

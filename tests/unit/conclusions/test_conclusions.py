@@ -13,12 +13,11 @@ from synthetic_sweep import SyntheticSweep
 
 from analysis.conclusions import conclude
 from analysis.conclusions.comparisons import (
-    _difference,
-    _Subject,
     best_of_recipes,
     recommended_against_base,
 )
 from analysis.conclusions.conclusion import p_text
+from analysis.conclusions.difference import Subject, state_difference
 from analysis.item_comparison import Comparison
 from analysis.paper_table import Cell, cell_text, paper_table
 from analysis.report.answer import _range
@@ -237,8 +236,8 @@ def test_the_ends_of_an_interval_are_written_on_their_side_of_0(
     """Else "shown" and "open" stand beside the same numbers."""
     interval = Interval((low + high) / 2, low, high, 100)
     comparison = Comparison(interval, "McNemar", 0.001, 30, 1, are_trained=False)
-    subject = _Subject("It", "it")
-    said = _difference(subject, "gains", comparison, "may not gain", "picked", "the gain")
+    subject = Subject("It", "it")
+    said = state_difference(subject, "gains", comparison, "may not gain", "picked", "the gain")
     assert f"interval of the gain {told} points, n = 100" in said.evidence
     assert said.verdict == kind
     assert _range(interval, FORGETTING_MEAN) == f"{told}, n = 100"

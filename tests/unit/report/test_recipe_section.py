@@ -7,6 +7,7 @@ import json
 import pytest
 from synthetic_sweep import SyntheticSweep
 
+from analysis.conclusions.comparisons import best_of_recipes
 from analysis.matched_accuracy import matched_rows
 from analysis.report.capacity_section import capacity_figure, rate_figure
 from analysis.report.charts import recipe_keys
@@ -87,6 +88,21 @@ def test_one_recipe_is_compared_with_none(tmp_path):
     assert recipe_answer(results) is None
     assert recipe_table(results) is None
     assert 'id="recipes"' not in render(results)
+
+
+def test_many_recipes_are_compared_with_the_best_in_a_sentence_for_each_outcome(tmp_path):
+    scales = (1, 1, 2, 2, 64, 64, 64)
+    recipes = {f"r{n}": (Lora(rank=64, alpha=64 * by),) for n, by in enumerate(scales)}
+    sweep = SyntheticSweep(trials=21, items=100, recipes=recipes)
+    results = Results(open_sweeps([sweep.write(tmp_path)]))
+    forgetting = [
+        c.statement
+        for c in best_of_recipes(results, results.sweeps[0])
+        if "on the retention tasks" in c.statement.lower()
+    ]
+    assert 0 < len(forgetting) <= 3
+    named = " ".join(forgetting)
+    assert all(f"{name} (" in named or f"best {name} (" in named for name in recipes)
 
 
 def test_charts_of_twenty_recipes_show_less_of_each(tmp_path):
