@@ -23,6 +23,7 @@ from trainables.records.schema import TrialRecord
 from trainables.storage.disk import whole_file
 
 _MARKERS = {"circle": "o", "diamond": "D", "square": "s"}
+_INCHES_OF_LABEL, _INCHES_OF_LINE = 2.4, 0.18
 _BREAKS = "breaks a constraint"
 _FONTS = {"pdf.fonttype": 42, "ps.fonttype": 42}
 """TrueType: many a publisher refuses the Type 3 fonts that matplotlib embeds by itself."""
@@ -43,7 +44,7 @@ def trade_off(results: Results) -> Figure | None:
     for axes, key in zip(row, sides, strict=True):
         _scatter(axes, results, key)
     row[0].set_ylabel(axis_title(results.gain))
-    row[0].legend(loc="best")
+    _add_legend(figure, row[0], results)
     return figure
 
 
@@ -72,9 +73,11 @@ def _scatter(axes: Axes, results: Results, key: str) -> None:
 
 
 def _write_capacities(axes: Axes, results: Results, key: str) -> None:
+    """Beside the front, of recipes that have several."""
     for record in results.front:
         x, y = record.metric(key), record.metric(results.gain)
-        if record.config.capacity and x is not None and y is not None:
+        has_several = len(results.sized(record.config.recipe, results.sweep(record))) > 1
+        if has_several and x is not None and y is not None:
             text = str(record.config.capacity)
             axes.annotate(text, (x, y), (7, -3), textcoords="offset points", fontsize=7)
 
@@ -118,8 +121,20 @@ def capacity_curves(results: Results) -> Figure | None:
     row = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, (key, groups) in zip(row, shown.items(), strict=True):
         _capacity_curves(axes, results, across, groups, key)
-    row[0].legend(loc="best", fontsize=8)
+    _add_legend(figure, row[0], results)
     return figure
+
+
+def _add_legend(figure: Figure, axes: Axes, results: Results) -> None:
+    """In the first plot or, of many recipes, below all, where the figure grows by its lines."""
+    handles, labels = axes.get_legend_handles_labels()
+    if not are_many(results):
+        axes.legend(loc="best", fontsize=8)
+        return
+    columns = int(figure.get_figwidth() // _INCHES_OF_LABEL)
+    lines = math.ceil(len(labels) / columns)
+    figure.set_figheight(figure.get_figheight() + _INCHES_OF_LINE * (lines + 1))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def _capacity_curves(
