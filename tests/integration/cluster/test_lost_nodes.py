@@ -40,12 +40,15 @@ def test_a_trial_saves_a_checkpoint_on_notice_and_loses_few_steps_without(
     base: Base, base_cache: Path, tmp_path: Path
 ) -> None:
     search = "search={lora: {rank: 4, alpha: 8, learning_rate: 1.0e-3}}"
-    settings = (search, "sampler=random", "resources.lora.slots=0", "train.steps=60")
+    settings = (search, "sampler=random", "resources.lora.slots=0", "train.steps=300")
     (first, second, third), _ = run("trials", tmp_path, base_cache, *settings)
     assert first[-1] >= 20
     assert second[0] == first[-1] + 1
-    assert third[0] == max(31, second[0])  # from the checkpoint of the last report
-    assert third == list(range(third[0], 61))
+    # From the newest checkpoint: that of the notice, or of a report, which may lack its evaluation,
+    # as the process trains on until it notices that its node is gone.
+    assert third[0] > 30
+    assert third[0] == second[0] or third[0] % 30 in (0, 1)
+    assert third == list(range(third[0], 301))
 
 
 @pytest.mark.slow
