@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from analysis.results.formatting import one_line
 from trainables.config import ConfirmConfig, Constraint, Objective
-from trainables.records.schema import SweepRecord
+from trainables.records.sweep_record import SweepRecord
 
 
 class _Part(BaseModel):

@@ -16,14 +16,8 @@ from analysis.sweep_settings import SweepSettings
 from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError, collecting, first_line
 from trainables.records.ledger import Ledger
-from trainables.records.schema import (
-    BaseRecord,
-    Measurement,
-    Provenance,
-    SweepRecord,
-    TrialRecord,
-    TrialStatus,
-)
+from trainables.records.schema import BaseRecord, Measurement, TrialRecord, TrialStatus
+from trainables.records.sweep_record import Provenance, SweepRecord
 from trainables.storage.storage import Location, parse_location
 
 

@@ -30,7 +30,8 @@ from analysis.sweeps import no_sweep
 from trainables.errors import Fault, UserError, first_line
 from trainables.records.ledger import Ledger
 from trainables.records.record_paths import trial_numbers
-from trainables.records.schema import FAULTS, Measurement, SweepRecord, TrialRecord, TrialStatus
+from trainables.records.schema import FAULTS, Measurement, TrialRecord, TrialStatus
+from trainables.records.sweep_record import SweepRecord
 
 _SECONDS_BETWEEN_READS = 1.0
 _SECONDS_HELD = 60.0

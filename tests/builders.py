@@ -11,14 +11,8 @@ from trainables import metric_keys
 from trainables.config import TrialConfig
 from trainables.methods import METHODS, Method
 from trainables.records.ledger import Ledger
-from trainables.records.schema import (
-    BaseRecord,
-    Measurement,
-    Provenance,
-    SweepRecord,
-    TrialRecord,
-    TrialStatus,
-)
+from trainables.records.schema import BaseRecord, Measurement, TrialRecord, TrialStatus
+from trainables.records.sweep_record import Provenance, SweepRecord
 from trainables.training.checkpoint_files import checkpoint_dir, digest
 from tune.config.sweep_config import SweepConfig
 

@@ -25,13 +25,12 @@ from trainables.records.schema import (
     BaseRecord,
     ItemScore,
     Measurement,
-    Provenance,
     SampleText,
-    SweepRecord,
     TaskScore,
     TrialRecord,
     TrialStatus,
 )
+from trainables.records.sweep_record import Provenance, SweepRecord
 
 TASKS = {
     "capitals": ("retention", 0.95),

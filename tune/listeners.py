@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainables.records.schema import BaseRecord, Measurement, SweepRecord, TrialRecord
+from trainables.records.schema import BaseRecord, Measurement, TrialRecord
+from trainables.records.sweep_record import SweepRecord
 
 
 class SweepListener:
@@ -26,6 +27,9 @@ class SweepListener:
 
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
         """A trial reported; `record` already includes the measurement."""
+
+    def point_measured(self, record: TrialRecord, measurement: Measurement) -> None:
+        """A trial's weights were measured at another strength, or repaired."""
 
     def trial_interrupted(self, record: TrialRecord) -> None:
         """A trial lost its process or its node; it will run again in its next attempt."""

@@ -15,13 +15,8 @@ from ray import tune as ray_tune
 from trainables.compat.ray import count_memory_kills_as_lost_processes
 from trainables.config import TrialConfig
 from trainables.records.ledger import Ledger
-from trainables.records.schema import (
-    BaseRecord,
-    Outcome,
-    SweepRecord,
-    TrialRecord,
-    TrialStatus,
-)
+from trainables.records.schema import BaseRecord, Outcome, TrialRecord, TrialStatus
+from trainables.records.sweep_record import SweepRecord
 from trainables.storage.storage import Location
 from trainables.workers.packed_trials import SlotHosts
 from trainables.workers.stop_request import StopRequest

@@ -127,7 +127,10 @@ class TuneEvents(Callback):
             record = record.after(measurement)
             self._records[trial.trial_id] = record
             for listener in self._listeners:
-                listener.measured(record, measurement)
+                if measurement.is_altered:
+                    listener.point_measured(record, measurement)
+                else:
+                    listener.measured(record, measurement)
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

@@ -23,7 +23,8 @@ from trainables.config import DataConfig, ModelConfig
 from trainables.models.model_shape import config_json
 from trainables.models.quantised_files import quantisation_method
 from trainables.named import Named
-from trainables.records.schema import BaseRecord, SweepRecord, TrialRecord
+from trainables.records.schema import BaseRecord, TrialRecord
+from trainables.records.sweep_record import SweepRecord
 from trainables.storage.locations import is_local
 
 Kind = Literal["adapter", "merged", "model"]

@@ -27,14 +27,8 @@ from ray.tune.utils.log import set_verbosity
 from rich.console import Console
 
 from trainables.records.ledger import Ledger
-from trainables.records.schema import (
-    BaseRecord,
-    Measurement,
-    Provenance,
-    SampleText,
-    SweepRecord,
-    TrialRecord,
-)
+from trainables.records.schema import BaseRecord, Measurement, SampleText, TrialRecord
+from trainables.records.sweep_record import Provenance, SweepRecord
 from tune.config.sweep_config import SweepConfig
 from tune.folder.disk_budget import DiskBudget
 from tune.folder.recorder import Recorder

@@ -10,9 +10,9 @@ from trainables.records.schema import ItemScore
 from trainables.storage.disk import write_whole
 
 
-def items_file(attempt_dir: Path, step: int) -> Path:
-    """Where an attempt writes the items of its evaluation after an optimizer step."""
-    return attempt_dir / "items" / f"step_{step:08d}.jsonl"
+def items_file(attempt_dir: Path, evaluation: str) -> Path:
+    """Where an attempt writes the items of an evaluation, by its `Measurement.name`."""
+    return attempt_dir / "items" / f"{evaluation}.jsonl"
 
 
 def write_items(file: Path, items: Sequence[ItemScore]) -> None:

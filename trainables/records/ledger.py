@@ -6,6 +6,7 @@
       trials/0007/
         trial.json        the trial as it stands, replaced atomically
         metrics.jsonl     its measurements, appended
+        strengths.jsonl   those of its trained weights at other strengths, and repaired
         attempt_1/        what the worker wrote: weights, items, log
       inspection/         what inspections found
       ray/                what Tune saves, and nothing reads
@@ -32,14 +33,8 @@ from trainables.records.item_records import items_file
 from trainables.records.metrics_file import read_lines, to_line
 from trainables.records.reading import Record, read_each, read_record
 from trainables.records.record_paths import SweepFolder, trial_numbers
-from trainables.records.schema import (
-    BaseRecord,
-    ItemScore,
-    Measurement,
-    SweepRecord,
-    TrialRecord,
-    TrialStatus,
-)
+from trainables.records.schema import BaseRecord, ItemScore, Measurement, TrialRecord, TrialStatus
+from trainables.records.sweep_record import SweepRecord
 from trainables.storage.base_storage import read_or_none
 from trainables.storage.storage import SEE_THE_STORE, Location, is_address, open_storage
 
@@ -58,7 +53,7 @@ class Ledger:
         self.folder = SweepFolder(location)
         self.storage = open_storage(location)
         self._may_write = may_write
-        self._whole: set[int] = set()
+        self._whole: set[Path] = set()
 
     def exists(self) -> bool:
         """Whether the folder holds a sweep."""
@@ -92,8 +87,10 @@ class Ledger:
         """Create or replace a trial's record."""
         self._write(self.folder.trial_json(record.number), record)
         if record.status is not TrialStatus.RUNNING:
+            of_trial = (self.folder.metrics(record.number), self.folder.strengths(record.number))
             with self._writing():
-                self.storage.close_log(self.folder.name(self.folder.metrics(record.number)))
+                for log in of_trial:
+                    self.storage.close_log(self.folder.name(log))
 
     def write_warm_start(self, records: Sequence[TrialRecord]) -> None:
         """Keep the trials that the search starts from, so that restarts use the same."""
@@ -109,14 +106,15 @@ class Ledger:
         return _each_line(TrialRecord, lines, place, remedy)
 
     def append(self, number: int, measurement: Measurement) -> None:
-        """Add a measurement to a trial's history."""
+        """Add a measurement to a trial's history, or to its points."""
+        is_point = measurement.is_altered
+        file = self.folder.strengths(number) if is_point else self.folder.metrics(number)
         with self._writing():
-            if number not in self._whole:
-                self._drop_damaged_end(number)
-            self._whole.discard(number)  # until the entire line is on disk
-            log = self.folder.name(self.folder.metrics(number))
-            self.storage.append(log, to_line(measurement))
-            self._whole.add(number)
+            if file not in self._whole:
+                self._drop_damaged_end(file)
+            self._whole.discard(file)  # until the entire line is on disk
+            self.storage.append(self.folder.name(file), to_line(measurement))
+            self._whole.add(file)
 
     def trial(self, number: int) -> TrialRecord:
         """One trial's record; `FileNotFoundError` if there is none."""
@@ -147,6 +145,12 @@ class Ledger:
         file = self.folder.metrics(number)
         log = self.storage.read_log(self.folder.name(file))
         return _in_order(read_lines(log, self.folder.place(file)).measurements)
+
+    def points(self, number: int) -> list[Measurement]:
+        """A trial's points as they came; a later one of the same strength and repair counts."""
+        file = self.folder.strengths(number)
+        log = self.storage.read_log(self.folder.name(file))
+        return read_lines(log, self.folder.place(file)).measurements
 
     @gc_paused()
     def histories(self, as_they_came: bool = False) -> dict[int, list[Measurement]]:
@@ -181,11 +185,11 @@ class Ledger:
         return _each_line(ItemScore, self._content(file), place, self._base_remedy)
 
     def items(self, record: TrialRecord) -> list[ItemScore]:
-        """A trial's outcome on every item at its newest evaluation; possibly empty."""
+        """A trial's outcome on every item at its newest evaluation, or point; possibly empty."""
         if record.last is None:
             return []
         folder = self.folder.attempt(record.number, record.last.attempt)
-        file = items_file(folder, record.last.step)
+        file = items_file(folder, record.last.name)
         lines = read_or_none(self.storage, self.folder.name(file)) or b""
         return _each_line(ItemScore, lines, self.folder.place(file), "restore it from a copy")
 
@@ -227,9 +231,8 @@ class Ledger:
         names = self.storage.children(self.folder.name(self.folder.trials))
         return sorted(trial_numbers(names))
 
-    def _drop_damaged_end(self, number: int) -> None:
+    def _drop_damaged_end(self, file: Path) -> None:
         """Drop the partial line that a crash left."""
-        file = self.folder.metrics(number)
         content = self.storage.read_log(name := self.folder.name(file))
         whole = read_lines(content, self.folder.place(file)).whole
         if whole != content:

@@ -73,6 +73,10 @@ class SweepFolder:
         """The trial's measurements."""
         return self.trial(number) / "metrics.jsonl"
 
+    def strengths(self, number: int) -> Path:
+        """The trial's measurements at other strengths, and repaired."""
+        return self.trial(number) / "strengths.jsonl"
+
     def stop_request(self, number: int) -> Path:
         """File that asks the driver to end one trial."""
         return self.stop / f"{number:04d}"

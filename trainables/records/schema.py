@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
+from operator import attrgetter
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from trainables.config import Frozen, ModelConfig, Role, TrialConfig
-from trainables.metric_keys import METRICS, domain_metric, task_score
+from trainables.metric_keys import GPU_HOURS, METRICS, domain_metric, task_score
 
 # Files in the folder of the base's evaluation.
 BASE_RECORD, BASE_ITEMS = "base.json", "items.jsonl"
@@ -48,6 +49,10 @@ def _finite_alone(metrics: dict[str, float]) -> dict[str, float]:
 
 Metrics = Annotated[dict[str, float], AfterValidator(_finite_alone)]
 
+MOST_STRENGTH = 1.5
+Repair = Literal["no_intruders", "seed_mean"]
+PointId = tuple[int, float, Repair | None]
+
 
 class Measurement(Frozen):
     """One report of a trial: every metric known at an optimizer step.
@@ -55,6 +60,8 @@ class Measurement(Frozen):
     Attributes:
         attempt: attempt of the trial in which it was measured.
         step: optimizer steps done; strictly increasing within a trial.
+        strength: of the update in the model that was measured, base + strength x update.
+        repair: how the trained weights were altered before; None if they were not.
         metrics: finite numbers by key of `metric_keys`.
         time: seconds since the epoch.
     """
@@ -63,6 +70,8 @@ class Measurement(Frozen):
     attempt: int = 1
     step: int = Field(ge=0)
     total_steps: int | None = Field(default=None, ge=1)
+    strength: float = Field(default=1.0, gt=0, le=MOST_STRENGTH)
+    repair: Repair | None = None
     metrics: Metrics
     time: float
 
@@ -70,6 +79,26 @@ class Measurement(Frozen):
     def is_evaluation(self) -> bool:
         """Whether the model was evaluated, rather than only its training measured."""
         return domain_metric(self.metrics) in self.metrics
+
+    @property
+    def is_altered(self) -> bool:
+        """Whether the model that was measured is another than the trained one."""
+        return self.repair is not None or self.strength != 1
+
+    @property
+    def name(self) -> str:
+        """Of the file that has its items."""
+        return evaluation_name(self.step, self.strength, self.repair)
+
+
+def evaluation_name(step: int, strength: float = 1.0, repair: Repair | None = None) -> str:
+    """What an evaluation is called on disk: `step_00000060`, `step_00000060_strength_0.4`."""
+    parts = [f"step_{step:08d}"]
+    if repair:
+        parts.append(repair)
+    if strength != 1:
+        parts.append(f"strength_{strength:g}")
+    return "_".join(parts)
 
 
 class TrialResult(Frozen):
@@ -96,6 +125,8 @@ class TrialRecord(Frozen):
         params: what the search suggested, under the search's own names.
         reason: why it ended this way, for anything but COMPLETE.
         best: best value so far of each metric that has a direction and is no total.
+        points: what the trained weights are at other strengths, and repaired.
+        strength, repair: of which point this record is a view; see `at`.
         attempt: how many times it was started.
         started: when its first attempt began, seconds since the epoch.
         resumed: when this attempt began; None for the first.
@@ -121,6 +152,9 @@ class TrialRecord(Frozen):
     ended: float | None = None
     last: Measurement | None = None
     best: dict[str, float] = Field(default_factory=dict)
+    points: tuple[Measurement, ...] = ()
+    strength: float = 1.0
+    repair: Repair | None = None
     weights_dir: str | None = None
     best_weights_dir: str | None = None
 
@@ -169,8 +203,39 @@ class TrialRecord(Frozen):
         """The newest value of a metric; None if it was never logged."""
         return self.metrics.get(key)
 
+    @property
+    def point_id(self) -> PointId:
+        """Which point of the sweep this record is a view of."""
+        return self.number, self.strength, self.repair
+
+    def at(self, point: Measurement) -> TrialRecord:
+        """This trial as if it had ended with one of its points: metrics and items are its own."""
+        view = {"last": point, "strength": point.strength, "repair": point.repair}
+        return self.model_copy(update=view | {"best_weights_dir": None})
+
+    @property
+    def curve(self) -> list[TrialRecord]:
+        """This trial at all strengths that were evaluated, its own among them, by strength."""
+        scaled = [self.at(point) for point in self.points if point.repair is None]
+        return sorted([self, *scaled], key=attrgetter("strength"))
+
+    @property
+    def repaired(self) -> list[TrialRecord]:
+        """This trial as each repair left it."""
+        return [self.at(point) for point in self.points if point.repair is not None]
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPU hours so far, evaluation of its points included."""
+        measured = [point.metrics.get(GPU_HOURS, 0.0) for point in self.points]
+        return max([self.metrics.get(GPU_HOURS, 0.0), *measured])
+
     def after(self, measurement: Measurement) -> TrialRecord:
         """The record with this measurement added."""
+        if measurement.is_altered:
+            of = (measurement.repair, measurement.strength)
+            others = [point for point in self.points if (point.repair, point.strength) != of]
+            return self.model_copy(update={"points": (*others, measurement)})
         best = dict(self.best)
         for key, value in measurement.metrics.items():
             known = METRICS.get(key)
@@ -192,6 +257,11 @@ class TrialRecord(Frozen):
     def ended_as(self, outcome: Outcome, at: float) -> TrialRecord:
         """The record of the trial after it ended with this outcome."""
         return self.model_copy(update=outcome.model_dump() | {"ended": at})
+
+
+def points_of(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """All points of some trials: each at every strength, and as each repair left it."""
+    return [point for record in records for point in (*record.curve, *record.repaired)]
 
 
 class TaskScore(Frozen):
@@ -291,62 +361,3 @@ class BaseRecord(Frozen):
             key = task_score(task.role, label, task.metric)
             if (value := trial.metric(key)) is not None:
                 yield label, task, key, value
-
-
-class Provenance(Frozen):
-    """Provenance of one start of a sweep: command, code, versions.
-
-    Attributes:
-        warnings: about training settings and memory; the base's record has those about its data.
-    """
-
-    created: float
-    command: str
-    git_commit: str | None
-    python: str
-    versions: dict[str, str]
-    warnings: tuple[str, ...] = ()
-
-    def warnings_with(self, base: BaseRecord) -> list[str]:
-        """The warnings of the start and of the base, each once."""
-        return [*dict.fromkeys((*base.warnings, *self.warnings))]
-
-
-class SweepRecord(Frozen):
-    """A sweep's own record (`sweep.json`).
-
-    Attributes:
-        sweep_id: unique; the W&B group and the first part of every trial's id.
-        config: the resolved sweep file, as plain data.
-        provenance: of the newest start of the command.
-        earlier: those of the previous starts, oldest first.
-        inputs: digests of the files that the base was measured with and the data read from, by
-            field of the sweep file.
-    """
-
-    schema_version: Literal[3] = 3
-    sweep_id: str
-    config: dict[str, object]
-    provenance: Provenance
-    earlier: tuple[Provenance, ...] = ()
-    inputs: dict[str, str] = Field(default_factory=dict)
-
-    @property
-    def created(self) -> float:
-        """Time of the first start, seconds since the epoch."""
-        return (*self.earlier, self.provenance)[0].created
-
-    def started_again(self, config: dict[str, object], provenance: Provenance) -> SweepRecord:
-        """The record of the sweep after it was started again."""
-        changes = {
-            "config": config,
-            "provenance": provenance,
-            "earlier": (*self.earlier, self.provenance),
-        }
-        return self.model_copy(update=changes)
-
-    def origin(self, trial: TrialRecord) -> Provenance:
-        """The start that the newest attempt of a trial belongs to."""
-        starts = (*self.earlier, self.provenance)
-        before = [start for start in starts if start.created <= trial.began]
-        return before[-1] if before else starts[0]

@@ -30,7 +30,7 @@ from trainables.process.collectives import is_first_worker
 from trainables.process.lost_process import is_lost_worker
 from trainables.process.out_of_memory import is_out_of_memory
 from trainables.records.item_records import items_file, without_texts, write_items
-from trainables.records.schema import Measurement
+from trainables.records.schema import Measurement, evaluation_name
 from trainables.storage.disk import is_disk_full
 from trainables.training.reporter import Reporter
 
@@ -131,25 +131,37 @@ class Measuring:
             EvaluationFailed: the evaluation raised an error.
             EvaluationOutOfMemory: it ran out of memory.
         """
-        step = self._trainer.state.global_step
-        try:
-            metrics = self._evaluate(step)
-        except Exception as error:
-            if is_disk_full(error) or is_lost_worker(error):
-                raise
-            raise _evaluation_error(step, error) from error
+        metrics = self._evaluate(self._trainer.model)
         before_report()
         return self._report(self._gathered | metrics)
 
+    def evaluate_at(self, strength: float, model: Any = None) -> None:
+        """Evaluate the trained model at another strength, and report that point.
+
+        Args:
+            strength: of the update in the model.
+            model: if it is not the trainer's.
+
+        Raises:
+            EvaluationFailed: the evaluation raised an error.
+            EvaluationOutOfMemory: it ran out of memory.
+        """
+        metrics = self._evaluate(self._trainer.model if model is None else model, strength)
+        self._reporter.report(self._measurement(self._gathered | metrics, strength))
+
     def _report(self, metrics: dict[str, float]) -> Measurement:
-        self.last = Measurement(
+        self.last = self._measurement(metrics)
+        self._reporter.report(self.last)
+        return self.last
+
+    def _measurement(self, metrics: dict[str, float], strength: float = 1.0) -> Measurement:
+        return Measurement(
             step=self._trainer.state.global_step,
             total_steps=self._total_steps,
+            strength=strength,
             metrics=metrics | self._costs(),
             time=time.time(),
         )
-        self._reporter.report(self.last)
-        return self.last
 
     def _training_metrics(self) -> dict[str, float]:
         state = self._trainer.state
@@ -163,17 +175,25 @@ class Measuring:
             metric_keys.TOKENS_SEEN: float(state.num_input_tokens_seen),
         }
 
-    def _evaluate(self, step: int) -> dict[str, float]:
+    def _evaluate(self, model: Any, strength: float = 1.0) -> dict[str, float]:
+        step = self._trainer.state.global_step
+        try:
+            return self._metrics(model, evaluation_name(step, strength))
+        except Exception as error:
+            if is_disk_full(error) or is_lost_worker(error):
+                raise
+            raise _evaluation_error(step, error) from error
+
+    def _metrics(self, model: Any, name: str) -> dict[str, float]:
         """Evaluate; the workers of a group share the work, and all get the results."""
         started = time.perf_counter()
-        model = self._trainer.model
         evaluation, metrics = compare_with_base(self._base, model, self.evaluator)
         if self._validation:
             loss = token_nll(model, self._validation, self._config.eval.batch_size)
             metrics[metric_keys.VALIDATION_LOSS] = loss
         if is_first_worker():
             items = without_texts(evaluation.items)
-            write_items(items_file(Path(self._config.output_dir), step), items)
+            write_items(items_file(Path(self._config.output_dir), name), items)
         self.charge_evaluation(time.perf_counter() - started)
         return metrics
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from trainables.data.chats import without_nulls
 from trainables.errors import Fault, UserError
-from trainables.records.schema import SweepRecord
+from trainables.records.sweep_record import SweepRecord
 from trainables.storage.storage import Location
 from tune.config.deepspeed_settings import deciding_settings
 from tune.config.sweep_config import SweepConfig

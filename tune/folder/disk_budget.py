@@ -10,14 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainables.records.ledger import Ledger
-from trainables.records.schema import (
-    ENDED_WELL,
-    BaseRecord,
-    Measurement,
-    SweepRecord,
-    TrialRecord,
-    TrialStatus,
-)
+from trainables.records.schema import ENDED_WELL, BaseRecord, Measurement, TrialRecord, TrialStatus
+from trainables.records.sweep_record import SweepRecord
 from trainables.storage.storage import open_storage
 from trainables.training.checkpoint_files import (
     BEST,

@@ -12,7 +12,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from trainables.records.schema import Provenance, SweepRecord
+from trainables.records.sweep_record import Provenance, SweepRecord
 
 _PACKAGES = (
     "forgetting-sweeps",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from trainables.records.ledger import Ledger
-from trainables.records.schema import BaseRecord, Measurement, SweepRecord, TaskScore, TrialRecord
+from trainables.records.schema import BaseRecord, Measurement, TaskScore, TrialRecord
+from trainables.records.sweep_record import SweepRecord
 from tune.folder.tables import write_confirmed_csv, write_results_csv
 from tune.listeners import SweepListener
 
@@ -32,6 +33,8 @@ class Recorder(SweepListener):
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
         """Append the measurement."""
         self._ledger.append(record.number, measurement)
+
+    point_measured = measured
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
         """Write the tables of all trials and of confirmed ones."""

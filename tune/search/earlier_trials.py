@@ -109,7 +109,7 @@ def preview_earlier_trials(config: SweepConfig, output_dir: Location) -> Earlier
 def _with_history(record: TrialRecord, ledger: Ledger) -> TrialRecord:
     """The record with its measurements, which that of a running trial lacks."""
     if record.status is TrialStatus.RUNNING:
-        for measurement in ledger.measurements(record.number):
+        for measurement in (*ledger.measurements(record.number), *ledger.points(record.number)):
             record = record.after(measurement)
     return record
 

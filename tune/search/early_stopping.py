@@ -48,7 +48,7 @@ class EarlyStopping(Fifo):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Continue or stop the trial; repeats of winners always continue."""
         measurement = _measurement(result)
-        if measurement is None or trial.config["confirms"] is not None:
+        if measurement is None or measurement.is_altered or trial.config["confirms"] is not None:
             return str(TrialScheduler.CONTINUE)
         config = trial.config["trial"]
         train = TrainConfig.model_validate(config["train"])
@@ -68,6 +68,7 @@ def _measurement(flat: dict[str, Any]) -> Measurement | None:
     return Measurement(
         step=flat[f"{prefix}step"],
         total_steps=flat[f"{prefix}total_steps"],
+        strength=flat[f"{prefix}strength"],
         metrics={key.removeprefix(inside): flat[key] for key in flat if key.startswith(inside)},
         time=flat[f"{prefix}time"],
     )

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable
 from fractions import Fraction
 
-from trainables.metric_keys import GPU_HOURS
 from trainables.records.schema import TrialRecord, TrialStatus
 from tune.search.space import Params
 
@@ -94,7 +93,7 @@ class SearchHistory:
             self.next_number += 1
 
     def _count(self, record: TrialRecord, by: int) -> None:
-        self._gpu_hours += by * Fraction(record.metric(GPU_HOURS) or 0)
+        self._gpu_hours += by * Fraction(record.gpu_hours)
         if record.status is not TrialStatus.FAILED:
             self._runs[_key(record.params), record.config.seed] += by
         if record.confirms is not None:

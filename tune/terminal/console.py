@@ -21,7 +21,8 @@ from analysis.results.formatting import (
     setting,
 )
 from analysis.results.sweep_table import SweepTable
-from trainables.records.schema import FAULTS, BaseRecord, Measurement, SweepRecord, TrialRecord
+from trainables.records.schema import FAULTS, BaseRecord, Measurement, TrialRecord
+from trainables.records.sweep_record import SweepRecord
 from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from analysis.results.wandb_names import BASE_GROUP, SETTING_GROUP, setting_group
 from trainables.config import Frozen, ModelConfig, TrialConfig
-from trainables.records.schema import BaseRecord, SweepRecord, TrialRecord, TrialStatus
+from trainables.records.schema import BaseRecord, TrialRecord, TrialStatus
+from trainables.records.sweep_record import SweepRecord
 
 
 def trial_config(record: TrialRecord) -> dict[str, Any]:

@@ -13,13 +13,8 @@ from analysis.results.formatting import how_many
 from analysis.results.wandb_names import base_run_id, upload_command
 from trainables.records.ledger import Ledger
 from trainables.records.record_paths import SweepFolder
-from trainables.records.schema import (
-    BaseRecord,
-    Measurement,
-    SweepRecord,
-    TrialRecord,
-    TrialStatus,
-)
+from trainables.records.schema import BaseRecord, Measurement, TrialRecord, TrialStatus
+from trainables.records.sweep_record import SweepRecord
 from trainables.storage.storage import Location
 from tune.config.sweep_config import WandbConfig
 from tune.listeners import SweepListener

@@ -110,7 +110,7 @@ def test_workers_share_an_evaluation_though_a_forward_pass_takes_them_all(
     tuned = AutoModelForCausalLM.from_pretrained(trial.weights_dir).eval()
     evaluation = Evaluator(suite, tokenizer).evaluate(tuned)
     last = measurements[-1]
-    items = read_items(items_file(Path(trial.output_dir), last.step))
+    items = read_items(items_file(Path(trial.output_dir), last.name))
     assert items == without_texts(evaluation.items)
     assert {key: last.metrics[key] for key in evaluation.metrics} == evaluation.metrics
     lengths = [len(item.answer) for item in evaluation.items if "generate" in item.task]

@@ -19,7 +19,8 @@ from trainables.inspection import activations
 from trainables.inspection.inspection_records import InspectionFolder
 from trainables.models.loading import load_model
 from trainables.records.ledger import Ledger
-from trainables.records.schema import SweepRecord, TrialRecord, TrialStatus
+from trainables.records.schema import TrialRecord, TrialStatus
+from trainables.records.sweep_record import SweepRecord
 from trainables.workers.ray_tasks import as_task, inspect_on_worker
 from tune.folder.provenance import provenance
 

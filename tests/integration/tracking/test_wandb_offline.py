@@ -19,7 +19,8 @@ from logged_runs import WANDB, LoggedRun, logged_runs
 
 from trainables.config import DeepSpeedConfig, ModelConfig, TrainConfig
 from trainables.records.ledger import Ledger
-from trainables.records.schema import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
+from trainables.records.schema import BaseRecord, Measurement, TrialRecord, TrialStatus
+from trainables.records.sweep_record import SweepRecord
 from tune.config.sweep_config import WandbConfig
 from tune.tracking import wandb_runs
 from tune.tracking.wandb_listener import WandbListener

@@ -42,7 +42,7 @@ def sweep_of(folder: Path, plan: dict[str, tuple[tuple[int, int], ...]]) -> Resu
             item.model_copy(update={"score": scores.get(index, item.score)})
             for index, item in enumerate(base)
         ]
-        write_items(items_file(ledger.folder.attempt(record.number, 1), record.last.step), items)
+        write_items(items_file(ledger.folder.attempt(record.number, 1), record.last.name), items)
         own = {IN_DOMAIN_ACC: right / 100, FORGETTING_MEAN: forgotten / 300}
         ledger.write_trial(with_metrics(record, record.last.metrics | own))
     return Results(open_sweeps([folder]))

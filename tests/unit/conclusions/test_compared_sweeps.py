@@ -105,7 +105,7 @@ def test_a_sweep_that_forgets_less_is_told_to(tmp_path):
         for index in lost[:forgets]:
             items[index] = items[index].model_copy(update={"score": 0.0})
         [record] = sweep.trials
-        write_items(items_file(sweep.ledger.folder.attempt(0, 1), record.last.step), items)
+        write_items(items_file(sweep.ledger.folder.attempt(0, 1), record.last.name), items)
     [told] = [c for c in against_first(results) if "on the retention tasks" in c.statement]
     assert told.verdict == "open"
     assert told.statement.startswith("In one run of each, the best trade-off of replayed (trial 0,")

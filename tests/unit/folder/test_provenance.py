@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainables.records.schema import Provenance, SweepRecord
+from trainables.records.sweep_record import Provenance, SweepRecord
 from tune.folder.provenance import version_warnings, warned
 
 

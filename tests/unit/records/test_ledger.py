@@ -14,6 +14,7 @@ from trainables.records.schema import (
     ItemScore,
     Measurement,
     TrialStatus,
+    evaluation_name,
 )
 from trainables.storage import disk
 from trainables.storage.storage import Location
@@ -28,7 +29,7 @@ def test_items_of_a_trial_that_went_on_are_found(location: Location) -> None:
         item = ItemScore(
             task="a", doc_hash="h", filter="none", score=score, prompt="", target="", answer=""
         )
-        file = items_file(ledger.folder.attempt(0, attempt), step)
+        file = items_file(ledger.folder.attempt(0, attempt), evaluation_name(step))
         ledger.storage.write(ledger.folder.name(file), item.model_dump_json().encode())
         return item
 
