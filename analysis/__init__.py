@@ -5,6 +5,7 @@
     report            one HTML page, and the same in other formats
     figures           for a paper
     export            the winner, to use
+    gate              whether a model meets criteria, for continuous integration
     tracking          W&B: views and tables there, runs from there
     frame             sweeps as pandas frames
     capacity_axis     what curves over capacities are drawn over

@@ -23,13 +23,13 @@ _TRUST, _TRUSTED = "--trust-remote-code", "run code that the base model brings"
 def main(arguments: list[str]) -> int:
     """Run a command; returns its exit code: 2 for faulty input, 130 after Ctrl-C.
 
-    It is 1 if nobody reads on, as after `| head`.
+    It is 1 if nobody reads on, as after `| head`; `gate` has codes of its own.
     """
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # what a terminal cannot show ends nothing
     try:
         options = _parser().parse_args(arguments)
-        options.run(options)
+        code: int | None = options.run(options)
         sys.stdout.flush()
     except UserError as error:
         return _refused(error.faults)
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
         given = vars(options)
         rule = disk_full(error, Path(given.get("to") or given.get("sweep_dir", "")))
         return _refused([Fault("", rule, "make room, and type the same command again")])
-    return 0
+    return code or 0
 
 
 def _refused(faults: Iterable[Fault]) -> int:
@@ -107,7 +107,33 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--merge", action="store_true", help="merge the adapter into its base")
     export.add_argument(_TRUST, action="store_true", help=_TRUSTED)
     export.set_defaults(run=_export)
+    _add_gate(commands.add_parser("gate", help="judge a model by criteria, for CI"))
     return parser
+
+
+def _add_gate(gate: argparse.ArgumentParser) -> None:
+    gate.description = (
+        "Exit code 0: every criterion is met, 1: one is missed beyond its interval, 3: there are "
+        "too few items to tell, 2: wrong usage."
+    )
+    text = f"{_SWEEP_DIR}; with --base a model or adapter"
+    gate.add_argument("subject", nargs="?", metavar="SWEEP_OR_MODEL", help=text)
+    gate.add_argument("--max-forgetting", metavar="X", help="such as 0.02: --max forgetting/mean=X")
+    for option, sign in (("--min", ">="), ("--max", "<=")):
+        text = f"METRIC {sign} X is a criterion; may be repeated"
+        gate.add_argument(option, action="append", default=[], metavar="METRIC=X", help=text)
+    text = "this trial instead of the recommended one"
+    gate.add_argument("--trial", type=int, metavar="N", help=text)
+    text = "this strength, one that was evaluated, instead of the recommended one"
+    gate.add_argument("--strength", type=float, metavar="S", help=text)
+    gate.add_argument("--base", metavar="B", help="base of a model that is of no sweep")
+    gate.add_argument("--model", metavar="M", help="model, or adapter on the base")
+    text = "harness tasks, each TASK (forgetting is measured on it), in_domain:TASK or ood:TASK"
+    gate.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help=text)
+    text = "as in a sweep file: eval.KEY or model.KEY, such as eval.limit=500"
+    gate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+    gate.add_argument("--junit", type=Path, metavar="FILE", help="also as JUnit XML")
+    gate.set_defaults(run=_gate)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -193,6 +219,32 @@ def _export(options: argparse.Namespace) -> None:
         options.trust_remote_code,
     )
     print(folder)
+
+
+def _gate(options: argparse.Namespace) -> int:
+    from analysis.gate.criteria import read_criteria
+    from analysis.gate.gate import check_usage, pass_gate
+
+    check_usage(options)
+    criteria = read_criteria(options.max_forgetting, options.min, options.max)
+
+    def report(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    if options.base is None:
+        from analysis.gate.sweep_trial import read_trial
+
+        location = parse_location(options.subject)
+        subject = read_trial(location, options.trial, options.strength)
+    else:
+        from analysis.gate.plain_settings import read_plain_settings
+
+        settings = read_plain_settings(options.base, options.tasks, options.set)
+        from analysis.gate.plain_model import evaluate_plain
+
+        subject = evaluate_plain(settings, options.model or options.subject, report)
+    report(f"{subject.name}: {subject.about}")
+    return pass_gate(subject, criteria, options.junit, print)
 
 
 def _end(code: int) -> None:

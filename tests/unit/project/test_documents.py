@@ -80,7 +80,7 @@ def test_sweep_commands_load(my_sweep: Path) -> None:
 
 def test_analysis_commands_parse() -> None:
     commands = arguments("-m analysis")
-    assert len({words[0] for words in commands}) == 7
+    assert len({words[0] for words in commands}) == 8
     for words in commands:
         analysis_parser().parse_args(words)
 

@@ -1,0 +1,1 @@
+"""Whether a model meets criteria: for continuous integration."""
