@@ -58,6 +58,7 @@ class TrialConfig(Frozen):
         output_dir: folder of this attempt; weights, checkpoints and per-item results go there.
         published_dir: object store address that `output_dir` is published to.
         earlier_attempts: their folders; the trial resumes from the newest checkpoint there.
+        strengths: at which it is evaluated once it is trained, beside 1: base + strength x update.
         objective: selects the best evaluation, whose weights are kept beside the final ones.
         minutes_per_report: a trial silent for this long ends its process.
         base_dir: folder with the base model's evaluation (see `evaluation.base`).
@@ -76,6 +77,7 @@ class TrialConfig(Frozen):
     data: DataConfig
     eval: EvalSuite
     train: TrainConfig
+    strengths: tuple[float, ...] = ()
     workers: int = Field(default=1, ge=1)
     gpus_per_worker: float = Field(default=0, ge=0)
     cpus_per_worker: float = Field(default=1, gt=0)

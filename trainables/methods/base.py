@@ -240,6 +240,31 @@ class Method(Named):
     def load_extra_state(self, model: Any, tensors: dict[str, Any]) -> None:
         """Restore what `extra_state` gave, on a fresh adapter, before parameters and moments."""
 
+    @property
+    def why_not_scaled(self) -> str | None:
+        """Why a trained model has no other strength than 1; None if it has."""
+        return "it has no rule for other strengths"
+
+    @property
+    def needs_start(self) -> bool:
+        """Whether `at_strength` needs the values before training."""
+        return False
+
+    def at_strength(
+        self, tensors: Mapping[str, Any], start: Mapping[str, Any], strength: float
+    ) -> dict[str, Any]:
+        """The trained parameters of an update that is `strength` times as large.
+
+        Args:
+            tensors: the trained parameters by their full names, as in the model or as saved.
+            start: what they were before training, by the same names, if `needs_start`.
+            strength: 0 is the model before training, 1 the trained one.
+
+        Returns:
+            Those that change, in their own dtype.
+        """
+        raise NotImplementedError
+
     def stored_update(
         self, tensors: Mapping[str, Any], base_OI: Any
     ) -> tuple[Any, Any] | Any | None:

@@ -39,6 +39,11 @@ class Lora(LowRank):
         """As any low-rank adapter; not under DoRA."""
         return "DoRA's norms are not batched" if self.dora else super().packed
 
+    @property
+    def why_not_scaled(self) -> str | None:
+        """Its magnitudes, under DoRA."""
+        return "DoRA's magnitudes have no rule for other strengths" if self.dora else None
+
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """R (O + I), and under DoRA a norm for each output."""
         return super().layer_parameters(outputs, inputs) + (outputs if self.dora else 0)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from trainables.methods.base import LowRankLayout
+from trainables.methods.base import LowRankLayout, Method
 from trainables.models.four_bit import plain_weight
 from trainables.packing.packed_dropout import Masks
 
@@ -75,6 +75,15 @@ class Adapter:
         self.tensors = {
             name: torch.nn.Parameter(view) for name, view in self.views(values_P).items()
         }
+
+    def at_strength(self, method: Method, strength: float) -> Adapter:
+        """An adapter of its own with this one's update, `strength` times as large."""
+        scaled = Adapter(self.layout, self.targets, self.flat_P.detach().clone())
+        changed = method.at_strength(self.tensors, {}, strength)
+        with torch.no_grad():
+            for name, values in changed.items():
+                scaled.tensors[name].copy_(values)
+        return scaled
 
     def views(self, flat_P: torch.Tensor) -> dict[str, torch.Tensor]:
         """View a flat vector, such as the parameters or a moment, as PEFT's tensors."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from trainables.config import TrialConfig
 from trainables.data.tokenized import trial_inputs
 from trainables.errors import release_frames, traced
 from trainables.evaluation.evaluator import Evaluator
+from trainables.evaluation.harness_model import Routed
 from trainables.models.four_bit import thaw
 from trainables.models.loading import shared_base
 from trainables.packing.adapters import AdaptedLayers, Adapter, AdapterGroup, Part, lay_out
@@ -286,15 +288,44 @@ class SlotEngine:
             return self._layers.routed(self._make_parts((slot, rows) for slot in slots))
 
         with self.charged_to(*slots):
-            try:
-                evaluator.answer_ahead([slot.model for slot in slots], routed)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                free_memory()  # each slot then computes its own answers
+            self._answer_or_not(evaluator, [slot.model for slot in slots], routed)
         seconds = time.perf_counter() - started
         for slot in slots:
             slot.measuring.charge_evaluation(seconds / len(slots))
+
+    def _answer_or_not(self, evaluator: Evaluator, models: Sequence[Any], routed: Routed) -> None:
+        """Answer for several models in shared passes, unless memory runs out."""
+        try:
+            evaluator.answer_ahead(models, routed)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            free_memory()  # each then computes its own answers
+
+    def _evaluate_strengths(self, slot: Slot) -> None:
+        """Evaluate a trained slot at its trial's other strengths, several in a pass.
+
+        Raises:
+            StopTrial: that was asked for; the rest follows in the next attempt.
+        """
+        models, evaluator = slot.at_strengths(), slot.measuring.evaluator
+        at_once = max(1, evaluator.models_at_once(self._largest_pass, self._base.device))
+        strengths = list(models)
+        for first in range(0, len(models), at_once):
+            some = {strength: models[strength] for strength in strengths[first : first + at_once]}
+            group = AdapterGroup([model.adapter for model in some.values()], self._dtype)
+            started = time.perf_counter()
+            if len(some) > 1:
+                everyone = partial(self._routed_to, group, 0, len(some))
+                self._answer_or_not(evaluator, [*some.values()], everyone)
+            slot.measuring.charge_evaluation(time.perf_counter() - started)
+            for number, (strength, model) in enumerate(some.items()):
+                slot.check_stop()
+                with self._routed_to(group, number, number + 1), self._autocast():
+                    slot.measuring.evaluate_at(strength, model)
+
+    def _routed_to(self, group: AdapterGroup, first: int, last: int, rows: int = 1) -> Any:
+        return self._layers.routed([Part(group, first, last, rows)])
 
     def _make_parts(self, rows: Iterable[tuple[Slot, int]]) -> list[Part]:
         """The parts of a batch with so many rows of each slot, in order."""
@@ -311,6 +342,7 @@ class SlotEngine:
     def _end(self, slot: Slot) -> Ended:
         with self.charged_to(slot):
             try:
+                self._evaluate_strengths(slot)
                 return Ended(slot, result=slot.finish())
             except Exception as error:
                 return Ended(slot, error=traced(error))

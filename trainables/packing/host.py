@@ -73,7 +73,8 @@ class _Mailbox:
         publish_items(client.trial)
         event = {MEASUREMENT: measurement}
         assert total is not None  # noqa: S101 - `Measuring` tells it
-        if measurement.step not in _steps_to_record(client.trial.train, total):
+        may_go_on = measurement.step not in _steps_to_record(client.trial.train, total)
+        if may_go_on or measurement.is_altered:
             self._loop.call_soon_threadsafe(client.events.put_nowait, event)
             return
         watchdog.stop()  # Tune may take long to accept the report

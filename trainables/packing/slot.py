@@ -30,7 +30,7 @@ from trainables.records.schema import TrialResult
 from trainables.training.best_weights import BestWeights
 from trainables.training.checkpointing import AlreadyTrained, Checkpoints
 from trainables.training.measuring import Measuring
-from trainables.training.reporter import Reporter
+from trainables.training.reporter import Reporter, StopTrial
 from trainables.training.training_loop import conclude, sft_config
 
 # Samples, of as many steps as have them: each read takes 0.1 ms, a step of a small model but 2.
@@ -70,6 +70,7 @@ class Slot:
             self.args.max_steps,
         )
         self.generator = torch.Generator(base.device).manual_seed(trial.seed)  # of dropout
+        self._reporter = reporter
         self._tokenizer, self._resolved = tokenizer, resolved
         self._train = as_dataset(tokenized.train)
         self._read: tuple[int, list[Sample]] = (-1, [])  # from a step on
@@ -190,6 +191,19 @@ class Slot:
             self.measuring.after_step(self._logs)
             self._checkpoints.after_step()
 
+    def at_strengths(self) -> dict[float, AdaptedBase]:
+        """The base with the trained adapter at each other strength of the trial."""
+        method = self.trial.method
+        return {
+            strength: AdaptedBase(self.model.base, self.adapter.at_strength(method, strength))
+            for strength in self.trial.strengths
+        }
+
+    def check_stop(self) -> None:
+        """Raise `StopTrial` if the trial was asked to stop."""
+        if self._reporter.stop_requested():
+            raise StopTrial
+
     @property
     def evaluator(self) -> Evaluator | None:
         """The evaluator due after the last step; None if there is none."""
@@ -234,23 +248,23 @@ class AdaptedBase:
     """The base as one trial sees it while the base's layers are routed to its adapter."""
 
     def __init__(self, base: Any, adapter: Adapter) -> None:
-        self._base = base
-        self._adapter = adapter
+        self.base = base
+        self.adapter = adapter
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Run a forward pass."""
-        return self._base(*arguments, **options)
+        return self.base(*arguments, **options)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._base, name)
+        return getattr(self.base, name)
 
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """The adapter's parameters, which are the trained ones, under PEFT's names."""
-        yield from self._adapter.tensors.items()
+        yield from self.adapter.tensors.items()
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """The adapter's parameters."""
-        yield from self._adapter.tensors.values()
+        yield from self.adapter.tensors.values()
 
 
 def initial_values(trial: TrialConfig, steps: int, targets: Sequence[Target]) -> torch.Tensor:

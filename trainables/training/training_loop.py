@@ -28,6 +28,7 @@ from trainables.training.best_weights import BestWeights
 from trainables.training.checkpointing import AlreadyTrained, Checkpoints
 from trainables.training.measuring import Measuring
 from trainables.training.reporter import Reporter
+from trainables.training.strengths import evaluate_strengths, starting_values
 from trainables.training.trainer import Trainer
 
 # Workers that have finished their part of an evaluation wait for the slowest one.
@@ -90,9 +91,9 @@ def run_training(
 ) -> TrialResult:
     """Train to the end, reporting along the way; the model is left as trained.
 
-    Resumes from the newest valid checkpoint of any attempt, as if it had never been interrupted.
-    `arguments` come from `sft_config`. Every worker calls `save`, which writes the trained weights
-    into a folder.
+    At the end it is evaluated at the trial's other strengths. Resumes from the newest valid
+    checkpoint of any attempt, as if it had never been interrupted. `arguments` come from
+    `sft_config`. Every worker calls `save`, which writes the trained weights into a folder.
 
     Raises:
         Diverged: the loss or the gradient norm is NaN or infinite.
@@ -103,6 +104,7 @@ def run_training(
     """
     measuring = Measuring(config, reporter, tokenized, arguments.max_steps)
     checkpoints = Checkpoints(config, reporter, measuring)
+    start = starting_values(config, model)
     with _adapter_kept(model):
         trainer = Trainer(
             config.method,
@@ -120,6 +122,7 @@ def run_training(
         barrier()  # in its own groups DeepSpeed waits for minutes only
         with suppress(AlreadyTrained):
             trainer.train()
+        evaluate_strengths(config, trainer.model, start, measuring, reporter)
         return conclude(config, measuring.last, best)
 
 

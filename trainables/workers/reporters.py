@@ -49,7 +49,8 @@ class Watched:
         except BaseException:  # Tune has stopped the trial
             watchdog.start(MINUTES_TO_LEAVE)
             raise
-        if measurement.step != measurement.total_steps:
+        of_last_step = measurement.step == measurement.total_steps
+        if not of_last_step or measurement.strength != (1.0, *self._trial.strengths)[-1]:
             watchdog.start(self._trial.minutes_per_report)
 
     def stop_requested(self) -> bool:

@@ -17,8 +17,29 @@ from trainables.config import (
     Objective,
     TrainConfig,
 )
+from trainables.methods import Method
+from trainables.records.schema import MOST_STRENGTH
 from tune.config.limits import BudgetConfig, RecipeResources, ResourcesConfig
 from tune.config.search_config import SearchConfig
+
+
+def _other_strengths(strengths: tuple[float, ...]) -> tuple[float, ...]:
+    """The strengths but 1, which is always evaluated, in rising order.
+
+    Raises:
+        ValueError: one is out of range, or repeated.
+    """
+    outside = [f"{strength:g}" for strength in strengths if not 0 < strength <= MOST_STRENGTH]
+    if outside:
+        rule = f"must be above 0 and at most {MOST_STRENGTH}, got {', '.join(outside)}"
+        raise ValueError(f"{rule}; 0 is the base and 1 what training left")
+    repeated = sorted({f"{strength:g}" for strength in strengths if strengths.count(strength) > 1})
+    if repeated:
+        raise ValueError(f"must differ, got {', '.join(repeated)} more than once; leave one out")
+    return tuple(sorted(set(strengths) - {1.0}))
+
+
+Strengths = Annotated[tuple[float, ...], AfterValidator(_other_strengths)]
 
 _LONGEST_PROJECT, _NOT_IN_PROJECT = 128, "/\\#?%:"  # W&B's rules
 
@@ -85,10 +106,22 @@ class WandbConfig(Frozen):
     tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = ()
 
 
+class RewindConfig(Frozen):
+    """What a trained model is beside what training left.
+
+    Attributes:
+        strengths: at which it is evaluated as well, without more training: base + strength x
+            update. Each costs one evaluation. Strength 1 always is.
+    """
+
+    strengths: Strengths = ()
+
+
 class SweepConfig(Frozen):
     """A whole sweep file.
 
     Attributes:
+        rewind: points to evaluate beside each trained model.
         constraints: bounds on the final metrics; if no trial keeps all of them, the nearest is
             named and none is recommended.
         sampler: as in Optuna, but `tpe` starts with points that cover each recipe's axes evenly,
@@ -114,11 +147,17 @@ class SweepConfig(Frozen):
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     budget: BudgetConfig = BudgetConfig()
     early_stopping: EarlyStoppingConfig | None = None
+    rewind: RewindConfig | None = None
     confirm: ConfirmConfig | None = None
     warm_start: tuple[str, ...] = ()
     resources: ResourcesConfig = ResourcesConfig()
     wandb: WandbConfig = WandbConfig()
     inspect: bool = False
+
+    def strengths(self, method: Method) -> tuple[float, ...]:
+        """At which strengths, beside 1, a trained model of this method is evaluated."""
+        can_scale = self.rewind is not None and method.why_not_scaled is None
+        return self.rewind.strengths if self.rewind and can_scale else ()
 
     def batch_sizes(self, recipe: str) -> tuple[str, tuple[int, ...]]:
         """The field that sets a recipe's batch sizes, and the sizes."""

@@ -56,7 +56,7 @@ class OptunaSearcher(Searcher, SweepListener):
         self._clock, self._began = clock, clock() if began is None else began
         self._config = config
         self._make_trial = make_trial
-        self._studies = Studies(config)
+        self._studies = Studies(config, warm)
         self._first = first_points(config.search)
         self._again = sorted(interrupted, key=attrgetter("number"))
         earlier = sorted([*finished, *interrupted], key=attrgetter("number"))
@@ -69,9 +69,9 @@ class OptunaSearcher(Searcher, SweepListener):
         self._is_stopping = False
         self._room: Room | None = None
         self._waiting: defaultdict[str, list[TrialRecord]] = defaultdict(list)
-        for record in [*warm, *earlier]:
+        for record in earlier:
             if record.confirms is None:
-                self._studies.add(record)
+                self._studies.take(record)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher for a restore that never happens."""
@@ -174,6 +174,8 @@ class OptunaSearcher(Searcher, SweepListener):
         """Count what the trial has cost so far."""
         self._history.take(record)
 
+    point_measured = measured
+
     def trial_interrupted(self, record: TrialRecord) -> None:
         """Suggest the trial again before any new one; without progress it is suspect."""
         if (step := _step(record)) > self._began_at.get(record.number, 0):
@@ -184,12 +186,12 @@ class OptunaSearcher(Searcher, SweepListener):
         self._give_back(record)
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Tell the study how a trial ended."""
+        """Learn how a trial ended, with all its points."""
         self._history.take(record)
         self._running.pop(record.number, None)
         self._give_back(record)
         if record.confirms is None:
-            self._studies.tell(record)
+            self._studies.take(record)
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
         """Forget the points that never had room."""
@@ -219,6 +221,9 @@ class OptunaSearcher(Searcher, SweepListener):
         self._began_at[record.number] = _step(record)
         attempt = record.attempt + 1
         config = self._make_trial(record.number, record.params, attempt, record.config.seed)
+        evaluated = {point.strength for point in record.points if point.repair is None}
+        left = tuple(s for s in config.strengths if s not in evaluated)
+        config = config.model_copy(update={"strengths": left})
         return record.model_copy(update={"config": config, "attempt": attempt})
 
     def _give_back(self, record: TrialRecord) -> None:
@@ -231,8 +236,7 @@ class OptunaSearcher(Searcher, SweepListener):
         params = self._studies.ask(number, self._history) if first is None else first
         seed = self._history.unused_seed(params, self._config.seed)
         trial = self._start(number, params, seed)
-        if first is not None:
-            self._studies.add(trial)
+        self._studies.take(trial)
         return trial
 
     def _start(

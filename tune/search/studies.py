@@ -2,48 +2,48 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import optuna
-from optuna.distributions import CategoricalDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial
 
-from trainables.records.schema import TrialRecord
+from trainables.records.schema import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.history import SearchHistory
-from tune.search.space import RECIPE, Params
+from tune.search.space import Params
 from tune.search.study import Study, new_study
 
 
 class Studies:
-    """Asks and tells the study that a trial belongs to.
+    """Draws points for trials, from what is known of those before.
 
     In a balanced search the next trial is of the recipe that has fewest trials of lower number, the
     first in the file of several, and its sampler learns from trials of that recipe alone.
 
     Args:
         config: the sweep.
+        warm: trials of other sweeps that the samplers learn from.
     """
 
-    def __init__(self, config: SweepConfig) -> None:
+    def __init__(self, config: SweepConfig, warm: Sequence[TrialRecord] = ()) -> None:
         self._config = config
         is_split = config.search.is_balanced and len(config.search.recipes) > 1
         recipes = config.search.recipes if is_split else ()
         self._of_recipe = {recipe: Study(config, recipe) for recipe in recipes}
-        self._all = [*self._of_recipe.values()] or [Study(config)]
+        self._of_all = Study(config)
+        self._warm = list(warm)
+        self._own: dict[int, TrialRecord] = {}
 
     @property
     def optuna(self) -> optuna.Study:
-        """The study of all trials; of a balanced search, a copy."""
-        if not self._of_recipe:
-            return self._all[0].optuna
-        study = new_study(self._config)
-        study.add_trials(self._trials())
-        return study
+        """The study of all trials."""
+        return self._of_all.of(self._records())
+
+    def take(self, record: TrialRecord) -> None:
+        """Take a trial as it stands, in place of what was known of it: it begins, or has ended."""
+        self._own[record.number] = record
 
     def ask(self, number: int, history: SearchHistory) -> Params:
         """A point for a trial that is not in the history yet."""
@@ -53,11 +53,16 @@ class Studies:
 
         position = history.position(number)
         if not self._of_recipe:
-            return self._all[0].ask(number, position, position, is_known)
+            return self._of_all.ask(self._records(), position, position, is_known)
         before = history.recipes_before(number)
         recipes = [each for each in self._of_recipe if before[each] < self._most(each)]
         recipe = min(recipes or self._of_recipe, key=before.__getitem__)
-        return self._of_recipe[recipe].ask(number, position, before[recipe], is_known)
+        records = [record for record in self._records() if record.config.recipe == recipe]
+        return self._of_recipe[recipe].ask(records, position, before[recipe], is_known)
+
+    def _records(self) -> list[TrialRecord]:
+        """The trials that the samplers learn from: first those of other sweeps, then by number."""
+        return [*self._warm, *(self._own[number] for number in sorted(self._own))]
 
     def _most(self, recipe: str) -> float:
         """How many trials a recipe has at most: a grid has so many points."""
@@ -66,41 +71,20 @@ class Studies:
 
     def withdraw_all_but(self, numbers: Set[int]) -> None:
         """Forget the other suggestions, which will never run."""
-        for study in self._all:
-            study.withdraw_all_but(numbers)
-
-    def tell(self, record: TrialRecord) -> None:
-        """Tell how a trial ended that was asked for or added as running."""
-        self._study(record).tell(record)
-
-    def add(self, record: TrialRecord) -> None:
-        """Add a trial that was not asked for: an earlier one, or a point of `search.first`."""
-        self._study(record).add(record)
+        self._own = {
+            number: record
+            for number, record in self._own.items()
+            if number in numbers or record.status is not TrialStatus.RUNNING
+        }
 
     def count_points(self) -> int:
         """Number of different points that trials have run or will."""
-        return sum(study.count_points() for study in self._all)
+        return len({frozenset(record.params.items()) for record in self._records()})
 
     def export(self, file: Path) -> None:
         """Write the trials to an Optuna journal that `optuna-dashboard` can open."""
         unfinished = file.with_name(f".{file.name}")
         unfinished.unlink(missing_ok=True)
         exported = new_study(self._config, JournalStorage(JournalFileBackend(str(unfinished))))
-        exported.add_trials(self._trials())
+        exported.add_trials(self.optuna.trials)
         unfinished.replace(file)
-
-    def _study(self, record: TrialRecord) -> Study:
-        return self._of_recipe.get(record.config.recipe, self._all[0])
-
-    def _trials(self) -> list[FrozenTrial]:
-        """The trials of all studies, in the order in which they were asked for or added."""
-        if not self._of_recipe:
-            return self._all[0].trials()
-        distribution = CategoricalDistribution(self._config.search.recipes)
-        found = []
-        for recipe, study in self._of_recipe.items():
-            for trial in map(copy.deepcopy, study.trials()):
-                trial.params = {RECIPE: recipe, **trial.params}
-                trial.distributions = {RECIPE: distribution, **trial.distributions}
-                found.append(trial)
-        return sorted(found, key=lambda trial: trial.datetime_start)

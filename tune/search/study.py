@@ -1,11 +1,11 @@
-"""An Optuna study over trials of a sweep, which is rebuilt from the ledger at every start."""
+"""Optuna studies over trials of a sweep, made from their records."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,6 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from analysis.results.pareto import objective_values
-from trainables.compat.optuna import newest_trial
 from trainables.config import Constraint
 from trainables.records.schema import TrialRecord, TrialStatus
 from tune.config.search_config import SearchConfig
@@ -61,10 +60,14 @@ class _TPESampler(optuna.samplers.TPESampler):
 
 
 class Study:
-    """An Optuna study over the trials of the search, or of one of its recipes.
+    """An Optuna study over trials of the search, or of one of its recipes.
 
-    The sampler is reseeded for each trial from (sweep seed, position in the search), so a study
-    rebuilt from records suggests what the uninterrupted one would have.
+    It is made anew from the records for each question, so it does not matter in which order trials
+    ended, nor whether the command was started again. The sampler is reseeded for each trial from
+    (sweep seed, position in the search).
+
+    It is told all points of a trained model, each strength as a trial: the fewest steps to 95 % of
+    the hypervolume (tests/benchmarks/learned_points.py).
 
     Args:
         config: the sweep.
@@ -79,78 +82,48 @@ class Study:
         self._fixed: Params = {} if recipe is None else {RECIPE: recipe}
         # A study of one recipe has as many axes as are spread evenly, and fewer trials.
         self._startup = _STARTUP if recipe is None else _few_for(self._search, recipe)
-        self._asked: dict[int, optuna.Trial] = {}
-        self.optuna = new_study(config)
 
     def ask(
-        self, number: int, position: int, index: int, is_known: Callable[[Params], bool]
+        self,
+        records: Sequence[TrialRecord],
+        position: int,
+        index: int,
+        is_known: Callable[[Params], bool],
     ) -> Params:
         """A point for a trial.
 
         Args:
-            number: of the trial.
+            records: of the study's trials, running ones included, in their order.
             position: of the trial in the search, which seeds the sampler.
             index: of the trial in this study.
             is_known: whether a point has been tried; such a point is returned only if all draws
                 are known.
         """
-        ended = self.optuna.get_trials(deepcopy=False, states=_LEARNED_FROM)
-        is_starting = len(ended) < self._startup
+        study = self.of(records)
+        trained = [trial for trial in study.trials if trial.user_attrs["strength"] == 1]
+        is_starting = sum(trial.state in _LEARNED_FROM for trial in trained) < self._startup
         draws = 2 * _DRAWS if self._config.sampler == "tpe" else _DRAWS
         for draw in range(draws):
-            self.optuna.sampler = self._sampler(position, draw)
+            study.sampler = self._sampler(position, draw)
             if self._config.sampler == "tpe" and is_starting and not draw:
-                self.optuna.sampler = InitialDesign(self._search, self._config.seed, index)
-            trial = self.optuna.ask()
+                study.sampler = InitialDesign(self._search, self._config.seed, index)
+            trial = study.ask()
             params = self._fixed | suggest(self._search, partial(_draw, trial))
-            if not is_known(params) or draw == draws - 1:
+            if not is_known(params):
                 break
-            # Samplers ignore failed trials, so a rebuilt study can do without this one.
-            self.optuna.tell(trial, state=TrialState.FAIL)
-        self._asked[number] = trial
+            study.tell(trial, state=TrialState.FAIL)  # which samplers ignore
         return params
 
-    def withdraw_all_but(self, numbers: Set[int]) -> None:
-        """Forget the other suggestions, which will never run."""
-        self._asked = {number: self._asked[number] for number in self._asked.keys() & numbers}
+    def of(self, records: Sequence[TrialRecord]) -> optuna.Study:
+        """The study of these trials, in this order."""
+        study = new_study(self._config)
+        for record in records:
+            for point in record.curve:
+                study.add_trial(self._frozen(point, records))
+        return study
 
-    def tell(self, record: TrialRecord) -> None:
-        """Tell the study how a trial ended that was asked for or added as running."""
-        trial = self._asked.pop(record.number)
-        state, values = self._verdict(record)
-        for key, value in self._constraints(record, state).items():
-            trial.set_constraint(key, value)
-        for key, text in _attributes(record).items():
-            trial.set_user_attr(key, text)
-        for step, value in self._intermediate(record, state).items():
-            trial.report(value, step)
-        self.optuna.tell(trial, values, state=state)
-
-    def add(self, record: TrialRecord) -> None:
-        """Add a trial that was not asked for: an earlier one, or a point of `search.first`."""
-        if record.status is TrialStatus.RUNNING:
-            self.optuna.add_trial(self._frozen(record, TrialState.RUNNING, None))
-            self._asked[record.number] = newest_trial(self.optuna)
-        else:
-            self.optuna.add_trial(self._frozen(record, *self._verdict(record)))
-
-    def count_points(self) -> int:
-        """Number of different points that trials have run or will."""
-        return len({frozenset(trial.params.items()) for trial in self.trials()})
-
-    def trials(self) -> list[FrozenTrial]:
-        """The trials that run or have ended; others were redrawn or withdrawn."""
-        running = {trial.number for trial in self._asked.values()}
-        return [
-            trial
-            for trial in self.optuna.get_trials(deepcopy=False)
-            if trial.number in running
-            or (trial.state.is_finished() and "trial_id" in trial.user_attrs)
-        ]
-
-    def _frozen(
-        self, record: TrialRecord, state: TrialState, values: list[float] | None
-    ) -> FrozenTrial:
+    def _frozen(self, record: TrialRecord, records: Sequence[TrialRecord]) -> FrozenTrial:
+        state, values = self._verdict(record, records)
         intermediate = self._intermediate(record, state)
         drawn_from = distributions(self._search, record.params)
         return create_trial(
@@ -181,14 +154,18 @@ class Study:
                 )
         return optuna.samplers.RandomSampler(seed=seed)
 
-    def _verdict(self, record: TrialRecord) -> tuple[TrialState, list[float] | None]:
+    def _verdict(
+        self, record: TrialRecord, records: Sequence[TrialRecord]
+    ) -> tuple[TrialState, list[float] | None]:
         """The state and values of an outcome.
 
-        Infeasible trials are complete with the worst values so far, so that the sampler avoids
+        Infeasible trials are complete with the worst values of all, so that the sampler avoids
         them. A trial that was stopped early is pruned, and a failure teaches nothing.
         """
+        if record.status is TrialStatus.RUNNING:
+            return TrialState.RUNNING, None
         if record.status in _INFEASIBLE:
-            return TrialState.COMPLETE, self._worst_values()
+            return TrialState.COMPLETE, self._worst_values(records)
         if record.status is TrialStatus.STOPPED_EARLY:
             return TrialState.PRUNED, None
         if record.status is not TrialStatus.COMPLETE:
@@ -199,10 +176,12 @@ class Study:
             return TrialState.FAIL, None
         return TrialState.COMPLETE, values
 
-    def _worst_values(self) -> list[float]:
-        seen = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    def _worst_values(self, records: Sequence[TrialRecord]) -> list[float]:
+        complete = [record for record in records if record.status is TrialStatus.COMPLETE]
+        values = [objective_values(self._config, record) for record in complete]
+        seen = [each for each in values if each is not None]
         return [
-            max([trial.values[index] for trial in seen] or [0.0], key=objective.loss)
+            max([each[index] for each in seen] or [0.0], key=objective.loss)
             for index, objective in enumerate(self._config.objectives)
         ]
 
@@ -259,5 +238,6 @@ def _miss(constraint: Constraint, value: float | None) -> float:
     return min(constraint.violation(value) / (abs(constraint.bound) or 1.0), _LARGEST_MISS)
 
 
-def _attributes(record: TrialRecord) -> dict[str, str]:
-    return {"status": record.status.value, "trial_id": record.config.trial_id}
+def _attributes(record: TrialRecord) -> dict[str, str | float]:
+    trial = {"status": record.status.value, "trial_id": record.config.trial_id}
+    return {**trial, "strength": record.strength}

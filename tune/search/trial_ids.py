@@ -61,6 +61,7 @@ class TrialMaker:
             data=config.data,
             eval=config.eval,
             train=train_config(config.search, config.train, params),
+            strengths=config.strengths(method),
             workers=resources.workers,
             gpus_per_worker=gpus_per_worker(config, recipe, self.cluster),
             cpus_per_worker=resources.cpus_per_worker,

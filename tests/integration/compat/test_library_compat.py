@@ -6,7 +6,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 import torch
 from transformers import (
@@ -19,7 +18,6 @@ from transformers import (
 
 from trainables.compat import deepspeed as compat_deepspeed
 from trainables.compat import lm_eval as compat_lm_eval
-from trainables.compat import optuna as compat_optuna
 from trainables.compat import torch as compat_torch
 from trainables.compat import transformers as compat_transformers
 from trainables.compat import wandb as compat_wandb
@@ -31,15 +29,6 @@ MODEL = PROJECT / "trainables" / "embedded" / "model"
 @pytest.fixture(scope="module")
 def model() -> Any:
     return AutoModelForCausalLM.from_pretrained(MODEL)
-
-
-def test_an_added_trial_can_be_told() -> None:
-    study = optuna.create_study()
-    space = {"x": optuna.distributions.FloatDistribution(0, 1)}
-    running = optuna.trial.TrialState.RUNNING
-    study.add_trial(optuna.create_trial(state=running, params={"x": 0.5}, distributions=space))
-    study.tell(compat_optuna.newest_trial(study), 1.0)
-    assert [trial.value for trial in study.trials] == [1.0]
 
 
 def test_a_view_is_found_again_by_its_address() -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SHORT = {"steps": 6, "report_every": 6}
 PLUS = {"method": "loraplus", "loraplus": {"rank": 4, "alpha": 8.0}}
 TRIALS: dict[str, dict[str, Any]] = {
-    "plain": {"train": SHORT},
+    "plain": {"train": SHORT, "strengths": (0.2, 0.6)},
     "same rank, other alpha": {"train": SHORT, "lora": {"alpha": 16.0}, "learning_rate": 3e-3},
     "rank 64, rsLoRA, accumulated": {
         "lora": {"rank": 64, "rslora": True},
@@ -48,6 +48,7 @@ TRIALS: dict[str, dict[str, Any]] = {
     "unclipped": {"train": SHORT | {"max_grad_norm": 0.0}, "learning_rate": 2e-3, "seed": 1},
     "LoRA+": {
         **PLUS,
+        "strengths": (0.4,),
         "train": SHORT | {"schedule": "cosine", "warmup": 0.3, "weight_decay": 0.1},
     },
     "weighted tokens, accumulated": {

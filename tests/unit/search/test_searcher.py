@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
-from builders import GAIN, LOSS
+from builders import GAIN, LOSS, measurement
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -152,7 +152,7 @@ def test_diverged_trial_is_infeasible_however_good_it_was(
     trial = searcher.study.trials[4]
     assert trial.state is TrialState.COMPLETE
     assert not feasible(trial)
-    assert trial.values == [0.0, 0.03]  # the worst of each so far
+    assert trial.values == [0.0, 0.05]  # the worst of each
     assert trial.user_attrs["status"] == status
     assert 4 not in {best.number for best in searcher.study.best_trials}
 
@@ -194,10 +194,28 @@ def test_point_is_run_again_only_with_another_seed(sampler: str) -> None:
     assert {record.config.data_seed for record in records} == {0}
     again = run(make_searcher(config, records[:7]), lambda trial: (TrialStatus.COMPLETE, {}))
     assert [r.config.seed for r in again[:1]] == [records[7].config.seed]
-    one_more = make_searcher(sweep(sampler, trials=13, **FEW_POINTS), records)
-    run(one_more)  # after ten draws of the sampler, and of TPE ten more at random
-    drawn = len(one_more.study.trials) - len(records)
-    assert drawn == {"tpe": 20}.get(sampler, 10)
+
+
+def test_the_study_is_told_each_strength_as_a_trial() -> None:
+    searcher = make_searcher(sweep(trials=6))
+    record = ask(searcher)
+    full = ended(record, TrialStatus.COMPLETE, {GAIN: 0.9, LOSS: 0.5})
+    assert full.last is not None
+    metrics = {GAIN: 0.8, LOSS: 0.1}
+    half = full.last.model_copy(update={"strength": 0.5, "metrics": metrics})
+    mended = half.model_copy(update={"repair": "no_intruders", "strength": 1.0})
+    searcher.trial_ended(full.after(half).after(mended))
+    assert [trial.values for trial in searcher.study.trials] == [[0.8, 0.1], [0.9, 0.5]]
+    assert [trial.params for trial in searcher.study.trials] == [record.params] * 2
+
+
+def test_a_resumed_trial_is_evaluated_at_the_strengths_that_are_left() -> None:
+    config = sweep(trials=2, rewind={"strengths": [0.2, 0.4, 0.6]})
+    first = ask(make_searcher(config))
+    assert first.config.strengths == (0.2, 0.4, 0.6)
+    point = measurement(4, metrics={GAIN: 0.1}).model_copy(update={"strength": 0.4})
+    again = ask(make_searcher(config, (), [first.after(point)]))
+    assert again.config.strengths == (0.2, 0.6)
 
 
 CONFIRM: dict[str, Any] = {"confirm": {"top_k": 2, "seeds": 3}}
