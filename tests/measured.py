@@ -31,7 +31,7 @@ def by_step(measurements: Iterable[Measurement]) -> dict[int, dict[str, float]]:
 
 def assert_measured(found: Sequence[Measurement], expected: Sequence[Measurement]) -> None:
     """Check that the same was measured at the same steps, up to rounding."""
-    assert [m.step for m in found] == [m.step for m in expected]
+    assert [(m.step, m.strength) for m in found] == [(m.step, m.strength) for m in expected]
     for ours, theirs in zip(found, expected, strict=True):
         # The memory of a process that many trials share is no trial's.
         assert set(ours.metrics) ^ set(theirs.metrics) <= {MAX_RESERVED}

@@ -66,7 +66,7 @@ class Study:
     ended, nor whether the command was started again. The sampler is reseeded for each trial from
     (sweep seed, position in the search).
 
-    It is told all points of a trained model, each strength as a trial: the fewest steps to 95 % of
+    It has all points of a trained model, each strength as a trial: the fewest steps to 95 % of
     the hypervolume (tests/benchmarks/learned_points.py).
 
     Args:
