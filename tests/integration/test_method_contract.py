@@ -48,6 +48,7 @@ class Trained:
     flags_are_restored: bool
     trained_numbers: int
     frozen_numbers: int
+    start: dict[str, torch.Tensor]
     at_end: torch.Tensor
     without_at_end: torch.Tensor
     says_restored: bool
@@ -80,6 +81,7 @@ def trained(request: Any, base: Any, tmp_path_factory: pytest.TempPathFactory) -
         without = logits(alone)
     flags_are_restored = requires_grad(adapted.model) == flags
     added = {id(t): t for t in tensors_of(adapted.model) if id(t) not in in_base}.values()
+    start = {n: p.detach().clone() for n, p in adapted.model.named_parameters() if p.requires_grad}
     train(adapted.model, method)
     folder = tmp_path_factory.mktemp(method.name)
     adapted.model.save_pretrained(folder, save_embedding_layers=False)
@@ -94,6 +96,7 @@ def trained(request: Any, base: Any, tmp_path_factory: pytest.TempPathFactory) -
         flags_are_restored=flags_are_restored,
         trained_numbers=sum(t.numel() for t in added if t.requires_grad),
         frozen_numbers=sum(t.numel() for t in added if not t.requires_grad),
+        start=start,
         at_end=at_end,
         without_at_end=without_at_end,
         says_restored=adapted.remove(),
@@ -173,6 +176,40 @@ def test_plain_peft_reloads_and_merges_it(trained: Trained, fresh: Any) -> None:
         expected = logits(in_double(model))  # in fp32 rounding alone is 5e-5
         merged = model.merge_and_unload(safe_merge=True)
         torch.testing.assert_close(logits(merged), expected, atol=1e-5, rtol=0)
+
+
+def test_its_strength_goes_from_the_base_to_what_it_learned(trained: Trained, fresh: Any) -> None:
+    whole, half, nothing = (at_strength(trained, fresh, strength) for strength in (1, 0.5, 0))
+    torch.testing.assert_close(logits(whole), trained.at_end, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(nothing), logits(fresh), atol=1e-4, rtol=0)
+    if not trained.method.merges:
+        distance = (logits(half) - logits(fresh)).norm() / (trained.at_end - logits(fresh)).norm()
+        assert 0.2 < distance < 0.8
+        return
+    of_base = fresh.state_dict()
+    updates = [
+        {
+            name: tensor - of_base[name]
+            for name, tensor in model.merge_and_unload().state_dict().items()
+        }
+        for model in (whole, half)
+    ]
+    for name, update in updates[0].items():
+        if trained.method.scales_linearly:
+            torch.testing.assert_close(updates[1][name], update / 2, atol=1e-5, rtol=0)
+        elif update.any():
+            assert 0.3 < updates[1][name].norm() / update.norm() < 0.7
+
+
+def at_strength(trained: Trained, fresh: Any, strength: float) -> Any:
+    """What was saved, loaded by plain PEFT and set to a strength."""
+    model = peft.PeftModel.from_pretrained(copy.deepcopy(fresh), trained.folder).eval()
+    parameters = dict(model.named_parameters())
+    tensors = {name: parameters[name].detach() for name in trained.start}
+    start = trained.start if trained.method.needs_start else {}
+    for name, values in trained.method.at_strength(tensors, start, strength).items():
+        parameters[name].data.copy_(values)
+    return model
 
 
 def in_double(model: Any) -> Any:

@@ -38,6 +38,7 @@ class AdaLoRA(Scaled):
         "dropout": "lora_dropout",
     }
     takes_4bit: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("lora_E",)
 
     initial_ratio: float = Field(default=1.5, gt=1)
     warm_up: float = Field(default=0.04, ge=0, lt=0.5)

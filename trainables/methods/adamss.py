@@ -29,6 +29,7 @@ class AdaMss(PeftMethod):
         "subspaces": "num_subspaces",
     }
     capacity_field: ClassVar[str | None] = "subspace_rank"
+    scaled: ClassVar[tuple[str, ...]] = ("adamss_B",)
 
     subspace_rank: int = Field(default=1, ge=1)
     rank: int = Field(default=100, ge=1)

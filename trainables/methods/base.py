@@ -128,6 +128,13 @@ class Method(Named):
         merges: whether the trained model can be written as plain weights of the base.
         takes_4bit: whether it trains on a base in 4 bits.
         served_by_vllm: whether vLLM serves what it saves without merging.
+        scaled: parts of the names of the parameters that are multiplied to change the update's
+            strength, such as one of two factors.
+        scaled_degree: power of those in the update: 2 if they are in both of its factors.
+        interpolated: parts of the names of the parameters that go from what they were before
+            training to what they are after it, number by number; "" is in all names.
+        scales_linearly: whether W at a strength is W0 + strength x dW; else it goes along a path of
+            its own, such as a rotation by a share of the angle.
     """
 
     capacity_field: ClassVar[str | None] = None
@@ -139,6 +146,10 @@ class Method(Named):
     merges: ClassVar[bool] = True
     takes_4bit: ClassVar[bool] = False
     served_by_vllm: ClassVar[bool] = False
+    scaled: ClassVar[tuple[str, ...]] = ()
+    scaled_degree: ClassVar[int] = 1
+    interpolated: ClassVar[tuple[str, ...]] = ()
+    scales_linearly: ClassVar[bool] = True
 
     @classmethod
     def example(cls) -> Self:
@@ -243,12 +254,12 @@ class Method(Named):
     @property
     def why_not_scaled(self) -> str | None:
         """Why a trained model has no other strength than 1; None if it has."""
-        return "it has no rule for other strengths"
+        return None
 
     @property
     def needs_start(self) -> bool:
         """Whether `at_strength` needs the values before training."""
-        return False
+        return bool(self.interpolated)
 
     def at_strength(
         self, tensors: Mapping[str, Any], start: Mapping[str, Any], strength: float
@@ -258,12 +269,20 @@ class Method(Named):
         Args:
             tensors: the trained parameters by their full names, as in the model or as saved.
             start: what they were before training, by the same names, if `needs_start`.
-            strength: 0 is the model before training, 1 the trained one.
+            strength: 0 is the base, 1 the trained model.
 
         Returns:
             Those that change, in their own dtype.
         """
-        raise NotImplementedError
+        factor = strength ** (1 / self.scaled_degree)
+        changed = {}
+        for name, values in tensors.items():
+            if any(part in name for part in self.scaled):
+                changed[name] = values * factor
+            elif self.needs_start and any(part in name for part in self.interpolated):
+                between = start[name].float().lerp(values.float(), strength)
+                changed[name] = between.to(values.dtype)
+        return changed
 
     def stored_update(
         self, tensors: Mapping[str, Any], base_OI: Any

@@ -17,6 +17,7 @@ class Beft(PeftMethod):
     peft_class: ClassVar[str] = "BeftConfig"
     merges: ClassVar[bool] = False
     takes_4bit: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("beft_bias",)
 
     target_modules: Modules = ("v_proj",)
 

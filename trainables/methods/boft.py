@@ -28,6 +28,9 @@ class Boft(PeftMethod):
     divides: ClassVar[Mapping[str, Sides]] = {"block_size": "inputs"}
     capacity_field: ClassVar[str | None] = "block_size"
     takes_4bit: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("boft_R",)
+    interpolated: ClassVar[tuple[str, ...]] = ("boft_s",)
+    scales_linearly: ClassVar[bool] = False
 
     block_size: int = Field(default=4, ge=2)
 

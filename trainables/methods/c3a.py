@@ -29,6 +29,7 @@ class C3a(PeftMethod):
     capacity_field: ClassVar[str | None] = "block_size"
     capacity_falls: ClassVar[bool] = True
     takes_4bit: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("c3a_kernel",)
 
     block_size: int = Field(default=32, ge=1)
 

@@ -27,9 +27,16 @@ class Deft(Ranked):
         "rank": "r",
         "projection": "decomposition_method",
     }
+    scaled: ClassVar[tuple[str, ...]] = ("deft_P", "deft_R")
+    scaled_degree: ClassVar[int] = 2
 
     rank: int = Field(default=8, ge=1)
     projection: Literal["relu", "qr"] = "relu"
+
+    @property
+    def why_not_scaled(self) -> str | None:
+        """The directions of `qr` have no length."""
+        return "the directions of projection qr have no length" if self.projection == "qr" else None
 
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """P and C."""

@@ -24,6 +24,7 @@ class DeLora(Ranked):
     source: ClassVar[str] = "Bini et al. 2025, 2503.18225"
     peft_class: ClassVar[str] = "DeloraConfig"
     peft_fields: ClassVar[Mapping[str, str]] = {"rank": "r", "boundary": "delora_lambda"}
+    scaled: ClassVar[tuple[str, ...]] = ("delora_lambda",)
 
     rank: int = Field(default=8, ge=1)
     boundary: float = Field(default=15.0, gt=0)

@@ -17,6 +17,8 @@ class Dora(LowRank):
     source: ClassVar[str] = "Liu et al. 2024, 2402.09353"
     served_by_vllm: ClassVar[bool] = False
     peft_options: ClassVar[Mapping[str, Any]] = {"use_dora": True}
+    interpolated: ClassVar[tuple[str, ...]] = ("lora_magnitude_vector",)
+    scales_linearly: ClassVar[bool] = False
 
     @property
     def packed(self) -> LowRankLayout | str:

@@ -30,6 +30,7 @@ class FourierFt(PeftMethod):
     peft_options: ClassVar[Mapping[str, Any]] = {"init_weights": True}
     capacity_field: ClassVar[str | None] = "frequencies"
     takes_4bit: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("fourierft_spectrum",)
 
     frequencies: int = Field(default=1000, ge=1)
     scaling: float = Field(default=150.0, gt=0)

@@ -24,6 +24,7 @@ class Frod(PeftMethod):
     peft_class: ClassVar[str] = "FrodConfig"
     peft_options: ClassVar[Mapping[str, Any]] = {"progressbar": False}
     capacity_field: ClassVar[str | None] = "density_percent"
+    interpolated: ClassVar[tuple[str, ...]] = ("frod_lambda",)
 
     density_percent: int = Field(default=1, ge=1, le=100)
 

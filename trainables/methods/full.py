@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from trainables.decoder_shape import ModelShape, parameters
 from trainables.methods.base import LowRankLayout, Method
@@ -16,6 +15,7 @@ class Full(Method):
     title: ClassVar[str] = "full fine-tuning"
     source: ClassVar[str] = "Rajbhandari et al. 2020 (ZeRO), 1910.02054"
     changes_base: ClassVar[bool] = True
+    interpolated: ClassVar[tuple[str, ...]] = ("",)
 
     @property
     def scale(self) -> float | None:
@@ -30,25 +30,6 @@ class Full(Method):
     def parameters(self, shape: ModelShape) -> int:
         """All of the decoder's."""
         return parameters(shape)
-
-    @property
-    def why_not_scaled(self) -> str | None:
-        """None."""
-        return None
-
-    @property
-    def needs_start(self) -> bool:
-        """The base's weights."""
-        return True
-
-    def at_strength(
-        self, tensors: Mapping[str, Any], start: Mapping[str, Any], strength: float
-    ) -> dict[str, Any]:
-        """Interpolation of the weights, number by number (WiSE-FT, 2109.01903)."""
-        return {
-            name: start[name].float().lerp(values.float(), strength).to(values.dtype)
-            for name, values in tensors.items()
-        }
 
     @property
     def packed(self) -> LowRankLayout | str:

@@ -24,6 +24,7 @@ class GLora(Ranked):
     peft_class: ClassVar[str] = "GloraConfig"
     peft_fields: ClassVar[Mapping[str, str]] = {"rank": "r"}
     peft_options: ClassVar[Mapping[str, Any]] = {"config_C": "none", "config_D_E": "none"}
+    scaled: ClassVar[tuple[str, ...]] = ("Xd",)
 
     rank: int = Field(default=8, ge=1)
 

@@ -31,6 +31,7 @@ class GraLoRA(Scaled):
         "dropout": "gralora_dropout",
     }
     divides: ClassVar[Mapping[str, Sides]] = {"blocks": "both"}
+    scaled: ClassVar[tuple[str, ...]] = ("gralora_B",)
 
     blocks: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)

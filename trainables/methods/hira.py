@@ -24,6 +24,7 @@ class HiRA(Ranked):
     peft_class: ClassVar[str] = "HiraConfig"
     peft_fields: ClassVar[Mapping[str, str]] = {"rank": "r", "dropout": "hira_dropout"}
     takes_4bit: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("hira_B",)
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
 

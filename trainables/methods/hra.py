@@ -24,6 +24,8 @@ class Hra(PeftMethod):
     peft_class: ClassVar[str] = "HRAConfig"
     peft_fields: ClassVar[Mapping[str, str]] = {"reflections": "r"}
     capacity_field: ClassVar[str | None] = "reflections"
+    interpolated: ClassVar[tuple[str, ...]] = ("hra_u",)
+    scales_linearly: ClassVar[bool] = False
 
     reflections: int = Field(default=8, ge=2, multiple_of=2)
 

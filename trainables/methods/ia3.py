@@ -22,6 +22,7 @@ class IA3(PeftMethod):
     title: ClassVar[str] = "(IA)^3"
     source: ClassVar[str] = "Liu et al. 2022, 2205.05638"
     peft_class: ClassVar[str] = "IA3Config"
+    interpolated: ClassVar[tuple[str, ...]] = ("ia3_l",)
 
     target_modules: Modules = ("down_proj", "k_proj", "v_proj")
 

@@ -20,6 +20,7 @@ class LNTuning(PeftAdapter):
         "target_modules": r"(.*\.)?\w*(norm|ln_)\w*"  # `input_layernorm`, `norm_1`, `ln_f`
     }
     takes_4bit: ClassVar[bool] = True
+    interpolated: ClassVar[tuple[str, ...]] = ("ln_tuning_layers",)
 
     def parameters(self, shape: ModelShape) -> int:
         """Two norms a layer, those of queries and keys, and the last one."""

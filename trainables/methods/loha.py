@@ -17,6 +17,7 @@ class LoHa(Scaled):
     source: ClassVar[str] = "Hyeon-Woo et al. 2021 (FedPara), 2108.06098"
     peft_class: ClassVar[str] = "LoHaConfig"
     peft_fields: ClassVar[Mapping[str, str]] = {"rank": "r", "alpha": "alpha"}
+    scaled: ClassVar[tuple[str, ...]] = ("hada_w2_b",)
 
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """2 R (O + I)."""

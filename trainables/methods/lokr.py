@@ -31,6 +31,7 @@ class LoKr(Scaled):
         "alpha": "alpha",
         "factor": "decompose_factor",
     }
+    scaled: ClassVar[tuple[str, ...]] = ("lokr_w1",)
 
     factor: int = Field(default=-1, ge=-1)
 

@@ -26,6 +26,8 @@ class Lora(LowRank):
         "dora": "use_dora",
     }
 
+    interpolated: ClassVar[tuple[str, ...]] = ("lora_magnitude_vector",)
+
     rslora: bool = False
     dora: bool = False
 
@@ -40,9 +42,9 @@ class Lora(LowRank):
         return "DoRA's norms are not batched" if self.dora else super().packed
 
     @property
-    def why_not_scaled(self) -> str | None:
-        """Its magnitudes, under DoRA."""
-        return "DoRA's magnitudes have no rule for other strengths" if self.dora else None
+    def needs_start(self) -> bool:
+        """The magnitudes of DoRA do."""
+        return self.dora
 
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """R (O + I), and under DoRA a norm for each output."""

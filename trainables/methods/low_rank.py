@@ -26,6 +26,7 @@ class LowRank(Scaled):
     }
     takes_4bit: ClassVar[bool] = True
     served_by_vllm: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("lora_B",)
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
@@ -42,17 +43,6 @@ class LowRank(Scaled):
     def packed(self) -> LowRankLayout | str:
         """As rows of one matrix with others of equal rank."""
         return LowRankLayout(self.rank, self.scaling, self.dropout)
-
-    @property
-    def why_not_scaled(self) -> str | None:
-        """None."""
-        return None
-
-    def at_strength(
-        self, tensors: Mapping[str, Any], start: Mapping[str, Any], strength: float
-    ) -> dict[str, Any]:
-        """B times the strength, and so the update B A."""
-        return {name: values * strength for name, values in tensors.items() if "lora_B" in name}
 
     def stored_update(
         self, tensors: Mapping[str, Any], base_OI: Any

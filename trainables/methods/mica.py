@@ -18,6 +18,7 @@ class Mica(LowRank):
     source: ClassVar[str] = "Minor Component Adaptation, 2604.01694"
     peft_options: ClassVar[Mapping[str, Any]] = {"init_lora_weights": "mica"}
     takes_4bit: ClassVar[bool] = False
+    scaled: ClassVar[tuple[str, ...]] = ("lora_A",)
 
     @property
     def packed(self) -> LowRankLayout | str:

@@ -24,6 +24,7 @@ class MiSS(Ranked):
     peft_class: ClassVar[str] = "MissConfig"
     peft_fields: ClassVar[Mapping[str, str]] = {"rank": "r", "dropout": "miss_dropout"}
     takes_4bit: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("miss_block",)
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
 

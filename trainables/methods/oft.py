@@ -30,6 +30,8 @@ class Oft(PeftMethod):
     }
     capacity_field: ClassVar[str | None] = "block_size"
     takes_4bit: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("oft_R",)
+    scales_linearly: ClassVar[bool] = False
 
     block_size: int = Field(default=32, ge=2)
     cayley_neumann: bool = True

@@ -24,6 +24,8 @@ class Osf(PeftMethod):
     peft_class: ClassVar[str] = "OSFConfig"
     capacity_field: ClassVar[str | None] = "preserved_percent"
     capacity_falls: ClassVar[bool] = True
+    interpolated: ClassVar[tuple[str, ...]] = ("U_low", "S_low", "V_low")
+    scales_linearly: ClassVar[bool] = False
 
     preserved_percent: int = Field(default=50, ge=1, lt=100)
 

@@ -31,6 +31,7 @@ class Peanut(Ranked):
         "activation": "act_fn",
         "scaling": "scaling",
     }
+    scaled: ClassVar[tuple[str, ...]] = ("peanut_B",)
 
     rank: int = Field(default=32, ge=1)
     depth: int = Field(default=0, ge=0)

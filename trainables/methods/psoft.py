@@ -24,6 +24,9 @@ class Psoft(PeftMethod):
     peft_class: ClassVar[str] = "PsoftConfig"
     peft_fields: ClassVar[Mapping[str, str]] = {"rank": "r", "alpha": "psoft_alpha"}
     capacity_field: ClassVar[str | None] = "rank"
+    scaled: ClassVar[tuple[str, ...]] = ("psoft_R.weight", "psoft_R.default.weight")
+    interpolated: ClassVar[tuple[str, ...]] = ("vector_a", "vector_b")
+    scales_linearly: ClassVar[bool] = False
 
     rank: int = Field(default=32, ge=2)
 

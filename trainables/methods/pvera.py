@@ -28,6 +28,7 @@ class PVera(Ranked):
     peft_class: ClassVar[str] = "PveraConfig"
     peft_fields: ClassVar[Mapping[str, str]] = {"rank": "r", "initial_d": "d_initial"}
     takes_4bit: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("lambda_b",)
 
     rank: int = Field(default=256, ge=1)
     initial_d: float = Field(default=0.1, gt=0)

@@ -34,6 +34,7 @@ class RandLoRA(Scaled):
     }
     capacity_falls: ClassVar[bool] = True
     takes_4bit: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("randlora_lambda",)
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
 

@@ -28,6 +28,9 @@ class Road(PeftMethod):
     divides: ClassVar[Mapping[str, Sides]] = {"group_size": "outputs"}
     capacity_field: ClassVar[str | None] = "variant"
     takes_4bit: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("road_theta",)
+    interpolated: ClassVar[tuple[str, ...]] = ("road_alpha",)
+    scales_linearly: ClassVar[bool] = False
 
     variant: Literal[1, 2, 4] = 1
     group_size: int = Field(default=32, ge=2, multiple_of=2)

@@ -18,6 +18,7 @@ class SHiRA(Ranked):
     peft_class: ClassVar[str] = "ShiraConfig"
     peft_fields: ClassVar[Mapping[str, str]] = {"rank": "r"}
     takes_4bit: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("shira_weight",)
 
     def layer_parameters(self, outputs: int, inputs: int) -> int:
         """R (O + I)."""

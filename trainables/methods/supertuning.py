@@ -25,6 +25,7 @@ class SuperTuning(PeftMethod):
     peft_class: ClassVar[str] = "SupertuningConfig"
     peft_fields: ClassVar[Mapping[str, str]] = {"sparsity": "sparsity", "largest": "select_top"}
     capacity_field: ClassVar[str | None] = "trained_percent"
+    scaled: ClassVar[tuple[str, ...]] = ("supertuning_values",)
 
     trained_percent: int = Field(default=1, ge=1, le=100)
     largest: bool = True

@@ -31,6 +31,7 @@ class TinyLora(PeftMethod):
         "tying": "weight_tying",
     }
     capacity_field: ClassVar[str | None] = "vector_size"
+    scaled: ClassVar[tuple[str, ...]] = ("tinylora_v",)
 
     vector_size: int = Field(default=64, ge=1)
     rank: int = Field(default=2, ge=1)

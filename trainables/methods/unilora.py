@@ -27,6 +27,8 @@ class UniLora(PeftMethod):
     peft_fields: ClassVar[Mapping[str, str]] = {"vector_size": "theta_d_length", "rank": "r"}
     capacity_field: ClassVar[str | None] = "vector_size"
     starts_at_base: ClassVar[bool] = False
+    scaled: ClassVar[tuple[str, ...]] = ("unilora_theta_d",)
+    scaled_degree: ClassVar[int] = 2
 
     vector_size: int = Field(default=256, ge=1)
     rank: int = Field(default=4, ge=1)

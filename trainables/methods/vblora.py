@@ -36,6 +36,8 @@ class VbLora(Ranked):
     divides: ClassVar[Mapping[str, Sides]] = {"vector_length": "both"}
     starts_at_base: ClassVar[bool] = False
     takes_4bit: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("vblora_vector_bank",)
+    scaled_degree: ClassVar[int] = 2
 
     rank: int = Field(default=4, ge=1)
     vectors: int = Field(default=256, ge=2)

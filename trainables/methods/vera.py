@@ -30,6 +30,7 @@ class VeRA(Ranked):
         "initial_scale": "d_initial",
     }
     takes_4bit: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("lambda_b",)
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
     initial_scale: float = Field(default=0.1, gt=0)

@@ -31,6 +31,7 @@ class WaveFt(PeftMethod):
     }
     capacity_field: ClassVar[str | None] = "frequencies"
     takes_4bit: ClassVar[bool] = True
+    scaled: ClassVar[tuple[str, ...]] = ("waveft_spectrum",)
 
     frequencies: int = Field(default=2592, ge=1)
     scaling: float = Field(default=25.0, gt=0)
