@@ -6,7 +6,7 @@ the metrics are in `trainables.metric_keys`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,7 +15,7 @@ from analysis.results.trial_columns import setting_columns
 from analysis.sweeps import Sweep, open_sweeps
 from trainables.errors import Fault, UserError
 from trainables.records.item_records import pair_items
-from trainables.records.schema import ItemScore, TrialRecord
+from trainables.records.schema import ItemScore, TrialRecord, points_of
 from trainables.storage.storage import Location
 
 _TRIAL_COLUMNS = ["trial_id", "sweep", "number"]
@@ -37,12 +37,23 @@ def trials_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     Its columns are those of results.csv, with the sweep but no best values. Metrics that a trial
     never logged are NaN.
     """
+    return points_frame(sweeps, lambda records: records).set_index("trial_id")
+
+
+def points_frame(
+    sweeps: Sequence[Sweep],
+    points: Callable[[Sequence[TrialRecord]], Sequence[TrialRecord]] = points_of,
+) -> pd.DataFrame:
+    """One row per trial, with one for each other strength and repair that was evaluated.
+
+    The columns are those of `trials_frame`. `points`: which rows the trials have.
+    """
     rows = [
         {"sweep": sweep.title, **setting_columns(sweep.ledger.located(record)), **record.metrics}
         for sweep in sweeps
-        for record in sweep.trials
+        for record in points(sweep.trials)
     ]
-    return pd.DataFrame(rows).set_index("trial_id")
+    return pd.DataFrame(rows)
 
 
 def _trials(sweeps: Iterable[Sweep]) -> Iterator[tuple[Sweep, TrialRecord, tuple[str, str, int]]]:

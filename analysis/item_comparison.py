@@ -17,7 +17,7 @@ from analysis.stats.significance import sign_flips
 from analysis.stats.task_parts import task_parts
 from analysis.sweeps import Sweep
 from trainables.records.item_records import PairedItem, pair_items
-from trainables.records.schema import ItemScore, TaskScore, TrialRecord
+from trainables.records.schema import ItemScore, PointId, TaskScore, TrialRecord
 
 Scores = Mapping[str, NDArray[np.float64]]
 Weighted = tuple[list[NDArray[np.float64]], list[float]]
@@ -103,7 +103,7 @@ class Items:
 
     def __init__(self, sweeps: Sequence[Sweep], sweep_of: Mapping[str, Sweep]) -> None:
         self._first, self._sweep_of = sweeps[0], sweep_of
-        self._scores_of = cache(self._read_scores)
+        self._read: dict[PointId, Scores] = {}
         self._parts = cache(lambda tasks: task_parts(self._base_items_by_task, tasks))
 
     def pairs(self, record: TrialRecord) -> dict[str, list[PairedItem]]:
@@ -175,9 +175,9 @@ class Items:
         self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str]
     ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]], list[float]] | None:
         """Both models' scores by part, and the parts' weights."""
-        one = self._scores_of(first.config.trial_id)
+        one = self._scores_of(first)
         base = self._base_scores
-        other = self._scores_of(second.config.trial_id) if second else base
+        other = self._scores_of(second) if second else base
         if not tasks or any(
             task not in base or len(scores.get(task, ())) != len(base[task])
             for scores in (one, other)
@@ -202,12 +202,13 @@ class Items:
             found.setdefault(item.task, []).append(item)
         return found
 
-    def _read_scores(self, trial_id: str) -> Scores:
-        record = next(r for r in self._sweep_of[trial_id].trials if r.config.trial_id == trial_id)
-        return {
-            task: np.array([pair.tuned.score for pair in pairs])
-            for task, pairs in self.pairs(record).items()
-        }
+    def _scores_of(self, record: TrialRecord) -> Scores:
+        if record.point_id not in self._read:
+            self._read[record.point_id] = {
+                task: np.array([pair.tuned.score for pair in pairs])
+                for task, pairs in self.pairs(record).items()
+            }
+        return self._read[record.point_id]
 
     @cached_property
     def _base_items(self) -> list[ItemScore]:

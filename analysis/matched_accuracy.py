@@ -24,16 +24,16 @@ _LEAST_SHARE = 0.5
 
 @dataclass(frozen=True)
 class MatchedRow:
-    """A recipe's trial that forgets least of those that reach the level.
+    """A recipe's trial, at the strength at which it forgets least of those that reach the level.
 
     Attributes:
         label: what labels call the recipe, with the sweep if there are several.
         level: in-domain accuracy.
         trial: if none reaches the level, the one that comes nearest.
         reaches: whether it reaches the level.
-        picked_from: number of trials that it was picked from.
+        picked_from: number of models that it was picked from, each strength of a trial one.
         forgetting: mean over the retention tasks; its interval is over items and holds for all
-            trials that it was picked from.
+            models that it was picked from.
         forgets_more: whether it is shown to forget more than the first row's on the same items,
             corrected for having picked both trials and the pair of recipes.
         tokens, seconds: of its training.
@@ -57,6 +57,9 @@ class MatchedRow:
 def matched_rows(results: Results) -> list[MatchedRow]:
     """A row for each sweep's recipes, the least forgetting first; those below the level last.
 
+    Recipes are read along the curves of their trials, at the strengths that were evaluated: what
+    lies between two of them was not measured.
+
     The level is the best accuracy of the recipe that learned least, of those with at least half of
     the largest gain over the base: one that hardly learns would lower it to the base's accuracy,
     at which nothing is forgotten. Empty without in-domain or retention tasks, or if none gains.
@@ -73,7 +76,7 @@ def matched_rows(results: Results) -> list[MatchedRow]:
 
 def _by_recipe(results: Results) -> list[list[TrialRecord]]:
     return [
-        results.recipe_trials(name, sweep) for name in results.recipes for sweep in results.sweeps
+        results.recipe_points(name, sweep) for name in results.recipes for sweep in results.sweeps
     ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from analysis.item_comparison import Items
-from analysis.results.formatting import score_metrics
+from analysis.results.formatting import alteration, candidate_noun, score_metrics
 from analysis.results.item_metrics import limits, rounding
 from analysis.results.pareto import can_be_taken, is_feasible, objective_values, pareto_front
 from analysis.results.recommendation import Recommendation, numbers_text, recommend
@@ -19,7 +19,14 @@ from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.methods.base import Capacity
 from trainables.metric_keys import domain_metric
-from trainables.records.schema import BaseRecord, TaskScore, TrialRecord, TrialStatus
+from trainables.records.schema import (
+    BaseRecord,
+    PointId,
+    TaskScore,
+    TrialRecord,
+    TrialStatus,
+    points_of,
+)
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,9 @@ class Group:
         recipe: its name in the sweep file.
         title: what labels call the recipe.
         capacity: None if the recipe's method has one size only.
-        best: see `Results.nearest_to_ideal`.
-        picked_from: number of trials that the best was picked from, as `Results.candidates`.
+        best: the point of its trials that `Results.nearest_to_ideal` takes.
+        picked_from: number of models that the best was picked from, as `Results.candidates`.
+        trained: number of trials among these.
     """
 
     label: str
@@ -43,11 +51,12 @@ class Group:
     trials: tuple[TrialRecord, ...]
     best: TrialRecord
     picked_from: int
+    trained: int
 
     @property
     def is_tried(self) -> bool:
         """Whether its best was picked from enough trials to tell capacities apart."""
-        return self.picked_from >= FEWEST_OF_CAPACITY
+        return self.trained >= FEWEST_OF_CAPACITY
 
 
 class Results:
@@ -107,9 +116,20 @@ class Results:
         return [r for r in self.search_trials if objective_values(self.goals, r) is not None]
 
     @cached_property
+    def points(self) -> list[TrialRecord]:
+        """The complete trials, at each strength and as each repair left them."""
+        found = points_of(self.complete)
+        return [point for point in found if objective_values(self.goals, point) is not None]
+
+    @cached_property
     def candidates(self) -> list[TrialRecord]:
-        """What the best was picked from: complete trials, and those that were stopped early."""
-        return [*self.complete, *self._stopped]
+        """What the best was picked from: all points, and the trials that were stopped early."""
+        return [*self.points, *self._stopped]
+
+    @property
+    def candidate_noun(self) -> str:
+        """What the candidates are counted as: `trial`, or `model` where a trial has several."""
+        return candidate_noun(self.candidates)
 
     @cached_property
     def _stopped(self) -> list[TrialRecord]:
@@ -135,18 +155,22 @@ class Results:
         """A sweep's complete trials of a recipe."""
         return [r for r in self.of(sweep, self.complete) if r.config.recipe == recipe]
 
+    def recipe_points(self, recipe: str, sweep: Sweep) -> list[TrialRecord]:
+        """The points of a sweep's complete trials of a recipe."""
+        return [r for r in self.of(sweep, self.points) if r.config.recipe == recipe]
+
     @cached_property
     def front(self) -> list[TrialRecord]:
         """The Pareto front."""
         return pareto_front(self.goals, self.complete)
 
     def is_on_front(self, record: TrialRecord) -> bool:
-        """Whether a trial is on the Pareto front."""
-        return record.config.trial_id in self._front_ids
+        """Whether this point of a trial is on the Pareto front."""
+        return record.point_id in self._front_ids
 
     @cached_property
-    def _front_ids(self) -> frozenset[str]:
-        return frozenset(record.config.trial_id for record in self.front)
+    def _front_ids(self) -> frozenset[PointId]:
+        return frozenset(record.point_id for record in self.front)
 
     @cached_property
     def recommendation(self) -> Recommendation | None:
@@ -154,10 +178,10 @@ class Results:
         return recommend(self.goals, self.complete, [*self.judged.values()], self.names)
 
     @cached_property
-    def judged(self) -> dict[str, TrialRecord]:
-        """By id, the trials that repeats with other seeds judge: see `judged_by_repeats`."""
+    def judged(self) -> dict[PointId, TrialRecord]:
+        """By `point_id`, what repeats with other seeds judge: see `judged_by_repeats`."""
         judged = (judged_by_repeats(s.trials, s.settings.confirm) for s in self.sweeps)
-        return {record.config.trial_id: record for of_sweep in judged for record in of_sweep}
+        return {record.point_id: record for of_sweep in judged for record in of_sweep}
 
     def keeps_constraints(self, record: TrialRecord) -> bool:
         """Whether a trial keeps every constraint: in the mean over repeats if these judge it.
@@ -171,7 +195,7 @@ class Results:
         return can_be_taken(self.goals, self._judged_or_own(record))
 
     def _judged_or_own(self, record: TrialRecord) -> TrialRecord:
-        return self.judged.get(record.config.trial_id, record)
+        return self.judged.get(record.point_id, record)
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -210,8 +234,9 @@ class Results:
             config.recipe_title,
             capacity,
             tuple(trials),
-            self.nearest_to_ideal(trials),
+            self.nearest_to_ideal(own(self.points)),
             len(own(self.candidates)),
+            len(trials) + len(own(self._stopped)),
         )
 
     def sized(self, recipe: str, sweep: Sweep) -> list[Group]:
@@ -240,32 +265,32 @@ class Results:
         return next(group for group in groups if group.best is best)
 
     def nearest_to_ideal(self, trials: Sequence[TrialRecord]) -> TrialRecord:
-        """The best trade-off among these complete trials, on the scale of all.
+        """The best trade-off among these points of complete trials, on the scale of all.
 
-        It is the recommended trial if that is one of them, or else the one that a sweep by itself
+        It is the recommended one if that is one of them, or else the one that a sweep by itself
         would recommend: repeats may have decided. Else those that repeats refuted come last.
         """
-        own = {record.config.trial_id: record for record in trials}
+        own = {record.point_id: record for record in trials}
         for taken in self._taken:
             if taken in own:
                 return own[taken]
         return best_confirmed(self.goals, trials, self.judged, self._ranges)
 
     @cached_property
-    def _taken(self) -> list[str]:
-        """Ids of the recommended trial, and of what each sweep by itself would recommend."""
+    def _taken(self) -> list[PointId]:
+        """Ids of the recommended point, and of what each sweep by itself would recommend."""
         judged = self.judged.values()
         alone = (recommend(self.goals, s.trials, self.of(s, judged)) for s in self.sweeps)
         found = [self.recommendation, *alone]
-        return [taken.trial.config.trial_id for taken in found if taken]
+        return [taken.trial.point_id for taken in found if taken]
 
     @cached_property
     def _ranges(self) -> list[tuple[float, float]]:
-        return trade_off_ranges(self.goals, self.complete)
+        return trade_off_ranges(self.goals, self.points)
 
     def name(self, record: TrialRecord) -> str:
-        """Such as `trial 7`, with its sweep if there are several."""
-        return f"trial {record.number}{self.whose(self.sweep(record))}"
+        """Such as `trial 7 at strength 0.4`, with its sweep if there are several."""
+        return f"trial {record.number}{alteration(record)}{self.whose(self.sweep(record))}"
 
     def names(self, records: Sequence[TrialRecord]) -> str:
         """Such as `trials 3, 5 and 12 more`, for each sweep if there are several."""

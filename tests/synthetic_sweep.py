@@ -19,7 +19,7 @@ from trainables.evaluation.forgetting import forgetting_metrics
 from trainables.methods.base import Method
 from trainables.methods.full import Full
 from trainables.methods.lora import Lora
-from trainables.records.item_records import write_items
+from trainables.records.item_records import items_file, write_items
 from trainables.records.ledger import Ledger
 from trainables.records.schema import (
     BaseRecord,
@@ -29,6 +29,7 @@ from trainables.records.schema import (
     TaskScore,
     TrialRecord,
     TrialStatus,
+    evaluation_name,
 )
 from trainables.records.sweep_record import Provenance, SweepRecord
 
@@ -52,6 +53,8 @@ class SyntheticSweep:
         failures: trial number to how it ended, for those that did not complete.
         recipes: by name the methods to draw from, in turns; LoRA and full fine-tuning if empty.
         prompt: of every item; `{}` becomes its number.
+        strengths: at which complete trials have points; at 0.3, three of ten items are answered as
+            by the trained model and the others as by the base.
     """
 
     trials: int = 24
@@ -72,6 +75,7 @@ class SyntheticSweep:
     reason: str = "ValueError: no <b>luck</b>"
     prompt: str = "What is item {}?"
     budget: int | None = None
+    strengths: tuple[float, ...] = ()
 
     def write(self, folder: Path) -> Path:
         """Write the sweep's folder; returns it."""
@@ -138,6 +142,7 @@ class SyntheticSweep:
         config = self._config(ledger.folder.attempt(number, 1), number, draw)
         status = self.failures.get(number, TrialStatus.COMPLETE)
         last: Measurement | None = None
+        items: list[ItemScore] = []
         last_step = STEPS if status is TrialStatus.COMPLETE else STEPS // 2
         evaluations = () if status is TrialStatus.FAILED else (STEPS // 2, STEPS)
         for step in range(10, last_step + 1, 10):
@@ -147,12 +152,25 @@ class SyntheticSweep:
                 items = [(wrong, right)[is_it][i] for i, is_it in enumerate(is_right)]
                 metrics |= _metrics(base_scores, _scores(items), base_items, items)
                 metrics |= {metric_keys.FORGETTING_NLL: 0.2, metric_keys.KL_BASE_TO_TUNED: 1.5}
-                write_items(Path(config.output_dir) / "items" / f"step_{step:08d}.jsonl", items)
+                write_items(items_file(Path(config.output_dir), evaluation_name(step)), items)
             last = Measurement(step=step, total_steps=STEPS, metrics=metrics, time=1.7e9 + step)
             ledger.append(number, last)
+        points: list[Measurement] = []
+        for strength in self.strengths if status is TrialStatus.COMPLETE else ():
+            assert last is not None
+            some = [
+                tuned if place % 10 < 10 * strength else before
+                for place, (tuned, before) in enumerate(zip(items, base_items, strict=True))
+            ]
+            metrics = last.metrics | _metrics(base_scores, _scores(some), base_items, some)
+            point = last.model_copy(update={"strength": strength, "metrics": metrics})
+            write_items(items_file(Path(config.output_dir), point.name), some)
+            ledger.append(number, point)
+            points.append(point)
         ledger.write_trial(
             TrialRecord(
                 config=config,
+                points=tuple(points),
                 params=_params(config),
                 status=status,
                 reason=None if status is TrialStatus.COMPLETE else self.reason,

@@ -49,7 +49,7 @@ def recommended_against_base(results: Results) -> list[Conclusion]:
     trial, of = results.recommendation.trial, len(results.candidates)
     word = results.recommendation.word
     subject = Subject(f"The {word} trial", f"the {word} trial")
-    picked = f"best of {of} trials"
+    picked = f"best of {of} {results.candidate_noun}s"
     conclusions = _loss_against_base(results, trial, subject.first, picked)
     roles: tuple[tuple[Role, str, tuple[str, str], str], ...] = (
         ("in_domain", IN_DOMAIN_ACC, ("gains", "loses"), "in the domain"),
@@ -150,9 +150,9 @@ def best_of_sweeps(results: Results) -> list[Conclusion]:
 
 def _sweeps_with_first(results: Results) -> list[_Pair]:
     reference, *others = results.sweeps
-    pairs = []
+    noun, pairs = results.candidate_noun, []
     for sweep in others:
-        trials = [results.of(s, results.complete) for s in (sweep, reference)]
+        trials = [results.of(s, results.points) for s in (sweep, reference)]
         if not all(trials):
             continue
         first, second = map(results.nearest_to_ideal, trials)
@@ -166,7 +166,7 @@ def _sweeps_with_first(results: Results) -> list[_Pair]:
             f"that of {reference.title} ({_trial(results, second)})",
             f"{sweep.title} minus {reference.title}",
             (n, of),
-            f"best of {how_many(n, 'trial')} of {sweep.title} and of {of} of {reference.title}",
+            f"best of {how_many(n, noun)} of {sweep.title} and of {of} of {reference.title}",
         )
         pairs.append(pair)
     return pairs
@@ -197,7 +197,7 @@ def best_of_recipes(results: Results, sweep: Sweep) -> list[Conclusion]:
 
 
 def _recipe_pairs(results: Results, sweep: Sweep) -> list[_Pair]:
-    trials = {recipe: results.recipe_trials(recipe, sweep) for recipe in results.recipes}
+    trials = {recipe: results.recipe_points(recipe, sweep) for recipe in results.recipes}
     best = {name: results.nearest_to_ideal(own) for name, own in trials.items() if own}
     reference = results.reference(sweep)
     if reference and reference.sweep is not sweep and best:  # methods may be swept one by one
@@ -222,7 +222,7 @@ def _recipe_pair(results: Results, first: TrialRecord, second: TrialRecord) -> _
         f"the best {other} ({results.name(second)}{capacities[1]}{breaches[1]})",
         f"{one} minus {other}",
         (n, of),
-        f"best of {n} {one} and of {how_many(of, f'{other} trial')}",
+        f"best of {n} {one} and of {how_many(of, f'{other} {results.candidate_noun}')}",
     )
 
 

@@ -139,7 +139,7 @@ def _candidates(
         gains = [gain for gain in found if gain is not None]
         if len(gains) < len(found):
             return
-        level = level_of_capacity(len(groups), groups[own].picked_from)
+        level = level_of_capacity(len(groups), groups[own].trained)
         yield _Candidate(
             own,
             most=max(upper_bound(*gain, level=level) for gain in gains),
@@ -168,7 +168,7 @@ def _bests(
     results: Results, groups: Mapping[Capacity, Group], best: Mapping[Capacity, TrialRecord]
 ) -> str:
     """Such as `best of 4, 5, 1 trials of ranks 4, 16, 64`; whose best breaks a constraint, too."""
-    counts = ", ".join(str(group.picked_from) for group in groups.values())
+    counts = ", ".join(str(group.trained) for group in groups.values())
     name = next(iter(groups)).name
     text = f"best of {counts} trials of {_plural(name)} {_numbers(groups)}"
     broken = [each for each in best if not results.keeps_constraints(best[each])]

@@ -22,7 +22,7 @@ from analysis.shown_sweeps import Results
 from analysis.stats.intervals import Interval
 from trainables.config import Constraint
 from trainables.metric_keys import FORGETTING_MEAN
-from trainables.records.schema import TrialRecord
+from trainables.records.schema import Repair, TrialRecord
 from trainables.storage.storage import is_address
 
 
@@ -64,6 +64,7 @@ class Answer:
     """The recommended trial.
 
     Attributes:
+        strength, repair: at which point it is taken.
         setting: such as `LoRA, rank 4, alpha 4, learning rate 3.9e-03`.
         weights: where they are; None if they were not kept or are gone.
         recipes: which recipe forgets least at equal accuracy; None if there are not two.
@@ -71,6 +72,8 @@ class Answer:
 
     trial: str
     trial_id: str
+    strength: float
+    repair: Repair | None
     setting: str
     reason: str
     is_feasible: bool
@@ -88,6 +91,8 @@ def answer(results: Results) -> Answer | None:
     return Answer(
         results.name(trial),
         trial.config.trial_id,
+        trial.strength,
+        trial.repair,
         setting_in_full(trial),
         capitalized(recommendation.reason)
         + _may_yet_break(results, recommendation)
@@ -178,7 +183,7 @@ def _number(results: Results, trial: TrialRecord, metric: str) -> Number:
 def _interval(results: Results, trial: TrialRecord, metric: str) -> str | None:
     of = len(results.candidates)
     text = _range(results.items.interval(trial, metric, picked_from=of), metric)
-    return f"{text}, simultaneous over {of} trials" if text and of > 1 else text
+    return f"{text}, simultaneous over {of} {results.candidate_noun}s" if text and of > 1 else text
 
 
 def _range(interval: Interval | None, metric: str) -> str | None:

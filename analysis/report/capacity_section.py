@@ -156,7 +156,7 @@ def _bests(
 
 def _hover_of_best(results: Results, group: Group) -> str:
     count = group.picked_from
-    text = f"{hover(results, group.best)}<br>best of {how_many(count, 'trial')}"
+    text = f"{hover(results, group.best)}<br>best of {how_many(count, results.candidate_noun)}"
     return text if results.keeps_constraints(group.best) else f"{text}, breaks a constraint"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from analysis.comparability import notices
 from analysis.conclusions import conclude
-from analysis.frame import trials_frame
+from analysis.frame import points_frame, trials_frame
 from analysis.matched_accuracy import MatchedRow, matched_rows
 from analysis.paper_table import LOSS, UNLIKE_BASE, UNLIKE_REFERENCE, paper_table
 from analysis.report.answer import answer
@@ -30,8 +30,8 @@ from trainables.storage.storage import Location
 
 
 def as_csv(results: Results) -> str:
-    """Every trial, including failed ones: settings, status, final metrics."""
-    text: str = trials_frame(results.sweeps).to_csv(lineterminator="\n")
+    """Every trial, including failed ones, and every point: settings, status, final metrics."""
+    text: str = points_frame(results.sweeps).set_index("trial_id").to_csv(lineterminator="\n")
     return text
 
 
@@ -44,10 +44,15 @@ def as_json(results: Results) -> str:
         "unfinished": {s.title: s.unfinished for s in results.sweeps if s.unfinished},
         "bases": {sweep.title: sweep.base.metrics for sweep in results.sweeps},
         "recommended": found.trial_id if found else None,
+        "strength": found.strength if found else None,
+        "repair": found.repair if found else None,
         "reason": found.reason if found else None,
         "feasible": found.is_feasible if found else None,
         "answer": _answer(results),
-        "front": [record.config.trial_id for record in results.front],
+        "front": [
+            {"trial": r.config.trial_id, "strength": r.strength, "repair": r.repair}
+            for r in results.front
+        ],
         "recipe_answer": recipe_answer(results),
         "recipes": [_matched(row) for row in matched_rows(results)],
         "conclusions": [vars(conclusion) for conclusion in conclude(results)],

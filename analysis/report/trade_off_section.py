@@ -30,7 +30,7 @@ from analysis.shown_sweeps import Results
 from analysis.stats.hypervolume import hypervolume
 from analysis.sweeps import Sweep, bases
 from trainables.metric_keys import FORGETTING_MEAN
-from trainables.records.schema import TrialRecord
+from trainables.records.schema import TrialRecord, points_of
 
 _FEWEST_TO_LEVEL_OFF = 4 * FEWEST_OF_CAPACITY
 """Trials whose last quarter tells whether more would help: of fewer it may be a single one."""
@@ -76,7 +76,7 @@ def _describe_front(results: Results) -> str:
     count = len(results.front)
     if not count:
         return f"{_no_front(results)} ({goals})"
-    found = (results.judged.get(record.config.trial_id) for record in results.front)
+    found = (results.judged.get(record.point_id) for record in results.front)
     against = refuted(results.goals, [record for record in found if record], results.names)
     held = "one ringed trial" if count == 1 else f"{count} ringed trials"
     text = (
@@ -133,20 +133,24 @@ def hypervolume_shares(results: Results, sweep: Sweep) -> list[float]:
     """Hypervolume of the front after each trial of a search, as a fraction of the maximum.
 
     Objectives are scaled between the ends of `_box`, so 1 would be a single trial that is best in
-    everything. A trial that violates a constraint adds nothing.
+    everything. A trial adds all its points but those that violate a constraint.
     """
     goals = results.goals
     box = _box(results)
     front: list[list[float]] = []
     shares = [0.0]
-    for record in results.of(sweep, results.complete):
-        losses = objective_losses(goals, record)
-        own = [_place(loss, *ends) for loss, ends in zip(losses, box, strict=True)]
-        if not is_feasible(goals, record) or any(is_no_worse(p, own) for p in front):
-            shares.append(shares[-1])
-            continue
-        front = [point for point in front if not is_no_worse(own, point)] + [own]
-        shares.append(hypervolume(front, [1.0] * len(goals.objectives)))
+    for trial in results.of(sweep, results.complete):
+        share = shares[-1]
+        for record in points_of([trial]):
+            losses = objective_losses(goals, record)
+            own = [_place(loss, *ends) for loss, ends in zip(losses, box, strict=True)]
+            if not losses or not is_feasible(goals, record):
+                continue
+            if any(is_no_worse(point, own) for point in front):
+                continue
+            front = [point for point in front if not is_no_worse(own, point)] + [own]
+            share = hypervolume(front, [1.0] * len(goals.objectives))
+        shares.append(share)
     return shares[1:]
 
 
@@ -157,7 +161,7 @@ def _box(results: Results) -> list[tuple[float, float]]:
     everything, any front would seem to fill it.
     """
     goals = results.goals
-    known = [objective_losses(goals, record) for record in results.complete]
+    known = [objective_losses(goals, record) for record in results.points]
     kept = [objective_losses(goals, record) for record in results.front]
     for values in bases(results.sweeps, *(aim.metric for aim in goals.objectives)):
         kept.append([aim.loss(v) for aim, v in zip(goals.objectives, values, strict=True)])

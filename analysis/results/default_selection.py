@@ -28,7 +28,7 @@ def default_selection(goals: Goals, records: Sequence[TrialRecord]) -> list[int]
         groups[record.config.group_label].append(record)
     ranges = trade_off_ranges(goals, complete) if complete else []
     found = judged_by_repeats(records, goals.confirm)
-    judged = {record.config.trial_id: record for record in found if record.weights_dir}
+    judged = {record.point_id: record for record in found if record.weights_dir}
     taken = [best_confirmed(goals, group, judged, ranges) for group in groups.values()]
     recommended = recommend(goals, kept, [*judged.values()])
     taken += [recommended.trial] if recommended else []

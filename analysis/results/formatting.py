@@ -10,10 +10,14 @@ from rich.text import Text
 
 from analysis.results.pareto import Goals
 from trainables import metric_keys
-from trainables.records.schema import TrialRecord, TrialStatus
+from trainables.records.schema import Repair, TrialRecord, TrialStatus
 
 ABSENT = "-"
 INTERRUPTED = "interrupted"
+REPAIRS: dict[Repair, str] = {
+    "no_intruders": " without intruder dimensions",
+    "seed_mean": " as the mean of its seeds",
+}
 """What a trial without a final status is where nothing runs any more."""
 NOT_ENDED = f"running or {INTERRUPTED}"
 """What it is where nobody knows whether anything runs."""
@@ -133,6 +137,17 @@ def _common_reason(group: Sequence[TrialRecord]) -> str:
 def why(record: TrialRecord) -> str:
     """Why a trial ended as it did, in one line."""
     return one_line(record.reason or "no reason given")
+
+
+def alteration(record: TrialRecord) -> str:
+    """What follows a trial's number: ` at strength 0.4`; empty for what training left."""
+    repair = REPAIRS[record.repair] if record.repair else ""
+    return repair + (f" at strength {record.strength:g}" if record.strength != 1 else "")
+
+
+def candidate_noun(records: Iterable[TrialRecord]) -> str:
+    """What to count them as: trials, or models where one trial may have several."""
+    return "model" if any(record.is_altered for record in records) else "trial"
 
 
 def setting(record: TrialRecord) -> str:

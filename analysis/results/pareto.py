@@ -8,7 +8,7 @@ from operator import le
 from typing import Protocol
 
 from trainables.config import ConfirmConfig, Constraint, Objective
-from trainables.records.schema import TrialRecord, TrialStatus
+from trainables.records.schema import TrialRecord, TrialStatus, points_of
 
 
 class Goals(Protocol):
@@ -28,14 +28,14 @@ class Goals(Protocol):
 
 
 def pareto_front(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Complete trials within all constraints that no other dominates, by number.
+    """Points of complete trials within all constraints that no other dominates, by number.
 
-    Left out are trials that lack an objective or a constrained metric, and repeat runs with a new
+    Left out are those that lack an objective or a constrained metric, and repeat runs with a new
     seed.
     """
     candidates = [
         (losses, record)
-        for record in records
+        for record in points_of(records)
         if (losses := objective_losses(goals, record)) and is_feasible(goals, record)
     ]
     front: list[tuple[list[float], TrialRecord]] = []
@@ -43,7 +43,7 @@ def pareto_front(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialReco
     for own, record in sorted(candidates, key=lambda candidate: candidate[0]):
         if not any(other != own and is_no_worse(other, own) for other, _ in front):
             front.append((own, record))
-    return sorted((record for _, record in front), key=lambda record: record.number)
+    return sorted((record for _, record in front), key=lambda each: (each.number, each.strength))
 
 
 def objective_losses(goals: Goals, record: TrialRecord) -> list[float]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from analysis.results.formatting import capitalized, metric_text
+from analysis.results.formatting import alteration, candidate_noun, capitalized, metric_text
 from analysis.results.pareto import Goals, is_feasible, objective_values, pareto_front, violation
 from analysis.results.repeats import judged_by_repeats
 from analysis.results.trade_off import distance_to_ideal, objective_ranges, scaling_trials
-from trainables.records.schema import TrialRecord, TrialStatus
+from trainables.records.schema import PointId, TrialRecord, TrialStatus, points_of
 
 _MOST_NUMBERS = 10
 Names = Callable[[Sequence[TrialRecord]], str]
@@ -20,10 +20,10 @@ Names = Callable[[Sequence[TrialRecord]], str]
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The trial to take, and why, in one sentence.
+    """The trial to take, and why, in a few sentences.
 
     Attributes:
-        trial: always a complete one.
+        trial: always a complete one, at the strength to take it at.
         reason: derived from the records.
         feasible: whether it meets every constraint.
     """
@@ -44,7 +44,7 @@ def recommend(
     judged: Sequence[TrialRecord] | None = None,
     names: Names | None = None,
 ) -> Recommendation | None:
-    """The trial to take; None if no complete trial has every objective.
+    """The trial to take, at one of its points; None if no complete trial has every objective.
 
     With one objective, the best; with several, the knee of the Pareto front: the trial nearest to
     the best of every objective after scaling each to [0, 1] over `scaling_trials`, or over two of
@@ -60,18 +60,28 @@ def recommend(
     names = names or numbers_text
     if judged is None:
         judged = judged_by_repeats(records, goals.confirm)
-    by_search = _choose(goals, records, scaling_trials(goals, records), names)
+    points = points_of(records)
+    by_search = _choose(goals, points, scaling_trials(goals, points), names)
     if by_search is None:
         return None
-    is_judged = _trial_id(by_search.trial) in map(_trial_id, judged)
-    if by_search.feasible and not is_judged:
-        return by_search
-    by_repeats = _by_repeats(goals, records, judged, by_search, names)
-    return by_repeats if is_judged or by_repeats.feasible else by_search
+    taken, is_judged = by_search, _point_id(by_search.trial) in map(_point_id, judged)
+    if is_judged or not by_search.feasible:
+        by_repeats = _by_repeats(goals, points, judged, by_search, names)
+        taken = by_repeats if is_judged or by_repeats.feasible else by_search
+    return replace(taken, reason=taken.reason + _as_trained(goals, records, taken.trial))
 
 
-def _trial_id(record: TrialRecord) -> str:
-    return record.config.trial_id
+def _point_id(record: TrialRecord) -> PointId:
+    return record.point_id
+
+
+def _as_trained(goals: Goals, records: Sequence[TrialRecord], taken: TrialRecord) -> str:
+    """What training left of a trial that is taken at another point, as a sentence."""
+    own = (record for record in records if record.config.trial_id == taken.config.trial_id)
+    trained = next((record for record in own if not record.is_altered), None)
+    if not taken.is_altered or trained is None or objective_values(goals, trained) is None:
+        return ""
+    return f" As trained, at strength 1, it has {_objectives(goals, trained)}."
 
 
 def _by_repeats(
@@ -82,12 +92,12 @@ def _by_repeats(
     names: Names,
 ) -> Recommendation:
     scale = [*scaling_trials(goals, records), *pareto_front(goals, judged)]
-    repeated = set(map(_trial_id, judged))
-    own = {_trial_id(r): r for r in records if objective_values(goals, r) is not None}
-    sound = [record for record in judged if _trial_id(record) in own]
+    repeated = {record.config.trial_id for record in judged}
+    own = {_point_id(r): r for r in records if objective_values(goals, r) is not None}
+    sound = [record for record in judged if _point_id(record) in own]
     found = _choose(goals, sound, scale, names, kind="repeated")
     if found is None or not found.feasible:
-        others = [record for record in records if _trial_id(record) not in repeated]
+        others = [record for record in records if record.config.trial_id not in repeated]
         other = _choose(goals, others, scale, names)
         if other and (other.feasible or found is None):
             why_not = refuted(goals, judged, names)
@@ -95,7 +105,7 @@ def _by_repeats(
     if found is None:
         reason = f"{by_search.reason}{_as_sentence(refuted(goals, judged, names))}"
         return replace(by_search, reason=reason)
-    trial = own[_trial_id(found.trial)]
+    trial = own[_point_id(found.trial)]
     # Where all break a constraint, the reason has said so.
     shown = [r for r in judged if found.feasible or r.status is TrialStatus.DIVERGED]
     why_not = refuted(goals, shown, names)
@@ -143,11 +153,12 @@ def _choose(
     if not front:
         return _least_infeasible(goals, ranked, kind)
     feasible = sum(is_feasible(goals, record) for record in ranked)
+    noun = candidate_noun(ranked)
     if feasible == 1:
         rest = "that keeps every constraint" if goals.constraints else "to choose from"
-        only = f"the only {kind} trial {rest}: {_objectives(goals, front[0])}."
+        only = f"the only {kind} {noun} {rest}: {_objectives(goals, front[0])}."
         return Recommendation(front[0], only)
-    among = f"{feasible} {kind} trials"
+    among = f"{feasible} {kind} {noun}s"
     if goals.constraints:
         among += " that keep every constraint"
     if len(goals.objectives) == 1:
@@ -166,12 +177,13 @@ def _least_infeasible(goals: Goals, ranked: list[TrialRecord], kind: str) -> Rec
         for c in goals.constraints
         if violation(c, trial) > 0
     ]
+    noun = candidate_noun(ranked)
     nearest = (
-        f", and of {len(ranked)} {kind} trials this one misses them by the least: "
+        f", and of {len(ranked)} {kind} {noun}s this one misses them by the least: "
         if len(ranked) > 1
         else f": of the only {kind} one "
     )
-    reason = f"no trial keeps every constraint{nearest}{' and '.join(broken)}."
+    reason = f"no {noun} keeps every constraint{nearest}{' and '.join(broken)}."
     return Recommendation(trial, reason, feasible=False)
 
 
@@ -199,8 +211,8 @@ def _knee(
     if len(front) == 1:
         return Recommendation(trial, f"best in every objective of {among}: {text}.")
     reason = (
-        f"the knee of the front's {len(front)} trials, nearest to the best of every objective at "
-        f"once: {text}"
+        f"the knee of the front's {len(front)} {candidate_noun(front)}s, nearest to the best of "
+        f"every objective at once: {text}"
     )
     return Recommendation(trial, f"{reason}{_as_good(others, names)}.")
 
@@ -216,8 +228,9 @@ def _as_good(others: list[TrialRecord], names: Names) -> str:
 
 
 def numbers_text(records: Sequence[TrialRecord]) -> str:
-    """Such as `trials 3, 5 and 12 more`."""
-    numbers = ", ".join(str(record.number) for record in records[:_MOST_NUMBERS])
+    """Such as `trials 3, 5 at strength 0.4 and 12 more`."""
+    shown = records[:_MOST_NUMBERS]
+    numbers = ", ".join(f"{record.number}{alteration(record)}" for record in shown)
     more = len(records) - _MOST_NUMBERS
     text = f"trial{'s' if len(records) > 1 else ''} {numbers}"
     return f"{text} and {more} more" if more > 0 else text

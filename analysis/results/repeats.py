@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from analysis.results.pareto import Goals, can_be_taken
 from analysis.results.trade_off import best_trade_off
 from trainables.config import ConfirmConfig
-from trainables.records.schema import TrialRecord, TrialStatus
+from trainables.records.schema import PointId, TrialRecord, TrialStatus, points_of
 
 # Below this p-value a difference counts as shown. (1 - 0.95 is a float above 0.05.)
 SIGNIFICANT = 0.05
@@ -26,13 +26,16 @@ Point = tuple[object, ...]
 def find_repeats(trial: TrialRecord, records: Iterable[TrialRecord]) -> list[TrialRecord]:
     """Repeat runs of a trial's point, among its sweep's records, that completed or diverged.
 
-    Empty for a repeat run, and for a trial that did not complete.
+    Complete ones are at the strength of the trial. Empty for a repeat run, and for a trial that did
+    not complete.
     """
     if trial.confirms is not None or trial.status is not TrialStatus.COMPLETE:
         return []
     point = point_of(trial)
     repeats = (r for r in records if r.confirms is not None and r.status in CONCLUSIVE)
-    return [repeat for repeat in repeats if point_of(repeat) == point]
+    own = [repeat for repeat in repeats if point_of(repeat) == point]
+    at_same = [r if r.status is TrialStatus.DIVERGED else r.at_same(trial) for r in own]
+    return [repeat for repeat in at_same if repeat is not None]
 
 
 def diverged(repeats: Iterable[TrialRecord]) -> int:
@@ -56,8 +59,9 @@ def judged_by_repeats(
 ) -> list[TrialRecord]:
     """Complete trials of points that were repeated, with the means over the repeat runs as metrics.
 
-    If a repeat run diverged, the trial counts as diverged. Else it is left out until as many of its
-    repeat runs have ended as are asked for or, if that is fewer, as of the point that has most.
+    Each strength of a trial is judged by the same strength of its repeats. If a repeat run
+    diverged, the trial counts as diverged. Else it is left out until as many of its repeat runs
+    have ended as are asked for or, if that is fewer, as of the point that has most.
 
     Args:
         records: of one sweep.
@@ -71,7 +75,7 @@ def judged_by_repeats(
     if confirm:
         enough = min(enough, confirm.seeds)
     judged = []
-    for trial in sorted(records, key=lambda record: record.number):
+    for trial in points_of(sorted(records, key=lambda record: record.number)):
         runs = ended.get(point_of(trial), [])
         repeats = find_repeats(trial, runs)
         values = metrics_over(repeats)
@@ -87,15 +91,15 @@ def judged_by_repeats(
 def best_confirmed(
     goals: Goals,
     trials: Sequence[TrialRecord],
-    judged: Mapping[str, TrialRecord],
+    judged: Mapping[PointId, TrialRecord],
     ranges: Sequence[tuple[float, float]],
 ) -> TrialRecord:
     """The best trade-off, as of `best_trade_off`, where trials that repeat runs refuted come last.
 
-    `judged`: those of `judged_by_repeats`, by id.
+    `judged`: those of `judged_by_repeats`, by `point_id`.
     """
-    sound = [r for r in trials if can_be_taken(goals, judged.get(r.config.trial_id, r))]
-    untold = [record for record in trials if record.config.trial_id not in judged]
+    sound = [r for r in trials if can_be_taken(goals, judged.get(r.point_id, r))]
+    untold = [record for record in trials if record.point_id not in judged]
     return best_trade_off(goals, sound or untold or trials, ranges)
 
 

@@ -29,6 +29,8 @@ _OF_TRAINING: dict[str, Callable[[TrialRecord], object]] = {
     "reason": lambda r: r.reason,
     "attempt": lambda r: r.attempt,
     "seconds": lambda r: r.seconds,
+    "strength": lambda r: r.strength,
+    "repair": lambda r: r.repair,
     "weights_dir": lambda r: r.weights_dir,
     "best_weights_dir": lambda r: r.best_weights_dir,
 }

@@ -51,7 +51,7 @@ Metrics = Annotated[dict[str, float], AfterValidator(_finite_alone)]
 
 MOST_STRENGTH = 1.5
 Repair = Literal["no_intruders", "seed_mean"]
-PointId = tuple[int, float, Repair | None]
+PointId = tuple[str, float, Repair | None]
 
 
 class Measurement(Frozen):
@@ -205,17 +205,30 @@ class TrialRecord(Frozen):
 
     @property
     def point_id(self) -> PointId:
-        """Which point of the sweep this record is a view of."""
-        return self.number, self.strength, self.repair
+        """Which point of which trial this record is a view of, unique across sweeps."""
+        return self.config.trial_id, self.strength, self.repair
+
+    @property
+    def is_altered(self) -> bool:
+        """Whether this is a view of another model than training left."""
+        return self.repair is not None or self.strength != 1
 
     def at(self, point: Measurement) -> TrialRecord:
         """This trial as if it had ended with one of its points: metrics and items are its own."""
         view = {"last": point, "strength": point.strength, "repair": point.repair}
-        return self.model_copy(update=view | {"best_weights_dir": None})
+        return self.model_copy(update=view | {"points": (), "best_weights_dir": None})
+
+    def at_same(self, other: TrialRecord) -> TrialRecord | None:
+        """This trial at the point that another is a view of; None if it was not evaluated there."""
+        wanted = (other.strength, other.repair)
+        return next((p for p in points_of([self]) if (p.strength, p.repair) == wanted), None)
 
     @property
     def curve(self) -> list[TrialRecord]:
-        """This trial at all strengths that were evaluated, its own among them, by strength."""
+        """This trial at all strengths that were evaluated, 1 among them, by strength.
+
+        A view has no other points than itself.
+        """
         scaled = [self.at(point) for point in self.points if point.repair is None]
         return sorted([self, *scaled], key=attrgetter("strength"))
 
@@ -260,8 +273,9 @@ class TrialRecord(Frozen):
 
 
 def points_of(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """All points of some trials: each at every strength, and as each repair left it."""
-    return [point for record in records for point in (*record.curve, *record.repaired)]
+    """All points of some trials, each once: at every strength, and as each repair left it."""
+    found = (point for record in records for point in (*record.curve, *record.repaired))
+    return [*{point.point_id: point for point in found}.values()]
 
 
 class TaskScore(Frozen):

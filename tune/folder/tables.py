@@ -11,21 +11,26 @@ from analysis.results.item_metrics import rounding
 from analysis.results.repeats import diverged, find_repeats, half_width, metrics_over
 from analysis.results.trial_columns import column_order, setting_columns
 from trainables.metric_keys import METRICS
-from trainables.records.schema import TaskScore, TrialRecord
+from trainables.records.schema import TaskScore, TrialRecord, points_of
 from trainables.storage.disk import whole_file
 
 
 def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
-    """One row per trial, failed ones included, by number; the file is replaced atomically."""
-    finals = _key_order(key for r in records for key in r.metrics)
-    bests = _key_order(key for r in records for key in r.best)
-    settings = [setting_columns(record) for record in sorted(records, key=lambda r: r.number)]
+    """One row per trial, failed ones included, and per point, by number and strength.
+
+    The best values along a training are in the row of what it left. The file is replaced
+    atomically.
+    """
+    points = points_of(sorted(records, key=lambda r: r.number))
+    finals = _key_order(key for r in points for key in r.metrics)
+    bests = _key_order(key for r in points for key in r.best)
+    settings = [setting_columns(record) for record in points]
     columns = column_order(settings)
     rows = [
         row
         | {key: record.metric(key) for key in finals}
-        | {f"best/{key}": record.best.get(key) for key in bests}
-        for row, record in zip(settings, sorted(records, key=lambda r: r.number), strict=True)
+        | {f"best/{key}": None if record.is_altered else record.best.get(key) for key in bests}
+        for row, record in zip(settings, points, strict=True)
     ]
     _write(file, rows, [*columns, *finals, *(f"best/{key}" for key in bests)])
 
@@ -33,7 +38,7 @@ def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
 def write_confirmed_csv(
     file: Path, records: Sequence[TrialRecord], scores: Mapping[str, TaskScore]
 ) -> None:
-    """One row per repeated trial and metric; no file without a row.
+    """One row per repeated trial, strength and metric; no file without a row.
 
     `scores`: of the base, by task.
     """
@@ -43,10 +48,10 @@ def write_confirmed_csv(
 
 
 def repeated(records: Sequence[TrialRecord]) -> list[tuple[TrialRecord, list[TrialRecord]]]:
-    """Trials with repeats that completed or diverged, and the repeats."""
+    """Trials, at each strength, with repeats that completed or diverged, and the repeats."""
     repeats = [record for record in records if record.confirms is not None]
     confirmed = {record.confirms for record in repeats}
-    trials = (record for record in records if record.number in confirmed)
+    trials = points_of(record for record in records if record.number in confirmed)
     return [(trial, found) for trial in trials if (found := find_repeats(trial, repeats))]
 
 
@@ -56,6 +61,8 @@ def _means(
     for key, values in (metrics_over(repeats) or {"": []}).items():
         yield {
             "number": trial.number,
+            "strength": trial.strength,
+            "repair": trial.repair,
             "metric": key,
             "unit": METRICS[key].unit if key in METRICS else "",
             "mean": statistics.fmean(values) if values else None,

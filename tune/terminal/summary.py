@@ -107,8 +107,8 @@ def _front(
         yield Text(f"too wide to show: {', '.join(reversed(left_out))}, see results.csv")
     if len(front) > _MOST_ON_FRONT:
         yield Text(f"and {len(front) - _MOST_ON_FRONT} more, see results.csv")
-    numbers = {record.number for record in front}
-    judged = [r for r in judged_by_repeats(records, config.confirm) if r.number in numbers]
+    ids = {record.point_id for record in front}
+    judged = [r for r in judged_by_repeats(records, config.confirm) if r.point_id in ids]
     if text := refuted(config, judged, numbers_text):
         yield Text(f"each by its own run; {text}")
 
@@ -118,6 +118,7 @@ def _columns(records: Sequence[TrialRecord], keys: Sequence[str]) -> dict[str, l
     configs = [record.config for record in records]
     return {
         "trial": [str(record.number) for record in records],
+        **_strengths(records),
         "recipe": [own.recipe for own in configs],
         "capacity": [str(own.capacity or ABSENT) for own in configs],
         "lr": [rate(own.learning_rate) for own in configs],
@@ -126,6 +127,14 @@ def _columns(records: Sequence[TrialRecord], keys: Sequence[str]) -> dict[str, l
             for key in keys
         },
     }
+
+
+def _strengths(records: Sequence[TrialRecord]) -> dict[str, list[str]]:
+    """A column of what was made of each trial; none if all are as training left them."""
+    if not any(record.is_altered for record in records):
+        return {}
+    names = {None: "", "no_intruders": "no intruders ", "seed_mean": "seed mean "}
+    return {"strength": [f"{names[record.repair]}{record.strength:g}" for record in records]}
 
 
 def _width(columns: dict[str, list[str]]) -> int:
@@ -144,11 +153,11 @@ def _recommended(
         return
     trial, found = recommendation.trial, recommendation.word.capitalize()
     style = "bold green" if recommendation.feasible else "bold yellow"
-    yield Text(f"\n{found}: trial {trial.number} ({setting(trial)})", style)
+    yield Text(f"\n{found}: {numbers_text([trial])} ({setting(trial)})", style)
     missing = missing_repeats(records, repeats_to_begin(config, records))
     yield Text(f"  {recommendation.reason}{missing}")
-    repeated_as = {record.number: record for record in judged_by_repeats(records, config.confirm)}
-    yield from _beside_base(config, base, repeated_as.get(trial.number, trial))
+    repeated_as = {r.point_id: r for r in judged_by_repeats(records, config.confirm)}
+    yield from _beside_base(config, base, repeated_as.get(trial.point_id, trial))
 
 
 def _beside_base(
@@ -208,7 +217,9 @@ def _places(
     if recommendation is not None:
         written = recommendation.trial.weights_dir
         why = f"gone, written to {written}" if written else "not kept (train.save_weights is false)"
-        yield Text(f"  weights      {weights or why}")
+        at = " (at strength 1; `export` writes them as recommended)"
+        of = at if recommendation.trial.is_altered else ""
+        yield Text(f"  weights      {weights or why}{of if weights else ''}")
 
 
 def _commands(

@@ -89,7 +89,7 @@ class OfRanks(Results):
         }
         base = sweep.base.model_copy(update={"scores": base_scores})
         super().__init__([replace(sweep, trials=tuple(trials), base=base)])
-        self.items._scores_of = scores.__getitem__
+        self.items._scores_of = lambda record: scores[record.config.trial_id]
         self.items._base_scores = {"sums": np.zeros(items)}
         self.items._parts = lambda tasks: [Part("sums", np.arange(items), 1.0)]
 

@@ -44,7 +44,7 @@ def test_the_json_has_the_means_over_repeats(results):
     assert found["over_seeds"][IN_DOMAIN_ACC] == asdict(results.over_seeds(trial, IN_DOMAIN_ACC))
     assert found["over_seeds"][IN_DOMAIN_ACC]["estimate"] == pytest.approx(fmean((0.7, 0.6)))
     assert found["over_seeds"][KL_BASE_TO_TUNED]["estimate"] == pytest.approx(1.5)
-    assert document["front"] == [trial.config.trial_id]
+    assert [point["trial"] for point in document["front"]] == [trial.config.trial_id]
     assert document["bases"] == {"synthetic": results.base.metrics}
     assert document["unfinished"] == {"synthetic": results.sweeps[0].unfinished}
     assert document["trial_hours"] == pytest.approx(4 * 60 / 3600)

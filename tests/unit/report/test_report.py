@@ -90,7 +90,7 @@ def test_the_other_formats_hold_the_same(results):
     document = json.loads(as_json(results))
     trial = results.recommendation.trial
     assert document["recommended"] == trial.config.trial_id
-    assert document["front"] == [record.config.trial_id for record in results.front]
+    assert [p["trial"] for p in document["front"]] == [r.config.trial_id for r in results.front]
     assert 1 < len(results.front) < len(results.complete)
     assert len(document["trials"]) == 30
     assert document["metrics"][FORGETTING_MEAN]["better"] == "min"
