@@ -104,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--trial", type=int, metavar="N", help="this trial instead of the recommended one"
     )
+    text = "at this strength of its update, one that was evaluated, instead of the recommended one"
+    export.add_argument("--strength", type=float, metavar="S", help=text)
     export.add_argument("--merge", action="store_true", help="merge the adapter into its base")
     export.add_argument(_TRUST, action="store_true", help=_TRUSTED)
     export.set_defaults(run=_export)
@@ -214,6 +216,7 @@ def _export(options: argparse.Namespace) -> None:
         options.sweep_dir,
         options.to,
         options.trial,
+        options.strength,
         options.merge,
         lambda text: print(text, file=sys.stderr),
         options.trust_remote_code,

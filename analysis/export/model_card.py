@@ -12,9 +12,17 @@ import yaml
 
 from analysis.export.markdown import code, escaped, fenced, table
 from analysis.export.serving import serving
-from analysis.results.formatting import ABSENT, goals_in_words, metric_text, one_line, rate, setting
+from analysis.results.formatting import (
+    ABSENT,
+    alteration,
+    goals_in_words,
+    metric_text,
+    one_line,
+    rate,
+    setting,
+)
 from analysis.results.pareto import Goals
-from analysis.results.recommendation import Recommendation
+from analysis.results.recommendation import Recommendation, numbers_text
 from analysis.results.repeats import judged_by_repeats
 from analysis.shown_sweeps import Results
 from analysis.sweeps import Sweep
@@ -74,7 +82,7 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[
     adapter = settings if kind == "adapter" else None
     parts = [
         f"---\n{_front_matter(kind, record, base)}\n---",
-        f"# {escaped(sweep.name)}, trial {record.number}",
+        f"# {escaped(sweep.name)}, trial {record.number}{alteration(record)}",
         f"{_WHAT[kind].format(code(model.name))}, trained by {escaped(method.title)} with the "
         f"loss {escaped(config.loss.title)} ({escaped(setting(record))}). "
         + escaped(_why(record, sweep.settings, sweep.recommendation))
@@ -84,6 +92,7 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[
         _prompting(record.config.data, model),
         f"## Scores\n\n{_summary(record, base)}",
         *([_tasks(record, base)] if base.scores else []),
+        *([_curve(record, sweep, adapter)] if _trained(record, sweep).points else []),
         "Forgetting is the base's accuracy minus this model's: positive means that it forgot. "
         "± is the standard error over items." + _selection_caveat(record, sweep),
         *([_warnings(warnings)] if warnings else []),
@@ -152,23 +161,24 @@ def _why(record: TrialRecord, goals: Goals, recommendation: Recommendation | Non
     by_hand = f"This trial{'' if record.confirms is None else repeat} was chosen by hand"
     if recommendation is None:
         return f"{searched}. {by_hand}."
-    if recommendation.trial.number != record.number:
-        number = recommendation.trial.number
-        nearest = f"trial {number} came nearest"
-        other = f"the sweep recommends trial {number}" if recommendation.feasible else nearest
+    if recommendation.trial.point_id != record.point_id:
+        name = numbers_text([recommendation.trial])
+        nearest = f"{name} came nearest"
+        other = f"the sweep recommends {name}" if recommendation.feasible else nearest
         return f"{searched}. {by_hand}; {other}."
-    found = "recommends this trial" if recommendation.feasible else "this trial came nearest"
+    this = f"this trial{alteration(record)}"
+    found = f"recommends {this}" if recommendation.feasible else f"{this} came nearest"
     return f"{searched}, and {found}: {recommendation.reason}"
 
 
 def _selection_caveat(record: TrialRecord, sweep: Sweep) -> str:
     """A winner's own scores are optimistic, unless its repeats show otherwise."""
     recommendation = sweep.recommendation
-    if recommendation is None or recommendation.trial.number != record.number:
+    if recommendation is None or recommendation.trial.point_id != record.point_id:
         return ""
     goals, count = sweep.settings, len(Results([sweep]).candidates)
     repeats = judged_by_repeats(sweep.trials, goals.confirm)
-    if record.config.trial_id not in [repeated.config.trial_id for repeated in repeats]:
+    if record.point_id not in [repeated.point_id for repeated in repeats]:
         picked = f" Scores that the trial was picked by are optimistic: it is the best of {count}."
         return picked if count > 1 else ""
     return " These scores are of its run in the search; those with other seeds are at the top."
@@ -213,6 +223,36 @@ def _summary(record: TrialRecord, base: BaseRecord) -> str:
             change = _change(before, own, ".3g" if key == metric_keys.KL_BASE_TO_TUNED else ".3f")
             rows.append((code(key), metric_text(key, before), metric_text(key, own), change))
     return table(("metric", "base", "this model", "change"), rows)
+
+
+def _trained(record: TrialRecord, sweep: Sweep) -> TrialRecord:
+    """The trial as training left it, with all its points."""
+    return next(t for t in sweep.trials if t.config.trial_id == record.config.trial_id)
+
+
+def _curve(record: TrialRecord, sweep: Sweep, adapter: Mapping[str, Any] | None) -> str:
+    """What the trial is at other strengths, and how to get it."""
+    measured = metric_keys.domain_metric(sweep.base.metrics)
+    wanted = (measured, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC)
+    curve = _trained(record, sweep).curve
+    keys = [key for key in wanted if any(point.metric(key) is not None for point in curve)]
+    rows = [
+        (f"{point.strength:g}", *(metric_text(key, point.metric(key)) for key in keys))
+        for point in curve
+    ]
+    text = (
+        f"## Strength\n\nThis is the base plus {record.strength:g} times what training changed, "
+        "which was evaluated as well at:\n\n"
+        f"{table(('strength', *map(code, keys)), rows)}\n\n"
+        f"{code(f'python -m analysis export SWEEP --trial {record.number} --strength S --to DIR')} "
+        "writes another of them."
+    )
+    if adapter and "lora_alpha" in adapter and record.config.method.scales_linearly:
+        text += (
+            f" So does {code('lora_alpha')} in {code('adapter_config.json')}, multiplied by S / "
+            f"{record.strength:g}."
+        )
+    return text
 
 
 def _tasks(record: TrialRecord, base: BaseRecord) -> str:

@@ -8,9 +8,12 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from analysis.chosen_point import choose_point
 from analysis.export.model_card import Kind, model_card
+from analysis.export.strength import set_strength
 from analysis.library_logging import quiet_libraries
 from analysis.results.formatting import without_controls
 from analysis.results.recommendation import numbers_text
@@ -29,11 +32,12 @@ def export(
     sweep_dir: Path,
     to: Path,
     number: int | None = None,
+    strength: float | None = None,
     merge: bool = False,
     tell: Callable[[str], None] = lambda _: None,
     trust_remote_code: bool = False,
 ) -> Path:
-    """Write a trial's adapter or model and its card.
+    """Write a trial's adapter or model, with a strength of its update built in, and its card.
 
     The folder appears only once it is complete.
 
@@ -41,6 +45,7 @@ def export(
         sweep_dir: the sweep's folder.
         to: a folder that is empty or does not exist yet.
         number: of the trial; None takes the one that the sweep recommends.
+        strength: one at which the trial was evaluated; see `choose_point` for None.
         merge: merge the adapter into its base, giving a model that needs no PEFT.
         tell: called with each warning: that the sweep's trial breaks a constraint, and that the
             base of an adapter is not on this machine, or is no longer the sweep's.
@@ -50,13 +55,13 @@ def export(
         The folder.
 
     Raises:
-        UserError: there is no such sweep or trial, it has no weights or no configuration of them,
-            nothing can be merged, the base that it is merged into is gone or has changed, its code
-            is not trusted, or the target cannot be written to.
+        UserError: there is no such sweep, trial or strength, it has no weights or no configuration
+            of them, nothing can be merged, the base that is needed for it is gone or has changed,
+            its code is not trusted, or the target cannot be written to.
     """
     to = to.absolute()
     [sweep] = open_sweeps([sweep_dir])
-    record = _choose(sweep, number)
+    record = choose_point(sweep, number, strength)
     if number is None and (found := sweep.recommendation) and not found.feasible:
         tell(f"warning: trial {record.number} breaks a constraint: {found.reason}")
     weights = sweep.ledger.weights(record)
@@ -68,7 +73,7 @@ def export(
     try:
         with whole_folder(to) as unfinished:
             _check_links(weights)
-            _write_weights(kind, record.config.model, sweep.record.inputs, weights, unfinished)
+            _write_weights(kind, record, sweep.record.inputs, weights, unfinished)
             file = "adapter_config.json" if kind == "adapter" else "config.json"
             card = model_card(kind, record, sweep, _settings(unfinished / file))
             (unfinished / "README.md").write_text(without_controls(card), encoding="utf-8")
@@ -83,21 +88,6 @@ def export(
     if kind == "adapter" and (reason := _why_no_base(record.config.model, sweep.record.inputs)):
         tell(f"warning: model.name: {reason}; the adapter needs the sweep's base at that path")
     return to
-
-
-def _choose(sweep: Sweep, number: int | None) -> TrialRecord:
-    if number is None:
-        if sweep.recommendation is None:
-            rule = "the sweep recommends none, as no trial is complete with every objective"
-            raise UserError([Fault("--trial", rule, _with_weights(sweep))])
-        return sweep.recommendation.trial
-    for record in sweep.trials:
-        if record.number == number:
-            return record
-    known = numbers_text(sweep.trials)
-    raise UserError(
-        [Fault("--trial", f"must be one of the sweep's, got {number}", f"it has {known}")]
-    )
 
 
 def _without_weights(sweep: Sweep, record: TrialRecord) -> Fault:
@@ -134,21 +124,28 @@ def _check_target(to: Path) -> None:
 
 
 def _write_weights(
-    kind: Kind, model: ModelConfig, inputs: Mapping[str, str], weights: Path, to: Path
+    kind: Kind, record: TrialRecord, inputs: Mapping[str, str], weights: Path, to: Path
 ) -> None:
+    model = record.config.model
     settings = _settings(weights / ("config.json" if kind == "model" else "adapter_config.json"))
     _check_whole(weights)  # in any other format, such as pickles, they are not read
+    needs_base = kind == "merged" or (record.strength != 1 and record.config.method.needs_start)
+    if needs_base and (reason := _why_no_base(model, inputs)):
+        without = "leave --merge out" if kind == "merged" else "use --strength 1"
+        remedy = f"put the sweep's base there, or {without}"
+        raise UserError([Fault("model.name", reason, remedy)])
     if kind == "merged":
-        if reason := _why_no_base(model, inputs):
-            remedy = "put the sweep's base there, or leave --merge out"
-            raise UserError([Fault("model.name", reason, remedy)])
-        merge_adapter(model, weights, to)
+        with TemporaryDirectory() as scratch:
+            scaled = Path(shutil.copytree(weights, scratch, dirs_exist_ok=True))
+            set_strength(scaled, record)
+            merge_adapter(model, scaled, to)
         return
     has_code = kind == "model" and model.trust_remote_code  # without which it could not be loaded
     for file in weights.iterdir():
         is_left_out = file.suffix in _NOT_COPIED and not (has_code and file.suffix == ".py")
         if file.is_file() and not is_left_out and file.name != "README.md":
             shutil.copyfile(file, to / file.name)
+    set_strength(to, record)
     if kind == "adapter":
         named = json.dumps(settings | _base_of(model, inputs), indent=2)
         (to / "adapter_config.json").write_text(named)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+from analysis.chosen_point import choose_point, complete_trials
 from analysis.gate.subject import Subject
 from analysis.results.formatting import setting
 from analysis.results.recommendation import numbers_text
@@ -30,7 +29,10 @@ def read_trial(sweep_dir: Location, number: int | None, strength: float | None) 
     """
     [sweep] = open_sweeps([sweep_dir])
     results = Results([sweep])
-    record = _choose(results, number, strength)
+    record = choose_point(sweep, number, strength)
+    if record.status is not TrialStatus.COMPLETE:
+        rule = f"must be a complete trial's, trial {record.number} is {record.status.in_words}"
+        raise UserError([Fault("--trial", rule, complete_trials(sweep))])
     items, base_items = _items(sweep.ledger, record)
     # A repeat with another seed was not picked by its scores.
     picked_from = len(results.candidates) if record.confirms is None else 1
@@ -41,7 +43,7 @@ def read_trial(sweep_dir: Location, number: int | None, strength: float | None) 
     if picked_from > 1:
         about.append(f"its intervals hold for all {picked_from} of the search at once")
     return Subject(
-        f"{_name(record)} of {sweep.name}",
+        f"{numbers_text([record])} of {sweep.name}",
         "; ".join(about),
         record.metrics,
         sweep.base.scores,
@@ -49,48 +51,6 @@ def read_trial(sweep_dir: Location, number: int | None, strength: float | None) 
         base_items,
         picked_from,
     )
-
-
-def _name(record: TrialRecord) -> str:
-    """Such as `trial 7 at strength 0.4`."""
-    repair = f", {record.repair.replace('_', ' ')}," if record.repair else ""
-    strength = f" at strength {record.strength:g}" if record.strength != 1 else ""
-    return f"trial {record.number}{repair}{strength}".rstrip(",")
-
-
-def _choose(results: Results, number: int | None, strength: float | None) -> TrialRecord:
-    found = results.recommendation
-    if number is None and found is None:
-        rule = "the sweep recommends none, as no trial is complete with every objective"
-        raise UserError([Fault("--trial", rule, _complete(results))])
-    if found and number in (None, found.trial.number):
-        if strength is None:
-            return found.trial
-        number = found.trial.number
-    record = next((each for each in results.trials if each.number == number), None)
-    if record is None:
-        rule = f"must be one of the sweep's, got {number}"
-        raise UserError([Fault("--trial", rule, _complete(results))])
-    if record.status is not TrialStatus.COMPLETE:
-        rule = f"must be a complete trial's, trial {number} is {record.status.in_words}"
-        raise UserError([Fault("--trial", rule, _complete(results))])
-    return record if strength is None else _at_strength(record, strength)
-
-
-def _complete(results: Results) -> str:
-    complete = [record for record in results.trials if record.status is TrialStatus.COMPLETE]
-    return f"complete: {numbers_text(complete)}" if complete else "no trial is complete"
-
-
-def _at_strength(record: TrialRecord, strength: float) -> TrialRecord:
-    curve = {point.strength: point for point in record.curve}
-    nearest = min(curve, key=lambda known: abs(known - strength))
-    if not math.isclose(nearest, strength, rel_tol=1e-9):
-        rule = f"trial {record.number} was not evaluated at {strength:g}"
-        known = ", ".join(f"{each:g}" for each in curve)
-        remedy = f"the nearest is {nearest:g}, of {known}"
-        raise UserError([Fault("--strength", rule, remedy)])
-    return curve[nearest]
 
 
 def _items(ledger: Ledger, record: TrialRecord) -> tuple[list[ItemScore], list[ItemScore]]:

@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from analysis.__main__ import main
 from analysis.export.weights import export
 from trainables.config import ModelConfig
+from trainables.methods.lora import Lora
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.storage.disk import content_digest
@@ -65,6 +66,62 @@ def refused(capsys: pytest.CaptureFixture[str], sweep: Path, to: Path, *argument
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     return err.removeprefix("error: ").strip()
+
+
+@pytest.fixture
+def curved(tmp_path: Path) -> Path:
+    """A LoRA trial that forgets less at 0.5, which is recommended there, and one like it."""
+    folder = tmp_path / "tiny"
+    records = [adapter_trial(folder, number) for number in (0, 1)]
+    record_sweep(folder, *records)
+    return folder
+
+
+def adapter_trial(folder: Path, number: int) -> TrialRecord:
+    weights = Ledger(folder).folder.attempt(number, 1) / "weights"
+    weights.mkdir(parents=True)
+    tensors = {"q.lora_A.weight": np.ones((2, 3)), "q.lora_B.weight": np.ones((3, 2))}
+    save_file(tensors, weights / "adapter_model.safetensors")
+    (weights / "adapter_config.json").write_text('{"lora_alpha": 8, "r": 2}')
+    record = trial(
+        number,
+        scores(0.9 - number / 10, 0.3),
+        method=Lora(rank=2, alpha=8.0),
+        weights_dir=str(weights),
+        learning_rate=1e-4 * (number + 1),
+    )
+    assert record.last is not None
+    metrics = {**record.last.metrics, **scores(0.9 - number / 10, 0.1)}
+    return record.after(record.last.model_copy(update={"strength": 0.5, "metrics": metrics}))
+
+
+def test_a_strength_is_built_into_what_is_written(curved: Path, tmp_path: Path) -> None:
+    written = {
+        "recommended": export(curved, tmp_path / "a"),
+        "trial 1": export(curved, tmp_path / "b", number=1),
+        "trial 1 at 0.5": export(curved, tmp_path / "c", number=1, strength=0.5),
+        "trial 0 at 1": export(curved, tmp_path / "d", strength=1.0),
+    }
+    factors = {name: load_file(to / "adapter_model.safetensors") for name, to in written.items()}
+    assert all((each["q.lora_A.weight"] == 1).all() for each in factors.values())
+    found = {name: float(each["q.lora_B.weight"].mean()) for name, each in factors.items()}
+    assert found == {"recommended": 0.5, "trial 1": 1, "trial 1 at 0.5": 0.5, "trial 0 at 1": 1}
+    text = (written["recommended"] / "README.md").read_text()
+    for fact in (
+        "trial 0 at strength 0.5",
+        "| 0.5 | 0.900 | +0.100 |",
+        "| 1 | 0.900 | +0.300 |",
+        "--trial 0 --strength S",
+        "`lora_alpha`",
+    ):
+        assert fact in text
+
+
+def test_a_strength_that_was_not_evaluated_is_refused_with_the_nearest(
+    curved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = refused(capsys, curved, tmp_path / "a", "--strength", "0.6")
+    assert text.startswith("--strength: trial 0 was not evaluated at 0.6; the nearest is 0.5, of")
 
 
 def test_the_recommended_trial_is_written_with_its_card(sweep: Path, tmp_path: Path) -> None:
