@@ -12,6 +12,8 @@ from trainables.storage.storage import Location
 SETTING_GROUP = "setting/group"
 """Key of a W&B run's configuration by which runs are grouped."""
 BASE_GROUP = "base"
+STRENGTH = "strength/value"
+"""The x axis of a run's curve over the strengths of its update."""
 DELETED = "was previously created and deleted"
 """What W&B says of a run that its user has deleted: it takes none under that id any more."""
 RUN_SETTINGS: dict[str, Any] = {
@@ -27,6 +29,11 @@ RUN_SETTINGS: dict[str, Any] = {
     # The sweep waits meanwhile, so a lost network must not block it for long.
     "init_timeout": 30,
 }
+
+
+def over_strength(metric: str) -> str:
+    """Key of a metric's curve over strengths."""
+    return f"strength/{metric}"
 
 
 def base_run_id(sweep_id: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import wandb_workspaces.reports.v2 as wr
 
 from analysis.results.formatting import NAMES, score_metrics
-from analysis.results.wandb_names import BASE_GROUP, SETTING_GROUP
+from analysis.results.wandb_names import BASE_GROUP, SETTING_GROUP, STRENGTH, over_strength
 from trainables import metric_keys
 
 _RECIPE = wr.Config("recipe")
@@ -38,7 +38,11 @@ class PanelGroup:
 
 
 def panel_groups(
-    logged: Collection[str], runs: int, tables: Collection[str], settings: Sequence[str]
+    logged: Collection[str],
+    runs: int,
+    tables: Collection[str],
+    settings: Sequence[str],
+    scaled: Collection[str] = (),
 ) -> list[PanelGroup]:
     """The groups, without panels for what the sweep does not log.
 
@@ -47,6 +51,7 @@ def panel_groups(
         runs: number of runs, so that a panel shows all of them.
         tables: keys of the tables about the models' internals, if any were logged.
         settings: groups of the relevant trials: complete ones that are not repeats.
+        scaled: keys of the metrics that trials have at other strengths of their update.
     """
     scores = [key for key in score_metrics(logged) if key in logged]
     forgetting = [key for key in scores if key == metric_keys.FORGETTING_MEAN]
@@ -59,6 +64,11 @@ def panel_groups(
         PanelGroup(
             "Recipes, capacities and forgetting",
             _bars(forgetting, runs),
+            tuple(settings),
+        ),
+        PanelGroup(
+            "Strength of the update",
+            dict(_over_strength(key, runs) for key in scores if key in scaled),
             tuple(settings),
         ),
         PanelGroup("Learning and forgetting", dict(_curve(key, runs) for key in curves)),
@@ -150,5 +160,17 @@ def _curve(key: str, runs: int) -> tuple[str, Any]:
         groupby=_GROUPS[by],
         groupby_aggfunc="mean",
         groupby_rangefunc="minmax",
+        max_runs_to_show=runs,
+    )
+
+
+def _over_strength(key: str, runs: int) -> tuple[str, Any]:
+    """One line a trial: what a trial gains where another forgets would vanish in their mean."""
+    return f"{NAMES[key]} over strengths", wr.LinePlot(
+        title=f"{NAMES[key]} of base + strength x update",
+        x=STRENGTH,
+        y=[over_strength(key)],
+        title_x="strength",
+        title_y=f"{NAMES[key]} ({metric_keys.METRICS[key].unit})",
         max_runs_to_show=runs,
     )

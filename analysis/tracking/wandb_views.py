@@ -120,7 +120,8 @@ class SweepViews:
         tables = dict.fromkeys(key for _, found in inspections for key in tables_of(found))
         complete = (r for r in self._sweep.trials if r.status is TrialStatus.COMPLETE)
         settings = dict.fromkeys(setting_group(r) for r in complete if r.confirms is None)
-        return panel_groups(logged, self._runs, tables, list(settings))
+        scaled = {key for r in self._sweep.trials for point in r.points for key in point.metrics}
+        return panel_groups(logged, self._runs, tables, list(settings), scaled)
 
     def _workspace(self, entity: str, project: str) -> ws.Workspace:
         """W&B's existing view, or a new one, with up-to-date contents."""

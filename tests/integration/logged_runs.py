@@ -32,7 +32,8 @@ class LoggedRun:
         self.config = self._merged("config", self.run["config"]["update"])
         self.summary = self._merged("summary", {})
         self.step_metrics = {
-            m.get("glob_name"): m.get("step_metric") for m in self._of_type("metric")
+            m.get("name") or m.get("glob_name"): m.get("step_metric")
+            for m in self._of_type("metric")
         }
 
     def _of_type(self, kind: str) -> list[dict[str, Any]]:

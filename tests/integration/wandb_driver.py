@@ -25,6 +25,7 @@ from tune.listeners import SweepListener
 from tune.tracking.wandb_listener import WandbListener
 
 STEPS = range(2, 26, 2)
+STRENGTHS = (0.8, 0.4)  # of a trial that does not fail
 REASONS = {1: "injected"}  # the second trial fails
 TRIALS, SIDE_BY_SIDE = 4, 2
 CHECKPOINT_EVERY = 6
@@ -36,7 +37,7 @@ class Mortal(SweepListener):
     left = 0
 
     def __getattribute__(self, name: str) -> Any:
-        if name.startswith(("trial_", "sweep_", "measured")):
+        if name.startswith(("trial_", "sweep_", "measured", "point_measured")):
             Mortal.left -= 1
             if Mortal.left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -46,6 +47,11 @@ class Mortal(SweepListener):
 def measurement(number: int, step: int) -> Measurement:
     metrics = {"train/loss": number + 1 / step, "forgetting/mean": 0.01 * step}
     return Measurement(step=step, total_steps=STEPS[-1], metrics=metrics, time=1000.0 + step)
+
+
+def point(number: int, strength: float) -> Measurement:
+    metrics = {"forgetting/mean": number + strength}
+    return Measurement(step=STEPS[-1], strength=strength, metrics=metrics, time=2000 + strength)
 
 
 def trial(folder: Path, number: int) -> TrialRecord:
@@ -96,13 +102,18 @@ def start(
 
 
 def advance(listeners: list[Any], records: dict[int, TrialRecord], number: int, step: int) -> None:
-    """A trial reports; after its last step it ends."""
+    """A trial reports; after its last step its points are measured, and it ends."""
     last = measurement(number, step)
     record = records[number].model_copy(update={"last": last, "best": last.metrics})
     for listener in listeners:
         listener.measured(record, last)
     if step == STEPS[-1]:
         status = TrialStatus.FAILED if number in REASONS else TrialStatus.COMPLETE
+        for strength in () if number in REASONS else STRENGTHS:
+            scaled = point(number, strength)
+            record = record.after(scaled)
+            for listener in listeners:
+                listener.point_measured(record, scaled)
         ending = {"status": status, "reason": REASONS.get(number), "ended": time.time()}
         record = record.model_copy(update=ending)
         for listener in listeners:

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.results.wandb_names import BASE_GROUP, SETTING_GROUP, setting_group
+from analysis.results.wandb_names import (
+    BASE_GROUP,
+    SETTING_GROUP,
+    STRENGTH,
+    over_strength,
+    setting_group,
+)
 from trainables.config import Frozen, ModelConfig, TrialConfig
+from trainables.metric_keys import METRICS
 from trainables.records.schema import BaseRecord, TrialRecord, TrialStatus
 from trainables.records.sweep_record import SweepRecord
 
@@ -61,6 +68,26 @@ def trial_name(config: TrialConfig) -> str:
 def best_values(record: TrialRecord) -> dict[str, float]:
     """The trial's best values, under the summary's keys."""
     return {f"best/{key}": value for key, value in record.best.items()}
+
+
+def strength_curve(record: TrialRecord) -> list[dict[str, float]]:
+    """What the trial's weights score at each strength, by strength, their own among them.
+
+    Empty unless they were evaluated at another strength. Costs and settings are left out.
+    """
+    scaled = [view.metrics for view in record.curve if view.strength != 1]
+    scores = {key for metrics in scaled for key in metrics if _is_score(key)}
+    return [
+        {STRENGTH: view.strength}
+        | {over_strength(key): value for key, value in view.metrics.items() if key in scores}
+        for view in (record.curve if scaled else ())
+    ]
+
+
+def _is_score(key: str) -> bool:
+    """Whether a metric tells how good a model is; those of single tasks do."""
+    metric = METRICS.get(key)
+    return metric is None or (metric.better != "none" and not metric.adds_up)
 
 
 def base_config(sweep: SweepRecord, base: BaseRecord) -> dict[str, Any]:

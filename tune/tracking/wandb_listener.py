@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from analysis.results.formatting import how_many
-from analysis.results.wandb_names import base_run_id, upload_command
+from analysis.results.wandb_names import STRENGTH, base_run_id, upload_command
 from trainables.records.ledger import Ledger
 from trainables.records.record_paths import SweepFolder
 from trainables.records.schema import BaseRecord, Measurement, TrialRecord, TrialStatus
@@ -25,6 +25,7 @@ from tune.tracking.wandb_fields import (
     base_summary,
     best_values,
     group_of,
+    strength_curve,
     trial_config,
     trial_name,
 )
@@ -44,7 +45,7 @@ _PAUSES = (1, 4)
 
 
 class WandbListener(SweepListener):
-    """Logs each trial as a run whose x axis is the optimizer step.
+    """Logs each trial as a run whose x axis is the optimizer step, and its curve over strengths.
 
     A run that an earlier start of the command left open is resumed: what the ledger has and W&B
     lacks is logged first, and no step twice. A trial that ended in the ledger but not in W&B is
@@ -128,6 +129,7 @@ class WandbListener(SweepListener):
         with self._runs.guarded(f"the group of trial {record.number}"):
             if run := self._runs.open.get(record.config.trial_id):
                 run.config.update(group_of(record), allow_val_change=True)
+        self._log_strengths(record)
         self._runs.close(record.config.trial_id, summary, code, _ending(record))
         if len(self._endings.lacking) % PER_PAGE == 0:
             self._runs.ask()
@@ -145,6 +147,14 @@ class WandbListener(SweepListener):
             with self._runs.guarded("going offline"):
                 self._runs.go_offline()
             self._log_finished(r for r in records if r.config.trial_id in unlogged)
+
+    def _log_strengths(self, record: TrialRecord) -> None:
+        """Add the curve over strengths, at once: they are measured in any order, and again."""
+        if record.last and (curve := strength_curve(record)):
+            measured = max(view.last.time for view in record.curve if view.last)
+            with self._runs.guarded(f"the strengths of trial {record.number}"):
+                trial_id, last = record.config.trial_id, record.last.step
+                self._runs.log_curve(trial_id, STRENGTH, curve, last, measured)
 
     def _log_finished(self, records: Iterable[TrialRecord]) -> None:
         """Log trials from the ledger alone."""

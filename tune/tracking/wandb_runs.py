@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -144,13 +144,41 @@ class WandbRuns:
 
     def log(self, run_id: str, measurement: Measurement) -> bool:
         """Add a point to an open run unless W&B already has the step."""
-        run, step = self.open.get(run_id), measurement.step
+        point = {**measurement.metrics, metric_keys.GLOBAL_STEP: measurement.step}
+        return self._log(run_id, measurement.step, point, measurement.time)
+
+    def log_curve(
+        self, run_id: str, axis: str, curve: Sequence[Mapping[str, float]], last: int, at: float
+    ) -> None:
+        """Add a curve that is whole to an open run, in the order of its own x axis.
+
+        W&B's steps only rise: its points get those after the last one.
+
+        Args:
+            run_id: the run.
+            axis: key of the curve's x axis.
+            curve: its points, each with that key.
+            last: optimizer steps of the run.
+            at: when the curve was measured, seconds since the epoch.
+        """
+        if (run := self.open.get(run_id)) is None:
+            return
+        for key in dict.fromkeys(key for point in curve for key in point):
+            # By name: of several patterns that match, "*" among them, W&B takes any.
+            x = None if key == axis else axis
+            run.define_metric(key, step_metric=x, step_sync=False, summary="none")
+            if "." in key:  # the summary's part of W&B takes a dot for a level of nesting
+                run.define_metric(key.replace(".", r"\."), summary="none")
+        for step, point in enumerate(curve, last + 1):
+            self._log(run_id, step, point, at)
+
+    def _log(self, run_id: str, step: int, point: Mapping[str, float], at: float) -> bool:
+        run = self.open.get(run_id)
         if run is None or step <= self._newest_step[run_id]:
             return False
-        if run.offline and measurement.time <= self._uploaded_at[run_id]:
+        if run.offline and at <= self._uploaded_at[run_id]:
             return False
-        times = {metric_keys.GLOBAL_STEP: step, "_timestamp": measurement.time}
-        run.log({**measurement.metrics, **times}, step=step, commit=True)
+        run.log({**point, "_timestamp": at}, step=step, commit=True)
         self._newest_step[run_id] = step
         return True
 

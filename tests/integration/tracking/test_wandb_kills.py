@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from builders import SWEEP_ID, base_record
-from wandb_driver import REASONS, STEPS, TRIALS
+from wandb_driver import REASONS, STEPS, STRENGTHS, TRIALS
 from wandb_server import WandbServer, wandb_server
 
 from trainables.records.ledger import Ledger
@@ -22,7 +22,7 @@ from trainables.records.ledger import Ledger
 DRIVER = Path(__file__).parents[1].joinpath("wandb_driver.py")
 ROOT = DRIVER.parents[2]
 WANDB = str(Path(sys.executable).with_name("wandb"))
-EVENTS_OF_A_WHOLE_RUN = 3 * (1 + TRIALS * (2 + len(STEPS)))
+EVENTS_OF_A_WHOLE_RUN = 3 * (1 + TRIALS * (2 + len(STEPS) + len(STRENGTHS)))
 TIME_LIMIT = 120
 
 
@@ -86,8 +86,14 @@ def check(server: WandbServer, folder: Path) -> None:
     for record in Ledger(folder).trials():
         run = server.runs[record.config.trial_id]
         history = Ledger(folder).measurements(record.number)
-        assert run.steps == list(STEPS) == [m.step for m in history]
-        for point, logged in zip(run.history, history, strict=True):
+        assert list(STEPS) == [m.step for m in history]
+        curve = run.history[len(history) :]
+        assert run.steps == [*STEPS, *range(STEPS[-1] + 1, STEPS[-1] + 1 + len(curve))]
+        whole = [] if record.number in REASONS else sorted([*STRENGTHS, 1])
+        assert [point["strength/value"] for point in curve] == whole
+        for point, view in zip(curve, record.curve if whole else (), strict=True):
+            assert point["strength/forgetting/mean"] == view.metrics["forgetting/mean"]
+        for point, logged in zip(run.history, history, strict=False):
             wanted = {**logged.metrics, "train/global_step": logged.step, "_timestamp": logged.time}
             assert wanted.items() <= point.items()
         # W&B sends no key whose value is None.

@@ -175,6 +175,33 @@ def test_each_trial_is_a_run_with_its_curves_settings_and_ending(folder: Path) -
     assert (base.config["setting/group"], base.exit_codes) == ("base", [0])
 
 
+def test_a_trial_s_strengths_are_one_curve_of_its_run_also_when_logged_again(folder: Path) -> None:
+    def point(strength: float, **altered: Any) -> Measurement:
+        metrics = {"forgetting/arc.easy": strength / 4, "cost/gpu_h": 9.0}
+        return Measurement(step=4, strength=strength, metrics=metrics, time=time.time(), **altered)
+
+    listener, record = start_sweep(folder), trial(7)
+    listener.trial_started(record)
+    measure(folder, listener, record, 2, 4)
+    for measured in (measurement(4), point(0.8), point(0.4), point(1, repair="no_intruders")):
+        record = record.after(measured)
+        listener.point_measured(record, measured)
+    end(listener, record, TrialStatus.COMPLETE)
+    at_its_end = only_run(folder)
+    wandb.teardown()
+    ended = record.model_copy(update={"status": TrialStatus.COMPLETE})
+    WandbListener(OFFLINE, folder).sweep_started(sweep_record(), base_record(), [ended])
+    for run in (at_its_end, only_run(folder)):
+        assert run.steps == [2, 4, 5, 6, 7]
+        assert [point for point in run.points if "strength/value" in point] == [
+            {"strength/value": strength, "strength/forgetting/arc.easy": forgotten}
+            for strength, forgotten in ((0.4, 0.1), (0.8, 0.2), (1.0, 1 / 3))
+        ]
+        assert run.step_metrics["strength/forgetting/arc.easy"] == "strength/value"
+        assert not [key for key in run.summary if key.startswith("strength/")]
+        assert run.summary["forgetting/arc.easy"] == 1 / 3
+
+
 def test_a_restarted_trial_is_written_anew_as_one_run_with_one_history(folder: Path) -> None:
     """Also where W&B's file was torn by the kill, or the earlier start logged nothing."""
     listener, record = start_sweep(folder), trial(7)

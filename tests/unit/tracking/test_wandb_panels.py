@@ -54,6 +54,18 @@ def test_panels_by_recipe_and_capacity_are_grouped_so_and_forgetting_is_without_
     assert (keys.count("recipe"), keys.count(SETTING_GROUP)) == (3, 3 + 4)  # bars, and curves
 
 
+def test_scores_at_other_strengths_are_drawn_over_strength_a_line_for_each_trial():
+    logged = scores(0.5, 0.1)
+    groups = panel_groups(logged, 20, (), ["LoRA, rank 4"], {IN_DOMAIN_ACC, FORGETTING_MEAN})
+    [strengths] = [group for group in groups if group.title == "Strength of the update"]
+    assert strengths.shown == ("LoRA, rank 4",)
+    drawn = [(panel.x, *panel.y, panel.groupby) for panel in strengths.panels.values()]
+    assert drawn == [
+        ("strength/value", "strength/in_domain/acc_mean", None),
+        ("strength/value", "strength/forgetting/mean", None),
+    ]
+
+
 def test_what_a_sweep_does_not_log_has_no_panel():
     groups = panel_groups((FORGETTING_MEAN, TRAIN_LOSS), 20, (), ["LoRA, rank 4"])
     assert [name for group in groups for name in group.panels] == [
