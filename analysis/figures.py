@@ -48,7 +48,20 @@ def trade_off(results: Results) -> Figure | None:
     return figure
 
 
+def _draw_curves(axes: Axes, results: Results, key: str) -> None:
+    """A line a trial, from the base through its strengths, and a small point at each."""
+    for trial in results.complete:
+        base = results.sweep(trial).base.metrics
+        found = [base, *(view.metrics for view in trial.curve)] if trial.points else []
+        ends = [(m[key], m[results.gain]) for m in found if m.keys() >= {key, results.gain}]
+        if len(ends) > 1:
+            x, y = zip(*ends, strict=True)
+            colour = recipe_marks(results)[trial.config.recipe].colour
+            axes.plot(x, y, color=colour, lw=0.5, alpha=0.5, marker=".", ms=3, zorder=1)
+
+
 def _scatter(axes: Axes, results: Results, key: str) -> None:
+    _draw_curves(axes, results, key)
     shown = [r for r in results.complete if None not in (r.metric(key), r.metric(results.gain))]
     for recipe, mark in recipe_marks(results).items():
         own = [record for record in shown if record.config.recipe == recipe]

@@ -18,8 +18,9 @@ from analysis.report.charts import finite
 from analysis.report.cost import costs, failures, gpu_hours, none_failed, number, trial_hours
 from analysis.report.page import render
 from analysis.report.recipe_section import recipe_answer, recipe_table
+from analysis.report.strength_section import strength_table
 from analysis.report.task_section import flips
-from analysis.results.formatting import count_trials, without_controls
+from analysis.results.formatting import capitalized, count_trials, without_controls
 from analysis.results.repeats import diverged
 from analysis.shown_sweeps import Results
 from analysis.sweeps import open_sweeps
@@ -106,7 +107,7 @@ def as_markdown(results: Results) -> str:
             beside = f" ({'; '.join(one.beside)})" if one.beside else ""
             lines.append(_text(f"- {one.name} **{one.value}**{beside}"))
         lines.append("")
-    lines += [*_recipes(results), "## What the data say", ""]
+    lines += [*_strengths(results), *_recipes(results), "## What the data say", ""]
     lines += [_text(f"- *{c.verdict}*: {c.statement} ({c.evidence})") for c in conclude(results)]
     table = paper_table(results)
     lines += ["", "## Recipes and capacities, task by task", "", *_table(table.texts())]
@@ -130,6 +131,17 @@ def as_markdown(results: Results) -> str:
     hours = f"{number(gpu_hours(results))} GPU-hours of training and evaluation"
     lines += ["", f"{count_trials(results.trials)}, {hours}."]
     return without_controls("\n".join(lines)) + "\n"
+
+
+def _strengths(results: Results) -> list[str]:
+    """The recommended trial's curve; empty if it has one point."""
+    table = strength_table(results)
+    if table is None:
+        return []
+    rows = [list(row) for row in table.rows]
+    rows[table.taken][0] += f" ({results.recommendation.word})" if results.recommendation else ""
+    heading = f"## {capitalized(table.trial)} at each strength of its update"
+    return [_text(heading), "", *_table([table.titles, *rows]), "", table.note, ""]
 
 
 def _recipes(results: Results) -> list[str]:

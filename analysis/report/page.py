@@ -31,6 +31,7 @@ from analysis.report.curves import curves_figure
 from analysis.report.inspection_section import inspection_figures
 from analysis.report.recipe_section import recipe_table
 from analysis.report.settings_section import IMPORTANCE_LACKING, importance_figure
+from analysis.report.strength_section import strength_table
 from analysis.report.task_section import flips, task_figure
 from analysis.report.trade_off_section import hypervolume_figure, trade_off_figure
 from analysis.results.formatting import (
@@ -85,6 +86,7 @@ def _contents(results: Results) -> dict[str, Any]:
         "notices": notices(results.sweeps),
         "answer": answer(results),
         "recipes": recipe_table(results),
+        "strengths": strength_table(results),
         "conclusions": conclude(results),
         "most_conclusions": _MOST_CONCLUSIONS,
         "figures": {

@@ -44,10 +44,11 @@ def recipe_table(results: Results) -> RecipeTable | None:
         "training s",
     )
     note = (
-        f"Of the trials of a recipe that reach {_accuracy(rows[0].level)} in the domain, the one "
-        "that forgets least. That level is the best of the recipe that learned least, of those "
+        f"Of the {results.candidate_noun}s of a recipe that reach {_accuracy(rows[0].level)} in "
+        "the domain, the one that forgets least. That level is the best of the recipe that learned "
+        "least, of those "
         "with at least half of the largest gain. Intervals are over items, not over trainings, and "
-        "hold for all trials that the one was picked from."
+        "hold for all that the one was picked from."
     )
     return RecipeTable(titles, tuple(_cells(results, row) for row in rows), note)
 

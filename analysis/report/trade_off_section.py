@@ -18,6 +18,7 @@ from analysis.report.charts import (
     listed,
     marked,
     point_keys,
+    point_marker,
     point_trace,
     sweep_keys,
     sweep_mark,
@@ -32,6 +33,12 @@ from analysis.sweeps import Sweep, bases
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records.schema import TrialRecord, points_of
 
+_POINTS = "Each point is a trial that ran to its end"
+_POINTS_OF_CURVES = (
+    "Each large point is a trial that ran to its end; a line leads from the base through small "
+    "points, what the trial is at other strengths of its update"
+)
+_SMALL, _FAINT = 5, 0.55
 _FEWEST_TO_LEVEL_OFF = 4 * FEWEST_OF_CAPACITY
 """Trials whose last quarter tells whether more would help: of fewer it may be a single one."""
 
@@ -45,15 +52,21 @@ def trade_off_figure(results: Results) -> Figure | None:
     if not charts:
         return None
     caption = (
-        f"Each point is a trial that ran to its end. {_describe_front(results)}. "
+        f"{_POINTS_OF_CURVES if _has_curves(results) else _POINTS}. {_describe_front(results)}. "
         "Touch a point for its settings; larger points have more capacity."
     )
     marks = [Key("Pareto front", "@ink", "ring")] if results.front else []
     if results.recommendation:
         marks.append(Key(results.recommendation.word, ACCENT, "target"))
+    if _has_curves(results):
+        marks.append(Key("other strengths", "@muted", "line"))
     if any(_base(results, metric) for metric in results.judged_by):
         marks.append(Key("base", "@ink", "star"))
     return Figure(caption, tuple(charts), 2, (*point_keys(results), *marks))
+
+
+def _has_curves(results: Results) -> bool:
+    return len(results.points) > len(results.complete)
 
 
 def _chart(results: Results, index: int, metric: str) -> Chart:
@@ -89,15 +102,35 @@ def _describe_front(results: Results) -> str:
 def _scatter(results: Results, metric: str) -> list[Trace]:
     shown = [record for record in results.complete if record.metric(metric) is not None]
     trials = _points(results, shown, metric)
+    curves = _curves(results, metric) if _has_curves(results) else []
     ring = {"symbol": "circle-open", "color": "@ink", "size": 16, "line": {"width": 1.3}}
-    around = [_points(results, [r for r in shown if results.is_on_front(r)], metric, ring)]
+    around = [_points(results, results.front, metric, ring)]
     if results.recommendation:
         target = {"symbol": "circle-open", "color": ACCENT, "size": 24, "line": {"width": 2.5}}
         around.append(_points(results, [results.recommendation.trial], metric, target))
     for trace in around:  # the points within have the hover texts
         del trace["hovertemplate"]
         trace["hoverinfo"] = "skip"
-    return [trace for trace in (trials, *around) if trace["x"]] + _base(results, metric)
+    return [trace for trace in (*curves, trials, *around) if trace["x"]] + _base(results, metric)
+
+
+def _curves(results: Results, metric: str) -> list[Trace]:
+    """A line a trial, from the base through its strengths, and a small point at each."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for trial in results.complete:
+        base = results.sweep(trial).base.metrics
+        for metrics in (base, *(view.metrics for view in trial.curve)):
+            if metric in metrics and results.gain in metrics:
+                x.append(metrics[metric])
+                y.append(metrics[results.gain])
+        x.append(None)  # a gap before the next
+        y.append(None)
+    line: Trace = {"type": "scatter", "mode": "lines", "x": x, "y": y, "hoverinfo": "skip"}
+    line |= {"line": {"color": "@muted", "width": 0.8}, "opacity": _FAINT}
+    altered = [point for point in results.points if point.is_altered]
+    marker = point_marker(results, altered) | {"size": _SMALL, "opacity": _FAINT}
+    return [line, _points(results, altered, metric, marker)]
 
 
 def _points(

@@ -22,7 +22,7 @@ from tune.config.training_warnings import training_warnings
 from tune.search.earlier_trials import EarlierTrials, preview_earlier_trials
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import grid_size, planned_trials
-from tune.search.trial_ids import TrialMaker
+from tune.search.trial_ids import TrialMaker, largest_trial
 
 _POINTS_SHOWN = 8
 
@@ -144,7 +144,19 @@ def _resources(config: SweepConfig) -> list[str]:
             f"{recipe}: {resources.workers} worker(s) a trial, each with "
             f"{resources.cpus_per_worker:g} CPU and {each}"
         )
-    return [*lines, *_packing(config)]
+    return [*lines, *_packing(config), *_strengths(config)]
+
+
+def _strengths(config: SweepConfig) -> Iterator[str]:
+    """What is evaluated beside each trained model, and where nothing can be."""
+    if config.rewind is None or not config.rewind.strengths:
+        return
+    shown = ", ".join(f"{strength:g}" for strength in config.rewind.strengths)
+    count = how_many(len(config.rewind.strengths), "more evaluation")
+    yield f"strengths {shown}: {count} at the end of each trial, without more training"
+    for recipe in config.search.recipes:
+        if reason := largest_trial(config, recipe).method.why_not_scaled:
+            yield f"{recipe}: evaluated at strength 1 alone: {reason}"
 
 
 def _packing(config: SweepConfig) -> Iterator[str]:

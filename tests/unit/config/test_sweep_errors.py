@@ -64,6 +64,10 @@ objectives=[{metric: forgetting/b, mode: max}] | objectives.0.mode | got max | w
 constraints=[retention/ratio_mean >= 1.5, forgetting/mean <= 5] | constraints.1 | share | write 0.05
 constraints=[forgetting/mean = 0.05] | constraints.0 | metric <= number
 early_stopping.metrics={forgetting/mean: 0.5} | early_stopping.metrics | got weight 0.5 | write -0.5
+rewind.strengths=[0, 0.5] | rewind.strengths | above 0 and at most 1.5 | got 0
+rewind.strengths=[0.5, 2] | rewind.strengths | above 0 and at most 1.5 | got 2
+rewind.strengths=[0.5, 0.50] | rewind.strengths | 0.5 more than once | leave one out
+rewind.strength=[0.5] | rewind.strength | did you mean strengths?
 sampler=grid | search.lora.learning_rate | list | got a range
 sampler=nsga2 | sampler | tpe, random or grid | nsga2
 model.load_in_4bit=true && search.full={learning_rate: 1e-5} | search.full | load_in_4bit

@@ -18,6 +18,7 @@ from analysis.report.curves import curves_figure
 from analysis.report.formats import as_markdown
 from analysis.report.page import render
 from analysis.report.settings_section import importance_figure
+from analysis.report.strength_section import strength_table
 from analysis.report.task_section import task_figure
 from analysis.report.trade_off_section import (
     hypervolume_figure,
@@ -218,6 +219,29 @@ def test_costs_are_means_of_each_recipe_and_the_highest_memory(tmp_path):
         assert trained == f"{10 * min(numbers)} to {10 * max(numbers)}"
         means = [float(cell.replace(",", "")) for cell in shown]
         assert means == pytest.approx([*values.values()], rel=0.005)
+
+
+def test_a_trial_is_drawn_with_its_strengths_and_the_recommended_one_has_a_table(tmp_path):
+    folder = SyntheticSweep(trials=8, strengths=(0.3, 0.6)).write(tmp_path / "s")
+    results = Results(open_sweeps([folder]))
+    figure = trade_off_figure(results)
+    assert "other strengths" in [key.name for key in figure.legend]
+    line, small, *_ = figure.charts[0].data
+    base = results.base.metrics
+    trial = results.complete[0]
+    curve = [base, *(view.metrics for view in trial.curve)]
+    assert line["x"][:5] == [*(metrics[FORGETTING_MEAN] for metrics in curve), None]
+    assert line["y"][:4] == [metrics[IN_DOMAIN_ACC] for metrics in curve]
+    assert len(small["x"]) == 2 * 8
+    table = strength_table(results)
+    taken = results.recommendation.trial
+    assert [row[0] for row in table.rows] == ["0, the base", "0.3", "0.6", "1"]
+    assert table.rows[table.taken][0] == f"{taken.strength:g}"
+    assert table.rows[table.taken][1].startswith(f"{taken.metrics[IN_DOMAIN_ACC]:.3f} (")
+    assert table.titles[1] == "in-domain accuracy"
+    assert all(row[0] in render(results) for row in table.rows)
+    whole = Results(open_sweeps([SyntheticSweep(trials=8).write(tmp_path / "whole")]))
+    assert strength_table(whole) is None
 
 
 def test_failed_trials_repeats_and_other_sweeps_cost_time_too(tmp_path):

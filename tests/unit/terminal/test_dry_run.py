@@ -141,6 +141,15 @@ def test_points_resources_and_an_estimate_are_shown(sweep: Path, dry_run: Printe
     assert list(sweep.parent.iterdir()) == list(sweep.parent.glob("*.*"))
 
 
+def test_the_evaluations_that_strengths_add_are_shown(sweep: Path, dry_run: Printed) -> None:
+    search = "search={lora: {rank: [3, 7], alpha_ratio: 2, learning_rate: [1e-4]}, "
+    search += "deft: {rank: [4], projection: [qr], learning_rate: [1e-4]}}"
+    shown = dry_run("rewind.strengths=[0.5, 0.25, 1]", search)
+    assert "\nstrengths 0.25, 0.5: 2 more evaluations at the end of each trial" in shown
+    assert "\ndeft: evaluated at strength 1 alone: the directions of projection qr" in shown
+    assert "strengths" not in dry_run()
+
+
 def test_earlier_trials_are_checked_as_by_the_sweep_itself(
     sweep: Path, dry_run: Printed, refused: Printed
 ) -> None:
