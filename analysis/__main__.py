@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from io import TextIOWrapper
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from trainables.errors import Fault, UserError
 from trainables.redaction import redacted
@@ -100,7 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     views.set_defaults(run=_wandb_views)
     export = commands.add_parser("export", help="the winner's adapter or model, with a model card")
     export.add_argument("sweep_dir", type=parse_folder, metavar="SWEEP_DIR", help=_SWEEP_DIR)
-    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="new or empty folder")
+    export.add_argument("--to", type=Path, metavar="DIR", help="new or empty folder")
+    text = "push it to this repository of a Hugging Face hub, which is made private if it is new"
+    export.add_argument("--push", metavar="USER/NAME", help=text)
+    export.add_argument("--public", action="store_true", help="make a new repository public")
     export.add_argument(
         "--trial", type=int, metavar="N", help="this trial instead of the recommended one"
     )
@@ -210,18 +214,28 @@ def _wandb_views(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from analysis.export.weights import export
+    from analysis.export.hub import check_repository, push
+    from analysis.export.weights import export, export_name
 
-    folder = export(
-        options.sweep_dir,
-        options.to,
-        options.trial,
-        options.strength,
-        options.merge,
-        lambda text: print(text, file=sys.stderr),
-        options.trust_remote_code,
-    )
-    print(folder)
+    if options.to is None and options.push is None:
+        raise UserError([Fault("--to", "is required without --push", "name a new folder")])
+    if options.push is not None:
+        check_repository(options.push)
+    with TemporaryDirectory() as scratch:
+        folder = export(
+            options.sweep_dir,
+            options.to or Path(scratch, "export"),
+            options.trial,
+            options.strength,
+            options.merge,
+            lambda text: print(text, file=sys.stderr),
+            options.trust_remote_code,
+        )
+        if options.to is not None:
+            print(folder)
+        if options.push is not None:
+            name = export_name(options.sweep_dir, options.trial, options.strength)
+            print(push(folder, options.push, name, options.public))
 
 
 def _gate(options: argparse.Namespace) -> int:

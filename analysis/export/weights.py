@@ -15,7 +15,7 @@ from analysis.chosen_point import choose_point
 from analysis.export.model_card import Kind, model_card
 from analysis.export.strength import set_strength
 from analysis.library_logging import quiet_libraries
-from analysis.results.formatting import without_controls
+from analysis.results.formatting import setting, without_controls
 from analysis.results.recommendation import numbers_text
 from analysis.sweeps import Sweep, check_trust, open_sweeps
 from trainables.config import ModelConfig
@@ -88,6 +88,13 @@ def export(
     if kind == "adapter" and (reason := _why_no_base(record.config.model, sweep.record.inputs)):
         tell(f"warning: model.name: {reason}; the adapter needs the sweep's base at that path")
     return to
+
+
+def export_name(sweep_dir: Path, number: int | None, strength: float | None) -> str:
+    """Such as `my_sweep, trial 7 at strength 0.4 (lora, rank 8, alpha 16, lr 3.2e-04)`."""
+    [sweep] = open_sweeps([sweep_dir])
+    record = choose_point(sweep, number, strength)
+    return f"{sweep.name}, {numbers_text([record])} ({setting(record)})"
 
 
 def _without_weights(sweep: Sweep, record: TrialRecord) -> Fault:
