@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 from command import PROJECT, Command
 from scipy.stats import spearmanr
 
+from analysis.shown_sweeps import Results
+from analysis.sweeps import open_sweeps
 from trainables.config import TrialConfig
 from trainables.data.tokenized import trial_inputs
 from trainables.evaluation.drift import token_nll
@@ -63,6 +66,19 @@ def test_forgetting_grows_with_learning_rate_times_scale(records: list[TrialReco
     full = [record for record in records if record.config.recipe == "full"]
     hardest = max(full, key=lambda record: record.config.learning_rate)
     assert value(hardest, "forgetting/mean") > value(gentlest, "forgetting/mean") + 0.1
+
+
+def test_the_front_holds_points_of_lower_strengths_which_forget_less(
+    quickstart: Quickstart, records: list[TrialRecord]
+) -> None:
+    assert all(len(record.curve) == 3 for record in records)
+    [sweep] = open_sweeps([quickstart[0]])
+    assert any(point.strength < 1 for point in Results([sweep]).front)
+    wild = max(records, key=lambda record: value(record, FORGETTING_MEAN))
+    lost = [value(point, FORGETTING_MEAN) for point in wild.curve]
+    assert lost[0] < lost[-1] - 0.1
+    rows = [*csv.DictReader((quickstart[0] / "results.csv").open())]
+    assert len(rows) == 3 * len(records)
 
 
 def test_offline_runs_hold_what_the_ledger_holds(
