@@ -214,19 +214,24 @@ def _wandb_views(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from analysis.export.hub import check_repository, push
+    from analysis.chosen_point import choose_point
+    from analysis.export.hub import check_push, push
     from analysis.export.weights import export, export_name
+    from analysis.sweeps import open_sweeps
 
-    if options.to is None and options.push is None:
-        raise UserError([Fault("--to", "is required without --push", "name a new folder")])
     if options.push is not None:
-        check_repository(options.push)
+        check_push(options.push)
+    elif options.to is None:
+        raise UserError([Fault("--to", "is required without --push", "name a new folder")])
+    elif options.public:
+        raise UserError([Fault("--public", "needs --push", "add --push USER/NAME")])
+    [sweep] = open_sweeps(options.sweep_dir)
+    record = choose_point(sweep, options.trial, options.strength)
     with TemporaryDirectory() as scratch:
         folder = export(
-            options.sweep_dir,
+            sweep,
+            record,
             options.to or Path(scratch, "export"),
-            options.trial,
-            options.strength,
             options.merge,
             lambda text: print(text, file=sys.stderr),
             options.trust_remote_code,
@@ -234,8 +239,8 @@ def _export(options: argparse.Namespace) -> None:
         if options.to is not None:
             print(folder)
         if options.push is not None:
-            name = export_name(options.sweep_dir, options.trial, options.strength)
-            print(push(folder, options.push, name, options.public))
+            name = export_name(sweep, record)
+            print(redacted(push(folder, options.push, name, options.public)))
 
 
 def _gate(options: argparse.Namespace) -> int:

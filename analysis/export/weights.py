@@ -11,13 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from analysis.chosen_point import choose_point
 from analysis.export.model_card import Kind, model_card
 from analysis.export.strength import set_strength
 from analysis.library_logging import quiet_libraries
 from analysis.results.formatting import setting, without_controls
 from analysis.results.recommendation import numbers_text
-from analysis.sweeps import Sweep, check_trust, open_sweeps
+from analysis.sweeps import Sweep, check_trust
 from trainables.config import ModelConfig
 from trainables.errors import CannotInspect, Fault, UserError, first_line
 from trainables.records.schema import TrialRecord, TrialStatus
@@ -29,10 +28,9 @@ _NOT_COPIED = (".py", ".so", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 def export(
-    sweep_dir: Path,
+    sweep: Sweep,
+    record: TrialRecord,
     to: Path,
-    number: int | None = None,
-    strength: float | None = None,
     merge: bool = False,
     tell: Callable[[str], None] = lambda _: None,
     trust_remote_code: bool = False,
@@ -42,12 +40,11 @@ def export(
     The folder appears only once it is complete.
 
     Args:
-        sweep_dir: the sweep's folder.
+        sweep: that of the trial.
+        record: the trial, at the strength to export; see `choose_point`.
         to: a folder that is empty or does not exist yet.
-        number: of the trial; None takes the one that the sweep recommends.
-        strength: one at which the trial was evaluated; see `choose_point` for None.
         merge: merge the adapter into its base, giving a model that needs no PEFT.
-        tell: called with each warning: that the sweep's trial breaks a constraint, and that the
+        tell: called with each warning: that the recommended trial breaks a constraint, and that the
             base of an adapter is not on this machine, or is no longer the sweep's.
         trust_remote_code: run code that the base brings, and copy it beside a whole model.
 
@@ -55,14 +52,13 @@ def export(
         The folder.
 
     Raises:
-        UserError: there is no such sweep, trial or strength, it has no weights or no configuration
-            of them, nothing can be merged, the base that is needed for it is gone or has changed,
-            its code is not trusted, or the target cannot be written to.
+        UserError: it has no weights or no configuration of them, nothing can be merged, the base
+            that is needed for it is gone or has changed, its code is not trusted, or the target
+            cannot be written to.
     """
     to = to.absolute()
-    [sweep] = open_sweeps([sweep_dir])
-    record = choose_point(sweep, number, strength)
-    if number is None and (found := sweep.recommendation) and not found.feasible:
+    found = sweep.recommendation
+    if found and found.trial.point_id == record.point_id and not found.feasible:
         tell(f"warning: trial {record.number} breaks a constraint: {found.reason}")
     weights = sweep.ledger.weights(record)
     if weights is None:
@@ -90,10 +86,8 @@ def export(
     return to
 
 
-def export_name(sweep_dir: Path, number: int | None, strength: float | None) -> str:
+def export_name(sweep: Sweep, record: TrialRecord) -> str:
     """Such as `my_sweep, trial 7 at strength 0.4 (lora, rank 8, alpha 16, lr 3.2e-04)`."""
-    [sweep] = open_sweeps([sweep_dir])
-    record = choose_point(sweep, number, strength)
     return f"{sweep.name}, {numbers_text([record])} ({setting(record)})"
 
 

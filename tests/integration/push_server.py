@@ -23,6 +23,7 @@ class PushHub:
         private: of each repository whether it was made private.
         files: of the newest commit of each repository.
         messages: of its commits, oldest first.
+        card_error: why no card is accepted.
     """
 
     token: str
@@ -30,6 +31,7 @@ class PushHub:
     private: dict[str, bool] = field(default_factory=dict)
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     messages: dict[str, list[str]] = field(default_factory=dict)
+    card_error: str = ""
     _objects: dict[str, bytes] = field(default_factory=dict)
 
     def answer(self, request: Request) -> Reply:
@@ -41,11 +43,14 @@ class PushHub:
         if request.headers.get("authorization") != f"Bearer {self.token}":
             return json_reply({"error": "Invalid credentials"}, 401)
         if path == "/api/validate-yaml":
-            return json_reply({"errors": [], "warnings": []})
+            errors = [{"message": self.card_error}] if self.card_error else []
+            return json_reply({"errors": errors, "warnings": []}, 400 if errors else 200)
         if path == "/api/repos/create":
             return self._create(json.loads(request.content))
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main", path):
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit|tree)/main", path):
             name, what = found.groups()
+            if what == "tree":
+                return self._tree(name)
             return self._preupload(request) if what == "preupload" else self._commit(name, request)
         if found := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             return self._batch(json.loads(request.content))
@@ -61,6 +66,11 @@ class PushHub:
         # Older clients say `private`.
         self.private[name] = asked.get("visibility") == "private" or asked.get("private", False)
         return json_reply({"url": f"{self.url}/{name}", "id": name})
+
+    def _tree(self, name: str) -> Reply:
+        files = self.files.get(name, {}).items()
+        listed = [{"type": "file", "path": p, "size": len(c), "oid": "0" * 40} for p, c in files]
+        return json_reply(listed)
 
     def _preupload(self, request: Request) -> Reply:
         files = json.loads(request.content)["files"]
@@ -82,7 +92,7 @@ class PushHub:
         return json_reply({"transfer": "basic", "objects": objects})
 
     def _commit(self, name: str, request: Request) -> Reply:
-        content: dict[str, bytes] = {}
+        content = dict(self.files.get(name, {}))
         for line in map(json.loads, request.content.splitlines()):
             value = line["value"]
             match line["key"]:
@@ -92,6 +102,8 @@ class PushHub:
                     content[value["path"]] = base64.b64decode(value["content"])
                 case "lfsFile":
                     content[value["path"]] = self._objects[value["oid"]]
+                case "deletedFile":
+                    del content[value["path"]]
         self.files[name] = content
         commit = "1" * 40
         told = {"commitOid": commit, "commitUrl": f"{self.url}/{name}/commit/{commit}"}

@@ -61,6 +61,7 @@ def test_the_winner_is_pushed_with_its_card_and_its_strength(sweep: Path) -> Non
     with push_server(TOKEN) as hub:
         code, said = push(sweep, "me/tuned", hub.url, TOKEN)
         assert code == 0, said
+        hub.files["me/tuned"] |= {"model-00001-of-00002.safetensors": b"old", "LICENSE": b"mine"}
         code, said = push(sweep, "me/tuned", hub.url, TOKEN, "--strength", "1", "--to", "kept")
         assert code == 0, said
         assert hub.private == {"me/tuned": True}
@@ -76,11 +77,13 @@ def test_the_winner_is_pushed_with_its_card_and_its_strength(sweep: Path) -> Non
         pushed = load(hub.files["me/open"]["adapter_model.safetensors"])
         assert (pushed["q.lora_B.weight"] == 0.5).all()
         assert b"at strength 0.5" in hub.files["me/open"]["README.md"]
+    kept = [path for path in sweep.parent.rglob("*") if path.is_file()]
+    assert not [path for path in kept if TOKEN.encode() in path.read_bytes()]
 
 
 def assert_same(hub: PushHub, folder: Path) -> None:
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert hub.files["me/tuned"] == files
+    assert hub.files["me/tuned"] == files | {"LICENSE": b"mine"}
     assert "README.md" in files
 
 
@@ -88,23 +91,36 @@ def assert_same(hub: PushHub, folder: Path) -> None:
     ("repository", "token", "facts"),
     [
         ("tuned", TOKEN, ["--push", "USER/NAME", "'tuned'"]),
+        ("me/a--b", TOKEN, ["--push", "USER/NAME", "'me/a--b'"]),
         ("me/tuned", "hf_wrong", ["--push", "refused me/tuned", "401", "HF_TOKEN"]),
         ("else/tuned", TOKEN, ["--push", "refused else/tuned", "403"]),
-        ("me/tuned", "", ["--push", "token", "hf auth login"]),
+        ("me/tuned", "", ["--push", "token", "got none", "hf auth login"]),
+        ("me/tuned", "hf_ü", ["--push", "token", "letters"]),
     ],
 )
 def test_what_the_hub_refuses_is_one_line(
     sweep: Path, repository: str, token: str, facts: list[str]
 ) -> None:
     with push_server(TOKEN) as hub:
-        code, said = push(sweep, repository, hub.url, token)
+        code, said = push(sweep, repository, hub.url, token, "--strength", "1")
     assert code == 2
     assert all(fact in said for fact in facts), said
     assert said.count("\n") == 1
     assert "hf_" not in said
 
 
+def test_a_refused_card_is_one_line_with_the_hub_s_reason(sweep: Path) -> None:
+    with push_server(TOKEN) as hub:
+        hub.card_error = '"base_model" is no id'
+        code, said = push(sweep, "me/tuned", hub.url, TOKEN, "--strength", "1")
+    assert code == 2, said
+    assert '"base_model" is no id; try again later, or export with --to' in said
+    assert said.count("\n") == 1
+
+
 def test_a_hub_that_cannot_be_reached_is_named(sweep: Path) -> None:
-    code, said = push(sweep, "me/tuned", "http://127.0.0.1:9", TOKEN)
+    code, said = push(sweep, "me/tuned", "http://127.0.0.1:9", TOKEN, "--strength", "1")
     assert code == 2, said
     assert "--push: cannot reach http://127.0.0.1:9" in said
+    code, said = push(sweep, "me/tuned", "127.0.0.1:9", TOKEN)
+    assert (code, "HF_ENDPOINT: must be the address of a hub" in said) == (2, True), said

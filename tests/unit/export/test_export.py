@@ -19,7 +19,9 @@ from huggingface_hub import ModelCard
 from safetensors.numpy import load_file, save_file
 
 from analysis.__main__ import main
-from analysis.export.weights import export
+from analysis.chosen_point import choose_point
+from analysis.export.weights import export as export_point
+from analysis.sweeps import open_sweeps
 from trainables.config import ModelConfig
 from trainables.methods.lora import Lora
 from trainables.records.ledger import Ledger
@@ -52,6 +54,18 @@ def trained(folder: Path, number: int, gain: float, forgetting: float) -> TrialR
     there = f"/elsewhere/tiny/trials/{number:04d}/attempt_1/weights"
     metrics = scores(gain, forgetting, **{"retention/b/acc": 0.75, "forgetting/b": forgetting})
     return trial(number, method="full", metrics=metrics, weights_dir=there)
+
+
+def export(
+    folder: Path,
+    to: Path,
+    number: int | None = None,
+    strength: float | None = None,
+    trust_remote_code: bool = False,
+) -> Path:
+    [sweep] = open_sweeps(folder)
+    record = choose_point(sweep, number, strength)
+    return export_point(sweep, record, to, trust_remote_code=trust_remote_code)
 
 
 def number_in(folder: Path) -> int:
@@ -122,6 +136,20 @@ def test_a_strength_that_was_not_evaluated_is_refused_with_the_nearest(
 ) -> None:
     text = refused(capsys, curved, tmp_path / "a", "--strength", "0.6")
     assert text.startswith("--strength: trial 0 was not evaluated at 0.6; the nearest is 0.5, of")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fact"),
+    [
+        ([], "--to: is required without --push"),
+        (["--to", "x", "--public"], "--public: needs --push"),
+    ],
+)
+def test_it_is_written_to_a_folder_or_pushed(
+    sweep: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], fact: str
+) -> None:
+    assert main(["export", str(sweep), *arguments]) == 2
+    assert fact in capsys.readouterr().err
 
 
 def test_the_recommended_trial_is_written_with_its_card(sweep: Path, tmp_path: Path) -> None:
