@@ -99,7 +99,13 @@ def test_offline_runs_hold_what_the_ledger_holds(
         for entry in entries
         if entry["type"] == "history"
     ]
-    assert logged == [m.metrics for m in Ledger(folder).measurements(record.number)]
+    history = [m.metrics for m in Ledger(folder).measurements(record.number)]
+    assert logged[: len(history)] == history
+    curve = [
+        (point["strength/value"], point[f"strength/{FORGETTING_MEAN}"])
+        for point in logged[len(history) :]
+    ]
+    assert curve == [(view.strength, value(view, FORGETTING_MEAN)) for view in record.curve]
 
 
 def test_summary_names_the_front_the_winner_and_what_to_type_next(quickstart: Quickstart) -> None:
