@@ -49,7 +49,7 @@ def trade_off(results: Results) -> Figure | None:
 
 
 def _draw_curves(axes: Axes, results: Results, key: str) -> None:
-    """A line a trial, from the base through its strengths, and a small point at each."""
+    """A line a trial, from the base through its strengths, and a cross where it is repaired."""
     for trial in results.complete:
         base = results.sweep(trial).base.metrics
         found = [base, *(view.metrics for view in trial.curve)] if trial.points else []
@@ -58,6 +58,17 @@ def _draw_curves(axes: Axes, results: Results, key: str) -> None:
             x, y = zip(*ends, strict=True)
             colour = recipe_marks(results)[trial.config.recipe].colour
             axes.plot(x, y, color=colour, lw=0.5, alpha=0.5, marker=".", ms=3, zorder=1)
+    if repaired := [view for trial in results.complete for view in trial.repaired]:
+        axes.scatter(
+            _values(repaired, key),
+            _values(repaired, results.gain),
+            s=20,
+            c=[recipe_marks(results)[view.config.recipe].colour for view in repaired],
+            marker="P",
+            alpha=0.7,
+            zorder=1,
+            label="repaired",
+        )
 
 
 def _scatter(axes: Axes, results: Results, key: str) -> None:

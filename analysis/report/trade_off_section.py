@@ -39,6 +39,7 @@ _POINTS_OF_CURVES = (
     "points, what the trial is at other strengths of its update"
 )
 _SMALL, _FAINT = 5, 0.55
+_REPAIRED = "cross"
 _FEWEST_TO_LEVEL_OFF = 4 * FEWEST_OF_CAPACITY
 """Trials whose last quarter tells whether more would help: of fewer it may be a single one."""
 
@@ -60,6 +61,8 @@ def trade_off_figure(results: Results) -> Figure | None:
         marks.append(Key(results.recommendation.word, ACCENT, "target"))
     if _has_curves(results):
         marks.append(Key("other strengths", "@muted", "line"))
+    if any(point.repair for point in results.points):
+        marks.append(Key("repaired", "@muted", _REPAIRED))
     if any(_base(results, metric) for metric in results.judged_by):
         marks.append(Key("base", "@ink", "star"))
     return Figure(caption, tuple(charts), 2, (*point_keys(results), *marks))
@@ -129,7 +132,10 @@ def _curves(results: Results, metric: str) -> list[Trace]:
     line: Trace = {"type": "scatter", "mode": "lines", "x": x, "y": y, "hoverinfo": "skip"}
     line |= {"line": {"color": "@muted", "width": 0.8}, "opacity": _FAINT}
     altered = [point for point in results.points if point.is_altered]
-    marker = point_marker(results, altered) | {"size": _SMALL, "opacity": _FAINT}
+    marker = point_marker(results, altered) | {"opacity": _FAINT}
+    marker["size"] = [2 * _SMALL if point.repair else _SMALL for point in altered]
+    of_curve = zip(altered, marker["symbol"], strict=True)
+    marker["symbol"] = [_REPAIRED if point.repair else symbol for point, symbol in of_curve]
     return [line, _points(results, altered, metric, marker)]
 
 

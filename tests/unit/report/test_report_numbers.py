@@ -12,6 +12,7 @@ import pytest
 from builders import with_metrics
 from synthetic_sweep import SyntheticSweep
 
+from analysis.figures import trade_off
 from analysis.report import cost
 from analysis.report.capacity_section import capacity_figure, rate_figure, step_size_figure
 from analysis.report.curves import curves_figure
@@ -242,6 +243,25 @@ def test_a_trial_is_drawn_with_its_strengths_and_the_recommended_one_has_a_table
     assert all(row[0] in render(results) for row in table.rows)
     whole = Results(open_sweeps([SyntheticSweep(trials=8).write(tmp_path / "whole")]))
     assert strength_table(whole) is None
+
+
+def test_repaired_points_have_a_mark_of_their_own_on_no_curve(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=6, strengths=(0.5,)).write(tmp_path))
+    trial = ledger.trials()[2]
+    metrics = {**trial.metrics, FORGETTING_MEAN: 0.0625}
+    update = {"repair": "no_intruders", "metrics": metrics}
+    ledger.write_trial(trial.after(trial.last.model_copy(update=update)))
+    results = Results(open_sweeps([tmp_path]))
+    figure = trade_off_figure(results)
+    assert "repaired" in [key.name for key in figure.legend]
+    line, small, *_ = figure.charts[0].data
+    crosses = zip(small["x"], small["marker"]["symbol"], strict=True)
+    assert [x for x, symbol in crosses if symbol == "cross"] == [0.0625]
+    assert 0.0625 not in line["x"]
+    [repaired] = [
+        drawn for drawn in trade_off(results).axes[0].collections if drawn.get_label() == "repaired"
+    ]
+    assert repaired.get_offsets().tolist() == [[0.0625, metrics[IN_DOMAIN_ACC]]]
 
 
 def test_failed_trials_repeats_and_other_sweeps_cost_time_too(tmp_path):
