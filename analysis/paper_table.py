@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.item_comparison import Comparison
-from analysis.results.formatting import NAMES, SHORT_NAMES, points, rate
+from analysis.results.formatting import NAMES, SHORT_NAMES, alteration, points, rate
 from analysis.results.repeats import diverged
 from analysis.shown_sweeps import Group, Results
 from analysis.stats.intervals import Interval
@@ -19,6 +19,7 @@ from analysis.sweeps import bases
 from trainables import metric_keys
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
+from trainables.records.schema import Repair
 
 UNLIKE_BASE, UNLIKE_REFERENCE = "*", "†"
 _SUMMARIES: tuple[tuple[str, Role, str], ...] = (
@@ -74,7 +75,8 @@ class Row:
     Attributes:
         trial: its number; None for the base.
         trial_id: unique across sweeps.
-        trials: how many it was picked from.
+        strength, repair: at which point of the trial.
+        trials: how many it was picked from, each strength of a trial one.
         is_feasible: whether it keeps every constraint; the base is not asked to.
     """
 
@@ -82,6 +84,8 @@ class Row:
     cells: dict[str, Cell]
     trial: int | None = None
     trial_id: str | None = None
+    strength: float = 1.0
+    repair: Repair | None = None
     trials: int = 0
     learning_rate: float | None = None
     is_feasible: bool = True
@@ -112,6 +116,8 @@ class PaperTable:
                     "row": row.label,
                     "trial": row.trial,
                     "trial_id": row.trial_id,
+                    "strength": None if row.trial is None else row.strength,
+                    "repair": row.repair,
                     "trials": row.trials,
                     "feasible": row.is_feasible,
                     "learning_rate": row.learning_rate,
@@ -157,7 +163,7 @@ def summary_texts(row: Row, summaries: Sequence[str]) -> list[str]:
     """A row without its tasks: its labels, then each summary and its differences."""
     texts = [
         row.name,
-        "" if row.trial is None else f"{row.trial} (of {row.trials})",
+        "" if row.trial is None else f"{row.trial}{alteration(row)} (of {row.trials})",
         "" if row.learning_rate is None else rate(row.learning_rate),
     ]
     for name in summaries:
@@ -255,6 +261,8 @@ def _row(results: Results, group: Group, columns: Columns) -> Row:
         },
         trial=trial.number,
         trial_id=trial.config.trial_id,
+        strength=trial.strength,
+        repair=trial.repair,
         trials=group.picked_from,
         learning_rate=trial.config.learning_rate,
         is_feasible=results.keeps_constraints(trial),

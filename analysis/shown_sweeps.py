@@ -9,7 +9,13 @@ from functools import cached_property
 from analysis.item_comparison import Items
 from analysis.results.formatting import alteration, candidate_noun, score_metrics
 from analysis.results.item_metrics import limits, rounding
-from analysis.results.pareto import can_be_taken, is_feasible, objective_values, pareto_front
+from analysis.results.pareto import (
+    can_be_taken,
+    is_feasible,
+    measured_points,
+    objective_values,
+    pareto_front,
+)
 from analysis.results.recommendation import Recommendation, numbers_text, recommend
 from analysis.results.repeats import best_confirmed, find_repeats, judged_by_repeats, metrics_over
 from analysis.results.sample_size import FEWEST_OF_CAPACITY
@@ -25,7 +31,6 @@ from trainables.records.schema import (
     TaskScore,
     TrialRecord,
     TrialStatus,
-    points_of,
 )
 
 
@@ -118,8 +123,7 @@ class Results:
     @cached_property
     def points(self) -> list[TrialRecord]:
         """The complete trials, at each strength and as each repair left them."""
-        found = points_of(self.complete)
-        return [point for point in found if objective_values(self.goals, point) is not None]
+        return measured_points(self.goals, self.complete)
 
     @cached_property
     def candidates(self) -> list[TrialRecord]:

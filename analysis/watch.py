@@ -23,7 +23,7 @@ from analysis.results.formatting import (
     without_controls,
 )
 from analysis.results.pareto import is_feasible
-from analysis.results.recommendation import recommend
+from analysis.results.recommendation import numbers_text, recommend
 from analysis.results.sweep_table import SweepTable, single
 from analysis.sweep_settings import SweepSettings
 from analysis.sweeps import no_sweep
@@ -237,7 +237,7 @@ class WatchedSweep:
             return []
         found = recommend(settings, [*self._records.values()]) if self.has_ended else None
         if found:
-            text = f"{found.word}: trial {found.trial.number} ({setting(found.trial)})"
+            text = f"{found.word}: {numbers_text([found.trial])} ({setting(found.trial)})"
             return [single(f"{text}, {found.reason}", "green" if found.feasible else "yellow")]
         objective, record = settings.objectives[0], best[0]
         is_bound = settings.constraints and is_feasible(settings, record)
@@ -246,7 +246,7 @@ class WatchedSweep:
                 f"{'lowest' if objective.mode == 'min' else 'highest'} {objective.metric} so far"
                 f"{' within all constraints' if is_bound else ''}: "
                 f"{metric_text(objective.metric, record.metric(objective.metric))}, "
-                f"trial {record.number} ({setting(record)})",
+                f"{numbers_text([record])} ({setting(record)})",
                 "green",
             )
         ]

@@ -1,4 +1,8 @@
-"""Conclusions on how results go with settings, over all trials of a recipe."""
+"""Conclusions on how results go with settings, over all trials of a recipe.
+
+All are compared as training left them, at strength 1: what a setting does would else be mixed with
+what was picked afterwards.
+"""
 
 from __future__ import annotations
 

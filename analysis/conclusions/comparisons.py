@@ -1,4 +1,8 @@
-"""Conclusions on the best trials: against the base, between methods and between sweeps."""
+"""Conclusions on the best trials: against the base, between recipes and between sweeps.
+
+Each stands for its recipe or sweep at its best strength, as that is what a user would take. Tests
+are corrected for all trials and strengths that it was picked from.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ from analysis.conclusions.difference import (
 from analysis.item_comparison import Comparison
 from analysis.results.formatting import capitalized, how_many, in_list
 from analysis.results.item_metrics import rounding
+from analysis.results.recommendation import numbers_text
 from analysis.results.repeats import diverged
 from analysis.shown_sweeps import Results
 from analysis.stats.intervals import difference_over_seeds, over_seeds
@@ -112,7 +117,7 @@ def _with_own_repeats(
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two trials, each the best of several, and how sentences name them.
+    """Two points of trials, each the best of several, and how sentences name them.
 
     Attributes:
         name: of the first, such as `full fine-tuning (trial 3)`.
@@ -133,9 +138,9 @@ class _Pair:
     picked: str
 
     def compares(self, *trials: TrialRecord) -> bool:
-        """Whether these are the two trials that are compared."""
-        own = {record.config.trial_id for record in (self.first, self.second)}
-        return own == {record.config.trial_id for record in trials}
+        """Whether these are the two points that are compared."""
+        own = {record.point_id for record in (self.first, self.second)}
+        return own == {record.point_id for record in trials}
 
 
 def best_of_sweeps(results: Results) -> list[Conclusion]:
@@ -173,7 +178,7 @@ def _sweeps_with_first(results: Results) -> list[_Pair]:
 
 
 def _trial(results: Results, record: TrialRecord) -> str:
-    return f"trial {record.number}, {record.config.group_label}{_breach(results, record)}"
+    return f"{numbers_text([record])}, {record.config.group_label}{_breach(results, record)}"
 
 
 def _breach(results: Results, record: TrialRecord) -> str:

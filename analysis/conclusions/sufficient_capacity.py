@@ -58,8 +58,8 @@ def capacity_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     """Of each recipe, the smallest capacity whose best trial every larger one's beats by little.
 
     By at most `NEGLIGIBLE`. The best is that in the domain, of trials that keep the constraints if
-    the capacity has any. Each needs `FEWEST_OF_CAPACITY` trials. Shown if repeats with other seeds
-    bound the difference as well.
+    the capacity has any, all as training left them, at strength 1. Each needs `FEWEST_OF_CAPACITY`
+    trials. Shown if repeats with other seeds bound the difference as well.
     """
     return for_recipes(results, sweep, _that_suffices) if results.tasks("in_domain") else []
 

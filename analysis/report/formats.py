@@ -87,9 +87,10 @@ def _answer(results: Results) -> dict[str, object] | None:
 
 
 def _matched(row: MatchedRow) -> dict[str, object]:
-    """A recipe's row, with its trial's id in place of the trial."""
-    interval = asdict(row.interval) if row.interval else None
-    return vars(row) | {"trial": row.trial.config.trial_id, "interval": interval}
+    """A recipe's row, with its trial's id, strength and repair in place of the trial."""
+    interval, trial = asdict(row.interval) if row.interval else None, row.trial
+    at = {"trial": trial.config.trial_id, "strength": trial.strength, "repair": trial.repair}
+    return vars(row) | at | {"interval": interval}
 
 
 def as_markdown(results: Results) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from rich.text import Text
 
@@ -48,6 +48,18 @@ _SIGNED = (
     metric_keys.OOD_GAP,
 )
 """What the keys of differences begin with: of forgetting, over all tasks and on each."""
+
+
+class _Point(Protocol):
+    """A point of a trial: a view of its record, a measurement, or a row of a table."""
+
+    @property
+    def strength(self) -> float:
+        """1 for what training left."""
+
+    @property
+    def repair(self) -> Repair | None:
+        """None if there was none."""
 
 
 class Word(NamedTuple):
@@ -139,10 +151,10 @@ def why(record: TrialRecord) -> str:
     return one_line(record.reason or "no reason given")
 
 
-def alteration(record: TrialRecord) -> str:
+def alteration(point: _Point) -> str:
     """What follows a trial's number: ` at strength 0.4`; empty for what training left."""
-    repair = REPAIRS[record.repair] if record.repair else ""
-    return repair + (f" at strength {record.strength:g}" if record.strength != 1 else "")
+    repair = REPAIRS[point.repair] if point.repair else ""
+    return repair + (f" at strength {point.strength:g}" if point.strength != 1 else "")
 
 
 def candidate_noun(records: Iterable[TrialRecord]) -> str:

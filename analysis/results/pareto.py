@@ -69,6 +69,11 @@ def objective_values(goals: Goals, record: TrialRecord) -> list[float] | None:
     return found if len(found) == len(values) else None
 
 
+def measured_points(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """All points of complete trials that have every objective."""
+    return [point for point in points_of(records) if objective_values(goals, point) is not None]
+
+
 def can_be_taken(goals: Goals, record: TrialRecord) -> bool:
     """Whether a trial is complete, has every objective, and meets every constraint."""
     return objective_values(goals, record) is not None and is_feasible(goals, record)

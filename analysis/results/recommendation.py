@@ -49,7 +49,8 @@ def recommend(
     With one objective, the best; with several, the knee of the Pareto front: the trial nearest to
     the best of every objective after scaling each to [0, 1] over `scaling_trials`, or over two of
     its standard errors if they differ by less. If no trial meets the constraints, the one with the
-    smallest total miss, each as a share of its bound. Ties go to the lower number.
+    smallest total miss, each as a share of its bound. Ties go to the lower number, and of one trial
+    to the lower strength.
 
     If the trial that the search alone would have taken was repeated, or breaks a constraint, a
     repeated trial is taken, unless none meets the constraints on average and trains to its end.
@@ -68,20 +69,33 @@ def recommend(
     if is_judged or not by_search.feasible:
         by_repeats = _by_repeats(goals, points, judged, by_search, names)
         taken = by_repeats if is_judged or by_repeats.feasible else by_search
-    return replace(taken, reason=taken.reason + _as_trained(goals, records, taken.trial))
+    return replace(taken, reason=taken.reason + _as_trained(goals, records, judged, taken.trial))
 
 
 def _point_id(record: TrialRecord) -> PointId:
     return record.point_id
 
 
-def _as_trained(goals: Goals, records: Sequence[TrialRecord], taken: TrialRecord) -> str:
-    """What training left of a trial that is taken at another point, as a sentence."""
-    own = (record for record in records if record.config.trial_id == taken.config.trial_id)
-    trained = next((record for record in own if not record.is_altered), None)
-    if not taken.is_altered or trained is None or objective_values(goals, trained) is None:
+def _as_trained(
+    goals: Goals,
+    records: Sequence[TrialRecord],
+    judged: Sequence[TrialRecord],
+    taken: TrialRecord,
+) -> str:
+    """What a trial that is taken at another point is as training left it, as a sentence.
+
+    By the means over repeats if these judge it, as they then judge the point that is taken.
+    """
+    if not taken.is_altered:
         return ""
-    return f" As trained, at strength 1, it has {_objectives(goals, trained)}."
+    of_trial = [r for r in (*judged, *records) if r.config.trial_id == taken.config.trial_id]
+    trained = (r for r in of_trial if not r.is_altered and objective_values(goals, r) is not None)
+    found = next(trained, None)
+    if found is None:
+        return ""
+    share = f" That is the base plus {taken.strength:g} of what training changed;"
+    begin = " As trained, at strength 1," if taken.repair else f"{share} as trained, at strength 1,"
+    return f"{begin} it has {_objectives(goals, found)}."
 
 
 def _by_repeats(
@@ -95,19 +109,21 @@ def _by_repeats(
     repeated = {record.config.trial_id for record in judged}
     own = {_point_id(r): r for r in records if objective_values(goals, r) is not None}
     sound = [record for record in judged if _point_id(record) in own]
+    # What breaks a constraint by its own run was not to be taken, whatever repeats say.
+    asked = [r for r in judged if is_feasible(goals, own.get(_point_id(r), r))] or judged
     found = _choose(goals, sound, scale, names, kind="repeated")
     if found is None or not found.feasible:
         others = [record for record in records if record.config.trial_id not in repeated]
         other = _choose(goals, others, scale, names)
         if other and (other.feasible or found is None):
-            why_not = refuted(goals, judged, names)
+            why_not = refuted(goals, asked, names)
             return replace(other, reason=f"{why_not}; of the others, {other.reason}")
     if found is None:
-        reason = f"{by_search.reason}{_as_sentence(refuted(goals, judged, names))}"
+        reason = f"{by_search.reason}{_as_sentence(refuted(goals, asked, names))}"
         return replace(by_search, reason=reason)
     trial = own[_point_id(found.trial)]
     # Where all break a constraint, the reason has said so.
-    shown = [r for r in judged if found.feasible or r.status is TrialStatus.DIVERGED]
+    shown = [r for r in asked if found.feasible or r.status is TrialStatus.DIVERGED]
     why_not = refuted(goals, shown, names)
     reason = f"by the means over repeats with other seeds, {found.reason}{_as_sentence(why_not)}"
     if trial is not by_search.trial:
@@ -120,18 +136,24 @@ def refuted(goals: Goals, judged: Sequence[TrialRecord], names: Names) -> str:
 
     `judged`: see `recommend`. Empty if repeats speak against none.
     """
-    found: dict[str, list[TrialRecord]] = {}
+    found: dict[str, dict[PointId, TrialRecord]] = {}
     for record in judged:
         if record.status is TrialStatus.DIVERGED:
             fault = "with another seed {} diverged"
+            record = _whole(record)
         elif objective_values(goals, record) is None:
             fault = "with another seed {} had no finite value of an objective"
         elif not is_feasible(goals, record):
             fault = "in the mean over other seeds {} broke a constraint"
         else:
             continue
-        found.setdefault(fault, []).append(record)
-    return ", and ".join(fault.format(names(records)) for fault, records in found.items())
+        found.setdefault(fault, {})[_point_id(record)] = record
+    return ", and ".join(fault.format(names([*own.values()])) for fault, own in found.items())
+
+
+def _whole(record: TrialRecord) -> TrialRecord:
+    """The trial that this is a point of, by its name: a training diverges at every strength."""
+    return record.model_copy(update={"strength": 1.0, "repair": None})
 
 
 def _as_sentence(text: str) -> str:

@@ -25,9 +25,16 @@ from analysis.results.formatting import (
 )
 from analysis.results.pareto import Goals, is_feasible, objective_losses
 from trainables import metric_keys
-from trainables.records.schema import ENDED_WELL, BaseRecord, Measurement, TrialRecord, TrialStatus
+from trainables.records.schema import (
+    ENDED_WELL,
+    BaseRecord,
+    Measurement,
+    TrialRecord,
+    TrialStatus,
+    points_of,
+)
 
-# Whether it violates a constraint, its losses, its number.
+# Of a trial's best point: whether it violates a constraint, its losses, the trial's number.
 Rank = tuple[bool, list[float], int]
 
 _OTHER_LINES = 4  # header, column titles, base, and one that keeps the cursor on the screen
@@ -86,6 +93,7 @@ class SweepTable:
         self._repeats: set[int] = set()
         self._ended: dict[int, None] = {}  # in the order they ended
         self._ranks: dict[int, Rank] = {}
+        self._best_points: dict[int, TrialRecord] = {}
         self._most_at_once = 1
 
     def take(self, record: TrialRecord) -> None:
@@ -181,12 +189,13 @@ class SweepTable:
         return self._records.get(number)
 
     def best_first(self, most: int) -> list[TrialRecord]:
-        """Complete trials by the first objective; those within all constraints come first.
+        """Complete trials by the first objective, each at the strength at which it is best.
 
-        Ties go to the better in the next objective, so none stands before one that dominates it.
+        Those within all constraints come first. Ties go to the better in the next objective, so
+        none stands before one that dominates it.
         """
         best = nsmallest(most, self._ranks.values())
-        return [self._records[number] for _, _, number in best]
+        return [self._best_points[number] for _, _, number in best]
 
     def running(self) -> list[TrialRecord]:
         """Trials that have begun, and are neither ended nor interrupted, by number."""
@@ -200,9 +209,12 @@ class SweepTable:
     def _place(self, record: TrialRecord) -> None:
         """Rank a complete trial of the search; repeat runs are left out: they were selected."""
         self._ranks.pop(record.number, None)
-        if losses := objective_losses(self._goals, record):
-            is_beyond = not is_feasible(self._goals, record)
-            self._ranks[record.number] = (is_beyond, losses, record.number)
+        for point in points_of([record]):
+            if losses := objective_losses(self._goals, point):
+                rank = (not is_feasible(self._goals, point), losses, record.number)
+                if rank < self._ranks.get(record.number, (True, [inf], 0)):
+                    self._ranks[record.number] = rank
+                    self._best_points[record.number] = point
 
     def _rows(self, room: int) -> tuple[list[int], int]:
         """Numbers of the trials to show in `room` lines, and how many are left out."""

@@ -14,6 +14,7 @@ from wandb_workspaces import expr
 
 from analysis.inspect_models import inspected
 from analysis.results.formatting import score_metrics, setting
+from analysis.results.recommendation import numbers_text
 from analysis.results.wandb_names import (
     SETTING_GROUP,
     base_run_id,
@@ -181,7 +182,8 @@ class SweepViews:
             text = "No trial to recommend: none is complete with every objective."
             return [*state, wr.P(text)]
         trial = recommendation.trial
-        text = f"{recommendation.word.capitalize()}: trial {trial.number} ({setting(trial)}). "
+        name = f"{recommendation.word.capitalize()}: {numbers_text([trial])}"
+        text = f"{name} ({setting(trial)}). "
         return [*state, wr.P(text + recommendation.reason + self._sweep.missing_repeats())]
 
     def _grids(self, entity: str, project: str) -> Iterator[Any]:

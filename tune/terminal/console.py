@@ -12,6 +12,7 @@ from rich.text import Text
 
 from analysis.results.formatting import (
     STATUS,
+    alteration,
     count_statuses,
     count_trials,
     duration,
@@ -100,6 +101,12 @@ class ConsoleListener(SweepListener):
         if measurement.is_evaluation and self._live is None:
             scores = scores_in_words(measurement.metrics, self._config)
             self._say(f"trial {record.number} step {measurement.step}: {scores}")
+
+    def point_measured(self, record: TrialRecord, measurement: Measurement) -> None:
+        """Say what the trial is at another strength; the table shows what training left."""
+        if self._live is None:
+            scores = scores_in_words(measurement.metrics, self._config)
+            self._say(f"trial {record.number}{alteration(measurement)}: {scores}")
 
     def trial_interrupted(self, record: TrialRecord) -> None:
         """Say why the trial has stopped for now."""

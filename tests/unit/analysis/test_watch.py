@@ -91,6 +91,23 @@ def test_the_best_keeps_the_constraints_and_at_the_end_is_recommended(tmp_path: 
     assert shown["recommended:"].startswith("recommended: trial 1 (lora, rank 8, alpha 16, ")
 
 
+def test_the_best_is_named_with_the_strength_at_which_it_keeps_the_constraints(
+    tmp_path: Path,
+) -> None:
+    bound = [f"{metric_keys.FORGETTING_MEAN} <= 0.2"]
+    wild, tame = trial(0, metrics=scores(1.0, 0.9)), trial(1, metrics=scores(0.5, 0.1))
+    assert wild.last is not None
+    at = {"strength": 0.4, "metrics": scores(0.9, 0.1)}
+    record_sweep(tmp_path, wild.after(wild.last.model_copy(update=at)), tame, constraints=bound)
+    shown = rows(watched_at(tmp_path, 10))
+    assert "0.900, trial 0 at strength 0.4 (lora" in shown["highest"]
+    assert shown["0"].split()[7:9] == ["1.000", "+0.900"]  # a row has what training left
+    (tmp_path / "results.csv").touch()
+    assert rows(watched_at(tmp_path, 900))["recommended:"].startswith(
+        "recommended: trial 0 at strength 0.4 (lora"
+    )
+
+
 def test_a_torn_line_waits_for_its_rest_and_a_damaged_record_is_named(tmp_path: Path) -> None:
     ledger = record_sweep(tmp_path, running(0, metrics=scores(0.5, 0.1), step=5))
     line = measurement(10, scores(0.75, 0.1)).model_dump_json() + "\n"

@@ -110,6 +110,8 @@ def test_plain_lines_report_each_event():
     listener.measured(begun(0, curve, step=60), measurement(60, curve))
     evaluated = {metric_keys.TRAIN_LOSS: 0.512, GAIN: 0.733, LOSS: -0.0214, OOD: 0.7}
     listener.measured(begun(0, evaluated, step=120), measurement(120, evaluated))
+    at = {"strength": 0.4, "metrics": {GAIN: 0.7, LOSS: 0.001}}
+    listener.point_measured(begun(0), measurement(120).model_copy(update=at))
     clock.now += 60
     listener.trial_ended(complete(0))
     reason = "ValueError: [/red] \x1b[31mbad\n  thing " + "x" * 100
@@ -124,6 +126,7 @@ def test_plain_lines_report_each_event():
         "trial 0 started: lora, rank 8, alpha 16, lr 3.2e-04",
         "trial 1 started again, attempt 2: full, lr 3.2e-04",
         "trial 0 step 120: loss 0.512, in-domain 0.733, forgetting -0.021, OOD 0.700",
+        "trial 0 at strength 0.4: in-domain 0.700, forgetting +0.001",
         # 18 trials of 60 s that wait, two at a time.
         "trial 0 complete after 1 min 00 s "
         "(1/20 finished, 1 running, 1 min 00 s elapsed, about 9 min 00 s left)",

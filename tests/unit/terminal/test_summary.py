@@ -91,6 +91,19 @@ def test_a_trial_that_is_no_better_than_the_base_is_reported(tmp_path, base, con
     assert ("gains nothing" not in text) is gains
 
 
+def test_points_of_a_trial_have_their_strengths_beside_its_number(tmp_path):
+    trained = trial(3, {GAIN: 1.0, LOSS: 0.5}, weights_dir=kept(tmp_path, 3))
+    at = {"strength": 0.4, "metrics": {GAIN: 0.9, LOSS: 0.05}}
+    record = trained.after(trained.last.model_copy(update=at))
+    text = summary(sweep_config(), [record], tmp_path, width=400)
+    titles, first, second = (line.split() for line in text.splitlines()[4:7])
+    assert titles[:2] == ["trial", "strength"]
+    assert (first[:2], second[:2]) == (["3", "1"], ["3", "0.4"])
+    assert "\nRecommended: trial 3 at strength 0.4 (lora" in text
+    assert f"strength 1, it has {GAIN} 1.000, {LOSS} +0.500" in text
+    assert f"{trained.weights_dir} (at strength 1; `export` writes" in text
+
+
 def test_weights_of_a_moved_sweep_are_found(tmp_path):
     # Another sweep may be where this one was.
     folder, recorded = tmp_path / "now", kept(tmp_path / "earlier", 0)
