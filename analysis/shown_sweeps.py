@@ -166,7 +166,7 @@ class Results:
     @cached_property
     def front(self) -> list[TrialRecord]:
         """The Pareto front."""
-        return pareto_front(self.goals, self.complete)
+        return pareto_front(self.goals, self.points)
 
     def is_on_front(self, record: TrialRecord) -> bool:
         """Whether this point of a trial is on the Pareto front."""
@@ -179,7 +179,7 @@ class Results:
     @cached_property
     def recommendation(self) -> Recommendation | None:
         """The recommended trial; None if none is complete."""
-        return recommend(self.goals, self.complete, [*self.judged.values()], self.names)
+        return recommend(self.goals, self.points, [*self.judged.values()], self.names)
 
     @cached_property
     def judged(self) -> dict[PointId, TrialRecord]:
@@ -284,7 +284,8 @@ class Results:
     def _taken(self) -> list[PointId]:
         """Ids of the recommended point, and of what each sweep by itself would recommend."""
         judged = self.judged.values()
-        alone = (recommend(self.goals, s.trials, self.of(s, judged)) for s in self.sweeps)
+        several = self.sweeps if len(self.sweeps) > 1 else ()
+        alone = (recommend(self.goals, s.trials, self.of(s, judged)) for s in several)
         found = [self.recommendation, *alone]
         return [taken.trial.point_id for taken in found if taken]
 

@@ -74,9 +74,10 @@ def judged_by_repeats(
     enough = max(map(len, ended.values()), default=0)
     if confirm:
         enough = min(enough, confirm.seeds)
+    repeated = [record for record in records if ended and point_of(record) in ended]
     judged = []
-    for trial in points_of(sorted(records, key=lambda record: record.number)):
-        runs = ended.get(point_of(trial), [])
+    for trial in points_of(sorted(repeated, key=lambda record: record.number)):
+        runs = ended[point_of(trial)]
         repeats = find_repeats(trial, runs)
         values = metrics_over(repeats)
         if diverged(repeats):

@@ -274,8 +274,11 @@ class TrialRecord(Frozen):
 
 def points_of(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     """All points of some trials, each once: at every strength, and as each repair left it."""
-    found = (point for record in records for point in (*record.curve, *record.repaired))
-    return [*{point.point_id: point for point in found}.values()]
+    found: dict[PointId, TrialRecord] = {}
+    for record in records:
+        views = (*record.curve, *record.repaired) if record.points else (record,)
+        found |= {view.point_id: view for view in views}
+    return [*found.values()]
 
 
 class TaskScore(Frozen):
