@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import peft
 import pytest
 import torch
+from builders import trial
 from evaluated import evaluated_base
 from lm_eval.api.instance import Instance
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, set_seed
@@ -124,7 +125,8 @@ def test_an_adapter_is_exported_with_it(model: ModelConfig, tmp_path: Path) -> N
     lora = Lora(rank=2, alpha=4).peft_config(steps=1)
     peft.get_peft_model(load_model(ending(model)), lora).save_pretrained(weights)
     to.mkdir()
-    _write_weights("adapter", ending(model), {}, weights, to)
+    record = trial(model=ending(model))
+    _write_weights("adapter", record, {}, weights, to)
     found: dict[str, Any] = {}
     code = _loading("adapter", ending(model)).replace("PATH", str(to))
     exec(code, found)  # noqa: S102 - as a reader of the card would

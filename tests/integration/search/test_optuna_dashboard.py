@@ -92,6 +92,6 @@ def test_every_trial_is_served_with_parameters_values_and_state(get: Callable[[s
         shown = {p["name"]: p["param_external_value"] for p in served["params"]}
         assert shown == {name: str(value) for name, value in wanted_trial.params.items()}
         attributes = {a["key"]: a["value"] for a in served["user_attrs"]}
-        assert attributes == wanted_trial.user_attrs
+        assert attributes == {name: str(v) for name, v in wanted_trial.user_attrs.items()}
     gains, losses = zip(*(t["values"] for t in study["trials"][:7] if t.get("values")), strict=True)
     assert study["trials"][7]["values"] == [min(gains), max(losses)]
