@@ -109,7 +109,10 @@ def _parser() -> argparse.ArgumentParser:
         "--trial", type=int, metavar="N", help="this trial instead of the recommended one"
     )
     text = "at this strength of its update, one that was evaluated, instead of the recommended one"
-    export.add_argument("--strength", type=float, metavar="S", help=text)
+    points = export.add_mutually_exclusive_group()
+    points.add_argument("--strength", type=float, metavar="S", help=text)
+    text = "its weights as this repair left them: no_intruders or seed_mean"
+    points.add_argument("--repair", metavar="NAME", help=text)
     export.add_argument("--merge", action="store_true", help="merge the adapter into its base")
     export.add_argument(_TRUST, action="store_true", help=_TRUSTED)
     export.set_defaults(run=_export)
@@ -226,7 +229,7 @@ def _export(options: argparse.Namespace) -> None:
     elif options.public:
         raise UserError([Fault("--public", "needs --push", "add --push USER/NAME")])
     [sweep] = open_sweeps(options.sweep_dir)
-    record = choose_point(sweep, options.trial, options.strength)
+    record = choose_point(sweep, options.trial, options.strength, options.repair)
     with TemporaryDirectory() as scratch:
         folder = export(
             sweep,

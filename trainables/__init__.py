@@ -1,6 +1,7 @@
 """One trial, from its configuration to its records; what the sweep and the analysis share.
 
     workers      trials as Ray runs them; the only room that imports Ray
+    post_steps   weights altered without more training
     packing      many LoRA trials on one base
     inspection   what training has changed in a model
     training     LoRA and full fine-tuning: reports, checkpoints

@@ -7,6 +7,7 @@
     │   └── EvaluationOutOfMemory  in an evaluation
     └── EvaluationFailed an evaluation during training raised an error
     CannotInspect        a trial's model cannot be inspected; its record says why
+    CannotRepair         a trial's weights cannot be repaired; the sweep goes on without
 
 All survive pickling, so they reach the driver from a worker intact.
 """
@@ -176,3 +177,7 @@ class EvaluationFailed(TrialError):
 
 class CannotInspect(Exception):
     """A trial's model, or a part of it, cannot be inspected."""
+
+
+class CannotRepair(Exception):
+    """A trial's weights cannot be altered in some way after training."""

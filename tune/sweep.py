@@ -33,6 +33,7 @@ from tune.cluster.node_checks import (
     nodes_up,
     smallest_gpu,
 )
+from tune.cluster.repairs import repair_trials
 from tune.cluster.slot_hosts import HostPool, beside_hosts, with_trials_left
 from tune.cluster.waiting import WaitForRoom
 from tune.config.input_files import digests, edited_meanwhile, paths_of_trials
@@ -193,19 +194,42 @@ class Sweep:
             listener.sweep_started(sweep, base, self._finished)
         for record in self._ended_at_start:
             tidy.trial_ended(record)
+        is_whole = True
         try:
             if not searcher.is_done:
                 slot_hosts = hosts.ready(base.train_samples)
                 _fit(self._tuner(searcher, events, scheduler, slot_hosts), events, request)
                 if not events.is_stopping:  # else the next start looks
                     self._warn_of_edits()
+            if self._config.repairs and not (events.running or events.is_stopping):
+                hosts.close()
+                is_whole = self._repair([recorder, *shown])
         finally:
             self._may_write()  # another driver's mirrors are newer
             records = self._ledger.trials()
             for listener in everyone:
                 listener.sweep_ended(records)
         hosts.close()
-        return self._finish(base, records, searcher, events)
+        return self._finish(base, records, searcher, events, is_whole)
+
+    def _repair(self, listeners: Sequence[SweepListener]) -> bool:
+        """Have weights repaired as the sweep file asks for, as far as that was not done yet.
+
+        Returns whether it was not interrupted; the next start of the command does the rest.
+        """
+        records = {record.number: record for record in self._ledger.trials()}
+        found = repair_trials(
+            self._config, self._ledger.folder, self._cluster, [*records.values()], self._tell
+        )
+        try:
+            for number, measurement in found:
+                record = records[number] = records[number].after(measurement)
+                for listener in listeners:
+                    listener.point_measured(record, measurement)
+                self._ledger.write_trial(record)
+        except KeyboardInterrupt:
+            return False
+        return True
 
     def _finish(
         self,
@@ -213,6 +237,7 @@ class Sweep:
         records: list[TrialRecord],
         searcher: OptunaSearcher,
         events: TuneEvents,
+        is_whole: bool,
     ) -> SweepOutcome:
         self._may_write()  # again: W&B may have taken a minute
         folder = self._ledger.folder
@@ -221,6 +246,7 @@ class Sweep:
         searcher.export(folder.study)
         # Stopped trials stay RUNNING in the ledger; the next start of the command resumes them.
         interrupted = bool(events.running) or (events.is_stopping and not searcher.is_done)
+        interrupted = interrupted or not is_whole
         if self._config.inspect and not interrupted:
             try:
                 inspect_trials(self._config, folder, self._cluster, records, self._tell)

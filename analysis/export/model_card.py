@@ -14,6 +14,7 @@ from analysis.export.markdown import code, escaped, fenced, table
 from analysis.export.serving import serving
 from analysis.results.formatting import (
     ABSENT,
+    REPAIRS,
     alteration,
     goals_in_words,
     metric_text,
@@ -231,23 +232,35 @@ def _trained(record: TrialRecord, sweep: Sweep) -> TrialRecord:
 
 
 def _curve(record: TrialRecord, sweep: Sweep, adapter: Mapping[str, Any] | None) -> str:
-    """What the trial is at other strengths, and how to get it."""
+    """What the trial is at other strengths, and repaired, and how to get it."""
     measured = metric_keys.domain_metric(sweep.base.metrics)
     wanted = (measured, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC)
-    curve = _trained(record, sweep).curve
+    trained = _trained(record, sweep)
+    curve = [*trained.curve, *trained.repaired]
     keys = [key for key in wanted if any(point.metric(key) is not None for point in curve)]
     rows = [
-        (f"{point.strength:g}", *(metric_text(key, point.metric(key)) for key in keys))
+        (
+            code(point.repair) if point.repair else f"{point.strength:g}",
+            *(metric_text(key, point.metric(key)) for key in keys),
+        )
         for point in curve
     ]
+    is_what = f"the base plus {record.strength:g} times what training changed"
+    if record.repair:
+        is_what = f"the trained model{REPAIRS[record.repair]}"
+    options = "--strength S" + (" (or --repair NAME)" if trained.repaired else "")
     text = (
-        f"## Strength\n\nThis is the base plus {record.strength:g} times what training changed, "
-        "which was evaluated as well at:\n\n"
+        f"## Strength\n\nThis is {is_what}, which was evaluated as well at:\n\n"
         f"{table(('strength', *map(code, keys)), rows)}\n\n"
-        f"{code(f'python -m analysis export SWEEP --trial {record.number} --strength S --to DIR')} "
+        f"{code(f'python -m analysis export SWEEP --trial {record.number} {options} --to DIR')} "
         "writes another of them."
     )
-    if adapter and "lora_alpha" in adapter and record.config.method.scales_linearly:
+    if (
+        not record.repair
+        and adapter
+        and "lora_alpha" in adapter
+        and record.config.method.scales_linearly
+    ):
         text += (
             f" So does {code('lora_alpha')} in {code('adapter_config.json')}, multiplied by S / "
             f"{record.strength:g}."

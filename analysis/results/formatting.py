@@ -14,13 +14,13 @@ from trainables.records.schema import Repair, TrialRecord, TrialStatus
 
 ABSENT = "-"
 INTERRUPTED = "interrupted"
+"""What a trial without a final status is where nothing runs any more."""
+NOT_ENDED = f"running or {INTERRUPTED}"
+"""What it is where nobody knows whether anything runs."""
 REPAIRS: dict[Repair, str] = {
     "no_intruders": " without intruder dimensions",
     "seed_mean": " as the mean of its seeds",
 }
-"""What a trial without a final status is where nothing runs any more."""
-NOT_ENDED = f"running or {INTERRUPTED}"
-"""What it is where nobody knows whether anything runs."""
 NAMES = {
     metric_keys.IN_DOMAIN_ACC: "in-domain accuracy",
     metric_keys.FORGETTING_MEAN: "forgetting",

@@ -28,7 +28,7 @@ from trainables.models.four_bit import plain_model
 from trainables.models.loading import load_model
 
 # Models built from Transformers' Conv1D.
-_INPUTS_FIRST = ("gpt2", "openai-gpt")
+INPUTS_FIRST = ("gpt2", "openai-gpt")
 
 Matrix = tuple[str, str, torch.Tensor]  # its name in memory and in the trial's files, and W0
 
@@ -117,7 +117,7 @@ def _full_updates(
     for name, in_trial, base_OI in matrices:
         tuned_OI = saved[in_trial].to(base_OI)
         dense_OI = _finite(name, tuned_OI - base_OI)
-        if model_type in _INPUTS_FIRST:
+        if model_type in INPUTS_FIRST:
             base_OI, dense_OI = base_OI.T, dense_OI.T
         yield MatrixUpdate(name, base_OI, dense_OI)
 

@@ -257,6 +257,11 @@ class Method(Named):
         return None
 
     @property
+    def why_not_repaired(self) -> str | None:
+        """Why its trained weights cannot be repaired (see `post_steps`); None if they can."""
+        return None if self.changes_base else f"{self.title} is neither low-rank nor a whole model"
+
+    @property
     def needs_start(self) -> bool:
         """Whether `at_strength` needs the values before training."""
         return bool(self.interpolated)

@@ -44,6 +44,11 @@ class LowRank(Scaled):
         """As rows of one matrix with others of equal rank."""
         return LowRankLayout(self.rank, self.scaling, self.dropout)
 
+    @property
+    def why_not_repaired(self) -> str | None:
+        """Only what trains more than A and B is not."""
+        return f"{self.title} has norms beside its factors" if self.needs_start else None
+
     def stored_update(
         self, tensors: Mapping[str, Any], base_OI: Any
     ) -> tuple[Any, Any] | Any | None:

@@ -214,9 +214,16 @@ class TrialRecord(Frozen):
         return self.repair is not None or self.strength != 1
 
     def at(self, point: Measurement) -> TrialRecord:
-        """This trial as if it had ended with one of its points: metrics and items are its own."""
+        """This trial as if it had ended with one of its points: metrics and items are its own.
+
+        Repaired weights are beside the trained ones; other strengths have no files of their own.
+        """
+        weights = self.weights_dir
+        if weights and point.repair:
+            weights = f"{weights.rpartition('/')[0]}/{point.repair}"
         view = {"last": point, "strength": point.strength, "repair": point.repair}
-        return self.model_copy(update=view | {"points": (), "best_weights_dir": None})
+        none = {"points": (), "best_weights_dir": None}
+        return self.model_copy(update=view | none | {"weights_dir": weights})
 
     def at_same(self, other: TrialRecord) -> TrialRecord | None:
         """This trial at the point that another is a view of; None if it was not evaluated there."""

@@ -14,7 +14,8 @@ from trainables.config import BaseRequirements, DataConfig, EvalSuite, ModelConf
 from trainables.errors import Fault, UserError, error_text, error_with_notes
 from trainables.gc_pause import gc_paused
 from trainables.process.lost_process import end_with_lost_device
-from trainables.records.schema import BASE_RECORD
+from trainables.records.record_paths import SweepFolder
+from trainables.records.schema import BASE_RECORD, Measurement, Repair
 from trainables.storage.disk import MAKE_ROOM, disk_full, is_disk_full
 from trainables.storage.locations import node_cache
 from trainables.storage.object_storage import is_store_error
@@ -141,6 +142,24 @@ def inspect_on_worker(sweep_dir: str, number: int) -> str | None:
         try:
             check_granted_gpus()
             return inspect_trial(Path(sweep_dir), number).reason
+        except Exception as error:  # the sweep is complete regardless
+            traceback.print_exc()
+            return error_text(error)
+
+
+def repair_on_worker(
+    sweep_dir: str, number: int, repair: Repair, repeats: tuple[int, ...]
+) -> Measurement | str:
+    """Run `repair_trial` on a worker; returns what was measured, or why it could not be done."""
+    use_credentials()
+
+    with gc_paused():
+        from trainables.post_steps.repair_trial import repair_trial
+
+    with log_to(SweepFolder(Path(sweep_dir)).trial(number) / f"{repair}.log"):
+        try:
+            check_granted_gpus()
+            return repair_trial(Path(sweep_dir), number, repair, repeats)
         except Exception as error:  # the sweep is complete regardless
             traceback.print_exc()
             return error_text(error)

@@ -20,7 +20,7 @@ def contradictions(config: SweepConfig) -> list[Fault]:
     """Every way in which sections of a sweep file contradict each other."""
     checks = (
         *(recipe_contradictions, _batches, _gpus, _data, _metrics),
-        *(_sampler, _objectives, _bounds, _weights, _first_points),
+        *(_sampler, _objectives, _bounds, _weights, _first_points, _repairs),
     )
     return [fault for check in checks for fault in check(config)]
 
@@ -40,6 +40,12 @@ def _batches(config: SweepConfig) -> Iterator[Fault]:
                     if size % workers
                     else f"set train.micro_batch_size to {math.gcd(micro, size // workers)}",
                 )
+
+
+def _repairs(config: SweepConfig) -> Iterator[Fault]:
+    if "seed_mean" in config.repairs and config.confirm is None:
+        remedy = "set confirm, or leave seed_mean out"
+        yield Fault("rewind.repair", "seed_mean needs trainings with other seeds", remedy)
 
 
 def _gpus(config: SweepConfig) -> Iterator[Fault]:

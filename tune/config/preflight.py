@@ -59,12 +59,15 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
     # Fetched once: the memory estimate reads it too, and a silent hub costs seconds.
     faults += quantisation_faults(config.model, config_json(config.model, may_fetch=True))
     faults += base_faults(config)
+    in_store = f"needs the sweep in a folder, got {output_dir}"
     if config.inspect and isinstance(output_dir, str):
-        rule = f"needs the sweep in a folder, got {output_dir}"
         remedy = "leave it out; copy the sweep to a folder afterwards: `python -m analysis inspect`"
-        faults.append(Fault("inspect", rule, remedy))
-    if config.inspect and not config.train.save_weights:
-        faults.append(Fault("inspect", "needs train.save_weights: true"))
+        faults.append(Fault("inspect", in_store, remedy))
+    if config.repairs and isinstance(output_dir, str):
+        faults.append(Fault("rewind.repair", in_store, "leave it out"))
+    for field, needs_weights in (("inspect", config.inspect), ("rewind.repair", config.repairs)):
+        if needs_weights and not config.train.save_weights:
+            faults.append(Fault(field, "needs train.save_weights: true"))
     if faults:
         raise UserError([*dict.fromkeys(faults)])  # rows of both sources may have the same
     return samples

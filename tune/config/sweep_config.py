@@ -18,7 +18,7 @@ from trainables.config import (
     TrainConfig,
 )
 from trainables.methods import Method
-from trainables.records.schema import MOST_STRENGTH
+from trainables.records.schema import MOST_STRENGTH, Repair
 from tune.config.limits import BudgetConfig, RecipeResources, ResourcesConfig
 from tune.config.search_config import SearchConfig
 
@@ -112,9 +112,15 @@ class RewindConfig(Frozen):
     Attributes:
         strengths: at which it is evaluated as well, without more training: base + strength x
             update. Each costs one evaluation. Strength 1 always is.
+        repair: how its weights are altered once all trials are done, each alteration evaluated as a
+            point of its own, with weights that can be exported. `no_intruders`: intruder
+            dimensions are scaled by 0.75 (2410.21228), for the trials that `inspect` would
+            choose. `seed_mean`: the mean of a confirmed setting's trainings, which differ by
+            their seeds; needs `confirm`. Both for low-rank adapters and full fine-tuning.
     """
 
     strengths: Strengths = ()
+    repair: tuple[Repair, ...] = ()
 
 
 class SweepConfig(Frozen):
@@ -158,6 +164,11 @@ class SweepConfig(Frozen):
         """At which strengths, beside 1, a trained model of this method is evaluated."""
         can_scale = self.rewind is not None and method.why_not_scaled is None
         return self.rewind.strengths if self.rewind and can_scale else ()
+
+    @property
+    def repairs(self) -> tuple[Repair, ...]:
+        """How trained weights are altered once all trials are done."""
+        return self.rewind.repair if self.rewind else ()
 
     def batch_sizes(self, recipe: str) -> tuple[str, tuple[int, ...]]:
         """The field that sets a recipe's batch sizes, and the sizes."""

@@ -144,7 +144,7 @@ def _resources(config: SweepConfig) -> list[str]:
             f"{recipe}: {resources.workers} worker(s) a trial, each with "
             f"{resources.cpus_per_worker:g} CPU and {each}"
         )
-    return [*lines, *_packing(config), *_strengths(config)]
+    return [*lines, *_packing(config), *_strengths(config), *_repairs(config)]
 
 
 def _strengths(config: SweepConfig) -> Iterator[str]:
@@ -157,6 +157,16 @@ def _strengths(config: SweepConfig) -> Iterator[str]:
     for recipe in config.search.recipes:
         if reason := largest_trial(config, recipe).method.why_not_scaled:
             yield f"{recipe}: evaluated at strength 1 alone: {reason}"
+
+
+def _repairs(config: SweepConfig) -> Iterator[str]:
+    """What is done to weights once the trials are, and where nothing can be."""
+    if not config.repairs:
+        return
+    yield f"repairs {', '.join(config.repairs)}: one evaluation each, once all trials are done"
+    for recipe in config.search.recipes:
+        if reason := largest_trial(config, recipe).method.why_not_repaired:
+            yield f"{recipe}: not repaired: {reason}"
 
 
 def _packing(config: SweepConfig) -> Iterator[str]:

@@ -7,15 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from plain_scores import assert_scores, loaded
 
 from analysis.export.strength import set_strength
-from trainables.evaluation.base_scores import Base, compare_with_base
-from trainables.evaluation.evaluator import shared_evaluator
+from trainables.evaluation.base_scores import Base
 from trainables.metric_keys import IN_DOMAIN_ACC
-from trainables.models.loading import load_model
 from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.training.reporter import ListReporter
 from trainables.workers.method import trial_function
@@ -24,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trainables.config import TrialConfig
-    from trainables.records.schema import Measurement
 
 STRENGTHS = (0.15, 0.4)
 TRAIN = {"steps": 60, "batch_size": 16, "micro_batch_size": 16, "report_every": 60}
@@ -62,18 +57,3 @@ def test_an_exported_strength_scores_what_was_recorded(
         set_strength(folder, view)
         assert view.last is not None
         assert_scores(view.last, loaded(trial, folder), trial, base)
-
-
-def loaded(trial: TrialConfig, folder: Path) -> Any:
-    if trial.method.changes_base:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    return PeftModel.from_pretrained(load_model(trial.model), folder).eval()
-
-
-def assert_scores(point: Measurement, model: Any, trial: TrialConfig, base: Base) -> None:
-    evaluator = shared_evaluator(trial.model, trial.eval)
-    _, found = compare_with_base(base, model, evaluator)
-    roles = ("in_domain/", "ood/", "retention/", "forgetting/")
-    scores = {key: value for key, value in found.items() if key.startswith(roles)}
-    assert len(scores) > 10
-    assert {key: point.metrics[key] for key in scores} == scores

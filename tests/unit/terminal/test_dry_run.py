@@ -150,6 +150,16 @@ def test_the_evaluations_that_strengths_add_are_shown(sweep: Path, dry_run: Prin
     assert "strengths" not in dry_run()
 
 
+def test_repairs_are_shown_and_where_there_are_none(sweep: Path, dry_run: Printed) -> None:
+    search = "search={lora: {rank: 3, alpha_ratio: 2, learning_rate: [1e-4]}, "
+    search += "dora: {rank: 3, alpha_ratio: 2, learning_rate: [1e-4]}}"
+    shown = dry_run("rewind.repair=[no_intruders]", search)
+    assert "\nrepairs no_intruders: one evaluation each, once all trials are done" in shown
+    assert "\ndora: not repaired: DoRA has norms beside its factors" in shown
+    assert "\nlora: not" not in shown
+    assert "\nrepairs" not in dry_run()
+
+
 def test_earlier_trials_are_checked_as_by_the_sweep_itself(
     sweep: Path, dry_run: Printed, refused: Printed
 ) -> None:
