@@ -81,6 +81,11 @@ def trained(request: Any, base: Any, tmp_path_factory: pytest.TempPathFactory) -
         without = logits(alone)
     flags_are_restored = requires_grad(adapted.model) == flags
     added = {id(t): t for t in tensors_of(adapted.model) if id(t) not in in_base}.values()
+    trained_numbers = sum(
+        method.trained_numbers(name, p.numel())
+        for name, p in adapted.model.named_parameters()
+        if p.requires_grad
+    )
     start = {n: p.detach().clone() for n, p in adapted.model.named_parameters() if p.requires_grad}
     train(adapted.model, method)
     folder = tmp_path_factory.mktemp(method.name)
@@ -94,8 +99,8 @@ def trained(request: Any, base: Any, tmp_path_factory: pytest.TempPathFactory) -
         at_start=at_start,
         without=without,
         flags_are_restored=flags_are_restored,
-        trained_numbers=sum(t.numel() for t in added if t.requires_grad),
-        frozen_numbers=sum(t.numel() for t in added if not t.requires_grad),
+        trained_numbers=trained_numbers,
+        frozen_numbers=sum(t.numel() for t in added) - trained_numbers,
         start=start,
         at_end=at_end,
         without_at_end=without_at_end,

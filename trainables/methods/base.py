@@ -7,7 +7,7 @@ Shapes: O outputs and I inputs of a linear layer, R rank.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -98,11 +98,13 @@ class LowRankLayout:
         rank: of A (R, I) and B (O, R). Adapters of equal `key` are computed together.
         scaling: s.
         dropout: share of the inputs that is dropped.
+        trained: how many of the first rows of A and columns of B are trained; None: all.
     """
 
     rank: int
     scaling: float
     dropout: float = 0.0
+    trained: int | None = None
 
     @property
     def key(self) -> int:
@@ -225,6 +227,13 @@ class Method(Named):
     def packed(self) -> LowRankLayout | str:
         """How it trains in a slot, or why it cannot."""
         return "its layers are not batched over trials"
+
+    def start_layer(self, layer: Any, weight_OI: Callable[[], Any]) -> None:
+        """Change a fresh adapter's layer before training; `weight_OI` gives W0 (O, I)."""
+
+    def trained_numbers(self, parameter: str, numbers: int) -> int:
+        """How many of a trained parameter's numbers are trained."""
+        return numbers
 
     def is_trained(self, parameter: str) -> bool:
         """Whether a parameter of the adapter, by its name, is trained."""

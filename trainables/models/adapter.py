@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from trainables.compat.torch import leave_to_each_worker, remove_forward_hooks, writes
 from trainables.errors import Fault, UserError
 from trainables.methods import Method
-from trainables.models.four_bit import thaw
+from trainables.models.four_bit import plain_weight, thaw
 
 
 class Adapted:
@@ -121,7 +122,16 @@ def _make(base: Any, method: Method, steps: int) -> Any:
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad and not method.is_trained(name):
             parameter.requires_grad_(False)
+    for module in adapted.modules():
+        if isinstance(module, BaseTunerLayer):
+            method.start_layer(module, partial(_weight, module.get_base_layer()))
     return adapted
+
+
+def _weight(layer: Any) -> Any:
+    """A linear layer's weight (O, I)."""
+    weight = plain_weight(layer)
+    return weight.T if isinstance(layer, Conv1D) else weight
 
 
 def _absent_targets(adapted: Any) -> list[str]:

@@ -93,6 +93,19 @@ class Adapter:
             views[peft_name(target, "A")], views[peft_name(target, "B")] = A, B_T.mT
         return views
 
+    def freeze(self) -> None:
+        """Clear the gradient of what its method does not train."""
+        assert self.flat_P.grad is not None  # noqa: S101 - it has one from the beginning
+        for part in self.frozen(self.flat_P.grad):
+            part.zero_()
+
+    def frozen(self, flat_P: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Views of the rows of A and of transposed B in a flat vector that are not trained."""
+        if self.layout.trained is not None:
+            for target in self.targets:
+                for matrix in target.split(flat_P, self.layout.rank):
+                    yield matrix[self.layout.trained :]
+
     def move(self, parameters_P: torch.Tensor, gradients_P: torch.Tensor) -> None:
         """Switch to other storage that already holds the same values."""
         self.flat_P.data = parameters_P

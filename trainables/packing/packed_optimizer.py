@@ -88,10 +88,12 @@ class FlatAdamW:
 
 
 def _spread(rates: Mapping[str, float], adapter: Adapter) -> torch.Tensor | None:
-    """The rate of each element (P,); None if all are 1."""
-    if set(rates.values()) <= {1.0}:
+    """The rate of each element (P,), 0 of what is not trained; None if all are 1."""
+    if set(rates.values()) <= {1.0} and adapter.layout.trained is None:
         return None
     rates_P = torch.empty_like(adapter.flat_P.data)
     for name, view in adapter.views(rates_P).items():
         view.fill_(rates[name])
+    for part in adapter.frozen(rates_P):
+        part.zero_()
     return rates_P

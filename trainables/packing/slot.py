@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from trainables.data.dataset import Sample, TokenizedData, labelled, training_or
 from trainables.data.tokenized import as_dataset, longest
 from trainables.evaluation.evaluator import Evaluator
 from trainables.methods.base import LowRankLayout
+from trainables.models.four_bit import plain_weight
 from trainables.models.loading import save_own_tokenizer
 from trainables.packing.adapters import Adapter, Target
 from trainables.packing.packed_optimizer import FlatAdamW
@@ -165,6 +167,7 @@ class Slot:
         Returns:
             The gradient norm before clipping, on its device, for `log_norm`.
         """
+        self.adapter.freeze()
         norm = self.optimizer.clip(self.args.max_grad_norm)
         self.measuring.before_step()
         self.optimizer.step()
@@ -277,6 +280,7 @@ def initial_values(trial: TrialConfig, steps: int, targets: Sequence[Target]) ->
             layer = PeftLinear(
                 target.module, "default", config, r=config.r, lora_alpha=config.lora_alpha
             )
+            trial.method.start_layer(layer, partial(plain_weight, target.module))
             A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
             parts += [A.flatten(), B.T.flatten()]
     return torch.cat(parts).detach().cpu().float()

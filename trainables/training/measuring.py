@@ -69,8 +69,10 @@ class Measuring:
         self._started = time.perf_counter()
         self._trainer = trainer
         self._trainable = sum(  # under ZeRO-3 a shard knows its whole size as `ds_numel`
-            getattr(parameter, "ds_numel", parameter.numel())
-            for parameter in trainer.model.parameters()
+            self._config.method.trained_numbers(
+                name, getattr(parameter, "ds_numel", parameter.numel())
+            )
+            for name, parameter in trainer.model.named_parameters()
             if parameter.requires_grad
         )
         if torch.cuda.is_available() and self._has_own_process:

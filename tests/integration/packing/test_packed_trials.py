@@ -51,6 +51,12 @@ TRIALS: dict[str, dict[str, Any]] = {
         "strengths": (0.4,),
         "train": SHORT | {"schedule": "cosine", "warmup": 0.3, "weight_decay": 0.1},
     },
+    "PiSSA, half of it frozen": {
+        "method": "pissa",
+        "pissa": {"rank": 2, "alpha": 4.0},
+        "strengths": (0.4,),
+        "train": SHORT | {"weight_decay": 0.1},
+    },
     "weighted tokens, accumulated": {
         "loss": Dft(),
         "train": SHORT | {"batch_size": 8, "micro_batch_size": 2},
