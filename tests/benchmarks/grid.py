@@ -1,9 +1,9 @@
 """Every point of the quickstart sweep on a grid: `python tests/benchmarks/grid.py`.
 
 Trains each point of method x rank x alpha ratio x learning rate with three seeds and keeps what it
-measured on the way in grid.jsonl beside this file, one training a line, which `search_economy.py`
-replays. The same trainings in the same order give the same file; where it was interrupted the same
-command goes on.
+measured on the way, and its strengths at the end, in grid.jsonl beside this file, one training a
+line, which `search_economy.py` and `time_to_answer.py` replay. The same trainings in the same order
+give the same file; where it was interrupted the same command goes on.
 
 A training is the sweep's: same model, data, steps, schedule, batches. It is evaluated on the
 sweep's own tasks, on the first ITEMS items of each, six times instead of twice, and on nothing
@@ -75,13 +75,15 @@ class Point:
 class Training:
     """One training of a point: its ending, and `METRICS` at each step where it measured them.
 
-    The first measurement, at step 1, is of the loss alone.
+    The first measurement, at step 1, is of the loss alone. `strengths` has the objectives of the
+    trained model at the sweep's other strengths; none where it diverged.
     """
 
     point: Point
     seed: int
     status: TrialStatus
     curve: dict[int, dict[str, float]]
+    strengths: dict[float, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ def trial(
         train=config.train,
         output_dir=folder,
         base_dir=str(base_dir),
+        strengths=config.strengths(adapter),
     )
 
 
@@ -197,27 +200,28 @@ def _training(job: Job, measurements: Sequence[Measurement], error: Exception | 
     if error is not None and not isinstance(error, Diverged):
         raise error
     status = TrialStatus.COMPLETE if error is None else TrialStatus.DIVERGED
-    curve = {
-        measurement.step: {
-            metric: round(measurement.metrics[metric], DIGITS)
-            for metric in METRICS
-            if metric in measurement.metrics
-        }
-        for measurement in measurements
-    }
-    return Training(*job, status, curve)
+    curve = {m.step: _rounded(m, METRICS) for m in measurements if m.strength == 1}
+    scaled = {m.strength: _rounded(m, OBJECTIVES) for m in measurements if m.strength != 1}
+    return Training(*job, status, curve, scaled)
+
+
+def _rounded(measurement: Measurement, metrics: Sequence[str]) -> dict[str, float]:
+    found = measurement.metrics
+    return {metric: round(found[metric], DIGITS) for metric in metrics if metric in found}
 
 
 def _to_line(training: Training) -> str:
     curve = [[step, *metrics.values()] for step, metrics in training.curve.items()]
-    row = [*asdict(training.point).values(), training.seed, training.status, curve]
+    strengths = [[strength, *metrics.values()] for strength, metrics in training.strengths.items()]
+    row = [*asdict(training.point).values(), training.seed, training.status, curve, strengths]
     return json.dumps(row, separators=(",", ":")) + "\n"
 
 
 def _from_line(row: list[Any]) -> Training:
-    *point, seed, status, curve = row
+    *point, seed, status, curve, strengths = row
     metrics = {step: dict(zip(METRICS, values, strict=False)) for step, *values in curve}
-    return Training(Point(*point), seed, TrialStatus(status), metrics)
+    scaled = {at: dict(zip(OBJECTIVES, values, strict=True)) for at, *values in strengths}
+    return Training(Point(*point), seed, TrialStatus(status), metrics, scaled)
 
 
 def main() -> None:

@@ -64,7 +64,9 @@ class WholeGrid:
     def ending(self, number: int, measurement: Measurement) -> TrialStatus | None:
         return None
 
-    def ended(self, number: int, status: TrialStatus, last: Measurement) -> None:
+    def ended(
+        self, number: int, status: TrialStatus, last: Measurement, strengths: Sequence[Measurement]
+    ) -> None:
         pass
 
 
@@ -98,15 +100,22 @@ class ThisProject:
         outcome = self._rule.decide(number, measurement, self._config.train) if self._rule else None
         return outcome.status if outcome else None
 
-    def ended(self, number: int, status: TrialStatus, last: Measurement) -> None:
+    def ended(
+        self, number: int, status: TrialStatus, last: Measurement, strengths: Sequence[Measurement]
+    ) -> None:
         record = self._records.pop(number).after(last)
+        for point in strengths:
+            record = record.after(point)
         self._searcher.trial_ended(record.model_copy(update={"status": status}))
 
 
 class RayOptuna:
-    """Ray's OptunaSearch over the same space, and its ASHAScheduler, as Tune would drive them."""
+    """Ray's OptunaSearch over the same space, and its ASHAScheduler, as Tune would drive them.
 
-    def __init__(self, table: Table, seed: int, asha: bool = False) -> None:
+    `asha` is the step of its first rung, at which trials report first.
+    """
+
+    def __init__(self, table: Table, seed: int, asha: int | None = None) -> None:
         from ray.tune.search.optuna import OptunaSearch
 
         self._config = config = table.config
@@ -117,7 +126,7 @@ class RayOptuna:
             seed=seed,
         )
         weights = {IN_DOMAIN_ACC: 1.0}
-        self._rule = ray_asha(weights, table.total_steps, REPORT_EVERY) if asha else no_stopping
+        self._rule = ray_asha(weights, table.total_steps, asha) if asha else no_stopping
 
     def suggest(self, number: int) -> Point | None:
         nested = self._searcher.suggest(str(number))
@@ -130,7 +139,9 @@ class RayOptuna:
         stops = self._rule(number, measurement.step, metrics, metrics[IN_DOMAIN_ACC], None)
         return TrialStatus.STOPPED_EARLY if stops else None
 
-    def ended(self, number: int, status: TrialStatus, last: Measurement) -> None:
+    def ended(
+        self, number: int, status: TrialStatus, last: Measurement, strengths: Sequence[Measurement]
+    ) -> None:
         is_error = status is TrialStatus.DIVERGED
         self._searcher.on_trial_complete(str(number), None if is_error else last.metrics, is_error)
 
@@ -159,7 +170,7 @@ SEARCHES: dict[str, Callable[[Table, int], Search]] = {
     "grid": WholeGrid,
     "random": partial(ThisProject, sampler="random"),
     "Ray OptunaSearch": RayOptuna,
-    "Ray OptunaSearch, ASHA": partial(RayOptuna, asha=True),
+    "Ray OptunaSearch, ASHA": partial(RayOptuna, asha=REPORT_EVERY),
     "this project": ThisProject,
     "this project, early stopping": partial(ThisProject, early_stopping=EarlyStoppingConfig()),
     "this project, stopping by a sum": partial(
