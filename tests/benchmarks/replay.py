@@ -58,6 +58,7 @@ class Table:
         config: the sweep.
         points: of the grid.
         total_steps: of a training.
+        strengths: that a trained model was evaluated at.
         steps: of the whole grid, each point trained once.
         hypervolume: of the whole grid at strength 1, at means over seeds.
     """
@@ -76,6 +77,7 @@ class Table:
             for point in self.points
             for strength, losses in self._mean_losses(point).items()
         }
+        self.strengths = sorted({strength for _, strength in self._losses})
         # No better than the base at the domain and its shifts, and forgetting the most of all.
         forgetting = OBJECTIVES.index(FORGETTING_MEAN)
         self._reference = self._losses_of(grid.base)

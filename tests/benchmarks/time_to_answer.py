@@ -254,6 +254,7 @@ def main() -> None:
         "versions": {name: version(name) for name in ("ray", "optuna", "trl", "peft", "lm_eval")},
         "seeds": [seeds.start, seeds.stop - 1],
         "costs": {name: asdict(each) for name, each in costs.items()},
+        "random draws": {n: random_draws(table_of_process(), n) for n in (1, TRIALS)},
         "systems": {
             name: summary([runs[name, seed] for seed in seeds], costs[system.costs])
             for name, system in SYSTEMS.items()
@@ -261,6 +262,18 @@ def main() -> None:
     }
     Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
     show(report, table_of_process())
+
+
+def random_draws(table: Table, count: int, draws: int = 300) -> dict[str, float]:
+    """Share of the grid's hypervolume that `count` of its points hold, mean over random draws."""
+    generator = np.random.default_rng(0)
+    found: dict[str, list[float]] = {"strength 1": [], "all strengths": []}
+    for _ in range(draws):
+        chosen = generator.choice(len(table.points), count, replace=False)
+        for name, strengths in (("strength 1", (1.0,)), ("all strengths", table.strengths)):
+            models = [(table.points[each], at) for each in chosen for at in strengths]
+            found[name].append(table.found(models) / table.hypervolume)
+    return {name: fmean(shares) for name, shares in found.items()}
 
 
 def _measured_costs() -> dict[str, Costs]:
@@ -282,6 +295,7 @@ def show(report: dict[str, Any], table: Table) -> None:
     first, last = report["seeds"]
     print(f"\nuntil {ENOUGH:.0%} of the grid, seeds {first} to {last}, 95 % bootstrap intervals")
     print("costs in seconds:", json.dumps(report["costs"]))
+    print("found by random draws:", json.dumps(report["random draws"]))
     ours = report["systems"][OURS]
     for name, figures in report["systems"].items():
         reached = sum(steps is not None for steps in figures["steps"])

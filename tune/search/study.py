@@ -66,8 +66,9 @@ class Study:
     ended, nor whether the command was started again. The sampler is reseeded for each trial from
     (sweep seed, position in the search).
 
-    It has all points of a trained model, each strength as a trial: the fewest steps to 95 % of
-    the hypervolume (tests/benchmarks/learned_points.py).
+    It has all points of a trained model, each strength as a trial, as they are what is searched
+    for. Knowing of strength 1 alone makes no difference that ten seeds show
+    (tests/benchmarks/time_to_answer.py).
 
     Args:
         config: the sweep.
