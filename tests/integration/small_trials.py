@@ -42,11 +42,11 @@ def output_of(*program: object, given: str | None = None) -> Any:
 
 
 class Run:
-    """A trial that has run: its result and what it reported."""
+    """A trial that has run: its result and what it reported as it trained."""
 
     def __init__(self, result: TrialResult, measurements: list[Measurement]) -> None:
         self.result = result
-        self.measurements = measurements
+        self.measurements = [m for m in measurements if m.strength == 1]
 
     def curve(self, key: str = "train/loss") -> list[float]:
         return [m.metrics[key] for m in self.measurements]

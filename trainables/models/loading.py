@@ -122,6 +122,7 @@ def load_model(
             its files are quantised in a way that is not trained, or other than the sweep file says.
     """
     options = {"dtype": getattr(torch, model.dtype), "attn_implementation": model.attention}
+    options["use_kernels"] = False  # Transformers would download compiled code from the hub
     config = config_json(model, may_fetch=True)
     if faults := quantisation_faults(model, config):  # at once, as weights may take minutes
         raise UserError(faults)
@@ -329,7 +330,9 @@ def _converted(gguf: Path) -> Path:
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             there = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-            quantised = AutoModelForCausalLM.from_pretrained(**there, dtype=torch.float32)
+            quantised = AutoModelForCausalLM.from_pretrained(
+                **there, dtype=torch.float32, use_kernels=False
+            )
             config = quantised.config
             if hasattr(config, "quantization_config"):
                 del config.quantization_config

@@ -10,11 +10,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from trainables.config import BaseRequirements, ModelConfig
 from trainables.evaluation.base_inputs import check_base
+from trainables.models.loading import load_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 XLNET = {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 24}
+
+
+def test_a_base_computes_with_no_code_from_the_hub() -> None:
+    base = load_model(ModelConfig(name="package://trainables/embedded/model"))
+    assert not base.use_kernels
 
 
 def test_a_base_that_cannot_compute_is_refused(tokenizer: Any, tmp_path: Path) -> None:
