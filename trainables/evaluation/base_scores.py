@@ -131,7 +131,7 @@ def _record_inputs(
     return {
         "batch_size": suite.batch_size,  # changes scores only by rounding
         "cache": _CACHE_VERSION,
-        "kl": [seed, suite.kl_tokens, *contexts] if prompts else [],
+        "kl_reference": [seed, suite.kl_tokens, *contexts] if prompts else [],
         "samples": samples,
         "held_out": _held_out(inputs),
     }

@@ -13,11 +13,14 @@ import torch
 from transformers import PreTrainedModel
 
 
-def logits_at(model: Any, positions_T: torch.Tensor, **inputs: Any) -> torch.Tensor:
+def logits_at(
+    model: Any, positions_T: torch.Tensor, head: Any = None, **inputs: Any
+) -> torch.Tensor:
     """Run a forward pass whose head is applied only to the needed positions.
 
     Args:
         model: a causal language model.
+        head: its output head, where `model` is wrapped by what has none.
         positions_T: indices into the flattened batch: sequence x S + position.
         inputs: of the model; `input_ids` has shape (N, S).
 
@@ -34,7 +37,7 @@ def logits_at(model: Any, positions_T: torch.Tensor, **inputs: Any) -> torch.Ten
             return None
         return (hidden[0].flatten(0, 1).index_select(0, positions_T)[None],)
 
-    head = model.get_output_embeddings()
+    head = head or model.get_output_embeddings()
     with head.register_forward_pre_hook(select) if head is not None else nullcontext():
         logits: torch.Tensor = model(**inputs, use_cache=False).logits
     return logits[0] if selected else logits.flatten(0, 1).index_select(0, positions_T)

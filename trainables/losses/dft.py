@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from trainables.losses.base import Loss
+from trainables.losses.base import Loss, Tokens
 
 
 class Dft(Loss):
@@ -13,8 +13,7 @@ class Dft(Loss):
     name: ClassVar[str] = "dft"
     title: ClassVar[str] = "DFT"
     source: ClassVar[str] = "Wu et al. 2025, 2508.05629"
-    weighs_tokens: ClassVar[bool] = True
 
-    def token_weights(self, nll_T: Any) -> Any:
-        """P = exp(-nll)."""
-        return (-nll_T.detach()).exp()
+    def token_losses(self, tokens: Tokens) -> Any:
+        """P nll, with no gradient through p = exp(-nll)."""
+        return (-tokens.nll_T.detach()).exp() * tokens.nll_T

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -52,19 +52,9 @@ class Adapted:
         adapted.model = peft.PeftModel.from_pretrained(base, str(folder.absolute()))
         return adapted
 
-    @contextmanager
-    def without(self) -> Iterator[Any]:
-        """The base alone while the context lasts; what is trainable is as before after it.
-
-        PEFT would have everything of an adapter take gradients again, also what is frozen.
-        """
-        trainable = {name: p.requires_grad for name, p in self.model.named_parameters()}
-        try:
-            with self.model.disable_adapter():
-                yield self.model
-        finally:
-            for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(trainable[name])
+    def without(self) -> AbstractContextManager[Any]:
+        """The base alone while the context lasts; what is trainable is as before after it."""
+        return without_adapter(self.model)
 
     def remove(self) -> bool:
         """Remove the adapter, whatever happened; returns whether the base is unchanged.
@@ -74,6 +64,21 @@ class Adapted:
         self.model.unload()
         _clean(self._base)
         return _fingerprint(self._base) == self._before
+
+
+@contextmanager
+def without_adapter(model: Any) -> Iterator[Any]:
+    """PEFT's model as its base alone while the context lasts.
+
+    PEFT would have everything of an adapter take gradients again, also what is frozen.
+    """
+    trainable = {name: p.requires_grad for name, p in model.named_parameters()}
+    try:
+        with model.disable_adapter():
+            yield model
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trainable[name])
 
 
 def _tensors(model: Any) -> dict[str, Any]:

@@ -234,10 +234,11 @@ class SlotEngine:
             batch,
         )
         parts = self._make_parts((share.slot, len(share.samples)) for share in shares)
+        own = [share.slot.trial.loss for share in shares]
+        base_TF = self._loss.base_features(batch) if any(loss.reads_base for loss in own) else None
         with self._layers.routed(parts, masks):
             features_TF = self._loss.features(batch)
-            of_slots = [share.slot.trial.loss for share in shares]
-            losses: list[float] = self._loss.backward(features_TF, batch, of_slots).tolist()
+            losses: list[float] = self._loss.backward(features_TF, batch, own, base_TF).tolist()
         tokens = batch.input_ids_NS.numel()
         self._times.add(tokens, time.perf_counter() - started)
         self._largest_pass = max(self._largest_pass, tokens)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from trainables.data.dataset import IGNORED_LABEL, Sample
+from trainables.data.dataset import IGNORED_LABEL, Sample, labelled
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Batch:
         targets_T: the tokens to predict there.
         slots_T: the number of the micro-batch that each belongs to.
         tokens_K: the number of tokens that each micro-batch's loss is averaged over.
+        sequences_T: the number of the sequence that each is in.
+        labelled: number of labelled tokens in each micro-batch.
         rows: number of sequences in each micro-batch.
         lengths: length of the longest sequence in each micro-batch.
     """
@@ -31,7 +33,9 @@ class Batch:
     positions_T: torch.Tensor
     targets_T: torch.Tensor
     slots_T: torch.Tensor
+    sequences_T: torch.Tensor
     tokens_K: torch.Tensor
+    labelled: list[int]
     rows: list[int]
     lengths: list[int]
 
@@ -49,6 +53,7 @@ class Batch:
         positions: list[int] = []
         targets: list[int] = []
         slots: list[int] = []
+        counts = [sum(labelled(sample) for sample in samples) for samples in micro_batches]
         for number, samples in enumerate(micro_batches):
             for sample in samples:
                 labels = sample["labels"]
@@ -66,7 +71,9 @@ class Batch:
             positions_T=tensor(positions),
             targets_T=tensor(targets),
             slots_T=tensor(slots),
+            sequences_T=tensor(positions) // width,
             tokens_K=tensor(tokens),
+            labelled=counts,
             rows=[len(samples) for samples in micro_batches],
             lengths=lengths,
         )

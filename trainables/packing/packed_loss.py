@@ -9,16 +9,19 @@ state or, if something follows the head, logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import count, groupby
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from trainables.compat.transformers import recomputes_by_hook
+from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.logits import logits_at
-from trainables.losses import Loss
+from trainables.losses.base import Loss, Tokens
 from trainables.models.adaptable import recompute
 from trainables.packing.packable import NotPackable
 from trainables.packing.packed_batch import Batch
@@ -70,51 +73,99 @@ class PassLoss:
         """Leave the base as it was."""
         self._base.gradient_checkpointing_disable()
 
+    def base_features(self, batch: Batch) -> torch.Tensor:
+        """Those of the base alone (T, F), outside of what routes the batch through adapters."""
+        with evaluating(self._base):
+            return self.features(batch)
+
     def backward(
-        self, features_TF: torch.Tensor, batch: Batch, losses: Sequence[Loss]
+        self,
+        features_TF: torch.Tensor,
+        batch: Batch,
+        losses: Sequence[Loss],
+        base_TF: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Backpropagate each micro-batch's own of the `losses` to the adapters it passed through.
+
+        `base_TF`: the base's features, which a loss may read.
 
         Returns:
             The losses (K,), in nats per token.
         """
-        weights_T = batch.tokens_K.reciprocal()[batch.slots_T]
+        shares_T = batch.tokens_K.reciprocal()[batch.slots_T]
         tiles = [tile.requires_grad_() for tile in features_TF.detach().split(_TILE_TOKENS)]
-        targets, weights = (x_T.split(_TILE_TOKENS) for x_T in (batch.targets_T, weights_T))
-        tile_parts = zip(tiles, targets, weights, strict=True)
-        nll_T = torch.cat([self._nll(*parts) for parts in tile_parts])
+        losses_T = torch.cat(
+            [
+                self._token_losses(tile, first, batch, losses, base_TF, shares_T)
+                for first, tile in zip(count(0, _TILE_TOKENS), tiles, strict=False)
+            ]
+        )
         grad_TF = torch.cat([tile.grad for tile in tiles if tile.grad is not None])
         if any(loss.weighs_tokens for loss in losses):
-            # A token's features determine its own negative log-likelihood and no other.
-            weights_T = _token_weights(losses, nll_T, batch.slots_T)
+            # A token's features determine its own loss and no other.
+            weights_T = _token_weights(losses, losses_T, batch)
             grad_TF.mul_(weights_T[:, None])
-            nll_T = weights_T * nll_T
+            losses_T = weights_T * losses_T
         features_TF.backward(grad_TF)
-        sums_K = nll_T.new_zeros(len(batch.lengths)).index_add(0, batch.slots_T, nll_T)
+        sums_K = losses_T.new_zeros(len(batch.lengths)).index_add(0, batch.slots_T, losses_T)
         return sums_K / batch.tokens_K
 
-    def _nll(
-        self, features_TF: torch.Tensor, targets_T: torch.Tensor, weights_T: torch.Tensor
+    def _token_losses(
+        self,
+        features_TF: torch.Tensor,
+        first: int,
+        batch: Batch,
+        losses: Sequence[Loss],
+        base_TF: torch.Tensor | None,
+        shares_T: torch.Tensor,
     ) -> torch.Tensor:
-        """Negative log-likelihoods; their weighted sum is backpropagated to the features.
+        """Losses of the tokens from `first` on; their weighted sum is backpropagated to features.
 
         Summing leaves each slot's gradient as it is, since a loss reaches only the adapter of its
         own slot.
         """
+        last = first + len(features_TF)
+        logits_TV, targets_T = self._logits(features_TF), batch.targets_T[first:last]
+        nll_T = cross_entropy(logits_TV, targets_T, reduction="none")
+        parts = []
+        for loss, start, end in _runs(losses, batch.labelled, first, last):
+            own, place = slice(start - first, end - first), slice(start, end)
+            base_TV = None
+            if loss.reads_base:
+                assert base_TF is not None  # noqa: S101 - the engine gives it with such a loss
+                with torch.no_grad():
+                    base_TV = self._logits(base_TF[place])
+            tokens = Tokens(nll_T[own], targets_T[own], logits_TV[own], base_TV)
+            parts.append(loss.token_losses(tokens))
+        losses_T = parts[0] if len(parts) == 1 else torch.cat(parts)
+        losses_T.backward(shares_T[first:last])
+        return losses_T.detach()
+
+    def _logits(self, features_TF: torch.Tensor) -> torch.Tensor:
         with self._autocast():
             logits_TV = features_TF if self._head is None else self._head(features_TF)
-        nll_T = cross_entropy(logits_TV.float(), targets_T, reduction="none")
-        nll_T.backward(weights_T)
-        return nll_T.detach()
+        return logits_TV.float()
 
 
-def _token_weights(
-    losses: Sequence[Loss], nll_T: torch.Tensor, slots_T: torch.Tensor
-) -> torch.Tensor:
+def _runs(
+    losses: Sequence[Loss], counts: Sequence[int], first: int, last: int
+) -> Iterator[tuple[Loss, int, int]]:
+    """The tokens from `first` up to `last` by their loss: each with where its tokens begin and end.
+
+    Neighbouring micro-batches of one loss, with so many tokens each, are one.
+    """
+    end = 0
+    for loss, group in groupby(zip(losses, counts, strict=True), key=itemgetter(0)):
+        start, end = end, end + sum(count for _, count in group)
+        if (from_ := max(start, first)) < (to := min(end, last)):
+            yield loss, from_, to
+
+
+def _token_weights(losses: Sequence[Loss], losses_T: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Each micro-batch's weights of its own tokens (T,); tokens are in the micro-batches' order."""
-    counts = torch.bincount(slots_T, minlength=len(losses)).tolist()
-    parts = zip(losses, nll_T.split(counts), strict=True)
-    return torch.cat([loss.token_weights(own_T) for loss, own_T in parts])
+    own = (losses_T.split(batch.labelled), batch.sequences_T.split(batch.labelled))
+    parts = zip(losses, *own, strict=True)
+    return torch.cat([loss.token_weights(own_T, numbers_T) for loss, own_T, numbers_T in parts])
 
 
 @torch.no_grad()

@@ -46,9 +46,9 @@ class Share:
         """The parts of it that can be in passes of their own.
 
         A micro-batch of which something is dropped stays together, since what is dropped is drawn
-        for all of it at once.
+        for all of it at once; so does one whose tokens are weighed by all of its losses.
         """
-        if self.slot.adapter.layout.dropout:
+        if self.slot.adapter.layout.dropout or self.slot.trial.loss.weighs_tokens:
             return [self]
         return [Share(self.slot, [sample]) for sample in self.samples]
 

@@ -31,6 +31,9 @@ _FP32 = 4
 # architectures of `model_shape` are trained by it; of others whose shape is stated it is assumed.
 _TILE_TOKENS, _TILE_WORDS = 4096, 32768
 
+# In fp32, of all labelled tokens, for a loss that reads them; and beside them of the base.
+_LOGITS_COPIES, _BASE_COPIES = 3, 3
+
 # Most logits that an evaluation's losses compute at a time.
 LOGITS_AT_ONCE = 1 << 26
 
@@ -75,6 +78,8 @@ def estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate | None:
         return None
     is_full = trial.method.changes_base
     states = _full_states(shape, trial) if is_full else _adapter_states(shape, trial)
+    if is_full and trial.loss.needs_base:
+        states = states._replace(static=states.static + _base(shape, trial))
     tokens = trial.train.micro_batch_size * trial.data.max_length
     layer = tokens * _activations(shape, trial, footprints)
     size = _bytes(trial)
@@ -87,6 +92,8 @@ def estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate | None:
         kept, last_layer = tokens * shape.layers * shape.hidden * _bytes(trial), 0.0
         transient += layer
     kept += tokens * shape.hidden * (_FP32 + 2 * _bytes(trial))  # the last norm
+    if trial.loss.reads_base_weights:  # the differences, while the penalty's gradient is due
+        transient += parameters(shape) * size
     earlier = states.gradients if trial.accumulation_steps > 1 else 0.0
     forward = earlier + kept + max(_head(shape, trial, tokens), transient) + states.buffers
     backward = states.gradients + last_layer + transient + states.buffers
@@ -231,9 +238,15 @@ def _unpacked(shape: ModelShape, trial: TrialConfig) -> float:
 
 
 def _head(shape: ModelShape, trial: TrialConfig, tokens: int) -> float:
-    """One tile of logits, the hidden states' gradient, and the head's if it is trained."""
-    size = _bytes(trial)
-    tile = min(tokens, _TILE_TOKENS) * _TILE_WORDS * size
+    """Logits, the hidden states' gradient, and the head's if it is trained.
+
+    Of the model's logits a tile; whole, with what is computed from them, if the loss reads them.
+    """
+    size, loss = _bytes(trial), trial.loss
+    tile = float(min(tokens, _TILE_TOKENS) * _TILE_WORDS * size)
+    if loss.reads_logits or loss.reads_base:
+        copies = _LOGITS_COPIES + _BASE_COPIES * loss.reads_base
+        tile = float(tokens * shape.vocabulary * copies * _FP32)
     weight = shape.vocabulary * shape.hidden * _FP32 if trial.method.changes_base else 0
     return tile + tokens * shape.hidden * (_FP32 + size) + weight
 

@@ -48,10 +48,12 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
         shared_base.cache_clear()
         free_memory()
     with deepspeed_process():
+        # Before DeepSpeed's settings are known to Transformers, which would shard it.
+        base = load_model(config.model).eval() if config.loss.needs_base else None
         model, arguments = prepare(config, len(tokenized.train), deepspeed_settings(config))
         padding = getattr(model.config.get_text_config(), "pad_token_id", None)
         save = partial(_save, padding=padding)
-        return run_training(config, reporter, model, tokenizer, tokenized, arguments, save)
+        return run_training(config, reporter, model, tokenizer, tokenized, arguments, save, base)
 
 
 def prepare(config: TrialConfig, samples: int, settings: dict[str, Any]) -> tuple[Any, SFTConfig]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from subprocess import SubprocessError
 from typing import Any
 
@@ -19,10 +20,13 @@ from torch.nn.functional import cross_entropy
 from transformers.loss.loss_utils import ForCausalLMLoss
 from trl import SFTTrainer
 
+from trainables.data.dataset import IGNORED_LABEL
 from trainables.errors import first_line
 from trainables.evaluation.evaluator import evaluating
-from trainables.losses import Loss
+from trainables.evaluation.logits import logits_at
+from trainables.losses.base import Loss, Tokens
 from trainables.methods import Method
+from trainables.models.adapter import without_adapter
 from trainables.process.collectives import agreed
 from trainables.process.lost_process import is_lost_worker
 from trainables.process.out_of_memory import is_out_of_memory
@@ -37,14 +41,16 @@ _ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2}
 class Trainer(SFTTrainer):
     """Uses TRL's fused output head only if it computes the model's own logits.
 
-    The loss that it logs is what is trained, without the method's penalty.
+    The loss that it logs is what is trained, without penalties.
     """
 
     is_fused = True
 
-    def __init__(self, method: Method, loss: Loss, **arguments: Any) -> None:
+    def __init__(self, method: Method, loss: Loss, base: Any = None, **arguments: Any) -> None:
+        """`base` is the base beside the model, where the loss reads it and it is no adapter's."""
         super().__init__(**arguments)
         self.method, self._trained_loss = method, loss
+        self._own_base = None if base is None else base.to(self.args.device)
         self._penalty: torch.Tensor | None = None
         # Otherwise Transformers gives no count of a step's tokens for models that do not take it,
         # such as Gemma 4, and the loss would be the mean of the micro-batches' means.
@@ -57,42 +63,57 @@ class Trainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """This micro-batch's share of the step's loss in nats/token, and of the penalty."""
+        """This micro-batch's share of the step's loss in nats/token, and of the penalties."""
         loss = self._loss(model, inputs, num_items_in_batch)
-        penalty = self.method.penalty(self.model)
-        if penalty is None:
+        terms = (
+            self.method.penalty(self.model),
+            self._trained_loss.penalty(self.model, self._own_base),
+        )
+        penalties = [term for term in terms if term is not None]
+        if not penalties:
             return loss
-        share = penalty / self.current_gradient_accumulation_steps
+        share = sum(penalties) / self.current_gradient_accumulation_steps
         self._penalty = share.detach()
         return loss + share
 
     def _loss(self, model: Any, inputs: dict[str, Any], tokens: Any) -> Any:
-        if self._trained_loss.weighs_tokens:
-            nll_T = self._nll(model, inputs)
-            loss = (self._trained_loss.token_weights(nll_T.detach()) * nll_T).sum() / tokens
+        if not self._trained_loss.is_cross_entropy:
+            loss = self._sum_of_token_losses(model, inputs) / tokens
         elif self.is_fused:
             return super().compute_loss(model, inputs, num_items_in_batch=tokens)
         else:
-            logits_BSV = self._logits(model, inputs)
+            logits_BSV = model(**inputs | {"labels": None, "use_cache": False}).logits.contiguous()
             loss = ForCausalLMLoss(logits_BSV, inputs["labels"], logits_BSV.shape[-1], tokens)
         # The count is of all workers, over which gradients are averaged.
         return loss * self.args.world_size
 
-    def _nll(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """Each labelled token's negative log-likelihood (T,)."""
-        if self.is_fused:
+    def _sum_of_token_losses(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        loss = self._trained_loss
+        next_BS = inputs["labels"][:, 1:]
+        sequences_T, places_T = (next_BS != IGNORED_LABEL).nonzero(as_tuple=True)
+        targets_T = next_BS[sequences_T, places_T]
+        if self.is_fused and not (loss.reads_logits or loss.reads_base):
             outputs = model(**inputs | {"use_cache": False}, fused_lm_head=True)
-            return -outputs.log_probs[outputs.label_mask].float()
-        targets_BS = inputs["labels"][:, 1:]
-        is_labelled_BS = targets_BS != -100
-        logits_TV = self._logits(model, inputs)[:, :-1][is_labelled_BS].float()
-        return cross_entropy(logits_TV, targets_BS[is_labelled_BS], reduction="none")
+            tokens = Tokens(-outputs.log_probs[outputs.label_mask].float(), targets_T)
+        else:
+            positions_T = sequences_T * inputs["labels"].shape[1] + places_T
+            head = self.model.get_output_embeddings()
+            text = {name: value for name, value in inputs.items() if name != "labels"}
+            logits_TV = logits_at(model, positions_T, head, **text).float()
+            nll_T = cross_entropy(logits_TV, targets_T, reduction="none")
+            base_TV = self._base_logits(positions_T, text) if loss.reads_base else None
+            tokens = Tokens(nll_T, targets_T, logits_TV, base_TV)
+        losses_T = loss.token_losses(tokens)
+        return (loss.token_weights(losses_T.detach(), sequences_T) * losses_T).sum()
 
-    def _logits(self, model: Any, inputs: dict[str, Any]) -> Any:
-        return model(**inputs | {"labels": None, "use_cache": False}).logits.contiguous()
+    def _base_logits(self, positions_T: torch.Tensor, text: dict[str, Any]) -> torch.Tensor:
+        own = self._own_base
+        alone = without_adapter(self.model) if own is None else nullcontext(own)
+        with alone as base, evaluating(base):
+            return logits_at(base, positions_T, **text).float()
 
     def training_step(self, *arguments: Any, **named: Any) -> torch.Tensor:
-        """The loss without the penalty, after the backward pass of both."""
+        """The loss without penalties, after the backward pass of all."""
         self._penalty = None
         loss = super().training_step(*arguments, **named)
         return loss if self._penalty is None else loss - self._penalty

@@ -88,12 +88,14 @@ def run_training(
     tokenized: TokenizedData,
     arguments: SFTConfig,
     save: Callable[[SFTTrainer, Path], None],
+    base: Any = None,
 ) -> TrialResult:
     """Train to the end, reporting along the way; the model is left as trained.
 
     At the end it is evaluated at the trial's other strengths. Resumes from the newest valid
     checkpoint of any attempt, as if it had never been interrupted. `arguments` come from
-    `sft_config`. Every worker calls `save`, which writes the trained weights into a folder.
+    `sft_config`. Every worker calls `save`, which writes the trained weights into a folder. `base`
+    is a base of its own, where the loss reads it and the model has no adapter.
 
     Raises:
         Diverged: the loss or the gradient norm is NaN or infinite.
@@ -109,6 +111,7 @@ def run_training(
         trainer = Trainer(
             config.method,
             config.loss,
+            base,
             model=model,
             args=arguments,
             train_dataset=_ordered(config, tokenized, arguments.max_steps, checkpoints.first_step),

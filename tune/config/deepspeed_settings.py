@@ -36,6 +36,13 @@ def deciding_settings(settings: dict[str, Any] | None) -> dict[str, Any]:
     return {key: value for key, value in given.items() if key not in _CHANGES_NO_RESULT}
 
 
+def zero_stage(config: SweepConfig) -> Any:
+    """The stage, as the user's own settings have it or the sweep file."""
+    if config.deepspeed.config is None:
+        return config.deepspeed.zero_stage
+    return _value(config.deepspeed.config, "zero_optimization.stage")
+
+
 def deepspeed_faults(config: SweepConfig) -> list[Fault]:
     """Settings for DeepSpeed that contradict those of the sweep."""
     if config.deepspeed.config is None:

@@ -9,8 +9,10 @@ from pydantic import ValidationError
 
 from trainables.decoder_shape import ModelShape
 from trainables.errors import Fault, did_you_mean
+from trainables.losses import LOSSES
 from trainables.methods import METHODS
 from trainables.models.model_shape import read_shape, target_module_faults
+from tune.config.deepspeed_settings import zero_stage
 from tune.config.method_settings import OverBudget, all_settings, method_settings, smallest_method
 from tune.config.recipe_space import PARAMETERS
 from tune.config.sweep_config import SweepConfig
@@ -20,7 +22,7 @@ _RECIPE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_\-]*")
 
 def recipe_contradictions(config: SweepConfig) -> Iterator[Fault]:
     """Faults of recipes that the sweep file alone shows."""
-    for check in (_names, _methods, _bits):
+    for check in (_names, _methods, _losses, _bits):
         yield from check(config)
 
 
@@ -56,6 +58,22 @@ def _methods(config: SweepConfig) -> Iterator[Fault]:
     for section, reason in packable.items():
         if reason:
             yield Fault(f"{section}.slots", f"must be 0, as {reason}", "leave it out")
+
+
+def _losses(config: SweepConfig) -> Iterator[Fault]:
+    """Losses that a recipe's method cannot train with."""
+    for recipe in config.search.recipes:
+        space = config.search.space(recipe)
+        for loss in map(LOSSES.find, space.losses):
+            field = f"search.{recipe}.loss"
+            if not loss.reads_base_weights:
+                continue
+            if not space.kind.changes_base:
+                rule = f"cannot be {loss.name}, as {space.kind.title} leaves the base's weights"
+                yield Fault(field, f"{rule} as they are", "choose another loss")
+            elif zero_stage(config) == 3:
+                rule = f"cannot be {loss.name}, as ZeRO-3 leaves no worker the whole weights"
+                yield Fault(field, rule, f"lower {config.deepspeed.stage_field} to 2")
 
 
 def _bits(config: SweepConfig) -> Iterator[Fault]:

@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,24 @@ from in_slots import engine_for
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
-from trl import SFTTrainer
 from trl.kernels import chunked_logprob
 from trl.trainer import utils as trl_utils
 
 from trainables.config import ModelConfig, TrialConfig
+from trainables.losses import Loss
+from trainables.losses.eaft import Eaft
+from trainables.losses.hellinger import Hellinger
+from trainables.losses.kl import Kl
+from trainables.losses.l2 import L2
 from trainables.methods import METHODS, Method
-from trainables.models.adapter import Adapted
+from trainables.models.adapter import Adapted, _tensors
 from trainables.models.loading import load_model, shared_base
 from trainables.models.model_shape import read_shape
 from trainables.process import memory_estimate
 from trainables.process.memory_estimate import estimate
 from trainables.training.full_sft import deepspeed_process, deepspeed_settings, prepare
 from trainables.training.reporter import ListReporter
+from trainables.training.trainer import Trainer
 from trainables.training.training_loop import _adapter_kept, sft_config
 
 TOLERANCE = 0.15
@@ -130,19 +136,24 @@ def measure(trial: TrialConfig, tokenizer: Any) -> _Watch:
     full = trial.method.changes_base
     with deepspeed_process() if full else nullcontext():
         count = trial.train.batch_size * STEPS
+        base = None
         if full:
             settings = deepspeed_settings(trial)
             settings["zero_optimization"] |= {"reduce_bucket_size": BUCKET}
+            base = load_model(trial.model).eval() if trial.loss.needs_base else None
             network, arguments = prepare(trial, count, settings)
         else:
             network, arguments = load_model(trial.model), sft_config(trial, count)
             network = Adapted(network, trial.method, STEPS).model
         with Tracker() as tracker:
-            for tensor in (*network.parameters(), *network.buffers()):
+            for tensor in chain(*(_tensors(each).values() for each in (network, base) if each)):
                 tracker.add(tensor.data)
             watch = _Watch(tracker)
             with _adapter_kept(network):
-                trainer = SFTTrainer(
+                trainer = Trainer(
+                    trial.method,
+                    trial.loss,
+                    base,
                     model=network,
                     args=arguments,
                     train_dataset=samples(trial),
@@ -180,6 +191,32 @@ def test_the_estimate_is_within_15_percent(
     assert found is not None
     assert found.static == pytest.approx(measured.static, rel=TOLERANCE)
     assert found.static + found.training == pytest.approx(measured.peak, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("method", "loss"),
+    [("lora", Eaft()), ("lora", Kl()), ("lora", Hellinger()), ("full", Kl()), ("full", L2())],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_what_losses_keep_is_known_within_15_percent(
+    method: str,
+    loss: Loss,
+    as_on_a_gpu: None,
+    model: ModelConfig,
+    make_trial: Callable[..., TrialConfig],
+    tokenizer: Any,
+) -> None:
+    """Of losses that read the logits, or the base."""
+    train = {"steps": STEPS, "micro_batch_size": 4, "batch_size": 4}
+    trial = make_trial(method, train=train, loss=loss)
+    data = trial.data.model_copy(update={"max_length": 64})
+    trial = trial.model_copy(update={"model": model, "data": data})
+    shape = read_shape(model)
+    assert shape is not None
+    found = estimate(shape, trial)
+    assert found is not None
+    expected = measure(trial, tokenizer).peak
+    assert found.static + found.training == pytest.approx(expected, rel=TOLERANCE)
 
 
 KNOWN = [each for each in METHODS if not each.changes_base and each.example().footprint(8, 8)]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from trainables.errors import Diverged
 from trainables.evaluation.evaluator import Evaluator
+from trainables.losses import LOSSES
 from trainables.losses.dft import Dft
 from trainables.models.loading import load_model, shared_base
 from trainables.training.adapter_sft import train_adapter
@@ -114,6 +115,20 @@ def test_packed_is_alone(make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch)
     for name, reporter in reporters.items():
         assert_measured(reporter.measurements, references[name])
         assert_saved_alike(trials[name], apart[name])
+
+
+def test_trials_of_all_losses_in_one_pass_are_alone(make_trial: MakeTrial) -> None:
+    train = SHORT | {"batch_size": 8, "micro_batch_size": 2}
+    losses = [loss() for loss in LOSSES if not loss.reads_base_weights]
+    references = [alone(make_trial(train=train, loss=loss)) for loss in losses]
+    reporters = [ListReporter() for _ in losses]
+    trials = [make_trial(train=train, loss=loss) for loss in losses]
+    with slots_for(trials[0]) as engine:
+        for trial, reporter in zip(trials, reporters, strict=True):
+            engine.join(trial, reporter)
+        drain(engine)
+    for reporter, reference in zip(reporters, references, strict=True):
+        assert_measured(reporter.measurements, reference)
 
 
 def run_out_of_memory_in_pass(

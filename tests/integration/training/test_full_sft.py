@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from trainables.losses.kl import Kl
+from trainables.losses.l2 import L2
 from trainables.models.loading import load_model
 from trainables.storage.locations import resolve
 from trainables.training import full_sft
@@ -75,6 +77,21 @@ def test_a_trial_measures_what_plain_trl_does(
     else:
         norms = run.curve("train/grad_norm")
         assert norms == pytest.approx(reference.curve("train/grad_norm"), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "stage"), [(Kl, "2"), (Kl, "3, offloaded"), (L2, "0")], ids=["kl", "kl, 3", "l2"]
+)
+def test_a_loss_holds_the_model_at_the_base_beside_it(
+    loss: type[Kl] | type[L2], stage: str, make_trial: MakeTrial, run: RunTrial, plain: list[float]
+) -> None:
+    def trained(beta: float) -> Run:
+        held = {"loss": loss(beta=beta), "deepspeed": STAGES[stage]}
+        return run(make_trial("full", learning_rate=RATE, **held))
+
+    free, held = trained(0), trained(100)
+    assert free.curve() == pytest.approx(plain, abs=1e-3)
+    assert held.last["kl/base_to_tuned"] < 0.8 * free.last["kl/base_to_tuned"]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import peft
 import pytest
 import torch
 from small_trials import Run
+from torch.nn.utils.rnn import pad_sequence
 
-from trainables.losses.base import Loss
+from trainables.data.dataset import training_order
+from trainables.data.tokenized import trial_inputs
+from trainables.losses import LOSSES
+from trainables.losses.base import Loss, Tokens
 from trainables.losses.dft import Dft
 from trainables.methods.lora import Lora
+from trainables.models.loading import load_model
 from trainables.training import trainer
 from trainables.training.reporter import ListReporter, StopTrial
 from trainables.workers.method import trial_function
@@ -23,13 +29,15 @@ if TYPE_CHECKING:
     MakeTrial = Callable[..., TrialConfig]
     RunTrial = Callable[[TrialConfig], Run]
 
+TWO_STEPS = {"steps": 2, "report_every": 2, "max_grad_norm": 1e9}
 THREE_STEPS = {"steps": 3, "report_every": 3, "max_grad_norm": 1e9}
 
 
 class Ones(Loss):
     """Takes the path of weighted tokens to the loss of SFT."""
 
-    weighs_tokens: ClassVar[bool] = True
+    def token_weights(self, losses_T: Any, sequences_T: Any) -> Any:
+        return torch.ones_like(losses_T)
 
 
 @pytest.mark.parametrize("is_fused", [True, False])
@@ -54,13 +62,49 @@ def test_tokens_of_equal_weights_give_the_loss_of_sft(make_trial: MakeTrial, run
     assert weighted.curve() == pytest.approx(run(make_trial(train=train)).curve(), abs=1e-5)
 
 
+TOKEN_LOSSES = [each() for each in LOSSES if not each.reads_base_weights]
+
+
+@pytest.mark.parametrize("loss", TOKEN_LOSSES, ids=lambda loss: loss.name)
+def test_a_loss_reads_the_model_and_the_base_at_each_labelled_token(
+    loss: Loss, make_trial: MakeTrial, run: RunTrial
+) -> None:
+    """The second step's loss and gradient are those of whole logits, computed by hand."""
+    trial = make_trial(learning_rate=1e-2, train=TWO_STEPS).model_copy(update={"loss": loss})
+    trained_run = watched(trial, Watched(rank=4, alpha=8), run)
+    base = load_model(trial.model)
+    adapted = peft.get_peft_model(base, Watched(rank=4, alpha=8).peft_config(2))
+    for parameter, values in zip(trained(adapted), Watched.values[1], strict=True):
+        parameter.data.copy_(values)
+    _, tokenized = trial_inputs(trial)
+    order = training_order(len(tokenized.train), 16, trial.seed)[8:]
+    samples = [tokenized.train[number] for number in order]
+    ids_BS = pad_sequence([torch.tensor(each["input_ids"]) for each in samples], True)
+    labels_BS = pad_sequence([torch.tensor(each["labels"]) for each in samples], True, -100)
+    is_labelled_BS = labels_BS[:, 1:] != -100
+    targets_T = labels_BS[:, 1:][is_labelled_BS]
+    logits_TV = adapted(input_ids=ids_BS).logits[:, :-1][is_labelled_BS]
+    with torch.no_grad():
+        base_TV = load_model(trial.model)(input_ids=ids_BS).logits[:, :-1][is_labelled_BS]
+    nll_T = torch.nn.functional.cross_entropy(logits_TV, targets_T, reduction="none")
+    losses_T = loss.token_losses(Tokens(nll_T, targets_T, logits_TV, base_TV))
+    sequences_T = is_labelled_BS.nonzero()[:, 0]
+    mean = (loss.token_weights(losses_T.detach(), sequences_T) * losses_T).mean()
+    mean.backward()
+    assert trained_run.curve()[1] == pytest.approx(mean.item(), abs=1e-5)
+    own = torch.cat([p.grad.flatten() for p in trained(adapted)])
+    torch.testing.assert_close(Watched.gradients[1], own, atol=1e-5, rtol=1e-3)
+
+
 class Watched(Lora):
     """LoRA that notes each step's gradients and number, and whether they are there after it."""
 
     gradients: ClassVar[list[torch.Tensor]] = []
+    values: ClassVar[list[list[torch.Tensor]]] = []
     steps: ClassVar[list[tuple[int, bool]]] = []
 
     def before_step(self, model: Any) -> None:
+        self.values.append([p.detach().clone() for p in trained(model)])
         self.gradients.append(torch.cat([p.grad.flatten() for p in trained(model)]))
 
     def after_step(self, model: Any, step: int) -> None:
@@ -80,6 +124,7 @@ def trained(model: Any) -> list[Any]:
 
 def watched(trial: TrialConfig, method: Watched, run: RunTrial) -> Run:
     Watched.gradients.clear()
+    Watched.values.clear()
     Watched.steps.clear()
     return run(trial.model_copy(update={"method": method}))
 

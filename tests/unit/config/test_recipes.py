@@ -29,6 +29,7 @@ BAD: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"frist": [{"rank": 4}]}, "frist", ["unknown key", "did you mean first?"]),
     ({"a": {"method": "full", "loss": "stf", **RATE}}, "a.loss", ["got stf", "did you mean sft?"]),
     ({"a": {"method": "full", "loss": [], **RATE}}, "a.loss", ["a loss at least", "known: "]),
+    ({"a": {"method": "lora", "loss": "l2", **LORA}}, "a.loss", ["be l2, as LoRA leaves", "other"]),
     ({"full": {"dropout": 0.1, **RATE}}, "full.dropout", ["no field of full", "have it"]),
     ({"full": {"rank": 4, **RATE}}, "full.rank", ["no field of full, of one size", "have it"]),
     ({"full": {"parameters": 4, **RATE}}, "full.parameters", ["of one size", "have it"]),
@@ -101,6 +102,16 @@ def test_a_base_of_4_bits_takes_only_methods_that_train_on_it(tmp_path: Path) ->
     (fault,) = faults(file)
     assert fault.field == "search.f"
     assert "load_in_4bit" in fault.rule
+
+
+@pytest.mark.parametrize(
+    "stage", [{"zero_stage": 3}, {"config": {"zero_optimization": {"stage": 3}}}]
+)
+def test_sharded_weights_are_not_held_at_the_base(stage: dict[str, Any], tmp_path: Path) -> None:
+    space = {"method": "full", "loss": ["l2", "kl"], **RATE}
+    (fault,) = faults(written(tmp_path, search__a=space, deepspeed=stage))
+    assert fault.field == "search.a.loss"
+    assert "cannot be l2, as ZeRO-3" in fault.rule
 
 
 WITH_CAPACITY = [method for method in METHODS if method.capacity_field is not None]

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from trainables.losses import Loss
+from trainables.losses.sft import Sft
+from trainables.losses.talr import Talr
 from trainables.methods.base import LowRankLayout
 from trainables.packing.passes import PassTimes, Share, padded_tokens, plan
 
@@ -18,9 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def share(*lengths: int, dropout: float = 0.0) -> Share:
+def share(*lengths: int, dropout: float = 0.0, loss: Loss = Sft()) -> Share:  # noqa: B008
     layout = LowRankLayout(rank=1, scaling=1.0, dropout=dropout)
-    slot: Any = SimpleNamespace(adapter=SimpleNamespace(layout=layout))
+    slot: Any = SimpleNamespace(
+        adapter=SimpleNamespace(layout=layout), trial=SimpleNamespace(loss=loss)
+    )
     return Share(slot, [{"input_ids": [1] * n, "labels": [1] * n} for n in lengths])
 
 
@@ -77,11 +82,11 @@ def test_the_samples_of_a_pass_stay_those_of_their_slots() -> None:
     assert [one.slot for one in first] == [short.slot, mixed.slot]
     assert [one.slot for one in second] == [mixed.slot, long.slot]
     assert lengths_of([first, second]) == [[5, 6, 5], [60, 59, 61]]
-    dropping = share(5, 60, dropout=0.1)
-    assert [dropping] in [
-        [one for one in some if one.slot is dropping.slot]
-        for some in plan([short, dropping, long], times)
-    ]
+    for whole in (share(5, 60, dropout=0.1), share(5, 60, loss=Talr())):
+        assert [whole] in [
+            [one for one in some if one.slot is whole.slot]
+            for some in plan([short, whole, long], times)
+        ]
 
 
 def test_without_the_memory_for_all_as_few_passes_as_fit() -> None:

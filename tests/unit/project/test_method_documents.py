@@ -1,4 +1,4 @@
-"""`docs/methods.md` and `docs/adding_a_method.md` are what the methods' own files say.
+"""`docs/methods.md` and `docs/adding_a_method.md` are what methods' and losses' own files say.
 
 `UPDATE_SNAPSHOTS=1 pytest tests/unit/project/test_method_documents.py` writes both anew.
 """
@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+from trainables.losses import LOSSES, Loss
 from trainables.methods import METHODS, Method
 
 PROJECT = Path(__file__).parents[3]
@@ -28,6 +29,8 @@ COLUMNS = (
     "source",
 )
 
+LOSS_COLUMNS = ("`loss`", "name", "axes, default", "needs the base", "is", "source")
+
 
 def row(method: type[Method]) -> list[str]:
     """What a method says of itself."""
@@ -43,6 +46,18 @@ def row(method: type[Method]) -> list[str]:
         yes(method.takes_4bit),
         yes(method.served_by_vllm),
         linked(method.source),
+    ]
+
+
+def loss_row(loss: type[Loss]) -> list[str]:
+    """What a loss says of itself."""
+    return [
+        f"`{loss.name}`",
+        loss.title,
+        ", ".join(f"`{field}` {info.default}" for field, info in loss.model_fields.items()),
+        yes(loss.reads_base or loss.reads_base_weights),
+        str(loss.__doc__).partition("\n")[0].rstrip(".").replace("|", r"\|"),
+        linked(loss.source),
     ]
 
 
@@ -86,6 +101,12 @@ def test_the_table_has_every_method_as_it_is() -> None:
     lines = [COLUMNS, ["---"] * len(COLUMNS), *(row(method) for method in METHODS)]
     table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
     assert_current(METHODS_PAGE, "table", table)
+
+
+def test_the_table_has_every_loss_as_it_is() -> None:
+    lines = [LOSS_COLUMNS, ["---"] * len(LOSS_COLUMNS), *(loss_row(loss) for loss in LOSSES)]
+    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    assert_current(METHODS_PAGE, "losses", table)
 
 
 def test_the_example_is_the_file_as_it_is() -> None:
