@@ -35,6 +35,7 @@ MODEL = ModelConfig(name="package://trainables/embedded/model", dtype="float32")
 ADAPTERS = [each for each in METHODS if not each.changes_base]
 STEPS, LEARNING_RATE = 4, 1e-2
 IDS_BS = torch.randint(3, 309, (2, 16), generator=torch.Generator().manual_seed(0))
+SAMPLES = [{"input_ids": ids, "labels": ids} for ids in IDS_BS.tolist()]
 
 
 @dataclass
@@ -73,7 +74,7 @@ def trained(request: Any, base: Any, tmp_path_factory: pytest.TempPathFactory) -
     torch.manual_seed(0)
     method = request.param.example()
     in_base = {id(tensor) for tensor in [*base.parameters(), *base.buffers()]}
-    adapted = Adapted(base, method, STEPS)
+    adapted = Adapted(base, method, STEPS, SAMPLES)
     adapted.model.eval()
     at_start = logits(adapted.model)
     flags = requires_grad(adapted.model)
@@ -264,7 +265,7 @@ def test_on_4_bits_it_starts_and_trains_as_it_says(method: type[Method]) -> None
     base = load_model(MODEL.model_copy(update={"load_in_4bit": True})).eval()
     expected = logits(base)
     settings = method.example()
-    adapted = Adapted(base, settings, STEPS)
+    adapted = Adapted(base, settings, STEPS, SAMPLES)
     difference = (logits(adapted.model.eval()) - expected).abs().max()
     assert (difference <= 1e-4) == method.starts_at_base
     train(adapted.model, settings)
@@ -288,7 +289,9 @@ def brief(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., TrialConfig]:
     """Makes a trial of a few steps with two questions at the end, which continues earlier ones."""
-    left_out = {"retention": (), "ood": (), "general_text": None, "kl_prompts": 0}
+    text = tmp_path_factory.mktemp("text") / "general.txt"  # which some methods start from
+    text.write_text("the river is long\n")
+    left_out = {"retention": (), "ood": (), "general_text": str(text), "kl_prompts": 0}
     evaluation = sweep_config.eval.model_copy(update={"limit": 2, **left_out})
     cache = tmp_path_factory.mktemp("base")
     settings = {

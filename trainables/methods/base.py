@@ -91,6 +91,21 @@ class Footprint:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What passed through a linear layer of the base for one sample of T tokens.
+
+    Attributes:
+        inputs_TI: its inputs, in fp32.
+        is_learned_T: which tokens have a label.
+        gradients_TO: of the sample's mean loss by its outputs, in fp32; None unless asked for.
+    """
+
+    inputs_TI: Any
+    is_learned_T: Any
+    gradients_TO: Any = None
+
+
+@dataclass(frozen=True)
 class LowRankLayout:
     """An adapter that can train in a slot: W0 + s B A with dropout before A (`packing.adapters`).
 
@@ -127,6 +142,9 @@ class Method(Named):
         changes_base: whether it trains the base's own weights, on a copy of its own, under
             DeepSpeed; otherwise it puts an adapter on the base that a process shares.
         starts_at_base: whether the model at the start computes what the base does.
+        starts_from: samples from which `start_layer` computes the start, if it needs any: of
+            `eval.general_text`, or of the training data.
+        reads_gradients: whether `observe` needs the gradients of those samples.
         merges: whether the trained model can be written as plain weights of the base.
         takes_4bit: whether it trains on a base in 4 bits.
         served_by_vllm: whether vLLM serves what it saves without merging.
@@ -145,6 +163,8 @@ class Method(Named):
     label_fields: ClassVar[tuple[str, ...]] = ()
     changes_base: ClassVar[bool] = False
     starts_at_base: ClassVar[bool] = True
+    starts_from: ClassVar[Literal["general_text", "data"] | None] = None
+    reads_gradients: ClassVar[bool] = False
     merges: ClassVar[bool] = True
     takes_4bit: ClassVar[bool] = False
     served_by_vllm: ClassVar[bool] = False
@@ -228,8 +248,18 @@ class Method(Named):
         """How it trains in a slot, or why it cannot."""
         return "its layers are not batched over trials"
 
-    def start_layer(self, layer: Any, weight_OI: Callable[[], Any]) -> None:
-        """Change a fresh adapter's layer before training; `weight_OI` gives W0 (O, I)."""
+    def observe(self, seen: Seen) -> Any:
+        """What a layer's start is computed from, of one sample; `start_layer` gets the mean."""
+        raise NotImplementedError
+
+    def start_layer(self, layer: Any, weight_OI: Callable[[], Any], observed: Any) -> None:
+        """Change a fresh adapter's layer before training.
+
+        Args:
+            layer: PEFT's.
+            weight_OI: gives W0 (O, I).
+            observed: the mean of `observe` over the samples; None unless it `starts_from` some.
+        """
 
     def trained_numbers(self, parameter: str, numbers: int) -> int:
         """How many of a trained parameter's numbers are trained."""

@@ -14,7 +14,7 @@ class OLora(Started):
     title: ClassVar[str] = "OLoRA"
     source: ClassVar[str] = "Büyükakyüz 2024, 2406.01775"
 
-    def first_factors(self, weight_OI: Any) -> tuple[Any, Any]:
+    def first_factors(self, weight_OI: Any, observed: Any) -> tuple[Any, Any]:
         """Orthonormal columns, and rows of a triangle."""
         import torch
 

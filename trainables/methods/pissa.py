@@ -14,7 +14,7 @@ class Pissa(Started):
     title: ClassVar[str] = "PiSSA"
     source: ClassVar[str] = "Meng et al. 2024, 2404.02948"
 
-    def first_factors(self, weight_OI: Any) -> tuple[Any, Any]:
+    def first_factors(self, weight_OI: Any, observed: Any) -> tuple[Any, Any]:
         """U sqrt(S / s) and sqrt(S / s) V^T."""
         import torch
 

@@ -18,19 +18,19 @@ class Started(LowRank):
     its gradients are PEFT's, the model starts at the base, and any PEFT loads what is saved.
     """
 
-    def first_factors(self, weight_OI: Any) -> tuple[Any, Any]:
-        """B0 (O, R) and A0 (R, I), both to be multiplied by s, from W0 in fp32."""
+    def first_factors(self, weight_OI: Any, observed: Any) -> tuple[Any, Any]:
+        """B0 (O, R) and A0 (R, I), of which s B0 A0 is the start, from W0 in fp32."""
         raise NotImplementedError
 
     def options(self, steps: int) -> dict[str, Any]:
         """With the start beside what is trained, and the scaling of the rank."""
         return {**super().options(steps), "r": 2 * self.rank, "lora_alpha": 2 * self.alpha}
 
-    def start_layer(self, layer: Any, weight_OI: Callable[[], Any]) -> None:
+    def start_layer(self, layer: Any, weight_OI: Callable[[], Any], observed: Any) -> None:
         """Set A and B to the start and its opposite, of which gradients leave one as it is."""
         import torch
 
-        B_OR, A_RI = self.first_factors(weight_OI().detach().float())
+        B_OR, A_RI = self.first_factors(weight_OI().detach().float(), observed)
         factors = (layer.lora_A["default"].weight, torch.cat([A_RI, A_RI]), 0)
         others = (layer.lora_B["default"].weight, torch.cat([B_OR, -B_OR], dim=1), 1)
         for parameter, values, dimension in (factors, others):

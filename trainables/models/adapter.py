@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +20,8 @@ from transformers.pytorch_utils import Conv1D
 from trainables.compat.torch import leave_to_each_worker, remove_forward_hooks, writes
 from trainables.errors import Fault, UserError
 from trainables.methods import Method
-from trainables.models.four_bit import plain_weight, thaw
+from trainables.models.adapter_start import Samples, start_layers
+from trainables.models.four_bit import thaw
 
 
 class Adapted:
@@ -30,16 +30,26 @@ class Adapted:
     Args:
         base: left with no adapter if this fails.
         method: makes a fresh adapter, for a training of so many `steps`.
+        samples: from which it starts, if it `starts_from` any.
 
     Attributes:
         model: PEFT's model of the base.
     """
 
-    def __init__(self, base: Any, method: Method, steps: int) -> None:
+    def __init__(
+        self, base: Any, method: Method, steps: int, samples: Samples | None = None
+    ) -> None:
         self._base = base
         self._before = _fingerprint(base)
         of_base = {id(tensor) for tensor in _tensors(base).values()}
         self.model = _make(base, method, steps)
+        tuned = [each for each in self.model.modules() if isinstance(each, BaseTunerLayer)]
+        layers = [(layer, layer.get_base_layer()) for layer in tuned]
+        try:
+            start_layers(self.without, layers, method, samples)
+        except Exception:
+            self.remove()
+            raise
         tensors = _tensors(self.model).items()
         frozen = [name for name, t in tensors if id(t) in of_base and not t.requires_grad]
         leave_to_each_worker(self.model, frozen)
@@ -127,16 +137,7 @@ def _make(base: Any, method: Method, steps: int) -> Any:
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad and not method.is_trained(name):
             parameter.requires_grad_(False)
-    for module in adapted.modules():
-        if isinstance(module, BaseTunerLayer):
-            method.start_layer(module, partial(_weight, module.get_base_layer()))
     return adapted
-
-
-def _weight(layer: Any) -> Any:
-    """A linear layer's weight (O, I)."""
-    weight = plain_weight(layer)
-    return weight.T if isinstance(layer, Conv1D) else weight
 
 
 def _absent_targets(adapted: Any) -> list[str]:

@@ -8,7 +8,7 @@ a slot, and vice versa.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from transformers import TrainerState, get_scheduler
 
 from trainables.config import TrialConfig
 from trainables.data.dataset import Sample, TokenizedData, labelled, training_order
+from trainables.data.start_samples import start_samples
 from trainables.data.tokenized import as_dataset, longest
 from trainables.evaluation.evaluator import Evaluator
 from trainables.methods.base import LowRankLayout
-from trainables.models.four_bit import plain_weight
+from trainables.models.adapter_start import Samples, start_layers
 from trainables.models.loading import save_own_tokenizer
 from trainables.packing.adapters import Adapter, Target
 from trainables.packing.packed_optimizer import FlatAdamW
@@ -61,8 +62,9 @@ class Slot:
         self.trial = trial
         self.args = sft_config(trial, len(tokenized.train))
         self.state = TrainerState(max_steps=self.args.max_steps)
-        values_P = initial_values(trial, self.args.max_steps, targets).to(base.device)
-        self.adapter = Adapter(layout, targets, values_P)
+        samples = start_samples(trial, tokenizer, tokenized)
+        values_P = initial_values(trial, self.args.max_steps, base, targets, samples)
+        self.adapter = Adapter(layout, targets, values_P.to(base.device))
         self.model = AdaptedBase(base, self.adapter)
         self.optimizer = FlatAdamW(self.adapter, self.args, trial.method.rate)
         self.lr_scheduler = get_scheduler(
@@ -270,17 +272,27 @@ class AdaptedBase:
         yield from self.adapter.tensors.values()
 
 
-def initial_values(trial: TrialConfig, steps: int, targets: Sequence[Target]) -> torch.Tensor:
-    """A fresh flat adapter on the CPU, as PEFT initialises it from the trial's seed."""
+def initial_values(
+    trial: TrialConfig,
+    steps: int,
+    base: Any,
+    targets: Sequence[Target],
+    samples: Samples | None = None,
+) -> torch.Tensor:
+    """A fresh flat adapter on the CPU, as PEFT and the method start it from the trial's seed."""
     config = trial.method.peft_config(steps)
-    parts = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(trial.seed)
-        for target in targets:
-            layer = PeftLinear(
-                target.module, "default", config, r=config.r, lora_alpha=config.lora_alpha
-            )
-            trial.method.start_layer(layer, partial(plain_weight, target.module))
-            A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-            parts += [A.flatten(), B.T.flatten()]
-    return torch.cat(parts).detach().cpu().float()
+        layers = [
+            PeftLinear(target.module, "default", config, r=config.r, lora_alpha=config.lora_alpha)
+            for target in targets
+        ]
+        linears = [target.module for target in targets]
+        adapted = list(zip(layers, linears, strict=True))
+        start_layers(partial(nullcontext, base), adapted, trial.method, samples)
+    factors = [
+        factor.flatten()
+        for layer in layers
+        for factor in (layer.lora_A["default"].weight, layer.lora_B["default"].weight.T)
+    ]
+    return torch.cat(factors).detach().cpu().float()

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import set_seed
 
 from trainables.config import ModelConfig, TrialConfig
+from trainables.data.start_samples import start_samples
 from trainables.data.tokenized import trial_inputs
 from trainables.models.adapter import Adapted
 from trainables.models.loading import save_own_tokenizer, shared_base
@@ -30,7 +31,9 @@ def train_adapter(config: TrialConfig, reporter: Reporter) -> TrialResult:
     base = shared_base(config.model)
     tokenizer, tokenized = trial_inputs(config)
     set_seed(config.seed)
-    adapted = Adapted(base, config.method, config.train.total_steps(len(tokenized.train)))
+    steps = config.train.total_steps(len(tokenized.train))
+    samples = start_samples(config, tokenizer, tokenized)
+    adapted = Adapted(base, config.method, steps, samples)
     try:
         arguments = sft_config(config, len(tokenized.train))
         save = partial(_save, config.model)

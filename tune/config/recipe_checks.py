@@ -22,7 +22,7 @@ _RECIPE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_\-]*")
 
 def recipe_contradictions(config: SweepConfig) -> Iterator[Fault]:
     """Faults of recipes that the sweep file alone shows."""
-    for check in (_names, _methods, _losses, _bits):
+    for check in (_names, _methods, _losses, _starts, _bits):
         yield from check(config)
 
 
@@ -74,6 +74,16 @@ def _losses(config: SweepConfig) -> Iterator[Fault]:
             elif zero_stage(config) == 3:
                 rule = f"cannot be {loss.name}, as ZeRO-3 leaves no worker the whole weights"
                 yield Fault(field, rule, f"lower {config.deepspeed.stage_field} to 2")
+
+
+def _starts(config: SweepConfig) -> Iterator[Fault]:
+    """Methods whose start is computed from texts that the sweep does not name."""
+    for recipe in config.search.recipes if config.eval.general_text is None else ():
+        method = config.search.method(recipe)
+        if method.starts_from == "general_text":
+            rule = f"must name texts, which {method.title} starts from (search.{recipe}), got none"
+            remedy = "name a file of general text, or leave the recipe out"
+            yield Fault("eval.general_text", rule, remedy)
 
 
 def _bits(config: SweepConfig) -> Iterator[Fault]:

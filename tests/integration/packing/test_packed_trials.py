@@ -58,6 +58,12 @@ TRIALS: dict[str, dict[str, Any]] = {
         "strengths": (0.4,),
         "train": SHORT | {"weight_decay": 0.1},
     },
+    "EVA, from its samples": {"method": "eva", "eva": {"rank": 4, "alpha": 8.0}, "train": SHORT},
+    "LoRA-GA, from gradients": {
+        "method": "loraga",
+        "loraga": {"rank": 4, "alpha": 8.0},
+        "train": SHORT,
+    },
     "weighted tokens, accumulated": {
         "loss": Dft(),
         "train": SHORT | {"batch_size": 8, "micro_batch_size": 2},
@@ -101,7 +107,8 @@ def test_packed_is_alone(make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch)
         dying = engine.join(make_trial(seed=2), DyingReporter(step=2))
         poisoned = engine.join(make_trial(seed=3, lora={"rank": 64}), ListReporter())
         poisoned.adapter.flat_P.data += float("nan")
-        leaving = engine.join(make_trial(seed=4, lora={"rank": 1}), ListReporter())
+        unfinished = {"steps": 100, "report_every": 100}
+        leaving = engine.join(make_trial(lora={"rank": 1}, train=unfinished), ListReporter())
         run_out_of_memory_in_pass(6, engine, monkeypatch)
         for name, trial in trials.items():
             engine.join(trial, reporters[name])

@@ -104,6 +104,13 @@ def test_a_base_of_4_bits_takes_only_methods_that_train_on_it(tmp_path: Path) ->
     assert "load_in_4bit" in fault.rule
 
 
+def test_a_start_from_general_text_needs_some(tmp_path: Path) -> None:
+    space = {"search__a": {"method": "corda", **LORA}}
+    (fault,) = faults(written(tmp_path, eval__general_text=None, **space))
+    assert fault.field == "eval.general_text"
+    assert "must name texts, which CorDA starts from (search.a), got none" in fault.rule
+
+
 @pytest.mark.parametrize(
     "stage", [{"zero_stage": 3}, {"config": {"zero_optimization": {"stage": 3}}}]
 )
