@@ -11,6 +11,8 @@
     process      memory, devices, and how long a process may be silent
     records      what trials leave on disk, and the ledger that keeps it
     storage      disks and object stores
+    methods, losses   how a model is made trainable, and what it is trained to do
+    tuners       adapters that PEFT does not have
     config, metric_keys, errors, gc_pause, redaction   the vocabulary of all others
     compat       patches and private names of libraries, one file a library
     embedded     the small model and the tasks of the quickstart

@@ -29,6 +29,7 @@ from analysis.shown_sweeps import Results
 from analysis.sweeps import Sweep
 from trainables import metric_keys
 from trainables.config import DataConfig, ModelConfig
+from trainables.methods import Method
 from trainables.models.model_shape import config_json
 from trainables.models.quantised_files import quantisation_method
 from trainables.named import Named
@@ -88,7 +89,7 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[
         f"loss {escaped(config.loss.title)} ({escaped(setting(record))}). "
         + escaped(_why(record, sweep.settings, sweep.recommendation))
         + (f" The sweep was not finished then: {sweep.unfinished}." if sweep.unfinished else ""),
-        f"## Load\n\n{fenced(_loading(kind, model), 'python')}",
+        f"## Load\n\n{fenced(_loading(kind, model, record.config.method), 'python')}",
         f"## Serve\n\n{serving(sweep.name, model, method, adapter)}",
         _prompting(record.config.data, model),
         f"## Scores\n\n{_summary(record, base)}",
@@ -185,8 +186,10 @@ def _selection_caveat(record: TrialRecord, sweep: Sweep) -> str:
     return " These scores are of its run in the search; those with other seeds are at the top."
 
 
-def _loading(kind: Kind, model: ModelConfig) -> str:
+def _loading(kind: Kind, model: ModelConfig, method: Method) -> str:
     lines = _plain_loading(kind, model)
+    if kind == "adapter" and not method.in_peft:
+        lines = f"import trainables.tuners  # adds the adapter's kind to PEFT\n{lines}"
     if model.trust_remote_code:
         lines = re.sub(r"from_pretrained\([^,)]+", r"\g<0>, trust_remote_code=True", lines)
     return lines

@@ -148,6 +148,7 @@ class Method(Named):
         merges: whether the trained model can be written as plain weights of the base.
         takes_4bit: whether it trains on a base in 4 bits.
         served_by_vllm: whether vLLM serves what it saves without merging.
+        in_peft: whether PEFT has it; else `trainables.tuners` adds it there when it is imported.
         scaled: parts of the names of the parameters that are multiplied to change the update's
             strength, such as one of two factors.
         scaled_degree: power of those in the update: 2 if they are in both of its factors.
@@ -168,6 +169,7 @@ class Method(Named):
     merges: ClassVar[bool] = True
     takes_4bit: ClassVar[bool] = False
     served_by_vllm: ClassVar[bool] = False
+    in_peft: ClassVar[bool] = True
     scaled: ClassVar[tuple[str, ...]] = ()
     scaled_degree: ClassVar[int] = 1
     interpolated: ClassVar[tuple[str, ...]] = ()

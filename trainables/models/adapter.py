@@ -17,6 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import Linear
 from transformers.pytorch_utils import Conv1D
 
+import trainables.tuners  # noqa: F401 (PEFT then loads them)
 from trainables.compat.torch import leave_to_each_worker, remove_forward_hooks, writes
 from trainables.errors import Fault, UserError
 from trainables.methods import Method

@@ -79,6 +79,14 @@ def test_a_loaded_adapter_is_noticed(model: Any, tmp_path: Path) -> None:
     assert compat_transformers.has_adapter(AutoModelForCausalLM.from_pretrained(tmp_path))
 
 
+def test_peft_takes_no_names_of_others() -> None:
+    from peft import PeftConfig, PeftModel
+    from peft.utils import register_peft_method
+
+    with pytest.raises(ValueError, match="add an entry to"):
+        register_peft_method(name="some_of_ours", config_cls=PeftConfig, model_cls=PeftModel)
+
+
 def test_a_trainer_takes_one_gpu_and_logs_from_the_step_it_resumes_at(tmp_path: Path) -> None:
     arguments = TrainingArguments(
         output_dir=str(tmp_path), report_to="none", use_cpu=True, max_steps=5, logging_steps=1,

@@ -15,6 +15,7 @@ from analysis.sweeps import open_sweeps
 from trainables.config import ModelConfig
 from trainables.losses import LOSSES
 from trainables.methods import Method
+from trainables.methods.bottleneck import Bottleneck
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TaskScore, TrialRecord
 
@@ -161,3 +162,9 @@ def test_the_card_names_recipe_method_and_loss(tmp_path: Path) -> None:
     ):
         assert fact in found.text
     assert found.data.to_dict()["tags"] == ["lora", "peft", "dft", "forgetting-sweeps"]
+
+
+def test_an_adapter_that_peft_does_not_have_says_what_adds_it(tmp_path: Path) -> None:
+    record_sweep(tmp_path, trial(0, scores(0.5, 0.0), method=Bottleneck(size=8)))
+    text = card(tmp_path, 0, "adapter").text
+    assert text.index("import trainables.tuners") < text.index("AutoPeftModelForCausalLM")
