@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trainables.losses import LOSSES, Loss
 from trainables.methods import METHODS, Method
+from tune.config.sweep_file import load_sweep
 
 PROJECT = Path(__file__).parents[3]
 METHODS_PAGE = PROJECT / "docs/methods.md"
@@ -107,6 +108,21 @@ def test_the_table_has_every_loss_as_it_is() -> None:
     lines = [LOSS_COLUMNS, ["---"] * len(LOSS_COLUMNS), *(loss_row(loss) for loss in LOSSES)]
     table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
     assert_current(METHODS_PAGE, "losses", table)
+
+
+def test_the_sweep_of_the_field_has_every_method_and_every_loss() -> None:
+    search = load_sweep("field", []).search
+    spaces = {recipe: search.space(recipe) for recipe in search.recipes}
+    assert {space.method for space in spaces.values()} == {method.name for method in METHODS}
+    assert {loss for space in spaces.values() for loss in space.losses} == {
+        loss.name for loss in LOSSES
+    }
+    _, _, rest = METHODS_PAGE.read_text("utf-8").partition("<!-- field -->\n")
+    rows = rest.partition("<!-- end -->")[0].replace("\\", "").splitlines()[2:]
+    assert sorted(row.removeprefix("| ").partition(" |")[0] for row in rows) == sorted(
+        METHODS.find(space.method).title if recipe == space.method else recipe
+        for recipe, space in spaces.items()
+    )
 
 
 def test_the_example_is_the_file_as_it_is() -> None:
