@@ -28,7 +28,7 @@ from analysis.results.repeats import judged_by_repeats
 from analysis.shown_sweeps import Results
 from analysis.sweeps import Sweep
 from trainables import metric_keys
-from trainables.config import DataConfig, ModelConfig
+from trainables.config import DataConfig, ModelConfig, Replay
 from trainables.methods import Method
 from trainables.models.model_shape import config_json
 from trainables.models.quantised_files import quantisation_method
@@ -293,9 +293,22 @@ def _warnings(warnings: Sequence[str]) -> str:
     return "## Warnings\n\n" + "\n".join(f"- {escaped(warning)}" for warning in warnings)
 
 
+def _replayed(replay: Replay | None) -> str | None:
+    if replay is None:
+        return None
+    source = "the data themselves, as a control" if replay.control else code(replay.path)
+    return f"{replay.share:g} of the samples, from {source}"
+
+
+def _samples(record: TrialRecord) -> int | None:
+    """Number of different samples, which differs between trials that replay more or less."""
+    epochs, last = record.metric(metric_keys.EPOCH), record.last
+    return round(last.step * record.config.train.batch_size / epochs) if last and epochs else None
+
+
 def _training(record: TrialRecord, base: BaseRecord) -> str:
     config = record.config
-    train, method, replay = config.train, config.method, config.data.replay
+    train, method = config.train, config.method
     steps = record.last.step if record.last else None
     trained = record.metric(metric_keys.TRAINABLE_PARAMETERS)
     facts: list[tuple[str, object]] = [
@@ -303,11 +316,8 @@ def _training(record: TrialRecord, base: BaseRecord) -> str:
         ("revision", escaped(config.model.revision) if config.model.revision else None),
         ("parameters of the base", base.parameters),
         ("data", code(config.data.path)),
-        (
-            "replay",
-            f"{replay.share:g} of the samples, from {code(replay.path)}" if replay else None,
-        ),
-        ("training samples", base.train_samples),
+        ("replay", _replayed(config.data.replay)),
+        ("training samples", _samples(record) or base.train_samples),
         ("recipe", escaped(config.recipe)),
         ("method", _named(method)),
         *((name.replace("_", " "), _written(value)) for name, value in method.columns.items()),

@@ -25,6 +25,8 @@ _OF_TRAINING: dict[str, Callable[[TrialRecord], object]] = {
     "steps": lambda r: r.config.train.steps,
     "warmup": lambda r: r.config.train.warmup,
     "weight_decay": lambda r: r.config.train.weight_decay,
+    "replay_share": lambda r: replay.share if (replay := r.config.data.replay) else 0.0,
+    "replay_control": lambda r: (replay := r.config.data.replay) is not None and replay.control,
     "status": lambda r: r.status.value,
     "reason": lambda r: r.reason,
     "attempt": lambda r: r.attempt,

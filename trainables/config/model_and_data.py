@@ -142,9 +142,12 @@ class Replay(DataSource):
         share: of all samples that are trained on; repeated if there are too few. The loss is
             averaged over tokens, so long answers weigh more: `replayed_tokens` of the base's record
             is their share of the learned tokens.
+        control: whether as many samples are added of the data themselves instead, so that a trial
+            differs from one that replays in nothing but what is added.
     """
 
     share: float = Field(gt=0, lt=1)
+    control: bool = False
 
     def beside(self, samples: int) -> int:
         """How many replayed samples to train on beside so many others."""
@@ -152,7 +155,7 @@ class Replay(DataSource):
 
     def as_data(self, max_length: int) -> DataConfig:
         """The replayed data as a `DataConfig`."""
-        source = self.model_dump(exclude={"share"})
+        source = self.model_dump(exclude={"share", "control"})
         return DataConfig(**source, max_length=max_length, validation_fraction=0)
 
 
@@ -176,6 +179,14 @@ class DataConfig(DataSource):
     def has_chats(self) -> bool:
         """Whether the chat template writes any of the samples, including replayed ones."""
         return self.is_chat or (self.replay is not None and self.replay.is_chat)
+
+    def replaying(self, share: float | None, control: bool | None) -> DataConfig:
+        """The data with another share of replayed samples, 0 for none; None leaves it."""
+        if self.replay is None or share == 0:
+            return self.model_copy(update={"replay": None})
+        given = {"share": share, "control": control}
+        changes = {name: value for name, value in given.items() if value is not None}
+        return self.model_copy(update={"replay": self.replay.model_copy(update=changes)})
 
     def held_out(self, rows: int) -> int:
         """How many of so many rows at `path` are held out for the validation loss."""

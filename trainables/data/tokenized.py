@@ -7,15 +7,17 @@ there, so that a node holds them once. They are Arrow files, without pickle.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, List, Value, load_from_disk
+from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
 from pyarrow.compute import list_value_length
 
-from trainables.config import DataConfig, ModelConfig, TrialConfig
+from trainables.config import DataConfig, ModelConfig, Replay, TrialConfig
 from trainables.data.dataset import Sample, TokenizedData, tokenize
 from trainables.models.loading import load_tokenizer
 
@@ -31,17 +33,47 @@ def trial_inputs(trial: TrialConfig) -> tuple[Any, TokenizedData]:
     Raises:
         UserError: see `tokenize`, used for trials whose sweep has stored no data.
     """
-    return _inputs(trial.model, trial.data, trial.data_seed, trial.base_dir)
+    tokenizer, folder = _tokenizer(trial.model), Path(trial.base_dir) / DATA_FOLDER
+    if (folder / DATA_RECORD).exists():
+        return tokenizer, with_replay(_stored(folder), trial.data.replay, trial.data_seed)
+    tokenized = _tokenized(trial.model, trial.data, trial.data_seed)
+    return tokenizer, with_replay(tokenized, trial.data.replay, trial.data_seed)
 
 
 @lru_cache(maxsize=1)
-def _inputs(
-    model: ModelConfig, data: DataConfig, seed: int, base_dir: str
-) -> tuple[Any, TokenizedData]:
-    tokenizer, folder = load_tokenizer(model), Path(base_dir) / DATA_FOLDER
-    if (folder / DATA_RECORD).exists():
-        return tokenizer, read_data(folder)
-    return tokenizer, tokenize(data, tokenizer, seed)
+def _tokenizer(model: ModelConfig) -> Any:
+    return load_tokenizer(model)
+
+
+@lru_cache(maxsize=1)
+def _stored(folder: Path) -> TokenizedData:
+    return read_data(folder)
+
+
+@lru_cache(maxsize=1)
+def _tokenized(model: ModelConfig, data: DataConfig, seed: int) -> TokenizedData:
+    return tokenize(data, _tokenizer(model), seed)
+
+
+def with_replay(tokenized: TokenizedData, replay: Replay | None, seed: int) -> TokenizedData:
+    """The data as a trial replays them, of a sweep's data, which have the largest share.
+
+    The first of the replayed samples are those of a smaller share. A control's are drawn of the
+    data themselves: each sample as often as others, and the rest of them at random by the seed.
+    """
+    own = len(tokenized.train) - tokenized.replayed
+    extra = replay.beside(own) if replay else 0
+    if extra == tokenized.replayed and not (replay and replay.control):
+        return tokenized
+    samples = as_dataset(tokenized.train)
+    if not (replay and replay.control):
+        return replace(tokenized, train=samples.select(range(own + extra)), replayed=extra)
+    own_samples, drawn = samples.select(range(own)), random.Random(seed)  # noqa: S311
+    rest = sorted(drawn.sample(range(own), extra % own))
+    copies = [own_samples] * (1 + extra // own)
+    if rest:  # copied, as lengths are read from whole tables
+        copies.append(own_samples.select(rest).flatten_indices(keep_in_memory=True))
+    return replace(tokenized, train=concatenate_datasets(copies), replayed=0)
 
 
 def write_data(tokenized: TokenizedData, folder: Path) -> None:

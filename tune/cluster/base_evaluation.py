@@ -52,7 +52,7 @@ def have_base_evaluated(
     with answering("the base's evaluation"), marker_in(parse_location(target)) as marker:
         arguments = (
             config.model,
-            config.data,
+            config.most_replayed,
             config.eval,
             config.seed,
             str(cache.absolute()) if isinstance(cache, Path) else "",  # workers run elsewhere

@@ -10,6 +10,7 @@ from trainables.storage.locations import is_local
 from trainables.workers.gpu_types import SMALLEST_SHARE
 from tune.config.choices import LogUniform
 from tune.config.recipe_checks import recipe_contradictions
+from tune.config.recipe_space import DATA_AXES
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_metrics import defined_metrics, missing_input, unlogged_metrics
 
@@ -19,7 +20,7 @@ _BETTER = {"min": "lower it is", "max": "higher it is"}
 def contradictions(config: SweepConfig) -> list[Fault]:
     """Every way in which sections of a sweep file contradict each other."""
     checks = (
-        *(recipe_contradictions, _batches, _gpus, _data, _metrics),
+        *(recipe_contradictions, _batches, _gpus, _data, _replay, _metrics),
         *(_sampler, _objectives, _bounds, _weights, _first_points, _repairs),
     )
     return [fault for check in checks for fault in check(config)]
@@ -40,6 +41,15 @@ def _batches(config: SweepConfig) -> Iterator[Fault]:
                     if size % workers
                     else f"set train.micro_batch_size to {math.gcd(micro, size // workers)}",
                 )
+
+
+def _replay(config: SweepConfig) -> Iterator[Fault]:
+    for recipe in config.search.recipes:
+        given = [axis for axis in DATA_AXES if getattr(config.search.space(recipe), axis)]
+        if given and config.data.replay is None:
+            rule = "needs data.replay, which is not given"
+            remedy = "name the data to replay: data.replay={path: general.jsonl, share: 0.1}"
+            yield Fault(f"search.{recipe}.{given[0]}", rule, remedy)
 
 
 def _repairs(config: SweepConfig) -> Iterator[Fault]:

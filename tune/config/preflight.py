@@ -44,7 +44,7 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
     if addresses := _addresses(config):
         raise UserError(addresses)
     samples, faults = _check_data(config.data)
-    if replay := config.data.replay:
+    if replay := config.most_replayed.replay:
         faults += as_replay(_check_data(replay.as_data(config.data.max_length))[1])
         samples = samples and samples + replay.beside(samples)
     if missing := _missing_paths(config):

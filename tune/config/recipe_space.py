@@ -99,6 +99,7 @@ class RecipeSpace(Frozen):
         loss: a name, several names to search, or axes by name: `{talr: {floor: [0.01, 0.1]}}`.
         learning_rate: `{low, high}` on a log scale, or a list of values.
         batch_size, epochs, warmup, weight_decay: replace those of `train`.
+        replay_share, replay_control: replace those of `data.replay`; a share of 0 replays nothing.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -112,6 +113,8 @@ class RecipeSpace(Frozen):
     epochs: Choices[Rate] | None = None
     warmup: Choices[Share] | None = None
     weight_decay: Choices[Decay] | None = None
+    replay_share: Choices[Share] | None = None
+    replay_control: Choices[bool] | None = None
 
     @model_validator(mode="after")
     def _one_axis_for_each_field(self) -> Self:
@@ -153,7 +156,7 @@ class RecipeSpace(Frozen):
 
     def training_choices(self) -> Iterator[tuple[str, Any]]:
         """The axes of the training that are given, with their choices."""
-        for axis in ("learning_rate", *TRAIN_AXES):
+        for axis in ("learning_rate", *TRAIN_AXES, *DATA_AXES):
             if (choices := getattr(self, axis)) is not None:
                 yield axis, choices
 
@@ -176,6 +179,9 @@ def alternatives(kind: type[Method]) -> dict[str, str]:
 
 # Axes that replace a key of `train`.
 TRAIN_AXES = tuple(axis for axis in RecipeSpace.model_fields if axis in TrainConfig.model_fields)
+
+# Axes that replace a key of `data.replay`.
+REPLAY_SHARE, REPLAY_CONTROL = DATA_AXES = ("replay_share", "replay_control")
 
 
 def _reader(cls: type[RecipeSpace], axis: str) -> TypeAdapter[Any]:

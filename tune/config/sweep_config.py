@@ -176,6 +176,15 @@ class SweepConfig(Frozen):
             return f"search.{recipe}.batch_size", searched
         return "train.batch_size", (self.train.batch_size,)
 
+    @property
+    def most_replayed(self) -> DataConfig:
+        """The data with as many replayed samples as any trial has: what is stored for all."""
+        if self.data.replay is None:
+            return self.data
+        searched = (self.search.space(recipe).replay_share for recipe in self.search.recipes)
+        shares = [share for choices in searched for share in choices or ()]
+        return self.data.replaying(max([self.data.replay.share, *shares]), None)
+
     def recipe_resources(self, recipe: str) -> RecipeResources:
         """The resources of one trial of a recipe."""
         return self.resources.of(recipe, self.search.method(recipe).name)

@@ -20,14 +20,21 @@ from optuna.distributions import (
 )
 
 from analysis.results.confirmation import planned_repeats
-from trainables.config import ModelShape, TrainConfig, TrialConfig
+from trainables.config import DataConfig, ModelShape, TrainConfig, TrialConfig
 from trainables.config.train_config import CHANGES_NO_RESULT
 from trainables.losses import LOSSES, Loss
 from trainables.methods import Method
 from trainables.models.model_shape import read_shape
 from tune.config.choices import LogUniform, choices_text, find_choice, is_searched
 from tune.config.method_settings import OverBudget, method_settings, smallest_method
-from tune.config.recipe_space import PARAMETERS, TRAIN_AXES, RecipeSpace, alternatives
+from tune.config.recipe_space import (
+    PARAMETERS,
+    REPLAY_CONTROL,
+    REPLAY_SHARE,
+    TRAIN_AXES,
+    RecipeSpace,
+    alternatives,
+)
 from tune.config.search_config import LOSS, SearchConfig, loss_choices
 from tune.config.sweep_config import SweepConfig
 
@@ -196,6 +203,12 @@ def train_config(search: SearchConfig, train: TrainConfig, params: Params) -> Tr
     return TrainConfig.model_validate(train.model_dump() | update)
 
 
+def data_config(search: SearchConfig, data: DataConfig, params: Params) -> DataConfig:
+    """The data of a point: the sweep's, with the searched share of replayed samples."""
+    settings = point_settings(search, params)
+    return data.replaying(settings.get(REPLAY_SHARE), settings.get(REPLAY_CONTROL))
+
+
 class Misfit(ValueError):
     """A recorded trial is not a point of a search space.
 
@@ -247,6 +260,12 @@ def _recorded(config: SweepConfig, trial: TrialConfig) -> Settings:
     ratios = {each.axis: fields[each.field] / fields[each.of] for each in method.ratios}
     of_loss = {f"{loss.name}/{name}": getattr(loss, name) for name in type(loss).model_fields}
     of_training = {axis: getattr(trial.train, axis) for axis in TRAIN_AXES}
+    replay = trial.data.replay
+    of_data = {
+        REPLAY_SHARE: replay.share if replay else 0.0,
+        REPLAY_CONTROL: replay is not None and replay.control,
+    }
+    of_training |= of_data
     found = {"learning_rate": trial.learning_rate, LOSS: loss.name, **of_training, **of_loss}
     return {PARAMETERS: _budget(config, space, method), **fields, **ratios, **found}
 

@@ -12,6 +12,7 @@ from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import gpus_per_worker
 from tune.search.space import (
     Params,
+    data_config,
     largest_point,
     learning_rate,
     point_loss,
@@ -58,7 +59,7 @@ class TrialMaker:
             learning_rate=learning_rate(config.search, params),
             deepspeed=config.deepspeed if method.changes_base else None,
             model=config.model,
-            data=config.data,
+            data=data_config(config.search, config.data, params),
             eval=config.eval,
             train=train_config(config.search, config.train, params),
             strengths=config.strengths(method),

@@ -34,6 +34,7 @@ def trial_config(record: TrialRecord) -> dict[str, Any]:
         "seed": config.seed,
         "data/path": config.data.path,
         "data/replay_share": config.data.replay.share if config.data.replay else 0.0,
+        "data/replay_control": config.data.replay is not None and config.data.replay.control,
         **_flat("model", config.model),
         **_flat("train", config.train),
         "train/learning_rate": config.learning_rate,

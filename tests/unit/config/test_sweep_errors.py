@@ -42,6 +42,7 @@ deepspeed.zero_stage=4 | deepspeed.zero_stage | 0, 1, 2 or 3 | 4
 deepspeed={offload_parameters: true} | deepspeed.offload_parameters | zero_stage 3 | 2
 train.batch_size=6 | train.batch_size | = 4, got 6 | micro_batch_size to 2
 resources.lora.workers=3 | train.batch_size | = 12, got 16 | raise it to 24
+search.lora.replay_share=[0, 0.1] | search.lora.replay_share | data.replay | name the data to replay
 search.lora.batch_size=[16, 18] | search.lora.batch_size | = 4, got 18
 train.report_every=1.5 | train.report_every | whole number of steps | 1.5
 resources={lora: {gpus_per_worker: 2}} | resources.lora.gpus_per_worker | one GPU | lora.workers

@@ -6,13 +6,15 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from builders import sweep_config
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from tune.config.search_config import SearchConfig
-from tune.search.space import Params, grid_size, point_loss, point_method, suggest
+from tune.search.space import Params, grid_size, point_loss, point_method, recorded_params, suggest
+from tune.search.trial_ids import TrialMaker
 
 
 def search(**recipes: Any) -> SearchConfig:
@@ -60,6 +62,28 @@ def test_a_loss_is_searched_within_its_recipe() -> None:
     assert {"recipe": "full"} in found
     assert {point_loss(config.search, point).name for point in found[:-1]} == {"sft", "dft"}
     assert {point["both/loss"] for point in found if point["recipe"] == "both"} == {"sft", "dft"}
+
+
+@pytest.mark.parametrize(
+    ("share", "control", "expected"),
+    [(0.0, True, None), (0.3, False, (0.3, False)), (0.3, True, (0.3, True))],
+)
+def test_a_share_of_replay_is_searched_with_its_control(
+    share: float, control: bool, expected: tuple[float, bool] | None
+) -> None:
+    axes = {"replay_share": [0, 0.1, 0.3], "replay_control": [False, True]}
+    config = sweep_config(
+        search={"full": {"learning_rate": 1e-4, **axes}},
+        data={"path": "rows.jsonl", "replay": {"path": "general.jsonl", "share": 0.2}},
+    )
+    params: Params = {"full/replay_share": share, "full/replay_control": control}
+    trial = TrialMaker.for_estimates(config)(0, params, 1, 0)
+    replay = trial.data.replay
+    assert (replay and (replay.share, replay.control)) == expected
+    assert config.most_replayed.replay is not None
+    assert config.most_replayed.replay.share == 0.3
+    if share:
+        assert recorded_params(config, trial) == params
 
 
 one_or_more = st.integers(1, 3)
