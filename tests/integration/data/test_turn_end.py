@@ -122,13 +122,14 @@ def test_turns_that_generation_goes_on_after_are_told_of(
 
 def test_an_adapter_is_exported_with_it(model: ModelConfig, tmp_path: Path) -> None:
     weights, to = tmp_path / "weights", tmp_path / "adapter"
-    lora = Lora(rank=2, alpha=4).peft_config(steps=1)
-    peft.get_peft_model(load_model(ending(model)), lora).save_pretrained(weights)
+    lora = Lora(rank=2, alpha=4)
+    adapted = peft.get_peft_model(load_model(ending(model)), lora.peft_config(steps=1))
+    adapted.save_pretrained(weights)
     to.mkdir()
     record = trial(model=ending(model))
     _write_weights("adapter", record, {}, weights, to)
     found: dict[str, Any] = {}
-    code = _loading("adapter", ending(model)).replace("PATH", str(to))
+    code = _loading("adapter", ending(model), lora).replace("PATH", str(to))
     exec(code, found)  # noqa: S102 - as a reader of the card would
     assert found["tokenizer"].eos_token == END
     assert ends(found["model"]) == [found["tokenizer"].eos_token_id]
