@@ -103,11 +103,22 @@ class Tuner(BaseTuner):
         if isinstance(target, self.tuner_layer_cls):
             target.update_layer(adapter_name, config)
             return
+        self.check_target(target)
         layer = self.tuner_layer_cls(target)
         layer.update_layer(adapter_name, config)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: Any, child_name: str, new_module: Any, child: Any) -> None:
+        """As PEFT does; back in its place, a module stays as it is, which may have no weight."""
+        if isinstance(new_module, TunerLayer):
+            super()._replace_module(parent, child_name, new_module, child)
+        else:
+            setattr(parent, child_name, new_module)
+
+    def check_target(self, target: Any) -> None:
+        """Raises ValueError: the module cannot have an adapter."""
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(f"{type(self).__name__} computes what no weights of the base can")

@@ -129,6 +129,8 @@ class _Comparison:
             raise CannotInspect("the model has no attention probabilities to compare")
         if len(attentions) != self._layers:
             raise CannotInspect(f"{len(attentions)} of {self._layers} layers have attention")
+        if not tuned.attentions or None in tuned.attentions:
+            raise CannotInspect("the tuned model has no attention probabilities to compare")
         pairs = zip(attentions, tuned.attentions, strict=True)
         for layer, (before, after) in enumerate(pairs):
             moved = self._attention.setdefault(layer, LayerAttention(layer))

@@ -61,6 +61,9 @@ def recompute(base: Any, **options: Any) -> None:
 
 
 def _refusal_fault(base: Any, field: str, method: Method, reason: str) -> Fault:
+    if method.modules is None:
+        rule = f"cannot be on the model: {reason}"
+        return Fault(field, rule, "leave the recipe out, or use another model")
     options = {
         name: getattr(method, name)
         for name, declared in type(method).model_fields.items()

@@ -3,6 +3,6 @@
 After `import trainables.tuners` plain PEFT loads what they saved: `PeftModel.from_pretrained`.
 """
 
-from trainables.tuners import bottleneck_tuner
+from trainables.tuners import bottleneck_tuner, difflora_tuner
 
-__all__ = ["bottleneck_tuner"]
+__all__ = ["bottleneck_tuner", "difflora_tuner"]

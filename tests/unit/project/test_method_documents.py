@@ -43,7 +43,7 @@ def row(method: type[Method]) -> list[str]:
         ", ".join(f"`{axis}`" for axis in axes(method)),
         yes(not isinstance(example.packed, str)),
         yes(method.merges),
-        "share of dW" if method.scales_linearly else "path",
+        strength(example),
         yes(method.takes_4bit),
         yes(method.served_by_vllm),
         linked(method.source),
@@ -67,6 +67,13 @@ def capacity(method: type[Method]) -> str:
     if method.capacity_field is None:
         return ""
     return f"`{method.capacity_field}`" + (" (falling)" if method.capacity_falls else "")
+
+
+def strength(example: Method) -> str:
+    """How the model goes from the base to what it learned."""
+    if example.why_not_scaled:
+        return ""
+    return "share of dW" if example.scales_linearly else "path"
 
 
 def axes(method: type[Method]) -> list[str]:
