@@ -285,6 +285,10 @@ class Method(Named):
     def after_step(self, model: Any, step: int) -> None:
         """Change the model after an optimizer step (from 1), while it still has the gradients."""
 
+    def restarts_optimizer(self, model: Any, step: int) -> bool:
+        """Whether Adam's moments and step count start at zero again after this step (from 1)."""
+        return False
+
     def extra_state(self, model: Any) -> dict[str, Any]:
         """Tensors that a resumed training needs beside parameters and moments, by any name."""
         return {}

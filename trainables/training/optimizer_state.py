@@ -84,6 +84,15 @@ def set_steps(optimizer: Any, steps: int) -> None:
             state["step"] = torch.tensor(float(steps))
 
 
+def restart(optimizer: Any) -> None:
+    """Set all moments and step counts to zero, as those of a new optimizer."""
+    for state in _base_optimizer(optimizer).state.values():
+        for moment in _MOMENTS:
+            if moment in state:
+                state[moment].zero_()
+    set_steps(optimizer, 0)
+
+
 def _own_states(model: Any, optimizer: Any) -> dict[str, dict[str, Any]]:
     """The optimizer's states by parameter; those partitioned by ZeRO have none.
 

@@ -23,6 +23,7 @@ from trainables.data.tokenized import as_dataset
 from trainables.process.collectives import barrier, is_first_worker
 from trainables.records.schema import Measurement, TrialResult
 from trainables.storage.disk import whole_folder
+from trainables.training import optimizer_state
 from trainables.training.attempt_folder import is_scratch, published_address
 from trainables.training.best_weights import BestWeights
 from trainables.training.checkpointing import AlreadyTrained, Checkpoints
@@ -210,7 +211,10 @@ class _Steps(TrainerCallback):
     def on_optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """After a step's update."""
         step = self._trainer.state.global_step + 1
-        self._trainer.method.after_step(self._trainer.model, step)
+        method, model = self._trainer.method, self._trainer.model
+        method.after_step(model, step)
+        if method.restarts_optimizer(model, step):
+            optimizer_state.restart(self._trainer.optimizer)
 
     def on_log(self, *arguments: Any, logs: dict[str, float], **named: Any) -> None:
         """After a step; the summary after the last one has no loss."""

@@ -148,6 +148,25 @@ def test_a_method_sees_each_step_s_clipped_gradients(make_trial: MakeTrial, run:
     assert [float(each.norm()) for each in Watched.gradients] == pytest.approx([0.1] * 3, rel=1e-4)
 
 
+class Restarting(Watched):
+    def restarts_optimizer(self, model: Any, step: int) -> bool:
+        return True
+
+
+def test_a_method_can_restart_the_optimizer_after_a_step(
+    make_trial: MakeTrial, run: RunTrial
+) -> None:
+    """Adam's first step moves each number by the learning rate, whatever its gradient."""
+    train = {**THREE_STEPS, "schedule": "constant", "warmup": 0, "weight_decay": 0}
+    trial = make_trial(train=train, learning_rate=1e-3)
+    watched(trial, Restarting(rank=4, alpha=8), run)
+    before, after = (torch.cat([p.flatten() for p in Watched.values[step]]) for step in (1, 2))
+    is_large = Watched.gradients[1].abs() > 1e-5
+    assert is_large.float().mean() > 0.5
+    steps = (after - before)[is_large].abs()
+    torch.testing.assert_close(steps, torch.full_like(steps, 1e-3), rtol=2e-3, atol=0)
+
+
 class Faster(Lora):
     def rate(self, parameter: str) -> float:
         return 2.0
