@@ -213,7 +213,8 @@ def at_strength(trained: Trained, fresh: Any, strength: float) -> Any:
     """What was saved, loaded by plain PEFT and set to a strength."""
     model = peft.PeftModel.from_pretrained(copy.deepcopy(fresh), trained.folder).eval()
     parameters = dict(model.named_parameters())
-    tensors = {name: parameters[name].detach() for name in trained.start}
+    saved = parameters.keys() & trained.start.keys()  # not what another one contains
+    tensors = {name: parameters[name].detach() for name in trained.start if name in saved}
     start = trained.start if trained.method.needs_start else {}
     for name, values in trained.method.at_strength(tensors, start, strength).items():
         parameters[name].data.copy_(values)
