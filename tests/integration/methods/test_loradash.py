@@ -53,8 +53,9 @@ def test_planted_directions_are_found_and_the_update_stays_low_rank(base: Any) -
         assert overlaps[0].sum(dim=1).tolist() == pytest.approx([1] * 3, abs=1e-4)
         assert overlaps[1][:, planted].abs().sum(dim=0).tolist() == pytest.approx([1] * 3, abs=1e-4)
         assert not B_OR[:, 4:].any()  # d = 0 changes nothing
-        for values in (layer.dash.data, B_OR[:, :4], A_RI[:4]):
-            values.normal_()
+        layer.dash.data.copy_(torch.tensor([1.0, -2.0, 3.0]))
+        for values in (B_OR[:, :4], A_RI[:4]):
+            values.normal_(generator=torch.Generator().manual_seed(0))
     method.before_step(adapted.model)
     method.after_step(adapted.model, 2)
     for layer in layers:
