@@ -129,7 +129,8 @@ def _front_matter(kind: Kind, record: TrialRecord, base: BaseRecord) -> str:
     config = record.config
     method = re.sub(r"\W+", "-", config.method.title.lower())
     library = [] if config.method.changes_base else ["peft"]
-    replayed = [config.data.replay.path] if config.data.replay else []
+    replay = config.data.replay
+    replayed = [replay.path] if replay and replay.share and not replay.control else []
     on_hub = [one_line(path) for path in (config.data.path, *replayed) if not is_local(path)]
     results = [
         EvalResult(
@@ -294,14 +295,14 @@ def _warnings(warnings: Sequence[str]) -> str:
 
 
 def _replayed(replay: Replay | None) -> str | None:
-    if replay is None:
+    if replay is None or not replay.share:
         return None
-    source = "the data themselves, as a control" if replay.control else code(replay.path)
+    source = "the data themselves, as a control of replay" if replay.control else code(replay.path)
     return f"{replay.share:g} of the samples, from {source}"
 
 
 def _samples(record: TrialRecord) -> int | None:
-    """Number of different samples, which differs between trials that replay more or less."""
+    """Number of samples, which depends on how many of them the trial replays."""
     epochs, last = record.metric(metric_keys.EPOCH), record.last
     return round(last.step * record.config.train.batch_size / epochs) if last and epochs else None
 

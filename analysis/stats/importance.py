@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 Settings = dict[str, Any]
 
 _SHARED_AXES = (
-    *("learning_rate", "batch_size", "epochs", "warmup", "weight_decay"),
-    *("replay_share", "replay_control"),
+    "learning_rate",
+    "batch_size",
+    "epochs",
+    "warmup",
+    "weight_decay",
+    "replay_share",
+    "replay_control",
 )
-
 FEWEST_TRIALS = 10
 _FEW_VALUES = 8
 _TREES = 16  # a quarter of Optuna's default: twice as many change no share by more than 0.01

@@ -139,19 +139,19 @@ class Replay(DataSource):
     """Other data to mix in, such as general data against forgetting.
 
     Attributes:
-        share: of all samples that are trained on; repeated if there are too few. The loss is
-            averaged over tokens, so long answers weigh more: `replayed_tokens` of the base's record
-            is their share of the learned tokens.
-        control: whether as many samples are added of the data themselves instead, so that a trial
-            differs from one that replays in nothing but what is added.
+        share: of all samples that are trained on, possibly 0; repeated if there are too few. The
+            loss is averaged over tokens, so long answers weigh more: `replayed_tokens` of the
+            base's record is the share of the learned tokens that the largest share has.
+        control: train on as many more samples of the data themselves instead, which shows what
+            more training does by itself.
     """
 
-    share: float = Field(gt=0, lt=1)
+    share: float = Field(ge=0, lt=1)
     control: bool = False
 
     def beside(self, samples: int) -> int:
         """How many replayed samples to train on beside so many others."""
-        return max(1, round(samples * self.share / (1 - self.share)))
+        return max(1, round(samples * self.share / (1 - self.share))) if self.share else 0
 
     def as_data(self, max_length: int) -> DataConfig:
         """The replayed data as a `DataConfig`."""
@@ -180,12 +180,20 @@ class DataConfig(DataSource):
         """Whether the chat template writes any of the samples, including replayed ones."""
         return self.is_chat or (self.replay is not None and self.replay.is_chat)
 
-    def replaying(self, share: float | None, control: bool | None) -> DataConfig:
-        """The data with another share of replayed samples, 0 for none; None leaves it."""
-        if self.replay is None or share == 0:
-            return self.model_copy(update={"replay": None})
-        given = {"share": share, "control": control}
-        changes = {name: value for name, value in given.items() if value is not None}
+    @property
+    def replay_share(self) -> float:
+        """The share of samples that `replay` adds."""
+        return self.replay.share if self.replay else 0.0
+
+    @property
+    def replay_control(self) -> bool:
+        """Whether these are of the data themselves."""
+        return self.replay is not None and self.replay.control
+
+    def replaying(self, **changes: Any) -> DataConfig:
+        """The data with other settings of `replay`, if they have one."""
+        if self.replay is None:
+            return self
         return self.model_copy(update={"replay": self.replay.model_copy(update=changes)})
 
     def held_out(self, rows: int) -> int:

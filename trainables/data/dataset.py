@@ -207,7 +207,7 @@ def _drawn(
         UserError: faults of its files and templates, most rows drawn are unusable, or all its
             samples are too long.
     """
-    if data.replay is None:
+    if data.replay is None or not wanted:
         return _joined([]), []
     replayed = data.replay.as_data(data.max_length)
     try:

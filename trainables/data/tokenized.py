@@ -33,11 +33,10 @@ def trial_inputs(trial: TrialConfig) -> tuple[Any, TokenizedData]:
     Raises:
         UserError: see `tokenize`, used for trials whose sweep has stored no data.
     """
-    tokenizer, folder = _tokenizer(trial.model), Path(trial.base_dir) / DATA_FOLDER
-    if (folder / DATA_RECORD).exists():
-        return tokenizer, with_replay(_stored(folder), trial.data.replay, trial.data_seed)
-    tokenized = _tokenized(trial.model, trial.data, trial.data_seed)
-    return tokenizer, with_replay(tokenized, trial.data.replay, trial.data_seed)
+    folder, data, seed = Path(trial.base_dir) / DATA_FOLDER, trial.data, trial.data_seed
+    is_stored = (folder / DATA_RECORD).exists()
+    tokenized = _stored(folder) if is_stored else _tokenized(trial.model, data, seed)
+    return _tokenizer(trial.model), with_replay(tokenized, data.replay, seed)
 
 
 @lru_cache(maxsize=1)
@@ -56,24 +55,31 @@ def _tokenized(model: ModelConfig, data: DataConfig, seed: int) -> TokenizedData
 
 
 def with_replay(tokenized: TokenizedData, replay: Replay | None, seed: int) -> TokenizedData:
-    """The data as a trial replays them, of a sweep's data, which have the largest share.
+    """A trial's data, from those of its sweep, which hold the replayed samples of every share.
 
-    The first of the replayed samples are those of a smaller share. A control's are drawn of the
-    data themselves: each sample as often as others, and the rest of them at random by the seed.
+    A smaller share takes the first of them. A control repeats the data's own samples instead:
+    all of them equally often, and the remainder drawn by the seed.
     """
     own = len(tokenized.train) - tokenized.replayed
     extra = replay.beside(own) if replay else 0
-    if extra == tokenized.replayed and not (replay and replay.control):
+    if replay and replay.control:
+        samples = _extended(as_dataset(tokenized.train).select(range(own)), extra, seed)
+        return replace(tokenized, train=samples, replayed=0)
+    if extra == tokenized.replayed:
         return tokenized
-    samples = as_dataset(tokenized.train)
-    if not (replay and replay.control):
-        return replace(tokenized, train=samples.select(range(own + extra)), replayed=extra)
-    own_samples, drawn = samples.select(range(own)), random.Random(seed)  # noqa: S311
-    rest = sorted(drawn.sample(range(own), extra % own))
-    copies = [own_samples] * (1 + extra // own)
-    if rest:  # copied, as lengths are read from whole tables
-        copies.append(own_samples.select(rest).flatten_indices(keep_in_memory=True))
-    return replace(tokenized, train=concatenate_datasets(copies), replayed=0)
+    samples = as_dataset(tokenized.train).select(range(own + extra))
+    return replace(tokenized, train=samples, replayed=extra)
+
+
+def _extended(samples: Dataset, extra: int, seed: int) -> Dataset:
+    """The samples and so many more of them."""
+    repeats, remainder = divmod(extra, len(samples))
+    copies = [samples] * (1 + repeats)
+    if remainder:
+        drawn = random.Random(seed).sample(range(len(samples)), remainder)  # noqa: S311
+        # Copied into a table of their own, as `longest` reads whole tables.
+        copies.append(samples.select(sorted(drawn)).flatten_indices(keep_in_memory=True))
+    return concatenate_datasets(copies)
 
 
 def write_data(tokenized: TokenizedData, folder: Path) -> None:

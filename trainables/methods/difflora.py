@@ -21,8 +21,8 @@ class DiffLora(PeftAdapter):
     and multiplied by 1 - lam0. As in the code of alexmsrh/difflora (`negative_term_lora_only`,
     `learn_lambda`, `groupnorm`), where B of Q1 and K1 starts at 0 and that of Q2 and K2 at random.
 
-    So the start is not the base, and no strength but 1 is defined: to the base leads lam = 0
-    without the norm. Attention can be negative. Models of the families Llama, Mistral and Qwen2.
+    So the start is not the base, and a strength below 1 is not defined: only lam = 0 without the
+    norm is the base. Attention can be negative. Models of the families Llama, Mistral and Qwen2.
 
     Attributes:
         rank: R of each of four pairs of factors a layer.
@@ -52,7 +52,7 @@ class DiffLora(PeftAdapter):
 
     @property
     def scale(self) -> float | None:
-        """S."""
+        """The scaling s."""
         return self.alpha / self.rank
 
     @property
@@ -78,7 +78,7 @@ class DiffLora(PeftAdapter):
         return shape.layers * (factors + (5 if self.norm else 4) * shape.head_size)
 
     def misfit(self, shape: ModelShape) -> str | None:
-        """Models like Qwen3 are none that it is on."""
+        """Models that normalise queries and keys, such as Qwen3, are refused."""
         if shape.normed_heads:
-            return f"{self.title} takes no model that normalises queries and keys head by head"
+            return f"{self.title} does not train models that normalise each head's queries and keys"
         return None

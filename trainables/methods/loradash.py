@@ -121,7 +121,7 @@ class LoraDash(LowRank):
 
     @property
     def packed(self) -> LowRankLayout | str:
-        """Not."""
+        """It does not."""
         return "its directions are chosen in training"
 
     def layer_parameters(self, outputs: int, inputs: int) -> int:

@@ -104,7 +104,7 @@ class RacLora(LowRank):
 
     @property
     def packed(self) -> LowRankLayout | str:
-        """Not."""
+        """It does not."""
         return "its links are trained one after the other"
 
     def layer_parameters(self, outputs: int, inputs: int) -> int:

@@ -10,7 +10,7 @@ from trainables.storage.locations import is_local
 from trainables.workers.gpu_types import SMALLEST_SHARE
 from tune.config.choices import LogUniform
 from tune.config.recipe_checks import recipe_contradictions
-from tune.config.recipe_space import DATA_AXES
+from tune.config.recipe_space import REPLAY_AXES
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_metrics import defined_metrics, missing_input, unlogged_metrics
 
@@ -45,7 +45,7 @@ def _batches(config: SweepConfig) -> Iterator[Fault]:
 
 def _replay(config: SweepConfig) -> Iterator[Fault]:
     for recipe in config.search.recipes:
-        given = [axis for axis in DATA_AXES if getattr(config.search.space(recipe), axis)]
+        given = [axis for axis in REPLAY_AXES if getattr(config.search.space(recipe), axis)]
         if given and config.data.replay is None:
             rule = "needs data.replay, which is not given"
             remedy = "name the data to replay: data.replay={path: general.jsonl, share: 0.1}"

@@ -156,7 +156,7 @@ class RecipeSpace(Frozen):
 
     def training_choices(self) -> Iterator[tuple[str, Any]]:
         """The axes of the training that are given, with their choices."""
-        for axis in ("learning_rate", *TRAIN_AXES, *DATA_AXES):
+        for axis in ("learning_rate", *TRAIN_AXES, *REPLAY_AXES):
             if (choices := getattr(self, axis)) is not None:
                 yield axis, choices
 
@@ -180,8 +180,8 @@ def alternatives(kind: type[Method]) -> dict[str, str]:
 # Axes that replace a key of `train`.
 TRAIN_AXES = tuple(axis for axis in RecipeSpace.model_fields if axis in TrainConfig.model_fields)
 
-# Axes that replace a key of `data.replay`.
-REPLAY_SHARE, REPLAY_CONTROL = DATA_AXES = ("replay_share", "replay_control")
+# Axes that replace a key of `data.replay`, and the key.
+REPLAY_AXES = {"replay_share": "share", "replay_control": "control"}
 
 
 def _reader(cls: type[RecipeSpace], axis: str) -> TypeAdapter[Any]:

@@ -178,12 +178,12 @@ class SweepConfig(Frozen):
 
     @property
     def most_replayed(self) -> DataConfig:
-        """The data with as many replayed samples as any trial has: what is stored for all."""
-        if self.data.replay is None:
-            return self.data
-        searched = (self.search.space(recipe).replay_share for recipe in self.search.recipes)
-        shares = [share for choices in searched for share in choices or ()]
-        return self.data.replaying(max([self.data.replay.share, *shares]), None)
+        """The data with the largest share of replayed samples, which are stored for all trials."""
+        spaces = [self.search.space(recipe) for recipe in self.search.recipes]
+        share = max(max(space.replay_share or (self.data.replay_share,)) for space in spaces)
+        if not share:
+            return self.data.model_copy(update={"replay": None})
+        return self.data.replaying(share=share)
 
     def recipe_resources(self, recipe: str) -> RecipeResources:
         """The resources of one trial of a recipe."""

@@ -29,8 +29,7 @@ from tune.config.choices import LogUniform, choices_text, find_choice, is_search
 from tune.config.method_settings import OverBudget, method_settings, smallest_method
 from tune.config.recipe_space import (
     PARAMETERS,
-    REPLAY_CONTROL,
-    REPLAY_SHARE,
+    REPLAY_AXES,
     TRAIN_AXES,
     RecipeSpace,
     alternatives,
@@ -204,9 +203,11 @@ def train_config(search: SearchConfig, train: TrainConfig, params: Params) -> Tr
 
 
 def data_config(search: SearchConfig, data: DataConfig, params: Params) -> DataConfig:
-    """The data of a point: the sweep's, with the searched share of replayed samples."""
+    """The data of a point: the sweep's, with the searched settings of `replay`."""
     settings = point_settings(search, params)
-    return data.replaying(settings.get(REPLAY_SHARE), settings.get(REPLAY_CONTROL))
+    return data.replaying(
+        **{key: settings[axis] for axis, key in REPLAY_AXES.items() if axis in settings}
+    )
 
 
 class Misfit(ValueError):
@@ -249,6 +250,10 @@ def recorded_params(config: SweepConfig, trial: TrialConfig) -> Params:
     for name, value in trial.train.model_dump(exclude=CHANGES_NO_RESULT).items():
         if (wanted := getattr(expected, name)) != value:
             raise Misfit(f"train.{name}", f"was trained with {name} {value}, not {wanted}")
+    data = data_config(search, config.data, params)
+    for axis, key in REPLAY_AXES.items():
+        if (value := getattr(trial.data, axis)) != (wanted := getattr(data, axis)):
+            raise Misfit(f"data.replay.{key}", f"was trained with {axis} {value}, not {wanted}")
     return params
 
 
@@ -260,12 +265,7 @@ def _recorded(config: SweepConfig, trial: TrialConfig) -> Settings:
     ratios = {each.axis: fields[each.field] / fields[each.of] for each in method.ratios}
     of_loss = {f"{loss.name}/{name}": getattr(loss, name) for name in type(loss).model_fields}
     of_training = {axis: getattr(trial.train, axis) for axis in TRAIN_AXES}
-    replay = trial.data.replay
-    of_data = {
-        REPLAY_SHARE: replay.share if replay else 0.0,
-        REPLAY_CONTROL: replay is not None and replay.control,
-    }
-    of_training |= of_data
+    of_training |= {axis: getattr(trial.data, axis) for axis in REPLAY_AXES}
     found = {"learning_rate": trial.learning_rate, LOSS: loss.name, **of_training, **of_loss}
     return {PARAMETERS: _budget(config, space, method), **fields, **ratios, **found}
 

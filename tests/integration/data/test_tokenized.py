@@ -47,6 +47,7 @@ def numbered(own: int, replayed: int) -> TokenizedData:
     ("replay", "expected"),
     [
         (None, [*range(8)]),
+        (Replay(path="", share=0), [*range(8)]),
         (Replay(path="", share=0.2), [*range(8), 100, 101]),
         (Replay(path="", share=0.5), [*range(8), *range(100, 108)]),
     ],
@@ -60,7 +61,7 @@ def test_a_trial_replays_the_first_of_the_stored_samples(
     assert seen.replayed == len(expected) - 8
 
 
-@pytest.mark.parametrize(("share", "extra"), [(0.2, 2), (0.5, 8), (0.6, 12)])
+@pytest.mark.parametrize(("share", "extra"), [(0, 0), (0.2, 2), (0.5, 8), (0.6, 12)])
 def test_a_control_has_as_many_samples_of_the_data_themselves(
     share: float, extra: int, tmp_path: Path
 ) -> None:

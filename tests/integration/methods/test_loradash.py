@@ -8,6 +8,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from random_token_training import losses
 
 from trainables.config import ModelConfig
 from trainables.methods.loradash import LoraDash
@@ -17,7 +18,7 @@ from trainables.models.loading import load_model
 MODEL = ModelConfig(name="package://trainables/embedded/model", dtype="float32")
 METHOD = LoraDash(rank=2, alpha=4.0, directions=3, start_step=3)
 STEPS = 9
-IDS_BS = torch.randint(3, 309, (4, 16), generator=torch.Generator().manual_seed(0))
+CLIP = 0.5
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +71,11 @@ def test_it_learns_as_its_formula_written_out_does(base: Any) -> None:
     adapted = Adapted(base, METHOD, STEPS)
     layers = lora_layers(adapted.model)
     drawn = {name: factors(layer)[1][: METHOD.rank].clone() for name, layer in layers.items()}
-    ours = losses(adapted.model, METHOD)
+    ours = losses(adapted.model, STEPS, CLIP, METHOD)
     largest = max(float(layer.dash.data.abs().max()) for layer in layers.values())
     assert adapted.remove()
     written_out = WrittenOut(copy.deepcopy(base), drawn)
-    theirs = losses(written_out.model, written_out)
+    theirs = losses(written_out.model, STEPS, CLIP, written_out)
     assert ours == pytest.approx(theirs, rel=2e-5)
     assert ours[-1] < 0.95 * ours[0]
     assert largest > 5e-3  # so that the directions are seen in the loss
@@ -110,21 +111,3 @@ class WrittenOut:
                 return output + (inputs[0] @ right.T * d) @ left.T
 
             layer.register_forward_hook(add)
-
-
-def losses(model: Any, method: Any) -> list[float]:
-    """Of AdamW with weight decay and clipping, on random tokens."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=3e-3, weight_decay=0.1)
-    found = []
-    for step in range(1, STEPS + 1):
-        logits_BSV = model(input_ids=IDS_BS).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(logits_BSV.flatten(0, 1), IDS_BS[:, 1:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 0.5)
-        method.before_step(model)
-        optimizer.step()
-        method.after_step(model, step)
-        optimizer.zero_grad()
-        found.append(loss.item())
-    return found

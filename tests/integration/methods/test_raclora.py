@@ -8,6 +8,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from random_token_training import adamw, backward
 
 from trainables.config import ModelConfig
 from trainables.methods.raclora import RacLora
@@ -16,7 +17,7 @@ from trainables.models.loading import load_model
 from trainables.training import optimizer_state
 
 MODEL = ModelConfig(name="package://trainables/embedded/model", dtype="float32")
-IDS_BS = torch.randint(3, 309, (4, 16), generator=torch.Generator().manual_seed(0))
+CLIP = 0.1
 SQUARE = ("q_proj", "o_proj")
 
 
@@ -25,27 +26,13 @@ def base() -> Any:
     return load_model(MODEL).eval()
 
 
-def adamw(model: Any) -> torch.optim.Optimizer:
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trained, lr=3e-3, weight_decay=0.1)
-
-
-def backward(model: Any) -> float:
-    """The gradients of a step, clipped; returns the loss."""
-    logits_BSV = model(input_ids=IDS_BS).logits[:, :-1]
-    loss = torch.nn.functional.cross_entropy(logits_BSV.flatten(0, 1), IDS_BS[:, 1:].flatten())
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 0.1)
-    return loss.item()
-
-
 def test_each_link_is_a_fresh_lora_on_the_merged_ones_before_it(base: Any) -> None:
     method, steps = RacLora(rank=2, alpha=4.0, links=3), 12
     adapted = Adapted(base, method, steps)
     drawn = drawn_factors(adapted.model)
     optimizer, ours = adamw(adapted.model), []
     for step in range(1, steps + 1):
-        ours.append(backward(adapted.model))
+        ours.append(backward(adapted.model, CLIP))
         method.before_step(adapted.model)
         optimizer.step()
         method.after_step(adapted.model, step)
@@ -63,7 +50,7 @@ def test_each_link_is_a_fresh_lora_on_the_merged_ones_before_it(base: Any) -> No
             A_RI.requires_grad_(False)
         optimizer = adamw(model)
         for _ in range(steps // method.links):
-            theirs.append(backward(model))
+            theirs.append(backward(model, CLIP))
             optimizer.step()
             optimizer.zero_grad()
         merged = model.merge_and_unload()

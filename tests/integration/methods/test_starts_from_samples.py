@@ -12,7 +12,7 @@ from peft.tuners.lora import initialize_lora_eva_weights
 from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
-from test_started import losses
+from random_token_training import losses
 
 from trainables.config import ModelConfig
 from trainables.methods.corda import CorDa
@@ -70,9 +70,9 @@ def test_corda_starts_and_learns_as_peft_s_own_form_does(base: Any) -> None:
     theirs, method = copy.deepcopy(base), CorDa(rank=4, alpha=ALPHA)
     settings = config(4, init_lora_weights="corda", corda_config=CordaConfig(corda_method="kpm"))
     preprocess_corda(theirs, settings, batches(theirs))
-    expected = losses(peft.get_peft_model(theirs, settings))
+    expected = losses(peft.get_peft_model(theirs, settings), steps=6, clip=1.0)
     adapted = Adapted(base, method, 6, SAMPLES)
-    found = losses(adapted.model, method)
+    found = losses(adapted.model, steps=6, clip=1.0, hooks=method)
     assert adapted.remove()
     assert found == pytest.approx(expected, rel=1e-5)
 

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from tune.config.search_config import SearchConfig
-from tune.search.space import Params, grid_size, point_loss, point_method, recorded_params, suggest
+from tune.config.sweep_config import SweepConfig
+from tune.search.space import (
+    Misfit,
+    Params,
+    grid_size,
+    point_loss,
+    point_method,
+    recorded_params,
+    suggest,
+)
 from tune.search.trial_ids import TrialMaker
 
 
@@ -64,26 +73,24 @@ def test_a_loss_is_searched_within_its_recipe() -> None:
     assert {point["both/loss"] for point in found if point["recipe"] == "both"} == {"sft", "dft"}
 
 
-@pytest.mark.parametrize(
-    ("share", "control", "expected"),
-    [(0.0, True, None), (0.3, False, (0.3, False)), (0.3, True, (0.3, True))],
-)
-def test_a_share_of_replay_is_searched_with_its_control(
-    share: float, control: bool, expected: tuple[float, bool] | None
-) -> None:
-    axes = {"replay_share": [0, 0.1, 0.3], "replay_control": [False, True]}
-    config = sweep_config(
+def replaying(**axes: Any) -> SweepConfig:
+    return sweep_config(
         search={"full": {"learning_rate": 1e-4, **axes}},
         data={"path": "rows.jsonl", "replay": {"path": "general.jsonl", "share": 0.2}},
     )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("control", [False, True])
+def test_a_share_of_replay_is_searched_with_its_control(share: float, control: bool) -> None:
+    config = replaying(replay_share=[0, 0.1, 0.3], replay_control=[False, True])
     params: Params = {"full/replay_share": share, "full/replay_control": control}
     trial = TrialMaker.for_estimates(config)(0, params, 1, 0)
-    replay = trial.data.replay
-    assert (replay and (replay.share, replay.control)) == expected
-    assert config.most_replayed.replay is not None
-    assert config.most_replayed.replay.share == 0.3
-    if share:
-        assert recorded_params(config, trial) == params
+    assert (trial.data.replay_share, trial.data.replay_control) == (share, control)
+    assert config.most_replayed.replay_share == 0.3
+    assert recorded_params(config, trial) == params
+    with pytest.raises(Misfit, match=r"^data\.replay\.share"):
+        recorded_params(replaying(), trial)
 
 
 one_or_more = st.integers(1, 3)
